@@ -1,0 +1,1 @@
+//! memcached, Redis and in-process caches behind one trait.

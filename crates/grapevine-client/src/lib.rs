@@ -1,0 +1,1 @@
+//! What a Rust application links to use Grapevine.

@@ -1,0 +1,1 @@
+//! All decisions of a Grapevine sidecar, as a pure state machine.

@@ -1,0 +1,1 @@
+//! Discovery and failure suspicion for Grapevine, on chitchat.

@@ -1,0 +1,1 @@
+//! The wire contract of Grapevine as Rust types, generated from `proto/`.

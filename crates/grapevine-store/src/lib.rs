@@ -1,0 +1,1 @@
+//! The durable directory of a Grapevine sidecar, on sled.

@@ -1,0 +1,2 @@
+//! The Grapevine command line.
+fn main() {}
