@@ -1,0 +1,107 @@
+//! What sidecars tell each other and write to their logs.
+
+use std::sync::Arc;
+
+use crate::id::UnixSeconds;
+use crate::names::{Address, ClassPath};
+use crate::vector::VersionVector;
+
+/// The most classes that one bump may name.
+pub const BUMP_CLASSES_MAX: usize = 1_000;
+/// The most classes that one conjunction (`match all`) may name.
+pub const CONJUNCTION_CLASSES_MAX: usize = 8;
+/// The most classes that one address may belong to.
+pub const ADDRESS_CLASSES_MAX: usize = 16;
+/// The most registrations in one batch.
+pub const BATCH_REGISTRATIONS_MAX: usize = 10_000;
+
+/// Which addresses a bump's classes mean.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Match {
+    /// Those in at least one of them.
+    #[default]
+    Any,
+    /// Those in every one of them.
+    All,
+}
+
+/// What a bump does to values at known addresses.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum PurgeMode {
+    /// Delete them.
+    #[default]
+    Hard,
+    /// Mark them stale where the cache can, else delete.
+    Soft,
+}
+
+/// "These classes changed."
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Bump {
+    /// Sorted in byte order, without repetitions, at least one; at least two with [`Match::All`].
+    pub classes: Vec<ClassPath>,
+    /// Any or all of them.
+    pub matching: Match,
+    /// What to do with known addresses.
+    pub purge: PurgeMode,
+}
+
+/// "This bucket's entries are swallowed." The vector is the join of the old floor, every evicted entry and the
+/// event itself, so that a floor is larger than all it replaces wherever it arrives.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Floor {
+    /// The bucket's top-level class.
+    pub top: ClassPath,
+    /// The bucket, below 256.
+    pub bucket: u16,
+    /// The join.
+    pub vector: VersionVector,
+}
+
+/// An event of the bump lane.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum BumpEvent {
+    /// Classes changed.
+    Bump(Bump),
+    /// A bucket was evicted.
+    Floor(Floor),
+}
+
+/// "This address, of these classes, may exist in the cache until then."
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Registration {
+    /// The cache address.
+    pub address: Address,
+    /// 1 to 16 classes, sorted, without repetitions.
+    pub classes: Vec<ClassPath>,
+    /// When the value is certain to be gone.
+    pub expires: UnixSeconds,
+}
+
+/// An event of the directory lane: registrations, and the pointwise minimum of their stamps.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RegistrationBatch {
+    /// What was known when the oldest of them was resolved.
+    pub stamp: VersionVector,
+    /// 1 to 10,000 of them.
+    pub registrations: Vec<Registration>,
+}
+
+/// An event of either lane, shared between the log, the peers and the state.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// Of the bump lane.
+    Bump(Arc<BumpEvent>),
+    /// Of the directory lane.
+    Directory(Arc<RegistrationBatch>),
+}
+
+impl Event {
+    /// The lane that it belongs to.
+    pub fn lane(&self) -> crate::id::Lane {
+        match self {
+            Self::Bump(_) => crate::id::Lane::Bump,
+            Self::Directory(_) => crate::id::Lane::Directory,
+        }
+    }
+}

@@ -1,0 +1,130 @@
+//! Who issued an event, which one it was, and when things happen.
+//!
+//! A sidecar's run is an [`Incarnation`]; it numbers its events from 1 in each of two [`Lane`]s. Bumps and floors
+//! travel in one lane and registrations in the other, so that tokens and freshness, which rest on the bump lane
+//! alone, never wait for bulk.
+
+use std::fmt;
+use std::time::Duration;
+
+/// One run of one sidecar: 16 bytes, new at every start.
+///
+/// The upper 32 bits are reserved for the admission epoch (zero until a roster hands one out), the lower 96 are
+/// random, drawn by the caller. Zero is not a valid incarnation.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Incarnation(u128);
+
+impl Incarnation {
+    /// The length of the byte form.
+    pub const LEN: usize = 16;
+
+    /// From its number; `None` for zero.
+    pub const fn new(value: u128) -> Option<Self> {
+        if value == 0 { None } else { Some(Self(value)) }
+    }
+
+    /// From 96 random bits (higher bits are ignored) and an admission epoch.
+    pub const fn from_random(random: u128, epoch: u32) -> Self {
+        let low = random & ((1 << 96) - 1);
+        // An all-zero draw has a chance of 2^-96; it still must not make the invalid value.
+        let low = if low == 0 { 1 } else { low };
+        Self(((epoch as u128) << 96) | low)
+    }
+
+    /// From its byte form; `None` unless it is 16 bytes and not zero.
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        Self::new(u128::from_be_bytes(bytes.try_into().ok()?))
+    }
+
+    /// The byte form, big-endian.
+    pub const fn to_bytes(self) -> [u8; Self::LEN] {
+        self.0.to_be_bytes()
+    }
+
+    /// The number.
+    pub const fn get(self) -> u128 {
+        self.0
+    }
+}
+
+impl fmt::Display for Incarnation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:032x}", self.0)
+    }
+}
+
+impl fmt::Debug for Incarnation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // The last eight digits tell runs apart in a transcript; the whole number drowns it.
+        write!(f, "i{:x}", self.0 & 0xffff_ffff)
+    }
+}
+
+/// Which of an incarnation's two sequences.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Lane {
+    /// Bumps and floors: small and urgent.
+    Bump,
+    /// Registration batches: bulk.
+    Directory,
+}
+
+impl Lane {
+    /// Both, in the order in which they are served.
+    pub const ALL: [Self; 2] = [Self::Bump, Self::Directory];
+}
+
+/// An event of the bump lane.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct EventId {
+    /// Who issued it.
+    pub origin: Incarnation,
+    /// Its number there, from 1.
+    pub sequence: u64,
+}
+
+/// A moment on the sidecar's own clock: monotonic, counting suspended time, from an arbitrary start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Time(Duration);
+
+impl Time {
+    /// The clock's start.
+    pub const ZERO: Self = Self(Duration::ZERO);
+
+    /// So long after the clock's start.
+    pub const fn from_start(elapsed: Duration) -> Self {
+        Self(elapsed)
+    }
+
+    /// The time since the clock's start.
+    pub const fn since_start(self) -> Duration {
+        self.0
+    }
+
+    /// From `earlier` to here; zero if `earlier` is later.
+    pub fn since(self, earlier: Self) -> Duration {
+        self.0.saturating_sub(earlier.0)
+    }
+
+    /// This much later.
+    #[must_use]
+    pub fn plus(self, duration: Duration) -> Self {
+        Self(self.0.saturating_add(duration))
+    }
+}
+
+/// Seconds since the Unix epoch: for the expiry of registrations, where an error costs hygiene and no safety.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct UnixSeconds(pub u32);
+
+impl UnixSeconds {
+    /// This much later, rounded up to a whole second.
+    #[must_use]
+    pub fn plus(self, duration: Duration) -> Self {
+        let seconds = duration.as_secs() + u64::from(duration.subsec_nanos() > 0);
+        Self(
+            self.0
+                .saturating_add(u32::try_from(seconds).unwrap_or(u32::MAX)),
+        )
+    }
+}
