@@ -1,0 +1,149 @@
+//! The ways of caching that a replay can be run with: Grapevine's strategies, and control arms that show that the auditor sees
+//! what it should see.
+
+use std::fmt;
+use std::str::FromStr;
+
+use thiserror::Error;
+
+const BUCKETS_DEFAULT: u32 = 64;
+const BUCKETS_MAX: u32 = 65_536;
+
+/// How a replay reads and writes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Arm {
+    /// Grapevine, the token in the address.
+    Versioned,
+    /// Grapevine, fixed addresses in a directory.
+    Registered,
+    /// Grapevine, this many fixed addresses per class.
+    Bucketed(u32),
+    /// Grapevine, values that live until their time to live.
+    Ttl,
+    /// Control: a cache that is never told of a write. Shows stale reads.
+    None,
+    /// Control: a write deletes every address of its class that was ever filled; fills are not fenced. Shows stale reads.
+    NaiveDelete,
+    /// Control: the cache is never asked. Never stale, never a hit.
+    BypassAll,
+}
+
+/// A name that no arm has.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error(
+    "strategy: `{0}` is none of versioned, registered, bucketed, bucketed(N) with N from 1 to {BUCKETS_MAX}, ttl, none, naive-delete, bypass-all"
+)]
+pub struct UnknownArm(String);
+
+impl Arm {
+    /// Grapevine's own strategies, in the order they are shown.
+    pub const STRATEGIES: [Self; 4] = [
+        Self::Versioned,
+        Self::Registered,
+        Self::Bucketed(BUCKETS_DEFAULT),
+        Self::Ttl,
+    ];
+
+    /// Whether sidecars take part. Control arms run on the cache alone.
+    pub fn is_grapevine(self) -> bool {
+        matches!(
+            self,
+            Self::Versioned | Self::Registered | Self::Bucketed(_) | Self::Ttl
+        )
+    }
+
+    /// Whether a read that begins after a write call returned must show the write.
+    pub fn promises_writes(self) -> bool {
+        self != Self::Ttl
+    }
+
+    /// The name of the strategy in a policy file; nothing for a control arm.
+    pub fn policy_strategy(self) -> Option<String> {
+        match self {
+            Self::Versioned => Some("versioned".to_owned()),
+            Self::Registered => Some("registered".to_owned()),
+            Self::Bucketed(buckets) => Some(format!("bucketed({buckets})")),
+            Self::Ttl => Some("ttl".to_owned()),
+            Self::None | Self::NaiveDelete | Self::BypassAll => None,
+        }
+    }
+}
+
+impl FromStr for Arm {
+    type Err = UnknownArm;
+
+    fn from_str(name: &str) -> Result<Self, Self::Err> {
+        let unknown = || UnknownArm(name.to_owned());
+        Ok(match name {
+            "versioned" => Self::Versioned,
+            "registered" => Self::Registered,
+            "bucketed" => Self::Bucketed(BUCKETS_DEFAULT),
+            "ttl" => Self::Ttl,
+            "none" => Self::None,
+            "naive-delete" => Self::NaiveDelete,
+            "bypass-all" => Self::BypassAll,
+            _ => {
+                let buckets = name
+                    .strip_prefix("bucketed(")
+                    .and_then(|rest| rest.strip_suffix(')'));
+                let buckets = buckets
+                    .and_then(|buckets| buckets.parse().ok())
+                    .ok_or_else(unknown)?;
+                if !(1..=BUCKETS_MAX).contains(&buckets) {
+                    return Err(unknown());
+                }
+                Self::Bucketed(buckets)
+            }
+        })
+    }
+}
+
+impl fmt::Display for Arm {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::None => f.write_str("none"),
+            Self::NaiveDelete => f.write_str("naive-delete"),
+            Self::BypassAll => f.write_str("bypass-all"),
+            strategy => f.write_str(&strategy.policy_strategy().unwrap_or_default()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+
+    use super::*;
+
+    #[test]
+    fn every_name_comes_back() {
+        for name in [
+            "versioned",
+            "registered",
+            "bucketed(7)",
+            "ttl",
+            "none",
+            "naive-delete",
+            "bypass-all",
+        ] {
+            assert_eq!(name.parse::<Arm>().unwrap().to_string(), name);
+        }
+        assert_eq!("bucketed".parse::<Arm>().unwrap(), Arm::Bucketed(64));
+    }
+
+    #[test]
+    fn an_unknown_name_is_told_with_the_known_ones() {
+        for name in [
+            "",
+            "Versioned",
+            "bucketed(0)",
+            "bucketed(x)",
+            "bucketed(65537)",
+            "bucketed(3",
+        ] {
+            let error = name.parse::<Arm>().unwrap_err();
+            assert!(error.to_string().contains(&format!("`{name}`")), "{error}");
+            assert!(error.to_string().contains("naive-delete"));
+        }
+    }
+}

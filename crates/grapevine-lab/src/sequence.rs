@@ -1,0 +1,196 @@
+//! The one sequence of operations that Grapevine and the oracle are both given: records, made operations by the workload, with their
+//! objects and groups numbered densely and the oracle's answer noted beside each read.
+
+use std::collections::HashMap;
+
+use crate::oracle::Oracle;
+use crate::trace::{Record, TraceError};
+use crate::truth::{CounterId, Subject};
+use crate::workload::{Action, Op, Workload};
+
+/// Objects and groups together: 2^23 of each can be named by a record and a workload.
+pub const COUNTERS_MAX: u32 = 1 << 24;
+
+/// One operation with its place in the truth.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Step {
+    /// The operation.
+    pub op: Op,
+    /// What the record's value depends on.
+    pub subject: Subject,
+    /// For a read: whether perfect invalidation would have hit.
+    pub oracle_hit: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Name {
+    Object { kind: u32, id: u32 },
+    Group { kind: u32, group: u32 },
+}
+
+/// An address of the oracle: the record and, with pages, the page.
+#[derive(Debug, PartialEq, Eq, Hash)]
+struct OracleAddress(Record, u64);
+
+/// The sequence, made as it is asked for.
+pub struct Sequence<R> {
+    records: R,
+    workload: Workload,
+    counters: HashMap<Name, CounterId>,
+    oracle: Oracle<OracleAddress>,
+    ordinal: u64,
+}
+
+impl<R: Iterator<Item = Result<Record, TraceError>>> Sequence<R> {
+    /// The sequence of a trace under a workload.
+    pub fn new(records: R, workload: Workload) -> Self {
+        Self {
+            records,
+            workload,
+            counters: HashMap::new(),
+            oracle: Oracle::default(),
+            ordinal: 0,
+        }
+    }
+
+    /// The records, for their progress.
+    pub fn records(&self) -> &R {
+        &self.records
+    }
+
+    /// Objects and groups met so far.
+    pub fn counters(&self) -> usize {
+        self.counters.len()
+    }
+
+    /// Reads so far, and how many of them perfect invalidation would have hit.
+    pub fn oracle_reads_and_hits(&self) -> (u64, u64) {
+        (self.oracle.reads(), self.oracle.hits())
+    }
+
+    fn counter(&mut self, name: Name) -> CounterId {
+        let next = u32::try_from(self.counters.len()).expect("invariant: names are 24 bits");
+        *self.counters.entry(name).or_insert(CounterId(next))
+    }
+
+    fn step(&mut self, record: Record) -> Step {
+        let op = self.workload.op(self.ordinal, record);
+        self.ordinal += 1;
+        let object = self.counter(Name::Object {
+            kind: record.kind(),
+            id: record.id(),
+        });
+        let group = self.workload.group(record);
+        let group = group.map(|group| {
+            self.counter(Name::Group {
+                kind: record.kind(),
+                group,
+            })
+        });
+        let subject = Subject { object, group };
+        let oracle_hit = match op.action {
+            Action::Read(None) => self.oracle.read(subject, [OracleAddress(record, 0)]),
+            Action::Read(Some(slice)) => {
+                let pages = self.workload.pages_of(slice);
+                self.oracle
+                    .read(subject, pages.map(|page| OracleAddress(record, page)))
+            }
+            Action::WriteObject => {
+                self.oracle.write(object);
+                false
+            }
+            Action::WriteGroup => {
+                self.oracle
+                    .write(group.expect("invariant: groups are written with pages only"));
+                false
+            }
+        };
+        Step {
+            op,
+            subject,
+            oracle_hit,
+        }
+    }
+}
+
+impl<R: Iterator<Item = Result<Record, TraceError>>> Iterator for Sequence<R> {
+    type Item = Result<Step, TraceError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let record = self.records.next()?;
+        Some(record.map(|record| self.step(record)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+
+    use super::*;
+    use crate::workload::{PagesConfig, WorkloadConfig};
+
+    fn sequence(writes: f64, pages: bool) -> Vec<Step> {
+        let pages = pages.then_some(PagesConfig {
+            groups: 4,
+            page_items: 10,
+        });
+        let config = WorkloadConfig {
+            seed: 1,
+            nodes: 2,
+            writes,
+            pages,
+        };
+        let records = (0..5_000).map(|n| Ok(Record::new(n % 3, n % 50, n % 2).unwrap()));
+        let mut sequence = Sequence::new(records, Workload::new(config).unwrap());
+        let steps: Vec<Step> = sequence.by_ref().map(Result::unwrap).collect();
+        let reads = steps
+            .iter()
+            .filter(|step| matches!(step.op.action, Action::Read(_)))
+            .count();
+        let hits = steps.iter().filter(|step| step.oracle_hit).count();
+        assert_eq!(
+            sequence.oracle_reads_and_hits(),
+            (reads as u64, hits as u64)
+        );
+        steps
+    }
+
+    #[test]
+    fn without_writes_each_address_misses_once() {
+        let steps = sequence(0.0, false);
+        assert_eq!(steps.iter().filter(|step| !step.oracle_hit).count(), 150);
+    }
+
+    #[test]
+    fn objects_and_groups_have_numbers_of_their_own() {
+        let steps = sequence(0.1, true);
+        let mut seen = HashMap::new();
+        for step in &steps {
+            let record = step.op.record;
+            let object = (record.kind(), record.id());
+            assert_eq!(*seen.entry(step.subject.object).or_insert(object), object);
+        }
+        assert_eq!(seen.len(), 150);
+        assert!(
+            steps
+                .iter()
+                .all(|step| !seen.contains_key(&step.subject.group.unwrap()))
+        );
+    }
+
+    #[test]
+    fn writes_cost_the_oracle_hits() {
+        let hits = |writes| {
+            sequence(writes, false)
+                .iter()
+                .filter(|step| step.oracle_hit)
+                .count()
+        };
+        assert!(hits(0.3) < hits(0.1) && hits(0.1) < hits(0.0));
+    }
+
+    #[test]
+    fn the_same_seed_makes_the_same_sequence() {
+        assert_eq!(sequence(0.2, true), sequence(0.2, true));
+    }
+}
