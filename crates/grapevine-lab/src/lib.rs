@@ -2,11 +2,16 @@
 
 pub mod arm;
 pub mod auditor;
+pub mod caches;
+pub mod cluster;
 pub mod converge;
 pub mod histogram;
 pub mod oracle;
+mod ports;
+pub mod process;
 pub mod report;
 pub mod sequence;
+pub mod shop;
 mod table;
 pub mod trace;
 pub mod truth;

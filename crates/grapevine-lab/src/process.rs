@@ -1,0 +1,291 @@
+//! Child processes that end with the run: each is held by its handle, its output goes to a file whose end is shown when it fails, and
+//! dropping it kills it.
+
+use std::ffi::OsStr;
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::{ExitStatus, Stdio};
+use std::time::Duration;
+
+use thiserror::Error;
+use tokio::process::{Child, Command};
+use tokio::time::Instant;
+
+/// How much of a failed process's output is shown.
+const TAIL_LINES: usize = 15;
+const POLL_EVERY: Duration = Duration::from_millis(20);
+
+/// A child process that is not as it should be.
+#[derive(Debug, Error)]
+pub enum ProcessError {
+    /// It could not be started.
+    #[error("{name}: cannot start {}: {source}", program.display())]
+    Start {
+        /// What the process is for.
+        name: String,
+        /// The executable.
+        program: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// It ended by itself.
+    #[error("{name}: ended early with {status}; its last words:\n{tail}")]
+    Ended {
+        /// What the process is for.
+        name: String,
+        /// How it ended.
+        status: ExitStatus,
+        /// The end of its output.
+        tail: String,
+    },
+    /// It did not become ready in time.
+    #[error("{name}: not ready after {waited:?} ({state}); its last words:\n{tail}")]
+    NotReady {
+        /// What the process is for.
+        name: String,
+        /// How long it was waited for.
+        waited: Duration,
+        /// What it said of itself when last asked.
+        state: String,
+        /// The end of its output.
+        tail: String,
+    },
+    /// The system failed to tell about it, or to end it.
+    #[error("{name}: {source}")]
+    System {
+        /// What the process is for.
+        name: String,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+/// What a process that was asked whether it is ready says.
+pub(crate) enum Readiness {
+    /// It is.
+    Ready,
+    /// It is not, and why.
+    NotYet(String),
+}
+
+/// A running child.
+pub(crate) struct Process {
+    name: String,
+    log: PathBuf,
+    child: Child,
+}
+
+impl Process {
+    /// Starts `program`; what it writes is appended to `log`.
+    pub(crate) fn start<A: AsRef<OsStr>>(
+        name: &str,
+        program: &Path,
+        arguments: &[A],
+        log: &Path,
+    ) -> Result<Self, ProcessError> {
+        let start_error = |source| ProcessError::Start {
+            name: name.to_owned(),
+            program: program.to_owned(),
+            source,
+        };
+        let output = File::options()
+            .create(true)
+            .append(true)
+            .open(log)
+            .map_err(start_error)?;
+        let child = Command::new(program)
+            .args(arguments)
+            .stdin(Stdio::null())
+            .stdout(output.try_clone().map_err(start_error)?)
+            .stderr(output)
+            .kill_on_drop(true)
+            .spawn()
+            .map_err(start_error)?;
+        Ok(Self {
+            name: name.to_owned(),
+            log: log.to_owned(),
+            child,
+        })
+    }
+
+    /// Its process id; nothing when it has ended and was waited for.
+    pub(crate) fn id(&self) -> Option<u32> {
+        self.child.id()
+    }
+
+    /// The end of what it wrote.
+    pub(crate) fn tail(&self) -> String {
+        let text = fs::read(&self.log).unwrap_or_default();
+        let text = String::from_utf8_lossy(&text);
+        let lines: Vec<&str> = text.lines().collect();
+        lines[lines.len().saturating_sub(TAIL_LINES)..].join("\n")
+    }
+
+    /// Asks `probe` until it says ready, the process ends, or the time is over.
+    pub(crate) async fn wait_ready(
+        &mut self,
+        timeout: Duration,
+        mut probe: impl AsyncFnMut() -> Readiness,
+    ) -> Result<(), ProcessError> {
+        let deadline = Instant::now() + timeout;
+        let mut state = "never answered".to_owned();
+        loop {
+            if let Some(status) = self.try_wait()? {
+                return Err(ProcessError::Ended {
+                    name: self.name.clone(),
+                    status,
+                    tail: self.tail(),
+                });
+            }
+            match tokio::time::timeout_at(deadline, probe()).await {
+                Ok(Readiness::Ready) => return Ok(()),
+                Ok(Readiness::NotYet(why)) => state = why,
+                Err(_) => {}
+            }
+            if Instant::now() >= deadline {
+                let (name, tail) = (self.name.clone(), self.tail());
+                return Err(ProcessError::NotReady {
+                    name,
+                    waited: timeout,
+                    state,
+                    tail,
+                });
+            }
+            tokio::time::sleep(POLL_EVERY).await;
+        }
+    }
+
+    fn try_wait(&mut self) -> Result<Option<ExitStatus>, ProcessError> {
+        let name = &self.name;
+        self.child
+            .try_wait()
+            .map_err(|source| ProcessError::System {
+                name: name.clone(),
+                source,
+            })
+    }
+
+    /// Waits for it to end by itself; false if it has not within the time.
+    pub(crate) async fn wait_end(&mut self, timeout: Duration) -> bool {
+        tokio::time::timeout(timeout, self.child.wait())
+            .await
+            .is_ok()
+    }
+
+    /// Kills it as `kill -9` does, and waits until it is gone.
+    pub(crate) async fn kill(mut self) -> Result<(), ProcessError> {
+        let name = self.name.clone();
+        self.child
+            .kill()
+            .await
+            .map_err(|source| ProcessError::System { name, source })
+    }
+}
+
+/// The path of a program, looked up as a shell would.
+pub(crate) fn find_program(name: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH")?;
+    std::env::split_paths(&path)
+        .map(|dir| dir.join(name))
+        .find(|file| file.is_file())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+
+    use tempfile::TempDir;
+
+    use super::*;
+
+    fn shell(script: &str, dir: &TempDir) -> Process {
+        let log = dir.path().join("log");
+        Process::start("sample", Path::new("/bin/sh"), &["-c", script], &log).unwrap()
+    }
+
+    #[tokio::test]
+    async fn an_early_end_is_told_with_the_last_words() {
+        let dir = TempDir::new().unwrap();
+        let mut process = shell("echo port 1 is in use >&2; exit 3", &dir);
+        let never = async || Readiness::NotYet("no".to_owned());
+        let error = process
+            .wait_ready(Duration::from_secs(30), never)
+            .await
+            .unwrap_err();
+        let ProcessError::Ended { status, tail, .. } = &error else {
+            panic!("{error}")
+        };
+        assert_eq!(status.code(), Some(3));
+        assert_eq!(tail, "port 1 is in use");
+    }
+
+    #[tokio::test]
+    async fn a_process_that_never_gets_ready_is_told_with_its_state() {
+        let dir = TempDir::new().unwrap();
+        let mut process = shell("exec sleep 600", &dir);
+        let never = async || Readiness::NotYet("catching up".to_owned());
+        let error = process
+            .wait_ready(Duration::from_millis(50), never)
+            .await
+            .unwrap_err();
+        assert!(matches!(&error, ProcessError::NotReady { state, .. } if state == "catching up"));
+    }
+
+    #[tokio::test]
+    async fn a_probe_that_hangs_does_not_outlast_the_timeout() {
+        let dir = TempDir::new().unwrap();
+        let mut process = shell("exec sleep 600", &dir);
+        let hangs = async || std::future::pending().await;
+        let error = process
+            .wait_ready(Duration::from_millis(50), hangs)
+            .await
+            .unwrap_err();
+        assert!(matches!(error, ProcessError::NotReady { .. }));
+    }
+
+    #[tokio::test]
+    async fn a_dropped_process_is_killed() {
+        let dir = TempDir::new().unwrap();
+        let process = shell("exec sleep 600", &dir);
+        let id = process.id().unwrap();
+        drop(process);
+        let stat = PathBuf::from(format!("/proc/{id}/stat"));
+        let gone = async {
+            // Gone, or killed and not yet reaped.
+            while fs::read_to_string(&stat).is_ok_and(|stat| !stat.contains(") Z")) {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), gone)
+            .await
+            .unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_kill_returns_when_the_process_is_gone() {
+        let dir = TempDir::new().unwrap();
+        let process = shell("exec sleep 600", &dir);
+        let stat = PathBuf::from(format!("/proc/{}/stat", process.id().unwrap()));
+        process.kill().await.unwrap();
+        assert!(!stat.exists());
+    }
+
+    #[test]
+    fn a_missing_program_is_named() {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        let _guard = runtime.enter();
+        let dir = TempDir::new().unwrap();
+        let missing = Path::new("no-such-program");
+        let none: [&str; 0] = [];
+        let error = Process::start("sample", missing, &none, &dir.path().join("log"))
+            .err()
+            .unwrap();
+        assert!(error.to_string().contains("no-such-program"));
+        assert!(find_program("no-such-program").is_none());
+        assert!(find_program("sh").is_some());
+    }
+}
