@@ -1,8 +1,18 @@
 //! All decisions of a Grapevine sidecar, as a pure state machine.
+//!
+//! Nothing here does I/O, reads a clock, starts a task or draws a random number: the sidecar turns bytes into inputs and
+//! effects into I/O, and a simulator can drive the very same code through any schedule.
 
+pub mod address;
+mod entries;
 pub mod event;
 pub mod id;
+pub mod lease;
+pub mod machine;
 pub mod names;
 pub mod policy;
+pub mod progress;
 pub mod store;
+pub mod token;
 pub mod vector;
+pub mod versions;

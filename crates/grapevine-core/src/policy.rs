@@ -272,13 +272,8 @@ impl PolicySet {
             });
         }
         if errors.is_empty() {
-            Ok(Self {
-                policies,
-                fallback: Policy {
-                    pattern: Pattern::anything(),
-                    ..fallback
-                },
-            })
+            fallback.pattern = Pattern::anything();
+            Ok(Self { policies, fallback })
         } else {
             Err(errors)
         }

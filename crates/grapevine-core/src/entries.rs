@@ -1,0 +1,116 @@
+//! The bumps of one class, in the form kept in memory: most classes were bumped by one or two sidecars, so a sorted
+//! slice of (origin index, sequence) pairs beats a tree. An origin index is local to the sidecar and stands for an
+//! incarnation; nothing that leaves the sidecar, and no hash, sees it.
+
+use std::collections::HashMap;
+
+use crate::id::Incarnation;
+use crate::vector::VersionVector;
+
+/// A sidecar-local stand-in for an incarnation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct OriginIndex(u32);
+
+/// Hands out origin indices.
+#[derive(Debug, Default)]
+pub(crate) struct Origins {
+    by_incarnation: HashMap<Incarnation, OriginIndex>,
+    incarnations: Vec<Incarnation>,
+}
+
+impl Origins {
+    /// The index of an incarnation, new if need be.
+    pub(crate) fn intern(&mut self, incarnation: Incarnation) -> OriginIndex {
+        *self.by_incarnation.entry(incarnation).or_insert_with(|| {
+            let index = u32::try_from(self.incarnations.len())
+                .expect("invariant: origins are bounded far below 2^32");
+            self.incarnations.push(incarnation);
+            OriginIndex(index)
+        })
+    }
+
+    /// The incarnation of an index.
+    pub(crate) fn incarnation(&self, index: OriginIndex) -> Incarnation {
+        self.incarnations[index.0 as usize]
+    }
+}
+
+/// A map from origin index to sequence; merging takes the maximum per entry.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Entries(Vec<(OriginIndex, u64)>);
+
+impl Entries {
+    /// Raises one entry; tells whether anything changed.
+    pub(crate) fn raise(&mut self, origin: OriginIndex, sequence: u64) -> bool {
+        match self.0.binary_search_by_key(&origin, |&(index, _)| index) {
+            Ok(at) if self.0[at].1 >= sequence => false,
+            Ok(at) => {
+                self.0[at].1 = sequence;
+                true
+            }
+            Err(at) => {
+                // Most classes know one origin: room for one, not for the usual four.
+                self.0.reserve_exact(1);
+                self.0.insert(at, (origin, sequence));
+                true
+            }
+        }
+    }
+
+    /// Joins a vector; tells whether anything changed.
+    pub(crate) fn join(&mut self, vector: &VersionVector, origins: &mut Origins) -> bool {
+        vector.iter().fold(false, |changed, (origin, sequence)| {
+            self.raise(origins.intern(origin), sequence) | changed
+        })
+    }
+
+    /// The sequence of an origin, 0 if it has none.
+    pub(crate) fn get(&self, origin: OriginIndex) -> u64 {
+        self.0
+            .binary_search_by_key(&origin, |&(index, _)| index)
+            .map_or(0, |at| self.0[at].1)
+    }
+
+    /// Whether every entry of `other` is covered.
+    pub(crate) fn dominates(&self, other: &Self) -> bool {
+        other
+            .0
+            .iter()
+            .all(|&(origin, sequence)| sequence <= self.get(origin))
+    }
+
+    /// Whether there are none.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// As a vector over incarnations.
+    pub(crate) fn to_vector(&self, origins: &Origins) -> VersionVector {
+        self.0
+            .iter()
+            .map(|&(origin, sequence)| (origins.incarnation(origin), sequence))
+            .collect()
+    }
+
+    /// The join with another, ordered by incarnation, for hashing.
+    pub(crate) fn joined_by_incarnation(
+        &self,
+        other: Option<&Self>,
+        origins: &Origins,
+    ) -> Vec<(Incarnation, u64)> {
+        let mut joined: Vec<_> = self
+            .0
+            .iter()
+            .map(|&(o, s)| (origins.incarnation(o), s))
+            .collect();
+        for &(origin, sequence) in other.into_iter().flat_map(|entries| &entries.0) {
+            let origin = origins.incarnation(origin);
+            match joined.iter_mut().find(|(known, _)| *known == origin) {
+                Some((_, known)) => *known = (*known).max(sequence),
+                None => joined.push((origin, sequence)),
+            }
+        }
+        joined.sort_unstable_by_key(|&(origin, _)| origin);
+        joined
+    }
+}

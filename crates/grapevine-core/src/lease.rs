@@ -1,0 +1,150 @@
+//! Fill leases: what a resolve hands out and a commit brings back.
+//!
+//! A lease holds no state at the sidecar. It carries the incarnation that gave it, the stamp taken at resolve, and the
+//! moment it ends on that incarnation's clock. A commit whose lease is not of this run, or has ended, is condemned: its
+//! stamp says nothing any more. The bytes are opaque to clients; docs/formats.md draws them.
+//!
+//! Peers that receive a registration need its stamp as a vector. The [`History`] keeps the last applied events, from
+//! which the vector at any stamp still leased is the watermarks, lowered below every event applied since.
+
+use std::collections::VecDeque;
+
+use crate::id::{EventId, Incarnation, Time};
+use crate::vector::VersionVector;
+use crate::versions::Stamp;
+
+/// The version of the byte form, first in it.
+const LEASE_VERSION: u8 = 1;
+/// The length of the byte form.
+pub const LEASE_BYTES: usize = 1 + Incarnation::LEN + 8 + 8;
+/// Applied events kept to turn stamps into vectors; an older stamp is treated as unknown.
+pub const HISTORY_MAX: usize = 65_536;
+
+/// A fill lease.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lease {
+    /// The run that gave it.
+    pub incarnation: Incarnation,
+    /// What that run had applied.
+    pub stamp: Stamp,
+    /// When it ends, on that run's clock.
+    pub ends: Time,
+}
+
+impl Lease {
+    /// The byte form.
+    pub fn to_bytes(self) -> [u8; LEASE_BYTES] {
+        let ends = u64::try_from(self.ends.since_start().as_micros()).unwrap_or(u64::MAX);
+        let mut bytes = [0; LEASE_BYTES];
+        bytes[0] = LEASE_VERSION;
+        bytes[1..17].copy_from_slice(&self.incarnation.to_bytes());
+        bytes[17..25].copy_from_slice(&self.stamp.0.to_be_bytes());
+        bytes[25..].copy_from_slice(&ends.to_be_bytes());
+        bytes
+    }
+
+    /// From the byte form; `None` for anything else.
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        if bytes.len() != LEASE_BYTES || bytes[0] != LEASE_VERSION {
+            return None;
+        }
+        let number = |at: usize| Some(u64::from_be_bytes(bytes[at..at + 8].try_into().ok()?));
+        Some(Self {
+            incarnation: Incarnation::from_bytes(&bytes[1..17])?,
+            stamp: Stamp(number(17)?),
+            ends: Time::from_start(std::time::Duration::from_micros(number(25)?)),
+        })
+    }
+}
+
+/// The last applied bump-lane events, oldest first.
+#[derive(Debug, Default)]
+pub(crate) struct History {
+    events: VecDeque<(Stamp, EventId)>,
+    forgotten: Stamp,
+}
+
+impl History {
+    /// Notes that an event was applied as the `stamp`-th change.
+    pub(crate) fn note(&mut self, stamp: Stamp, event: EventId) {
+        if self.events.len() == HISTORY_MAX
+            && let Some((oldest, _)) = self.events.pop_front()
+        {
+            self.forgotten = oldest;
+        }
+        self.events.push_back((stamp, event));
+    }
+
+    /// Notes a change that no single event describes (a snapshot, a recovered state): older stamps become unknown.
+    pub(crate) fn cut(&mut self, stamp: Stamp) {
+        self.events.clear();
+        self.forgotten = stamp;
+    }
+
+    /// Whether the stamp can still be turned into a vector.
+    pub(crate) fn knows(&self, stamp: Stamp) -> bool {
+        stamp >= self.forgotten
+    }
+
+    /// What had been applied without holes at the stamp, given the watermarks now. An event above a watermark then is
+    /// left out, which only condemns more.
+    pub(crate) fn vector_at(&self, stamp: Stamp, watermarks: &VersionVector) -> VersionVector {
+        let mut limit = VersionVector::new();
+        let mut touched = std::collections::BTreeMap::new();
+        for (at, event) in self.events.iter().rev() {
+            if *at <= stamp {
+                break;
+            }
+            let lowest = touched.entry(event.origin).or_insert(event.sequence);
+            *lowest = (*lowest).min(event.sequence);
+        }
+        for (origin, sequence) in watermarks.iter() {
+            let bound = touched
+                .get(&origin)
+                .map_or(sequence, |lowest| sequence.min(lowest - 1));
+            limit.raise(origin, bound);
+        }
+        limit
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+
+    #[test]
+    fn the_byte_form_comes_back_and_nothing_else_passes() {
+        let lease = Lease {
+            incarnation: Incarnation::new(7).unwrap(),
+            stamp: Stamp(42),
+            ends: Time::from_start(std::time::Duration::from_millis(1_500)),
+        };
+        assert_eq!(Lease::from_bytes(&lease.to_bytes()), Some(lease));
+        for length in 0..LEASE_BYTES {
+            assert_eq!(Lease::from_bytes(&lease.to_bytes()[..length]), None);
+        }
+        let mut other = lease.to_bytes();
+        other[0] = 9;
+        assert_eq!(Lease::from_bytes(&other), None);
+    }
+
+    #[test]
+    fn g4_a_stamp_becomes_the_vector_of_that_moment() {
+        let a = Incarnation::new(1).unwrap();
+        let b = Incarnation::new(2).unwrap();
+        let mut history = History::default();
+        for (stamp, origin, sequence) in [(1, a, 1), (2, b, 1), (3, a, 2), (4, b, 2)] {
+            history.note(Stamp(stamp), EventId { origin, sequence });
+        }
+        let now: VersionVector = [(a, 2), (b, 2)].into_iter().collect();
+        assert_eq!(history.vector_at(Stamp(4), &now), now);
+        assert_eq!(
+            history.vector_at(Stamp(2), &now),
+            [(a, 1), (b, 1)].into_iter().collect()
+        );
+        assert_eq!(history.vector_at(Stamp(0), &now), VersionVector::new());
+        history.cut(Stamp(5));
+        assert!(!history.knows(Stamp(4)) && history.knows(Stamp(5)));
+    }
+}

@@ -1,0 +1,416 @@
+//! Calls of applications.
+//!
+//! An invalidation becomes one event of the bump lane: written, flushed, and only then applied, pushed and answered.
+//! Registrations are gathered while the writer is busy and sealed into batches when it is idle. A batch carries the
+//! pointwise minimum of its registrations' stamps. A registration that the minimum would condemn at a peer although its
+//! own stamp does not goes into a batch of its own.
+
+use std::collections::HashSet;
+
+use xxhash_rust::xxh3::Xxh3;
+
+use super::Core;
+use super::effects::{
+    Action, CondemnReason, Effects, Invalidate, LeaseClaim, Refusal, RegisterItem, Reply, Ticket,
+    Verdict,
+};
+use super::flushed::{OwnBatch, Pending};
+use crate::address::bucket_addresses;
+use crate::event::{
+    BATCH_REGISTRATIONS_MAX, BUMP_CLASSES_MAX, Bump, BumpEvent, CONJUNCTION_CLASSES_MAX, Event,
+    Match, PurgeMode, Registration, RegistrationBatch,
+};
+use crate::id::{EventId, Lane, Time};
+use crate::names::ClassPath;
+use crate::policy::Strategy;
+use crate::store::Write;
+use crate::versions::{CONJUNCTIONS_MAX, Stamp, sorted_classes};
+
+/// Registrations and their callers, not yet sealed.
+#[derive(Debug, Default)]
+pub(super) struct Gathered {
+    pub(super) registrations: Vec<(Registration, Stamp)>,
+    pub(super) calls: Vec<Call>,
+}
+
+/// A call whose answer waits for the flush.
+#[derive(Debug)]
+pub(super) struct Call {
+    pub(super) ticket: Ticket,
+    pub(super) verdicts: Vec<Verdict>,
+    /// For each registration of the call: its position in `verdicts`, the registration's stamp.
+    pub(super) waiting: Vec<(usize, Registration, Stamp)>,
+}
+
+/// The most registrations remembered as known.
+const SUPPRESSED_MAX: usize = 262_144;
+
+/// Registrations made lately, so that a repeated one costs nothing. A key covers the token, so a bump forgets what it
+/// made stale; two generations bound it.
+#[derive(Debug, Default)]
+pub(super) struct Suppressed {
+    young: HashSet<u64>,
+    old: HashSet<u64>,
+}
+
+impl Suppressed {
+    /// Whether the registration was made before, with the same token and in the same eighth of its life.
+    fn knows(&self, key: u64) -> bool {
+        self.young.contains(&key) || self.old.contains(&key)
+    }
+
+    fn remember(&mut self, key: u64) {
+        if self.young.len() >= SUPPRESSED_MAX / 2 {
+            self.old = std::mem::take(&mut self.young);
+        }
+        self.young.insert(key);
+    }
+}
+
+impl Core {
+    pub(super) fn invalidate(&mut self, ticket: Ticket, call: &Invalidate, effects: &mut Effects) {
+        let bump = match self.admit(call) {
+            Ok(bump) => bump,
+            Err(refusal) => {
+                return effects
+                    .actions
+                    .push(Action::Reply(ticket, Reply::Refused(refusal)));
+            }
+        };
+        self.counters.bumps_own += 1;
+        let id = self.next_bump_id();
+        let mut writes = bump_writes(id, &bump, false);
+        let event = std::sync::Arc::new(BumpEvent::Bump(bump));
+        writes.insert(
+            0,
+            Write::Log {
+                origin: id.origin,
+                sequence: id.sequence,
+                event: Event::Bump(event.clone()),
+            },
+        );
+        writes.push(Write::Progress {
+            origin: id.origin,
+            lane: Lane::Bump,
+            watermark: id.sequence,
+        });
+        self.receipts.reserve();
+        self.write(
+            effects,
+            writes,
+            Pending::OwnBump {
+                id,
+                event,
+                call: Some((ticket, call.level, call.deadline)),
+            },
+        );
+    }
+
+    fn admit(&mut self, call: &Invalidate) -> Result<Bump, Refusal> {
+        if self.draining {
+            return Err(Refusal::Draining);
+        }
+        let classes = sorted_classes(&call.classes);
+        let (least, most) = match call.matching {
+            Match::Any => (1, BUMP_CLASSES_MAX),
+            Match::All => (1, CONJUNCTION_CLASSES_MAX),
+        };
+        if classes.len() < least || classes.len() > most {
+            return Err(Refusal::ClassCount {
+                value: classes.len(),
+                least,
+                most,
+            });
+        }
+        let limits = self.config.limits;
+        if self.receipts.len() >= limits.receipts_max {
+            return Err(Refusal::Receipts {
+                limit: limits.receipts_max,
+            });
+        }
+        let mut fresh_tops = HashSet::new();
+        for class in &classes {
+            if !self.versions.has_top(class) && fresh_tops.insert(class.top()) {
+                let count = self.versions.tops() + fresh_tops.len();
+                if count > limits.top_level_classes_max {
+                    return Err(Refusal::TopLevelClasses {
+                        class: class.clone(),
+                        count,
+                        limit: limits.top_level_classes_max,
+                    });
+                }
+            }
+        }
+        Ok(self.shape(classes, call))
+    }
+
+    /// A conjunction of one class, or one too many for its anchor, is a plain bump.
+    fn shape(&mut self, mut classes: Vec<ClassPath>, call: &Invalidate) -> Bump {
+        let mut matching = call.matching;
+        if matching == Match::All && classes.len() == 1 {
+            matching = Match::Any;
+        }
+        if matching == Match::All && self.versions.conjunctions(&classes[0]) >= CONJUNCTIONS_MAX {
+            self.counters.escalations += 1;
+            classes.truncate(1);
+            matching = Match::Any;
+        }
+        Bump {
+            classes,
+            matching,
+            purge: call.purge,
+        }
+    }
+
+    pub(super) fn next_bump_id(&mut self) -> EventId {
+        let id = EventId {
+            origin: self.config.incarnation,
+            sequence: self.next_bump,
+        };
+        self.next_bump += 1;
+        id
+    }
+
+    pub(super) fn register(
+        &mut self,
+        ticket: Ticket,
+        items: Vec<RegisterItem>,
+        now: Time,
+        effects: &mut Effects,
+    ) {
+        let mut call = Call {
+            ticket,
+            verdicts: Vec::with_capacity(items.len()),
+            waiting: Vec::new(),
+        };
+        let mut condemned = Vec::new();
+        for item in items {
+            let position = call.verdicts.len();
+            match self.judge(&item, now) {
+                Err(reason) => {
+                    self.counters.registrations_condemned += 1;
+                    call.verdicts.push(Verdict::Condemned(reason));
+                    if item.register {
+                        condemned.push(item.address);
+                    }
+                }
+                Ok(stamp) => {
+                    let token = self.token(&item.classes);
+                    call.verdicts.push(Verdict::Accepted(token));
+                    if item.register && !self.suppress(&item, token.0) {
+                        let RegisterItem {
+                            address,
+                            classes,
+                            expires,
+                            ..
+                        } = item;
+                        let registration = Registration {
+                            address,
+                            classes,
+                            expires,
+                        };
+                        self.gathered
+                            .registrations
+                            .push((registration.clone(), stamp));
+                        call.waiting.push((position, registration, stamp));
+                    }
+                }
+            }
+        }
+        if !condemned.is_empty() {
+            effects.actions.push(Action::Purge {
+                event: None,
+                addresses: condemned,
+                mode: PurgeMode::Hard,
+            });
+        }
+        // A suppressed registration may still be on its way to the disk, so the answer goes with the next flush.
+        self.gathered.calls.push(call);
+        if self.gathered.registrations.len() >= BATCH_REGISTRATIONS_MAX {
+            self.seal(effects);
+        }
+    }
+
+    fn judge(&self, item: &RegisterItem, now: Time) -> Result<Stamp, CondemnReason> {
+        let stamp = match item.lease {
+            LeaseClaim::Absent => return Ok(self.versions.stamp()),
+            LeaseClaim::Malformed => return Err(CondemnReason::LeaseUnknown),
+            LeaseClaim::Lease(lease) => {
+                let ours = lease.incarnation == self.config.incarnation
+                    && lease.stamp <= self.versions.stamp();
+                if !ours || now >= lease.ends || !self.history.knows(lease.stamp) {
+                    return Err(CondemnReason::LeaseUnknown);
+                }
+                lease.stamp
+            }
+        };
+        if self.versions.changed_since(&item.classes, stamp) {
+            Err(CondemnReason::Bumped)
+        } else {
+            Ok(stamp)
+        }
+    }
+
+    fn suppress(&mut self, item: &RegisterItem, token: u64) -> bool {
+        let mut hasher = Xxh3::new();
+        hasher.update(item.address.as_str().as_bytes());
+        hasher.update(&token.to_be_bytes());
+        for class in &item.classes {
+            hasher.update(&[0]);
+            hasher.update(class.as_str().as_bytes());
+        }
+        // A registration that lapses later is news: the directory must keep the address that much longer. Steps of 64 s
+        // are the directory's own grain.
+        hasher.update(&item.expires.0.div_ceil(64).to_be_bytes());
+        let key = hasher.digest();
+        if self.suppressed.knows(key) {
+            self.counters.registrations_suppressed += 1;
+            return true;
+        }
+        self.suppressed.remember(key);
+        false
+    }
+
+    /// Seals what was gathered into batches and lets the calls wait for their flush.
+    pub(super) fn seal(&mut self, effects: &mut Effects) {
+        let Gathered {
+            mut registrations,
+            calls,
+        } = std::mem::take(&mut self.gathered);
+        if calls.is_empty() {
+            return;
+        }
+        let mut writes = Vec::new();
+        let mut batches = Vec::new();
+        while let Some(stamp) = registrations.iter().map(|(_, stamp)| *stamp).min() {
+            let (fit, rest): (Vec<_>, Vec<_>) =
+                registrations.into_iter().partition(|(item, own)| {
+                    *own == stamp || !self.versions.changed_since(&item.classes, stamp)
+                });
+            registrations = rest;
+            let watermarks = self.progress.watermarks(Lane::Bump);
+            let vector = self.history.vector_at(stamp, &watermarks);
+            for chunk in fit.chunks(BATCH_REGISTRATIONS_MAX) {
+                let batch = std::sync::Arc::new(RegistrationBatch {
+                    stamp: vector.clone(),
+                    registrations: chunk
+                        .iter()
+                        .map(|(registration, _)| registration.clone())
+                        .collect(),
+                });
+                let sequence = self.next_batch;
+                self.next_batch += 1;
+                let origin = self.config.incarnation;
+                writes.push(Write::Log {
+                    origin,
+                    sequence,
+                    event: Event::Directory(batch.clone()),
+                });
+                writes.push(Write::Register {
+                    registrations: batch.registrations.clone(),
+                    own: true,
+                });
+                writes.push(Write::Progress {
+                    origin,
+                    lane: Lane::Directory,
+                    watermark: sequence,
+                });
+                batches.push((sequence, batch));
+            }
+        }
+        self.write(
+            effects,
+            writes,
+            Pending::OwnBatch(OwnBatch { batches, calls }),
+        );
+    }
+
+    /// The addresses of bucketed classes among the bump's: their directory is arithmetic.
+    pub(super) fn bucket_purge(&self, bump: &Bump) -> Vec<crate::names::Address> {
+        bump.classes
+            .iter()
+            .flat_map(|class| match self.config.policies.of(class).strategy {
+                Strategy::Bucketed(n) => bucket_addresses(class, n).collect(),
+                _ => Vec::new(),
+            })
+            .collect()
+    }
+
+    /// Evicts a bucket if there are too many classes: an own floor event, one at a time.
+    pub(super) fn evict_if_overfull(&mut self, effects: &mut Effects) {
+        let limits = self.config.limits;
+        if self.evicting {
+            return;
+        }
+        let Some((top, bucket)) = self
+            .versions
+            .overfull(limits.classes_per_top_max, limits.classes_max)
+        else {
+            return;
+        };
+        self.evicting = true;
+        self.counters.floors_own += 1;
+        let id = self.next_bump_id();
+        let floor = self.versions.eviction(id, &top, bucket);
+        let evict = self.versions.bucket_classes(&top, bucket);
+        let event = std::sync::Arc::new(BumpEvent::Floor(floor.clone()));
+        let writes = [
+            Write::Log {
+                origin: id.origin,
+                sequence: id.sequence,
+                event: Event::Bump(event.clone()),
+            },
+            Write::JoinFloor { floor, evict },
+            Write::Progress {
+                origin: id.origin,
+                lane: Lane::Bump,
+                watermark: id.sequence,
+            },
+        ];
+        self.write(
+            effects,
+            writes,
+            Pending::OwnBump {
+                id,
+                event,
+                call: None,
+            },
+        );
+    }
+}
+
+/// The writes by which a bump enters the store, its log record aside. A class whose floor dominates the event is
+/// written all the same: it costs a record until the next eviction of its bucket.
+pub(super) fn bump_writes(id: EventId, bump: &Bump, own_only: bool) -> Vec<Write> {
+    let entries: crate::vector::VersionVector = [(id.origin, id.sequence)].into_iter().collect();
+    let mut writes: Vec<_> = match bump.matching {
+        Match::Any => bump
+            .classes
+            .iter()
+            .map(|class| Write::JoinClass {
+                class: class.clone(),
+                others: Vec::new(),
+                entries: entries.clone(),
+            })
+            .collect(),
+        Match::All => {
+            let (anchor, others) = bump
+                .classes
+                .split_first()
+                .expect("invariant: a bump names a class");
+            vec![Write::JoinClass {
+                class: anchor.clone(),
+                others: others.to_vec(),
+                entries,
+            }]
+        }
+    };
+    writes.push(Write::Take {
+        event: id,
+        classes: bump.classes.clone(),
+        matching: bump.matching,
+        own_only,
+        purge: bump.purge,
+    });
+    writes
+}

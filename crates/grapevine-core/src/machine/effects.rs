@@ -1,0 +1,559 @@
+//! What goes into the machine and what comes out of it.
+//!
+//! Effects carry their order. `writes` are to be committed and flushed as one group (the loop may join the groups of
+//! several calls, in order), and the flush is told back as [`Input::Flushed`]. `actions` may be carried out at once:
+//! whatever depends on a write is only emitted in answer to its flush.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use thiserror::Error;
+
+use crate::event::{BumpEvent, Match, PurgeMode, RegistrationBatch};
+use crate::event::{Floor, Registration};
+use crate::id::{EventId, Incarnation, Lane, Time, UnixSeconds};
+use crate::lease::Lease;
+use crate::names::{Address, ClassPath, NodeId};
+use crate::progress::OriginHead;
+use crate::store::{RecoveredClass, Write};
+use crate::token::Token;
+use crate::vector::VersionVector;
+
+/// Names a call that waits for a reply; chosen by the loop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Ticket(pub u64);
+
+/// Names a group of writes; rising.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct CommitId(pub u64);
+
+/// One thing that happened.
+#[derive(Clone, Debug)]
+pub enum Input {
+    /// An application declares classes changed.
+    Invalidate(Ticket, Invalidate),
+    /// An application commits fills or registers addresses.
+    Register(Ticket, Vec<RegisterItem>),
+    /// The loop has no more inputs at hand and its writer is idle: what was gathered may go.
+    Seal,
+    /// Every write up to and including this group is flushed.
+    Flushed(CommitId),
+    /// A link to or from a peer stands.
+    LinkUp {
+        /// Who it is.
+        hello: PeerHello,
+        /// Who dialled.
+        side: Side,
+    },
+    /// A link ended.
+    LinkDown {
+        /// Whose.
+        peer: Incarnation,
+        /// Who had dialled.
+        side: Side,
+    },
+    /// A peer refused this sidecar, because its node id is in use.
+    NodeIdRefused {
+        /// What the peer said.
+        reason: String,
+    },
+    /// A peer said something.
+    Peer {
+        /// Who.
+        from: Incarnation,
+        /// What.
+        message: PeerMessage,
+    },
+    /// Who gossip sees: all of them, each time.
+    Seen(Vec<Sighting>),
+    /// The moment that [`crate::machine::Core::next_wake`] named has come.
+    Wake,
+    /// This sidecar leaves in order.
+    Drain,
+}
+
+/// Who dialled a link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// The peer did: what it says comes here.
+    Inbound,
+    /// This sidecar did: what this sidecar says goes there.
+    Outbound,
+}
+
+/// A call to invalidate.
+#[derive(Clone, Debug)]
+pub struct Invalidate {
+    /// 1 to 1,000 classes, in any order.
+    pub classes: Vec<ClassPath>,
+    /// Any or all of them.
+    pub matching: Match,
+    /// What to do with known addresses.
+    pub purge: PurgeMode,
+    /// Who must have it before the reply.
+    pub level: ReceiptLevel,
+    /// When to reply whatever the receipt says.
+    pub deadline: Time,
+}
+
+/// Which sidecars must have an event before the reply.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ReceiptLevel {
+    /// This one.
+    None,
+    /// This one and, where there are peers, one more.
+    #[default]
+    One,
+    /// A majority of the members.
+    Quorum,
+    /// Every member has it or cannot call itself fresh without it.
+    All,
+}
+
+/// One address to commit or register.
+#[derive(Clone, Debug)]
+pub struct RegisterItem {
+    /// The cache address.
+    pub address: Address,
+    /// Its classes, sorted, without repetitions, at most 16.
+    pub classes: Vec<ClassPath>,
+    /// When the value is certain to be gone.
+    pub expires: UnixSeconds,
+    /// The lease, where the value was read under one.
+    pub lease: LeaseClaim,
+    /// Whether the directory is to know it; false for a strategy that needs no more than the verdict.
+    pub register: bool,
+}
+
+/// What a caller showed of a lease.
+#[derive(Clone, Copy, Debug)]
+pub enum LeaseClaim {
+    /// None: the stamp is the moment of the call.
+    Absent,
+    /// Bytes that are not a lease.
+    Malformed,
+    /// This one.
+    Lease(Lease),
+}
+
+/// What became of one item.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It may be stored, with this token in its envelope.
+    Accepted(Token),
+    /// It must not be stored.
+    Condemned(CondemnReason),
+}
+
+/// Why a fill or registration was condemned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CondemnReason {
+    /// A class, an ancestor or a floor changed since the stamp.
+    Bumped,
+    /// The lease ended, or is not of this run.
+    LeaseUnknown,
+}
+
+/// A peer's introduction.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PeerHello {
+    /// Its configured name.
+    pub node_id: NodeId,
+    /// Its run.
+    pub incarnation: Incarnation,
+    /// Where it is reached.
+    pub peer_address: String,
+    /// Its policies' digest.
+    pub policy_digest: u64,
+}
+
+/// A peer as gossip sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sighting {
+    /// What it says of itself.
+    pub hello: PeerHello,
+    /// Whether it is not suspected.
+    pub alive: bool,
+}
+
+/// What peers say to each other.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PeerMessage {
+    /// Consecutive bump-lane events.
+    Bumps {
+        /// Whose.
+        origin: Incarnation,
+        /// The sequence of the first.
+        first: u64,
+        /// The events.
+        events: Vec<Arc<BumpEvent>>,
+    },
+    /// Consecutive directory-lane events.
+    Directory {
+        /// Whose.
+        origin: Incarnation,
+        /// The sequence of the first.
+        first: u64,
+        /// The batches.
+        batches: Vec<Arc<RegistrationBatch>>,
+    },
+    /// "I flushed these of yours": everything up to the watermark, and those above.
+    Ack {
+        /// Up to here.
+        watermark: u64,
+        /// And these.
+        above: Vec<u64>,
+    },
+    /// "Tell me your heads, and grant me freshness."
+    Probe {
+        /// Echoed.
+        nonce: u64,
+    },
+    /// The answer to a probe.
+    Grant {
+        /// Of the probe.
+        nonce: u64,
+        /// How long it holds.
+        duration: Duration,
+        /// The heads of every incarnation.
+        heads: Vec<OriginHead>,
+    },
+    /// "Send me what I miss."
+    Pull {
+        /// Whose.
+        origin: Incarnation,
+        /// Which lane.
+        lane: Lane,
+        /// The first one missing.
+        first: u64,
+        /// The last one missing.
+        last: u64,
+    },
+    /// "That is compacted."
+    Compacted {
+        /// Whose.
+        origin: Incarnation,
+        /// Which lane.
+        lane: Lane,
+        /// From where.
+        first: u64,
+    },
+    /// "Send me a snapshot."
+    SnapshotRequest {
+        /// The requester's name for it.
+        id: u64,
+    },
+    /// A snapshot's cut.
+    SnapshotBegin {
+        /// Of the request.
+        id: u64,
+        /// Watermarks, read before the first chunk.
+        cut: Vec<OriginHead>,
+    },
+    /// Versions of a snapshot.
+    SnapshotVersions {
+        /// Of the request.
+        id: u64,
+        /// Classes.
+        classes: Vec<RecoveredClass>,
+        /// Floors.
+        floors: Vec<Floor>,
+    },
+    /// Registrations of a snapshot.
+    SnapshotDirectory {
+        /// Of the request.
+        id: u64,
+        /// The registrations.
+        registrations: Vec<Registration>,
+    },
+    /// The snapshot is whole.
+    SnapshotEnd {
+        /// Of the request.
+        id: u64,
+    },
+    /// "I leave in order."
+    Leave {
+        /// The head of the leaver's bump lane.
+        bump_head: u64,
+        /// The head of its directory lane.
+        directory_head: u64,
+    },
+}
+
+/// What to do.
+#[derive(Clone, Debug, Default)]
+pub struct Effects {
+    /// To be committed and flushed, in order.
+    pub writes: Vec<Write>,
+    /// The name of the last group in `writes`; set when there are any.
+    pub commit: Option<CommitId>,
+    /// To be carried out at once, in order.
+    pub actions: Vec<Action>,
+}
+
+impl Effects {
+    pub(crate) fn send(&mut self, to: Incarnation, message: PeerMessage) {
+        self.actions.push(Action::Send { to, message });
+    }
+}
+
+/// One thing to do.
+#[derive(Clone, Debug)]
+pub enum Action {
+    /// Say something to one peer, if there is a link.
+    Send {
+        /// To whom.
+        to: Incarnation,
+        /// What.
+        message: PeerMessage,
+    },
+    /// Say something to every peer with a link.
+    Broadcast(PeerMessage),
+    /// Answer a call.
+    Reply(Ticket, Reply),
+    /// An event was applied: tell watchers, and whoever waits for it.
+    Applied(EventId, Arc<BumpEvent>),
+    /// A state was adopted whole: watchers must treat everything as changed.
+    Resync,
+    /// Delete addresses from the caches.
+    Purge {
+        /// The bump that this belongs to; `None` for condemned registrations.
+        event: Option<EventId>,
+        /// Which.
+        addresses: Vec<Address>,
+        /// How.
+        mode: PurgeMode,
+    },
+    /// Read the log and send it, or say that it is compacted.
+    ServeLog {
+        /// To whom.
+        to: Incarnation,
+        /// Whose events.
+        origin: Incarnation,
+        /// Of which lane.
+        lane: Lane,
+        /// From here.
+        first: u64,
+        /// To here.
+        last: u64,
+    },
+    /// Send a snapshot of what is stored.
+    ServeSnapshot {
+        /// To whom.
+        to: Incarnation,
+        /// The requester's name for it.
+        id: u64,
+        /// The cut to announce first.
+        cut: Vec<OriginHead>,
+    },
+    /// This process must end, for this reason.
+    Stop(String),
+}
+
+/// An answer.
+#[derive(Clone, Debug)]
+pub enum Reply {
+    /// To [`Input::Invalidate`].
+    Invalidated {
+        /// The event.
+        event: EventId,
+        /// Who has it.
+        receipt: Receipt,
+    },
+    /// To [`Input::Invalidate`]: nothing was done.
+    Refused(Refusal),
+    /// To [`Input::Register`]: one verdict per item, in order.
+    Registered(Vec<Verdict>),
+}
+
+/// Why a call had no effect.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+pub enum Refusal {
+    /// Too few or too many classes.
+    #[error("classes: {value} of them; the limits are {least} to {most}")]
+    ClassCount {
+        /// How many.
+        value: usize,
+        /// At least.
+        least: usize,
+        /// At most.
+        most: usize,
+    },
+    /// A new top-level class beyond the limit.
+    #[error(
+        "top-level class {class:?} would be the {count}th; the limit is {limit} (limits.top_level_classes_max)"
+    )]
+    TopLevelClasses {
+        /// The class.
+        class: ClassPath,
+        /// How many there would be.
+        count: usize,
+        /// How many there may be.
+        limit: usize,
+    },
+    /// Too many calls wait for receipts.
+    #[error("{limit} invalidations wait for receipts already (limits.receipts_max); try again")]
+    Receipts {
+        /// How many may wait.
+        limit: usize,
+    },
+    /// The sidecar is leaving.
+    #[error("this sidecar is draining; call another one")]
+    Draining,
+}
+
+/// Who has an event.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Receipt {
+    /// What was asked for.
+    pub level: ReceiptLevel,
+    /// Whether it was reached.
+    pub satisfied: bool,
+    /// One row per member, this sidecar first.
+    pub holders: Vec<Holder>,
+}
+
+/// One row of a receipt.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Holder {
+    /// Its name.
+    pub node_id: NodeId,
+    /// The incarnation that the row speaks of.
+    pub incarnation: Incarnation,
+    /// Its standing.
+    pub state: HolderState,
+}
+
+/// A sidecar's standing towards an event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HolderState {
+    /// Flushed and applied there.
+    Has,
+    /// Not acknowledged; it may still serve old data.
+    HasNot,
+    /// Not acknowledged, but it cannot call itself fresh without it.
+    CannotServe,
+}
+
+/// What a resolve is about.
+#[derive(Clone, Debug)]
+pub struct Query {
+    /// The application's address.
+    pub address: Address,
+    /// Its classes, the governing one first; 1 to 16.
+    pub classes: Vec<ClassPath>,
+    /// Set for a slice.
+    pub slice: Option<crate::address::Slice>,
+}
+
+/// The answer to a resolve.
+#[derive(Clone, Debug)]
+pub struct Resolution {
+    /// The addresses to use.
+    pub targets: Vec<crate::address::Target>,
+    /// The token of the classes.
+    pub token: Token,
+    /// The fill lease.
+    pub lease: Lease,
+    /// How long the lease holds.
+    pub lease_duration: Duration,
+    /// The strategy.
+    pub strategy: crate::policy::Strategy,
+    /// How long a value stored now may live.
+    pub ttl: Duration,
+    /// Read the source and store nothing.
+    pub bypass: bool,
+}
+
+impl Resolution {
+    /// Whether values at the address are wrapped in an envelope.
+    pub fn envelope(&self) -> bool {
+        self.strategy != crate::policy::Strategy::Versioned
+    }
+
+    /// Whether a value may be stored only after a commit.
+    pub fn commit_required(&self) -> bool {
+        self.strategy == crate::policy::Strategy::Registered
+    }
+}
+
+/// What a sidecar can show of its own knowledge.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Freshness {
+    /// All of it.
+    Fresh,
+    /// It started and has not learned what it missed.
+    CatchingUp(String),
+    /// A member has not been heard from.
+    Unknown(String),
+}
+
+/// Counters of decisions, since the start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Own bumps.
+    pub bumps_own: u64,
+    /// Bumps of others.
+    pub bumps_remote: u64,
+    /// Events that were known already.
+    pub events_duplicate: u64,
+    /// Buckets evicted by this sidecar.
+    pub floors_own: u64,
+    /// Conjunctions widened to their anchor, for want of room.
+    pub escalations: u64,
+    /// Registrations made here.
+    pub registrations_accepted: u64,
+    /// Registrations and fills condemned, here made or received.
+    pub registrations_condemned: u64,
+    /// Registrations known already.
+    pub registrations_suppressed: u64,
+    /// Pulls sent.
+    pub pulls_sent: u64,
+    /// Pulls served.
+    pub pulls_served: u64,
+    /// Snapshots asked for.
+    pub snapshots_requested: u64,
+    /// Snapshots adopted.
+    pub snapshots_adopted: u64,
+    /// Snapshots sent.
+    pub snapshots_sent: u64,
+    /// Messages of peers that were malformed or not allowed.
+    pub peer_messages_refused: u64,
+}
+
+/// A member as this sidecar sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MemberView {
+    /// What it said of itself.
+    pub hello: PeerHello,
+    /// Whether it is linked and not suspected.
+    pub alive: bool,
+    /// How long it has been silent.
+    pub silent: Duration,
+    /// What is left of its grant.
+    pub grant_left: Duration,
+    /// Its bump lane's head.
+    pub head: u64,
+    /// What of that is applied here.
+    pub watermark: u64,
+}
+
+/// The vectors of both lanes as heads.
+pub(crate) fn as_heads(bump: &VersionVector, directory: &VersionVector) -> Vec<OriginHead> {
+    let mut heads: BTreeMap<Incarnation, (u64, u64)> = BTreeMap::new();
+    for (origin, sequence) in bump.iter() {
+        heads.entry(origin).or_default().0 = sequence;
+    }
+    for (origin, sequence) in directory.iter() {
+        heads.entry(origin).or_default().1 = sequence;
+    }
+    heads
+        .into_iter()
+        .map(|(incarnation, (bump, directory))| OriginHead {
+            incarnation,
+            bump,
+            directory,
+        })
+        .collect()
+}

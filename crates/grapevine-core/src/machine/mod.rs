@@ -1,0 +1,345 @@
+//! The machine: one sidecar's decisions.
+//!
+//! [`Core::handle`] takes an input and the time and returns effects; [`Core::resolve`] reads. What must be durable before
+//! it shows is kept in a queue of pending work until its flush is told back. The parts: `app` takes calls, `flushed`
+//! lets out what is durable, `remote` takes peers' events, `members` knows who is there and who may call itself fresh,
+//! `repair` finds and fills gaps, `receipts` tells who has what.
+
+mod app;
+pub mod effects;
+mod flushed;
+mod members;
+mod receipts;
+mod remote;
+mod repair;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+use thiserror::Error;
+
+use crate::address::{AddressError, plan};
+use crate::event::ADDRESS_CLASSES_MAX;
+use crate::id::{EventId, Incarnation, Lane, Time, UnixSeconds};
+use crate::lease::{History, Lease};
+use crate::names::{ClassPath, NodeId};
+use crate::policy::{OnUnknown, PolicySet, Strategy};
+use crate::progress::Progress;
+use crate::store::{Recovered, Write};
+use crate::token::Token;
+use crate::versions::Versions;
+use effects::{
+    Action, CommitId, Counters, Effects, Freshness, Input, PeerMessage, Query, Resolution,
+};
+use flushed::Pending;
+
+/// Limits on tables. At one, Grapevine over-invalidates or refuses with the limit's name; it never drops an invalidation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Top-level classes that may be bumped. Each costs up to 256 buckets and is never evicted.
+    pub top_level_classes_max: usize,
+    /// Bumped classes below one top-level class; beyond, its fullest bucket is swallowed by its floor.
+    pub classes_per_top_max: usize,
+    /// Bumped classes in all; beyond, the largest top-level class gives way. About 200 bytes each.
+    pub classes_max: usize,
+    /// Calls to invalidate that may wait for receipts.
+    pub receipts_max: usize,
+    /// Incarnations followed; with more, the sidecar does not call itself fresh.
+    pub origins_max: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            top_level_classes_max: 1_024,
+            classes_per_top_max: 250_000,
+            classes_max: 1_000_000,
+            receipts_max: 10_000,
+            origins_max: 65_536,
+        }
+    }
+}
+
+/// What a sidecar is told at its start.
+#[derive(Clone, Debug)]
+pub struct CoreConfig {
+    /// Its configured name.
+    pub node_id: NodeId,
+    /// Its run.
+    pub incarnation: Incarnation,
+    /// The policies.
+    pub policies: PolicySet,
+    /// How many members the cluster is to have; a minority of them never calls itself fresh.
+    pub expected_members: usize,
+    /// How old a sidecar's knowledge may be while it calls itself fresh. Raising it lets a cut-off sidecar serve old
+    /// data for longer and makes `Invalidate(all)` wait longer for one that is gone.
+    pub max_staleness: Duration,
+    /// How long a member may be gone before the others stop waiting for it.
+    pub member_timeout: Duration,
+    /// How long a fill may take. Raising it keeps more history in memory.
+    pub lease_duration: Duration,
+    /// The largest difference between two members' clock rates, in parts per million.
+    pub clock_rate_ppm: u32,
+    /// Limits on tables.
+    pub limits: Limits,
+}
+
+/// Why an address could not be resolved.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+pub enum ResolveError {
+    /// No classes, or too many.
+    #[error("classes: {value} of them; the limits are 1 to {ADDRESS_CLASSES_MAX}")]
+    ClassCount {
+        /// How many.
+        value: usize,
+    },
+    /// The address cannot be planned.
+    #[error(transparent)]
+    Address(#[from] AddressError),
+}
+
+/// One sidecar's state and decisions.
+#[derive(Debug)]
+pub struct Core {
+    config: CoreConfig,
+    versions: Versions,
+    history: History,
+    progress: Progress,
+    next_bump: u64,
+    next_batch: u64,
+    commits: CommitId,
+    pending: VecDeque<(CommitId, Pending)>,
+    gathered: app::Gathered,
+    suppressed: app::Suppressed,
+    receipts: receipts::Receipts,
+    members: members::Members,
+    repair: repair::Repair,
+    caught_up: bool,
+    started: Time,
+    draining: bool,
+    refused_since: Option<Time>,
+    evicting: bool,
+    counters: Counters,
+}
+
+impl Core {
+    /// A sidecar that starts with what its store held. Until it has caught up it vouches for nothing (G11).
+    pub fn start(config: CoreConfig, recovered: &Recovered, now: Time) -> (Self, Effects) {
+        let mut versions = Versions::new();
+        for class in &recovered.classes {
+            versions.join_class(class);
+        }
+        for floor in &recovered.floors {
+            versions.join_floor(floor);
+        }
+        let mut progress = Progress::default();
+        for lane in &recovered.progress {
+            let found = progress.lane_mut(lane.origin, lane.lane);
+            found.adopt(lane.watermark);
+            for sequence in lane.above.iter().flat_map(|&(first, last)| first..=last) {
+                found.apply(sequence);
+            }
+        }
+        progress.lane_mut(config.incarnation, Lane::Bump);
+        let mut history = History::default();
+        history.cut(versions.stamp());
+        let mut core = Self {
+            members: members::Members::recover(&recovered.members, &config, now),
+            versions,
+            history,
+            progress,
+            next_bump: 1,
+            next_batch: 1,
+            commits: CommitId::default(),
+            pending: VecDeque::new(),
+            gathered: app::Gathered::default(),
+            suppressed: app::Suppressed::default(),
+            receipts: receipts::Receipts::default(),
+            repair: repair::Repair::default(),
+            caught_up: false,
+            started: now,
+            draining: false,
+            refused_since: None,
+            evicting: false,
+            counters: Counters::default(),
+            config,
+        };
+        let mut effects = Effects::default();
+        core.write(
+            &mut effects,
+            [Write::OwnIncarnation(core.config.incarnation)],
+            Pending::Nothing,
+        );
+        core.review_freshness(now);
+        (core, effects)
+    }
+
+    /// Takes an input. `unix` serves the expiry of registrations only.
+    pub fn handle(&mut self, input: Input, now: Time, unix: UnixSeconds) -> Effects {
+        let mut effects = Effects::default();
+        match input {
+            Input::Invalidate(ticket, call) => self.invalidate(ticket, &call, &mut effects),
+            Input::Register(ticket, items) => self.register(ticket, items, now, &mut effects),
+            Input::Seal => self.seal(&mut effects),
+            Input::Flushed(commit) => self.flushed(commit, now, &mut effects),
+            Input::LinkUp { hello, side } => self.link_up(&hello, side, now, &mut effects),
+            Input::LinkDown { peer, side } => self.link_down(peer, side, now),
+            Input::NodeIdRefused { reason } => self.node_id_refused(&reason, now, &mut effects),
+            Input::Peer { from, message } => self.peer_message(from, message, now, &mut effects),
+            Input::Seen(sightings) => self.seen(sightings, now, &mut effects),
+            Input::Wake => self.wake(now, unix, &mut effects),
+            Input::Drain => self.drain(&mut effects),
+        }
+        effects
+    }
+
+    /// When [`Input::Wake`] is wanted next.
+    pub fn next_wake(&self, now: Time) -> Time {
+        let soon = [
+            self.members.next_wake(&self.config),
+            self.repair.next_wake(),
+            self.receipts.next_wake(&self.members, now),
+        ];
+        let idle = now.plus(members::EXPIRY_SWEEP);
+        soon.into_iter().flatten().fold(idle, Time::min)
+    }
+
+    /// Answers a look-up. `jitter` is a random number drawn by the caller.
+    pub fn resolve(
+        &self,
+        query: &Query,
+        now: Time,
+        jitter: u32,
+    ) -> Result<Resolution, ResolveError> {
+        let (Some(first), true) = (
+            query.classes.first(),
+            query.classes.len() <= ADDRESS_CLASSES_MAX,
+        ) else {
+            return Err(ResolveError::ClassCount {
+                value: query.classes.len(),
+            });
+        };
+        let policy = self.config.policies.of(first);
+        let token = match policy.strategy {
+            Strategy::Ttl => Token::NONE,
+            _ => self.token(&query.classes),
+        };
+        let targets = plan(&query.address, first, query.slice, policy, token)?;
+        Ok(Resolution {
+            targets,
+            token,
+            lease: Lease {
+                incarnation: self.config.incarnation,
+                stamp: self.versions.stamp(),
+                ends: now.plus(self.config.lease_duration),
+            },
+            lease_duration: self.config.lease_duration,
+            strategy: policy.strategy,
+            ttl: jittered(policy.ttl, policy.jitter_percent, jitter),
+            bypass: self.bypass(policy.strategy, policy.on_unknown, now),
+        })
+    }
+
+    fn token(&self, classes: &[ClassPath]) -> Token {
+        self.versions.token(
+            classes,
+            (!self.caught_up).then_some(self.config.incarnation),
+        )
+    }
+
+    fn bypass(&self, strategy: Strategy, on_unknown: OnUnknown, now: Time) -> bool {
+        if strategy == Strategy::Ttl {
+            // Nothing that other sidecars know makes a difference to it.
+            return false;
+        }
+        if !self.caught_up {
+            return true;
+        }
+        let fresh_until = self.members.fresh_until();
+        match on_unknown {
+            OnUnknown::Bypass => now >= fresh_until,
+            OnUnknown::Serve(limit) => now >= fresh_until.plus(limit),
+        }
+    }
+
+    /// What this sidecar can show of its own knowledge.
+    pub fn freshness(&self, now: Time) -> Freshness {
+        if !self.caught_up {
+            return Freshness::CatchingUp(self.members.why_not_fresh(&self.config, now));
+        }
+        if now < self.members.fresh_until() {
+            return Freshness::Fresh;
+        }
+        Freshness::Unknown(self.members.why_not_fresh(&self.config, now))
+    }
+
+    /// Whether every event of a session was applied here (G5).
+    pub fn has_all(&self, session: &[EventId]) -> bool {
+        session.iter().all(|&event| self.progress.has(event))
+    }
+
+    /// This sidecar's run.
+    pub fn incarnation(&self) -> Incarnation {
+        self.config.incarnation
+    }
+
+    /// The configuration.
+    pub fn config(&self) -> &CoreConfig {
+        &self.config
+    }
+
+    /// Counters of decisions.
+    pub fn counters(&self) -> Counters {
+        self.counters
+    }
+
+    /// Versions of classes.
+    pub fn versions(&self) -> &Versions {
+        &self.versions
+    }
+
+    /// Which events are known and applied.
+    pub fn progress(&self) -> &Progress {
+        &self.progress
+    }
+
+    /// The members, this sidecar not among them, by node id.
+    pub fn members(&self, now: Time) -> Vec<effects::MemberView> {
+        self.members.views(&self.progress, now)
+    }
+
+    /// Queues writes and what waits for their flush.
+    fn write(
+        &mut self,
+        effects: &mut Effects,
+        writes: impl IntoIterator<Item = Write>,
+        pending: Pending,
+    ) {
+        effects.writes.extend(writes);
+        self.commits.0 += 1;
+        effects.commit = Some(self.commits);
+        self.pending.push_back((self.commits, pending));
+    }
+
+    fn drain(&mut self, effects: &mut Effects) {
+        self.draining = true;
+        let lane = |lane| {
+            self.progress
+                .lane(self.config.incarnation, lane)
+                .map_or(0, crate::progress::LaneProgress::head)
+        };
+        effects.actions.push(Action::Broadcast(PeerMessage::Leave {
+            bump_head: lane(Lane::Bump),
+            directory_head: lane(Lane::Directory),
+        }));
+    }
+}
+
+/// Takes up to `percent` of the TTL off, so that values stored together lapse apart and none lives longer than its TTL.
+fn jittered(ttl: Duration, percent: u8, random: u32) -> Duration {
+    let share = f64::from(percent) / 100.0 * f64::from(random) / f64::from(u32::MAX);
+    ttl.mul_f64(1.0 - share)
+}
+
+/// Sorted per-peer tables want a stable order.
+type ByIncarnation<T> = BTreeMap<Incarnation, T>;

@@ -1,0 +1,219 @@
+//! Events of peers: applied on arrival, in any order, written behind, acknowledged when flushed.
+
+use std::sync::Arc;
+
+use super::Core;
+use super::app::bump_writes;
+use super::effects::{Action, Effects, PeerMessage};
+use super::flushed::Pending;
+use crate::event::{BumpEvent, Event, PurgeMode, RegistrationBatch};
+use crate::id::{EventId, Incarnation, Lane, Time};
+use crate::store::Write;
+
+impl Core {
+    pub(super) fn peer_message(
+        &mut self,
+        from: Incarnation,
+        message: PeerMessage,
+        now: Time,
+        effects: &mut Effects,
+    ) {
+        if !self.members.heard(from, now) {
+            self.counters.peer_messages_refused += 1;
+            return;
+        }
+        match message {
+            PeerMessage::Bumps {
+                origin,
+                first,
+                events,
+            } => self.remote_bumps(from, origin, first, &events, effects),
+            PeerMessage::Directory {
+                origin,
+                first,
+                batches,
+            } => self.remote_batches(origin, first, &batches, effects),
+            PeerMessage::Ack { watermark, above } => {
+                self.acked(from, watermark, &above, now, effects);
+            }
+            PeerMessage::Probe { nonce } => self.probed(from, nonce, now, effects),
+            PeerMessage::Grant {
+                nonce,
+                duration,
+                heads,
+            } => self.granted(from, nonce, duration, &heads, now, effects),
+            PeerMessage::Pull {
+                origin,
+                lane,
+                first,
+                last,
+            } => {
+                self.counters.pulls_served += 1;
+                effects.actions.push(Action::ServeLog {
+                    to: from,
+                    origin,
+                    lane,
+                    first,
+                    last,
+                });
+            }
+            PeerMessage::Compacted { .. } => self.compacted(from, now, effects),
+            PeerMessage::SnapshotRequest { id } => self.snapshot_requested(from, id, effects),
+            PeerMessage::SnapshotBegin { id, cut } => self.snapshot_begun(from, id, cut, now),
+            PeerMessage::SnapshotVersions {
+                id,
+                classes,
+                floors,
+            } => {
+                self.snapshot_versions(from, id, &classes, &floors, now, effects);
+            }
+            PeerMessage::SnapshotDirectory { id, registrations } => {
+                self.snapshot_directory(from, id, registrations, now, effects);
+            }
+            PeerMessage::SnapshotEnd { id } => self.snapshot_ended(from, id, effects),
+            PeerMessage::Leave {
+                bump_head,
+                directory_head,
+            } => {
+                self.left(from, bump_head, directory_head, effects);
+            }
+        }
+        self.review_freshness(now);
+        self.review_repair(now, effects);
+    }
+
+    /// Whether events of an origin may be followed: it is known, or there is room.
+    pub(super) fn may_follow(&self, origin: Incarnation) -> bool {
+        self.progress.knows(origin) || self.progress.len() < self.config.limits.origins_max
+    }
+
+    fn remote_bumps(
+        &mut self,
+        from: Incarnation,
+        origin: Incarnation,
+        first: u64,
+        events: &[Arc<BumpEvent>],
+        effects: &mut Effects,
+    ) {
+        if origin == self.config.incarnation || first == 0 || !self.may_follow(origin) {
+            self.counters.peer_messages_refused += 1;
+            return;
+        }
+        let mut writes = Vec::new();
+        let mut above = Vec::new();
+        for (sequence, event) in (first..).zip(events) {
+            above.push(sequence);
+            let id = EventId { origin, sequence };
+            if self.progress.has(id) {
+                self.counters.events_duplicate += 1;
+                continue;
+            }
+            self.counters.bumps_remote += 1;
+            let evict = match &**event {
+                BumpEvent::Floor(floor) => self.versions.bucket_classes(&floor.top, floor.bucket),
+                BumpEvent::Bump(_) => Vec::new(),
+            };
+            self.apply_event(id, event);
+            self.progress.lane_mut(origin, Lane::Bump).apply(sequence);
+            writes.push(Write::Log {
+                origin,
+                sequence,
+                event: Event::Bump(event.clone()),
+            });
+            match &**event {
+                BumpEvent::Bump(bump) => writes.extend(bump_writes(id, bump, true)),
+                BumpEvent::Floor(floor) => {
+                    let mut floor = floor.clone();
+                    floor.vector.raise(origin, sequence);
+                    writes.push(Write::JoinFloor { floor, evict });
+                }
+            }
+            effects.actions.push(Action::Applied(id, event.clone()));
+        }
+        let watermark = self.progress.lane_mut(origin, Lane::Bump).watermark();
+        above.retain(|sequence| *sequence > watermark);
+        if !writes.is_empty() {
+            writes.push(Write::Progress {
+                origin,
+                lane: Lane::Bump,
+                watermark,
+            });
+        }
+        if from == origin {
+            // Also for duplicates, and behind whatever of theirs is still being written: the first answer may be lost.
+            self.write(
+                effects,
+                writes,
+                Pending::Ack {
+                    to: origin,
+                    watermark,
+                    above,
+                },
+            );
+        } else if !writes.is_empty() {
+            self.write(effects, writes, Pending::Nothing);
+        }
+    }
+
+    fn remote_batches(
+        &mut self,
+        origin: Incarnation,
+        first: u64,
+        batches: &[Arc<RegistrationBatch>],
+        effects: &mut Effects,
+    ) {
+        if origin == self.config.incarnation || first == 0 || !self.may_follow(origin) {
+            self.counters.peer_messages_refused += 1;
+            return;
+        }
+        for (sequence, batch) in (first..).zip(batches) {
+            if !self
+                .progress
+                .lane_mut(origin, Lane::Directory)
+                .apply(sequence)
+            {
+                self.counters.events_duplicate += 1;
+                continue;
+            }
+            let watermark = self.progress.lane_mut(origin, Lane::Directory).watermark();
+            let (late, good): (Vec<_>, Vec<_>) = batch
+                .registrations
+                .iter()
+                .cloned()
+                .partition(|item| self.versions.exceeds(&item.classes, &batch.stamp));
+            if !late.is_empty() {
+                self.counters.registrations_condemned += late.len() as u64;
+                let addresses = late
+                    .into_iter()
+                    .map(|registration| registration.address)
+                    .collect();
+                effects.actions.push(Action::Purge {
+                    event: None,
+                    addresses,
+                    mode: PurgeMode::Hard,
+                });
+            }
+            let writes = [
+                Write::Log {
+                    origin,
+                    sequence,
+                    event: Event::Directory(batch.clone()),
+                },
+                Write::Register {
+                    registrations: good,
+                    own: false,
+                },
+                Write::Progress {
+                    origin,
+                    lane: Lane::Directory,
+                    watermark,
+                },
+            ];
+            let pending = Pending::RemoteBatch {
+                batch: batch.clone(),
+                judged: self.versions.stamp(),
+            };
+            self.write(effects, writes, pending);
+        }
+    }
+}

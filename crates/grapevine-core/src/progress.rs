@@ -1,0 +1,302 @@
+//! Which of an incarnation's events are known to exist, and which are applied.
+//!
+//! A lane's *head* is the highest sequence known to exist, its *watermark* the highest applied without holes; ranges
+//! applied above the watermark are kept apart, and what lies between is a *gap*. Events apply in any order, so a gap
+//! never holds anything up; it only says what to pull.
+
+use std::collections::BTreeMap;
+
+use crate::id::{EventId, Incarnation, Lane};
+use crate::vector::VersionVector;
+
+/// The most ranges kept above a watermark. An event that would need a further one is applied but not remembered as
+/// such: it is pulled again later, which is harmless.
+pub const RANGES_MAX: usize = 1_024;
+
+/// One lane of one incarnation.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LaneProgress {
+    watermark: u64,
+    above: BTreeMap<u64, u64>,
+    head: u64,
+}
+
+impl LaneProgress {
+    /// The highest sequence applied without holes.
+    pub fn watermark(&self) -> u64 {
+        self.watermark
+    }
+
+    /// The highest sequence known to exist.
+    pub fn head(&self) -> u64 {
+        self.head
+    }
+
+    /// Whether an event was applied.
+    pub fn has(&self, sequence: u64) -> bool {
+        sequence <= self.watermark
+            || self
+                .above
+                .range(..=sequence)
+                .next_back()
+                .is_some_and(|(_, &last)| sequence <= last)
+    }
+
+    /// Marks an event as applied. Tells whether it was new.
+    pub fn apply(&mut self, sequence: u64) -> bool {
+        self.head = self.head.max(sequence);
+        if self.has(sequence) {
+            return false;
+        }
+        let mut first = sequence;
+        let mut last = sequence;
+        if let Some((&before, &end)) = self.above.range(..sequence).next_back()
+            && end + 1 == sequence
+        {
+            self.above.remove(&before);
+            first = before;
+        }
+        if let Some(&end) = self.above.get(&(sequence + 1)) {
+            self.above.remove(&(sequence + 1));
+            last = end;
+        }
+        if first == self.watermark + 1 {
+            self.watermark = last;
+        } else if self.above.len() < RANGES_MAX {
+            self.above.insert(first, last);
+        }
+        true
+    }
+
+    /// Raises the watermark to that of a state that was adopted whole.
+    pub fn adopt(&mut self, watermark: u64) {
+        self.head = self.head.max(watermark);
+        if watermark <= self.watermark {
+            return;
+        }
+        self.watermark = watermark;
+        while let Some((&first, &last)) = self.above.first_key_value() {
+            if first > self.watermark + 1 {
+                break;
+            }
+            self.above.remove(&first);
+            self.watermark = self.watermark.max(last);
+        }
+    }
+
+    /// Learns that events up to `head` exist.
+    pub fn learn_head(&mut self, head: u64) {
+        self.head = self.head.max(head);
+    }
+
+    /// The first gap: its first and last missing sequence.
+    pub fn first_gap(&self) -> Option<(u64, u64)> {
+        if self.watermark >= self.head {
+            return None;
+        }
+        let last = self
+            .above
+            .first_key_value()
+            .map_or(self.head, |(&first, _)| first - 1);
+        Some((self.watermark + 1, last))
+    }
+
+    /// How many sequences are missing.
+    pub fn missing(&self) -> u64 {
+        let above: u64 = self
+            .above
+            .iter()
+            .map(|(first, last)| last - first + 1)
+            .sum();
+        self.head
+            .saturating_sub(self.watermark)
+            .saturating_sub(above)
+    }
+
+    /// The ranges applied above the watermark, ascending.
+    pub fn above(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
+        self.above.iter().map(|(&first, &last)| (first, last))
+    }
+}
+
+/// Both lanes of one incarnation.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Lanes {
+    bump: LaneProgress,
+    directory: LaneProgress,
+}
+
+/// Heads of one incarnation, as peers tell them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OriginHead {
+    /// Whose.
+    pub incarnation: Incarnation,
+    /// Of the bump lane.
+    pub bump: u64,
+    /// Of the directory lane.
+    pub directory: u64,
+}
+
+impl OriginHead {
+    /// The head of a lane.
+    pub fn lane(&self, lane: Lane) -> u64 {
+        match lane {
+            Lane::Bump => self.bump,
+            Lane::Directory => self.directory,
+        }
+    }
+}
+
+/// The progress of every incarnation, running or not.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Progress {
+    origins: BTreeMap<Incarnation, Lanes>,
+}
+
+impl Progress {
+    /// A lane, if its incarnation is known.
+    pub fn lane(&self, origin: Incarnation, lane: Lane) -> Option<&LaneProgress> {
+        let lanes = self.origins.get(&origin)?;
+        Some(match lane {
+            Lane::Bump => &lanes.bump,
+            Lane::Directory => &lanes.directory,
+        })
+    }
+
+    /// A lane, made if its incarnation is new.
+    pub fn lane_mut(&mut self, origin: Incarnation, lane: Lane) -> &mut LaneProgress {
+        let lanes = self.origins.entry(origin).or_default();
+        match lane {
+            Lane::Bump => &mut lanes.bump,
+            Lane::Directory => &mut lanes.directory,
+        }
+    }
+
+    /// Whether an incarnation is known.
+    pub fn knows(&self, origin: Incarnation) -> bool {
+        self.origins.contains_key(&origin)
+    }
+
+    /// How many incarnations are known.
+    pub fn len(&self) -> usize {
+        self.origins.len()
+    }
+
+    /// Whether none is known.
+    pub fn is_empty(&self) -> bool {
+        self.origins.is_empty()
+    }
+
+    /// Whether a bump-lane event was applied.
+    pub fn has(&self, event: EventId) -> bool {
+        self.lane(event.origin, Lane::Bump)
+            .is_some_and(|lane| lane.has(event.sequence))
+    }
+
+    /// Whether every head is covered by what was applied in the bump lane.
+    pub fn covers(&self, heads: &[OriginHead]) -> bool {
+        heads.iter().all(|head| {
+            head.bump == 0
+                || self
+                    .lane(head.incarnation, Lane::Bump)
+                    .is_some_and(|lane| lane.watermark() >= head.bump)
+        })
+    }
+
+    /// The watermarks of a lane.
+    pub fn watermarks(&self, lane: Lane) -> VersionVector {
+        self.origins
+            .iter()
+            .map(|(&origin, lanes)| {
+                (
+                    origin,
+                    if lane == Lane::Bump {
+                        lanes.bump.watermark
+                    } else {
+                        lanes.directory.watermark
+                    },
+                )
+            })
+            .collect()
+    }
+
+    /// The heads of every incarnation.
+    pub fn heads(&self) -> Vec<OriginHead> {
+        self.origins
+            .iter()
+            .map(|(&incarnation, lanes)| OriginHead {
+                incarnation,
+                bump: lanes.bump.head,
+                directory: lanes.directory.head,
+            })
+            .collect()
+    }
+
+    /// Every lane with a gap.
+    pub fn gaps(&self) -> impl Iterator<Item = (Incarnation, Lane, (u64, u64))> + '_ {
+        self.origins.iter().flat_map(|(&origin, lanes)| {
+            let bump = lanes.bump.first_gap().map(|gap| (origin, Lane::Bump, gap));
+            bump.into_iter().chain(
+                lanes
+                    .directory
+                    .first_gap()
+                    .map(|gap| (origin, Lane::Directory, gap)),
+            )
+        })
+    }
+
+    /// Sequences known to exist but not applied, over all lanes.
+    pub fn missing(&self) -> u64 {
+        self.origins
+            .values()
+            .map(|lanes| lanes.bump.missing() + lanes.directory.missing())
+            .sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn events_apply_in_any_order_and_gaps_say_what_is_missing() {
+        let mut lane = LaneProgress::default();
+        assert!(lane.apply(3));
+        assert!(lane.apply(5));
+        assert_eq!(
+            (lane.watermark(), lane.first_gap(), lane.missing()),
+            (0, Some((1, 2)), 3)
+        );
+        assert!(lane.apply(1));
+        assert!(lane.apply(2));
+        assert_eq!((lane.watermark(), lane.first_gap()), (3, Some((4, 4))));
+        assert!(!lane.apply(5));
+        assert!(lane.apply(4));
+        assert_eq!(
+            (lane.watermark(), lane.first_gap(), lane.head()),
+            (5, None, 5)
+        );
+        lane.learn_head(9);
+        assert_eq!(lane.first_gap(), Some((6, 9)));
+        lane.apply(8);
+        lane.adopt(7);
+        assert_eq!((lane.watermark(), lane.first_gap()), (8, Some((9, 9))));
+    }
+
+    #[test]
+    fn ranges_above_the_watermark_are_bounded_and_nothing_is_lost_by_it() {
+        let mut lane = LaneProgress::default();
+        let highest = 2 * (RANGES_MAX as u64 + 10);
+        for sequence in (2..=highest).step_by(2) {
+            lane.apply(sequence);
+        }
+        assert_eq!(lane.above().count(), RANGES_MAX);
+        assert_eq!(lane.head(), highest);
+        while let Some((first, last)) = lane.first_gap() {
+            (first..=last).for_each(|sequence| {
+                lane.apply(sequence);
+            });
+        }
+        assert_eq!(lane.watermark(), highest);
+    }
+}

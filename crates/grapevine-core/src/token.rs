@@ -1,0 +1,103 @@
+//! Tokens: the short opaque form of what a sidecar knows of a class's bumps.
+//!
+//! A token is xxh3-64 (seed 0) over a canonical byte string; docs/formats.md draws it. Equal knowledge gives equal
+//! bytes and so equal tokens (G12); different knowledge gives different tokens but for a 64-bit collision (G2).
+
+use std::fmt;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use xxhash_rust::xxh3::xxh3_64;
+
+use crate::id::Incarnation;
+
+/// The version of the token's byte string, first in it.
+pub const TOKEN_VERSION: u8 = 1;
+/// The length of a token's text form.
+pub const TOKEN_TEXT_BYTES: usize = 11;
+
+/// A 64-bit token.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Token(pub u64);
+
+impl Token {
+    /// The token of addresses that no bump concerns: those of a `ttl` policy.
+    pub const NONE: Self = Self(0);
+
+    /// The text form: 11 characters of unpadded base64url over the 8 bytes, big-endian.
+    pub fn text(self) -> String {
+        URL_SAFE_NO_PAD.encode(self.0.to_be_bytes())
+    }
+
+    /// From the text form.
+    pub fn from_text(text: &str) -> Option<Self> {
+        let bytes = URL_SAFE_NO_PAD.decode(text).ok()?;
+        Some(Self(u64::from_be_bytes(bytes.try_into().ok()?)))
+    }
+}
+
+impl fmt::Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "t{:016x}", self.0)
+    }
+}
+
+/// Builds the canonical byte string of a token.
+#[derive(Debug)]
+pub(crate) struct TokenHasher {
+    bytes: Vec<u8>,
+}
+
+impl TokenHasher {
+    /// Begins with the version and the salt: 16 zero bytes, or the incarnation of a sidecar that is catching up.
+    pub(crate) fn new(salt: Option<Incarnation>) -> Self {
+        let mut bytes = Vec::with_capacity(256);
+        bytes.push(TOKEN_VERSION);
+        bytes.extend_from_slice(&salt.map_or([0; 16], Incarnation::to_bytes));
+        Self { bytes }
+    }
+
+    /// Adds the path of a class whose entries follow.
+    pub(crate) fn path(&mut self, path: &str) {
+        let length =
+            u16::try_from(path.len()).expect("invariant: a class path has at most 200 bytes");
+        self.bytes.extend_from_slice(&length.to_be_bytes());
+        self.bytes.extend_from_slice(path.as_bytes());
+    }
+
+    /// Adds how many things follow.
+    pub(crate) fn count(&mut self, count: usize) {
+        let count = u32::try_from(count).expect("invariant: tables are bounded far below 2^32");
+        self.bytes.extend_from_slice(&count.to_be_bytes());
+    }
+
+    /// Adds an entry.
+    pub(crate) fn entry(&mut self, origin: Incarnation, sequence: u64) {
+        self.bytes.extend_from_slice(&origin.to_bytes());
+        self.bytes.extend_from_slice(&sequence.to_be_bytes());
+    }
+
+    /// The token.
+    pub(crate) fn finish(&self) -> Token {
+        match xxh3_64(&self.bytes) {
+            // Zero means "no bump concerns this": a chance of 2^-64 must not turn into that.
+            0 => Token(1),
+            hash => Token(hash),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_text_form_is_eleven_characters_and_comes_back() {
+        for value in [0, 1, 0x0123_4567_89ab_cdef, u64::MAX] {
+            let text = Token(value).text();
+            assert_eq!(text.len(), TOKEN_TEXT_BYTES);
+            assert_eq!(Token::from_text(&text), Some(Token(value)));
+        }
+        assert_eq!(Token::from_text("short"), None);
+    }
+}

@@ -1,0 +1,473 @@
+//! What a sidecar knows of every class's bumps, and the tokens that follow from it.
+//!
+//! A class has *entries*: incarnation -> sequence of its latest bump there. To bound memory, the classes of a top-level
+//! class are spread over [`BUCKETS`] buckets, each with a *floor*, also such a map. A bucket is evicted by a floor
+//! event whose vector joins the old floor, every evicted entry and the event itself; an entry may be dropped only when
+//! its bucket's floor dominates it. A token hashes, for each prefix of the class from the top down, the join of its
+//! entries and its floor. Because the floor is always in the hash and is larger than all it replaced, a superseded
+//! token cannot come back by eviction (G2), and sidecars that evicted at different moments agree (G12).
+//!
+//! Buckets belong to one top-level class, so an eviction over-invalidates within the offender's top-level class and
+//! never a neighbour's (G10). Top-level classes themselves have no floor and are never evicted; their number is limited
+//! where bumps enter. A class never bumped costs no memory.
+//!
+//! A *conjunction* is a bump that meant only addresses in all of several classes. It is held by its anchor, the smallest
+//! of them in byte order, and counts for an address when all of its classes cover classes of the address. It lives and
+//! is evicted with its anchor.
+//!
+//! Every change is stamped with the local *apply index*, a counter. A [`Stamp`] is its value at resolve, and a fill is
+//! dead if anything that its token rests on changed later (G3, G4).
+
+use std::collections::{BTreeMap, HashMap};
+
+use xxhash_rust::xxh3::xxh3_64;
+
+use crate::entries::{Entries, OriginIndex, Origins};
+use crate::event::{Bump, Floor, Match};
+use crate::id::{EventId, Incarnation};
+use crate::names::{ClassPath, covers, top_of};
+use crate::store::RecoveredClass;
+use crate::token::{Token, TokenHasher};
+use crate::vector::VersionVector;
+
+/// Buckets of one top-level class.
+pub const BUCKETS: u16 = 256;
+/// The most conjunctions that one class anchors at its origin; beyond, a further one bumps the anchor as a whole.
+pub const CONJUNCTIONS_MAX: usize = 64;
+
+/// The local apply index at some moment: how much this run of this sidecar had applied.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Stamp(pub u64);
+
+/// The bucket of a class below a top-level class.
+pub fn bucket_of(path: &str) -> u16 {
+    u16::try_from(xxh3_64(path.as_bytes()) % u64::from(BUCKETS)).expect("invariant: below BUCKETS")
+}
+
+/// One class.
+#[derive(Debug, Default)]
+struct Class {
+    entries: Entries,
+    conjunctions: Vec<(Vec<ClassPath>, Entries, u64)>,
+    changed: u64,
+}
+
+impl Class {
+    fn is_empty(&self) -> bool {
+        self.entries.is_empty() && self.conjunctions.is_empty()
+    }
+}
+
+/// A bucket: its floor, and the classes that the floor does not dominate.
+#[derive(Debug, Default)]
+struct Bucket {
+    floor: Entries,
+    floor_changed: u64,
+    classes: HashMap<Box<str>, Class>,
+}
+
+/// A top-level class and all below it.
+#[derive(Debug, Default)]
+struct Top {
+    class: Class,
+    buckets: BTreeMap<u16, Bucket>,
+    classes: usize,
+}
+
+/// The versions of all classes.
+#[derive(Debug, Default)]
+pub struct Versions {
+    origins: Origins,
+    tops: BTreeMap<Box<str>, Top>,
+    classes: usize,
+    applied: u64,
+}
+
+impl Versions {
+    /// Nothing known.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The apply index now.
+    pub fn stamp(&self) -> Stamp {
+        Stamp(self.applied)
+    }
+
+    /// Advances the apply index without a change of its own, so that every stamp taken before lies below it.
+    pub(crate) fn note_change(&mut self) {
+        self.applied += 1;
+    }
+
+    /// Classes held in memory, top-level ones included.
+    pub fn len(&self) -> usize {
+        self.classes + self.tops.len()
+    }
+
+    /// Whether no class is held.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Top-level classes held.
+    pub fn tops(&self) -> usize {
+        self.tops.len()
+    }
+
+    /// Whether a top-level class is held.
+    pub fn has_top(&self, class: &ClassPath) -> bool {
+        self.tops.contains_key(class.top())
+    }
+
+    /// Conjunctions that a class anchors. An origin that finds [`CONJUNCTIONS_MAX`] of them bumps the anchor as a whole
+    /// instead; receivers never decide that, for they would decide it differently (G12).
+    pub fn conjunctions(&self, anchor: &ClassPath) -> usize {
+        let found = self
+            .tops
+            .get(anchor.top())
+            .and_then(|top| top.find(anchor.as_str()).0);
+        found.map_or(0, |class| class.conjunctions.len())
+    }
+
+    /// Applies a bump; tells whether any token changed. Applying it again, or after a floor that dominates it, changes
+    /// nothing.
+    pub fn apply_bump(&mut self, id: EventId, bump: &Bump) -> bool {
+        let origin = self.origins.intern(id.origin);
+        self.applied += 1;
+        match bump.matching {
+            Match::Any => bump.classes.iter().fold(false, |changed, class| {
+                self.raise(class, origin, id.sequence) | changed
+            }),
+            Match::All => {
+                let (anchor, others) = bump
+                    .classes
+                    .split_first()
+                    .expect("invariant: a bump names a class");
+                self.raise_conjunction(anchor, others, origin, id.sequence)
+            }
+        }
+    }
+
+    /// Applies a floor event: joins it and drops what it dominates. `id` is the event's own, which the vector of a
+    /// well-formed floor covers; it is joined all the same.
+    pub fn apply_floor(&mut self, id: EventId, floor: &Floor) -> bool {
+        self.applied += 1;
+        let origin = self.origins.intern(id.origin);
+        let (applied, origins) = (self.applied, &mut self.origins);
+        let top = self.tops.entry(floor.top.as_str().into()).or_default();
+        let bucket = top.buckets.entry(floor.bucket).or_default();
+        let joined = bucket.floor.join(&floor.vector, origins);
+        let changed = joined | bucket.floor.raise(origin, id.sequence);
+        if changed {
+            bucket.floor_changed = applied;
+        }
+        let before = bucket.classes.len();
+        bucket.drop_dominated();
+        let dropped = before - bucket.classes.len();
+        top.classes -= dropped;
+        self.classes -= dropped;
+        changed
+    }
+
+    /// Joins a class's state from a snapshot or the store; tells whether any token changed.
+    pub fn join_class(&mut self, recovered: &RecoveredClass) -> bool {
+        self.applied += 1;
+        let mut changed = false;
+        for (origin, sequence) in recovered.entries.iter() {
+            let origin = self.origins.intern(origin);
+            changed |= self.raise(&recovered.class, origin, sequence);
+        }
+        for (others, entries) in &recovered.conjunctions {
+            for (origin, sequence) in entries.iter() {
+                let origin = self.origins.intern(origin);
+                changed |= self.raise_conjunction(&recovered.class, others, origin, sequence);
+            }
+        }
+        changed
+    }
+
+    /// Joins a floor from a snapshot or the store; tells whether any token changed.
+    pub fn join_floor(&mut self, floor: &Floor) -> bool {
+        match floor.vector.iter().next() {
+            None => false,
+            Some((origin, sequence)) => self.apply_floor(EventId { origin, sequence }, floor),
+        }
+    }
+
+    /// The floor event that would evict a bucket now: the join of its floor, its entries and the event itself.
+    pub fn eviction(&self, id: EventId, top: &ClassPath, bucket: u16) -> Floor {
+        let mut vector = VersionVector::new();
+        vector.raise(id.origin, id.sequence);
+        if let Some(found) = self
+            .tops
+            .get(top.as_str())
+            .and_then(|top| top.buckets.get(&bucket))
+        {
+            vector.join(&found.floor.to_vector(&self.origins));
+            for class in found.classes.values() {
+                vector.join(&class.entries.to_vector(&self.origins));
+                for (_, entries, _) in &class.conjunctions {
+                    vector.join(&entries.to_vector(&self.origins));
+                }
+            }
+        }
+        Floor {
+            top: top.clone(),
+            bucket,
+            vector,
+        }
+    }
+
+    /// The classes held in a bucket, in byte order.
+    pub fn bucket_classes(&self, top: &ClassPath, bucket: u16) -> Vec<ClassPath> {
+        let found = self
+            .tops
+            .get(top.as_str())
+            .and_then(|top| top.buckets.get(&bucket));
+        let mut classes: Vec<_> = found
+            .into_iter()
+            .flat_map(|bucket| bucket.classes.keys())
+            .filter_map(|path| ClassPath::parse(path).ok())
+            .collect();
+        classes.sort_unstable();
+        classes
+    }
+
+    /// Which bucket to evict to come back within bounds: the fullest bucket of a top-level class over its own quota,
+    /// else, when all together are too many, of the largest top-level class. `None` when within bounds.
+    pub fn overfull(&self, per_top_max: usize, total_max: usize) -> Option<(ClassPath, u16)> {
+        let largest = self.tops.iter().max_by_key(|(_, top)| top.classes)?;
+        let (path, top) = largest;
+        if top.classes <= per_top_max && self.classes <= total_max {
+            return None;
+        }
+        let (&bucket, _) = top
+            .buckets
+            .iter()
+            .max_by_key(|(_, bucket)| bucket.classes.len())?;
+        Some((ClassPath::parse(path).ok()?, bucket))
+    }
+
+    /// The token of an address's classes, which need not be sorted. `salt` is set while catching up.
+    pub fn token(&self, classes: &[ClassPath], salt: Option<Incarnation>) -> Token {
+        let mut hasher = TokenHasher::new(salt);
+        let sorted;
+        let classes = if classes.is_sorted_by(|a, b| a < b) {
+            classes
+        } else {
+            sorted = sorted_classes(classes);
+            &sorted[..]
+        };
+        for class in classes {
+            let top = self.tops.get(class.top());
+            for prefix in class.prefixes() {
+                hasher.path(prefix);
+                let (found, floor) = match top {
+                    None => (None, None),
+                    Some(top) => top.find(prefix),
+                };
+                self.hash_class(&mut hasher, found, floor, classes);
+            }
+        }
+        hasher.finish()
+    }
+
+    fn hash_class(
+        &self,
+        hasher: &mut TokenHasher,
+        class: Option<&Class>,
+        floor: Option<&Bucket>,
+        of: &[ClassPath],
+    ) {
+        let empty = Entries::default();
+        let entries = class.map_or(&empty, |class| &class.entries);
+        let joined =
+            entries.joined_by_incarnation(floor.map(|bucket| &bucket.floor), &self.origins);
+        hasher.count(joined.len());
+        for (origin, sequence) in joined {
+            hasher.entry(origin, sequence);
+        }
+        let met: Vec<_> = class
+            .into_iter()
+            .flat_map(|class| &class.conjunctions)
+            .filter(|(others, entries, _)| {
+                // A dominated one says nothing that the floor does not, and other sidecars may have dropped it.
+                meets(others, of) && !floor.is_some_and(|bucket| bucket.floor.dominates(entries))
+            })
+            .collect();
+        hasher.count(met.len());
+        for (others, entries, _) in met {
+            hasher.count(others.len());
+            for other in others {
+                hasher.path(other.as_str());
+            }
+            // The floor is joined here too, so that what it covers makes no difference.
+            let joined =
+                entries.joined_by_incarnation(floor.map(|bucket| &bucket.floor), &self.origins);
+            hasher.count(joined.len());
+            for (origin, sequence) in joined {
+                hasher.entry(origin, sequence);
+            }
+        }
+    }
+
+    /// Whether anything that the classes' token rests on changed after the stamp.
+    pub fn changed_since(&self, classes: &[ClassPath], stamp: Stamp) -> bool {
+        self.any_part(classes, |class, floor| {
+            class.is_some_and(|class| class.changed > stamp.0)
+                || floor.is_some_and(|bucket| bucket.floor_changed > stamp.0)
+                || class.is_some_and(|class| {
+                    class
+                        .conjunctions
+                        .iter()
+                        .any(|(others, _, changed)| *changed > stamp.0 && meets(others, classes))
+                })
+        })
+    }
+
+    /// Whether anything that the classes' token rests on is an event which the vector does not cover.
+    pub fn exceeds(&self, classes: &[ClassPath], vector: &VersionVector) -> bool {
+        let uncovered = |entries: &Entries| !vector.dominates(&entries.to_vector(&self.origins));
+        self.any_part(classes, |class, floor| {
+            class.is_some_and(|class| uncovered(&class.entries))
+                || floor.is_some_and(|bucket| uncovered(&bucket.floor))
+                || class.is_some_and(|class| {
+                    class
+                        .conjunctions
+                        .iter()
+                        .any(|(others, entries, _)| meets(others, classes) && uncovered(entries))
+                })
+        })
+    }
+
+    fn any_part(
+        &self,
+        classes: &[ClassPath],
+        test: impl Fn(Option<&Class>, Option<&Bucket>) -> bool,
+    ) -> bool {
+        classes.iter().any(|class| {
+            self.tops.get(class.top()).is_some_and(|top| {
+                class.prefixes().any(|prefix| {
+                    let (class, floor) = top.find(prefix);
+                    test(class, floor)
+                })
+            })
+        })
+    }
+
+    fn raise(&mut self, class: &ClassPath, origin: OriginIndex, sequence: u64) -> bool {
+        let applied = self.applied;
+        let Some(found) = self.slot(class, origin, sequence) else {
+            return false;
+        };
+        let changed = found.entries.raise(origin, sequence);
+        if changed {
+            found.changed = applied;
+        }
+        changed
+    }
+
+    fn raise_conjunction(
+        &mut self,
+        anchor: &ClassPath,
+        others: &[ClassPath],
+        origin: OriginIndex,
+        sequence: u64,
+    ) -> bool {
+        let applied = self.applied;
+        let Some(found) = self.slot(anchor, origin, sequence) else {
+            return false;
+        };
+        let at = match found
+            .conjunctions
+            .binary_search_by(|(known, _, _)| known.as_slice().cmp(others))
+        {
+            Ok(at) => at,
+            Err(at) => {
+                found
+                    .conjunctions
+                    .insert(at, (others.to_vec(), Entries::default(), 0));
+                at
+            }
+        };
+        let (_, entries, changed_at) = &mut found.conjunctions[at];
+        let changed = entries.raise(origin, sequence);
+        if changed {
+            *changed_at = applied;
+        }
+        changed
+    }
+
+    /// The class to raise, made if need be; `None` when its floor covers the event already.
+    fn slot(
+        &mut self,
+        class: &ClassPath,
+        origin: OriginIndex,
+        sequence: u64,
+    ) -> Option<&mut Class> {
+        if !self.tops.contains_key(class.top()) {
+            self.tops.insert(class.top().into(), Top::default());
+        }
+        let top = self
+            .tops
+            .get_mut(class.top())
+            .expect("invariant: just made");
+        if class.is_top() {
+            return Some(&mut top.class);
+        }
+        let bucket = top.buckets.entry(bucket_of(class.as_str())).or_default();
+        if bucket.floor.get(origin) >= sequence {
+            return None;
+        }
+        if !bucket.classes.contains_key(class.as_str()) {
+            bucket
+                .classes
+                .insert(class.as_str().into(), Class::default());
+            top.classes += 1;
+            self.classes += 1;
+        }
+        bucket.classes.get_mut(class.as_str())
+    }
+}
+
+impl Top {
+    /// A prefix's class, and the bucket whose floor counts for it.
+    fn find(&self, prefix: &str) -> (Option<&Class>, Option<&Bucket>) {
+        if top_of(prefix).len() == prefix.len() {
+            return (Some(&self.class), None);
+        }
+        let bucket = self.buckets.get(&bucket_of(prefix));
+        (bucket.and_then(|bucket| bucket.classes.get(prefix)), bucket)
+    }
+}
+
+impl Bucket {
+    fn drop_dominated(&mut self) {
+        let floor = &self.floor;
+        self.classes.retain(|_, class| {
+            class
+                .conjunctions
+                .retain(|(_, entries, _)| !floor.dominates(entries));
+            if floor.dominates(&class.entries) {
+                class.entries = Entries::default();
+            }
+            !class.is_empty()
+        });
+    }
+}
+
+/// Whether every one of a conjunction's other classes covers a class of the address.
+fn meets(others: &[ClassPath], of: &[ClassPath]) -> bool {
+    others.iter().all(|other| {
+        of.iter()
+            .any(|class| covers(other.as_str(), class.as_str()))
+    })
+}
+
+/// Sorted in byte order, without repetitions: the canonical form of an address's classes.
+pub fn sorted_classes(classes: &[ClassPath]) -> Vec<ClassPath> {
+    let mut sorted = classes.to_vec();
+    sorted.sort_unstable();
+    sorted.dedup();
+    sorted
+}
