@@ -1,0 +1,470 @@
+//! One connection to one memcached server, shared by any number of tasks.
+//!
+//! A worker task owns the connection. Requests reach it through a bounded queue, already encoded; it writes as many as
+//! are waiting in one go and keeps, in a first-in-first-out list, who waits for which replies. Replies come in order, so
+//! the front of the list owns the next one. A requester that went away (its future was dropped, or its deadline passed)
+//! leaves its place in the list: its replies are read and thrown away, and nobody else's are touched.
+//!
+//! The worker goes through three states:
+//!
+//! * *connecting*, when nothing bad is known: requests wait in the queue, until their own deadline at most. A connection
+//!   counts as up when the server answered `mn`: accepting is not enough, a stopped process does that too.
+//! * *up*. When the oldest request is unanswered for longer than the timeout, or the stream is out of step, the
+//!   connection is given up and every waiting request fails.
+//! * *down*, after a failed attempt or a connection given up: every request is refused at once while the worker tries
+//!   again, at growing intervals of at most one second. A connection that had served and was closed in the ordinary way
+//!   (the server restarted) goes to *connecting* instead.
+//!
+//! So an operation takes at most its timeout, at most one timeout passes before a dead server's requests fail at once,
+//! and a server that is back is used at most a second and a timeout later.
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+
+use super::address::{ServerAddress, Stream};
+use super::wire::{self, Decoder, Kind, OutOfStep, Reply};
+use crate::CacheError;
+use crate::backoff::Backoff;
+
+/// Requests waiting for the worker. When full, requesters wait for room, until their own deadline.
+const QUEUE_REQUESTS_MAX: usize = 1_024;
+
+/// Replies owed by the server. When reached, the queue is not drained until some arrive.
+const PIPELINE_REPLIES_MAX: usize = 4_096;
+
+/// Bytes encoded and not yet written. When reached, the queue is not drained until some are written; one more value may
+/// be added on top.
+const UNWRITTEN_BYTES_MAX: usize = 256 << 10;
+
+const REQUESTS_PER_TURN: usize = 128;
+const READ_BYTES: usize = 16 << 10;
+
+/// A read buffer that a large value made larger than this is not kept.
+const IDLE_READ_BUFFER_BYTES_MAX: usize = 256 << 10;
+
+/// Encoded requests that travel together, and where their replies go.
+pub(super) struct Request {
+    pub(super) kind: Kind,
+    /// The encoded lines.
+    pub(super) head: Vec<u8>,
+    /// A value to follow, and the line end after it.
+    pub(super) body: Option<Bytes>,
+    pub(super) answer: Answer,
+}
+
+type Sender<T> = oneshot::Sender<Result<T, CacheError>>;
+
+/// Where the replies to a request go.
+pub(super) enum Answer {
+    One(Sender<Reply>),
+    Many {
+        sender: Sender<Vec<Reply>>,
+        replies: Vec<Reply>,
+        expected: usize,
+    },
+}
+
+impl Answer {
+    fn expected(&self) -> usize {
+        match self {
+            Self::One(_) => 1,
+            Self::Many { expected, .. } => *expected,
+        }
+    }
+
+    fn is_abandoned(&self) -> bool {
+        match self {
+            Self::One(sender) => sender.is_closed(),
+            Self::Many { sender, .. } => sender.is_closed(),
+        }
+    }
+
+    // Sending fails only when the requester went away, which is its right.
+    fn fail(self, error: CacheError) {
+        match self {
+            Self::One(sender) => drop(sender.send(Err(error))),
+            Self::Many { sender, .. } => drop(sender.send(Err(error))),
+        }
+    }
+}
+
+/// What a worker needs to know.
+#[derive(Debug, Clone)]
+pub(super) struct Settings {
+    pub(super) address: Arc<ServerAddress>,
+    pub(super) timeout: Duration,
+    pub(super) value_bytes_max: usize,
+}
+
+/// The requesters' side of a connection. The worker ends when it is dropped.
+#[derive(Debug)]
+pub(super) struct Connection {
+    pub(super) queue: mpsc::Sender<Request>,
+    down: Arc<AtomicBool>,
+}
+
+impl Connection {
+    pub(super) fn spawn(settings: Settings) -> Self {
+        let (sender, receiver) = mpsc::channel(QUEUE_REQUESTS_MAX);
+        let down = Arc::new(AtomicBool::new(false));
+        let worker = Worker {
+            server: settings.address.to_string(),
+            settings,
+            queue: receiver,
+            down: Arc::clone(&down),
+        };
+        tokio::spawn(worker.run());
+        Self {
+            queue: sender,
+            down,
+        }
+    }
+
+    /// Requests would be refused at once.
+    pub(super) fn is_down(&self) -> bool {
+        self.down.load(Ordering::Relaxed)
+    }
+}
+
+struct Worker {
+    settings: Settings,
+    server: String,
+    queue: mpsc::Receiver<Request>,
+    down: Arc<AtomicBool>,
+}
+
+/// Why the worker left a state.
+enum End {
+    /// The cache was dropped: nobody can ask any more.
+    Dropped,
+    Failed {
+        error: CacheError,
+        /// The connection had answered requests, and then ended in the ordinary way.
+        restarted: bool,
+    },
+}
+
+struct Waiting {
+    since: Instant,
+    kind: Kind,
+    answer: Answer,
+}
+
+impl Worker {
+    async fn run(mut self) {
+        let mut backoff = Backoff::new();
+        let mut refusal = None;
+        loop {
+            let end = match self.reach(refusal.as_ref()).await {
+                Ok(stream) => {
+                    refusal = None;
+                    self.down.store(false, Ordering::Relaxed);
+                    tracing::debug!(server = %self.server, "connected");
+                    Session::new(&mut self, stream).run().await
+                }
+                Err(end) => end,
+            };
+            let End::Failed { error, restarted } = end else {
+                return;
+            };
+            if restarted {
+                tracing::debug!(server = %self.server, %error, "connection ended, connecting again");
+                backoff = Backoff::new();
+                continue;
+            }
+            let delay = backoff.next_delay();
+            if refusal.is_none() {
+                tracing::warn!(server = %self.server, %error, "cache server is down, requests fail at once");
+            }
+            let cause = match error {
+                CacheError::Unreachable { cause, .. } => cause,
+                other => other.to_string(),
+            };
+            let error = refusal.insert(self.unreachable(format!(
+                "{cause} (it is tried again soon, until then requests fail at once)"
+            )));
+            self.down.store(true, Ordering::Relaxed);
+            if self
+                .refuse_until(Instant::now() + delay, error)
+                .await
+                .is_err()
+            {
+                return;
+            }
+        }
+    }
+
+    /// Opens a connection and sees `mn` answered. Refuses requests meanwhile when the server is known to be down.
+    async fn reach(&mut self, refusal: Option<&CacheError>) -> Result<Box<dyn Stream>, End> {
+        let attempt = timeout(self.settings.timeout, open(self.settings.clone()));
+        tokio::pin!(attempt);
+        let result = loop {
+            tokio::select! {
+                biased;
+                result = &mut attempt => break result,
+                request = self.queue.recv(), if refusal.is_some() => match (request, refusal) {
+                    (Some(request), Some(error)) => request.answer.fail(error.clone()),
+                    _ => return Err(End::Dropped),
+                },
+            }
+        };
+        let error = match result {
+            Ok(Ok(stream)) => return Ok(stream),
+            Ok(Err(OpenError::Io(error))) => self.unreachable(error.to_string()),
+            Ok(Err(OpenError::OutOfStep(OutOfStep(what)))) => CacheError::Protocol {
+                server: self.server.clone(),
+                what: format!("{what} to the meta command mn (memcached 1.6 or newer is needed)"),
+            },
+            Err(_) => self.timed_out(),
+        };
+        Err(End::Failed {
+            error,
+            restarted: false,
+        })
+    }
+
+    async fn refuse_until(&mut self, until: Instant, error: &CacheError) -> Result<(), End> {
+        let pause = sleep_until(until);
+        tokio::pin!(pause);
+        loop {
+            tokio::select! {
+                () = &mut pause => return Ok(()),
+                request = self.queue.recv() => match request {
+                    Some(request) => request.answer.fail(error.clone()),
+                    None => return Err(End::Dropped),
+                },
+            }
+        }
+    }
+
+    fn unreachable(&self, cause: String) -> CacheError {
+        CacheError::Unreachable {
+            server: self.server.clone(),
+            cause,
+        }
+    }
+
+    fn timed_out(&self) -> CacheError {
+        CacheError::TimedOut {
+            server: self.server.clone(),
+            after: self.settings.timeout,
+        }
+    }
+}
+
+enum OpenError {
+    Io(io::Error),
+    OutOfStep(OutOfStep),
+}
+
+async fn open(settings: Settings) -> Result<Box<dyn Stream>, OpenError> {
+    let mut stream = settings.address.open().await.map_err(OpenError::Io)?;
+    stream.write_all(wire::NOOP).await.map_err(OpenError::Io)?;
+    let mut decoder = Decoder::new(0);
+    let mut buffer = BytesMut::with_capacity(64);
+    loop {
+        if stream.read_buf(&mut buffer).await.map_err(OpenError::Io)? == 0 {
+            return Err(OpenError::Io(io::ErrorKind::UnexpectedEof.into()));
+        }
+        match decoder.decode(&mut buffer).map_err(OpenError::OutOfStep)? {
+            Some(Reply::Noop) if buffer.is_empty() => return Ok(stream),
+            Some(reply) => {
+                return Err(OpenError::OutOfStep(OutOfStep(format!(
+                    "reply {}",
+                    reply.name()
+                ))));
+            }
+            None => {}
+        }
+    }
+}
+
+/// The state *up*.
+struct Session<'a> {
+    worker: &'a mut Worker,
+    reader: ReadHalf<Box<dyn Stream>>,
+    writer: WriteHalf<Box<dyn Stream>>,
+    unread: BytesMut,
+    unwritten: BytesMut,
+    decoder: Decoder,
+    waiting: VecDeque<Waiting>,
+    replies_owed: usize,
+    served: bool,
+}
+
+impl<'a> Session<'a> {
+    fn new(worker: &'a mut Worker, stream: Box<dyn Stream>) -> Self {
+        let (reader, writer) = tokio::io::split(stream);
+        Self {
+            decoder: Decoder::new(worker.settings.value_bytes_max),
+            worker,
+            reader,
+            writer,
+            unread: BytesMut::with_capacity(READ_BYTES),
+            unwritten: BytesMut::with_capacity(READ_BYTES),
+            waiting: VecDeque::new(),
+            replies_owed: 0,
+            served: false,
+        }
+    }
+
+    async fn run(mut self) -> End {
+        let end = self.exchange().await;
+        if let End::Failed { error, .. } = &end {
+            for waiting in self.waiting.drain(..) {
+                waiting.answer.fail(error.clone());
+            }
+        }
+        end
+    }
+
+    async fn exchange(&mut self) -> End {
+        let mut batch = Vec::with_capacity(REQUESTS_PER_TURN);
+        let watchdog = sleep(self.worker.settings.timeout);
+        tokio::pin!(watchdog);
+        loop {
+            self.make_room();
+            let may_take = self.replies_owed < PIPELINE_REPLIES_MAX
+                && self.unwritten.len() < UNWRITTEN_BYTES_MAX;
+            // Replies first: they free room and people wait for them. Requests before writing: more go in one write.
+            tokio::select! {
+                biased;
+                read = self.reader.read_buf(&mut self.unread) => match read {
+                    Ok(0) => return self.broken("the server closed the connection".to_owned()),
+                    Ok(_) => if let Err(end) = self.deliver() { return end },
+                    Err(error) => return self.broken(error.to_string()),
+                },
+                taken = self.worker.queue.recv_many(&mut batch, REQUESTS_PER_TURN), if may_take => {
+                    if taken == 0 {
+                        return End::Dropped;
+                    }
+                    self.accept(&mut batch);
+                }
+                written = self.writer.write_buf(&mut self.unwritten), if !self.unwritten.is_empty() => {
+                    if let Err(error) = written {
+                        return self.broken(error.to_string());
+                    }
+                }
+                () = &mut watchdog => match self.overdue() {
+                    Ok(next) => watchdog.as_mut().reset(next),
+                    Err(end) => return end,
+                },
+            }
+        }
+    }
+
+    fn accept(&mut self, batch: &mut Vec<Request>) {
+        let since = Instant::now();
+        for request in batch.drain(..) {
+            // Not sent yet, and nobody waits: sending it would only let a late write land.
+            if request.answer.is_abandoned() {
+                continue;
+            }
+            self.unwritten.extend_from_slice(&request.head);
+            if let Some(body) = request.body {
+                self.unwritten.extend_from_slice(&body);
+                self.unwritten.extend_from_slice(wire::LINE_END);
+            }
+            self.replies_owed += request.answer.expected();
+            self.waiting.push_back(Waiting {
+                since,
+                kind: request.kind,
+                answer: request.answer,
+            });
+        }
+    }
+
+    fn deliver(&mut self) -> Result<(), End> {
+        loop {
+            match self.decoder.decode(&mut self.unread) {
+                Ok(None) => return Ok(()),
+                Ok(Some(reply)) => self.hand_out(reply)?,
+                Err(OutOfStep(what)) => return Err(self.out_of_step(what)),
+            }
+        }
+    }
+
+    fn hand_out(&mut self, reply: Reply) -> Result<(), End> {
+        match self.waiting.front_mut() {
+            None => return Err(self.out_of_step(format!("reply {} to no request", reply.name()))),
+            Some(front) if !reply.answers(front.kind) => {
+                let what = format!("reply {} to a {:?} request", reply.name(), front.kind);
+                return Err(self.out_of_step(what));
+            }
+            Some(front) => {
+                self.served = true;
+                self.replies_owed -= 1;
+                if let Answer::Many {
+                    replies, expected, ..
+                } = &mut front.answer
+                    && replies.len() + 1 < *expected
+                {
+                    replies.push(reply);
+                    return Ok(());
+                }
+            }
+        }
+        // The last, or only, reply to this request. A requester that went away is not told, and that is all.
+        match self.waiting.pop_front().map(|front| front.answer) {
+            Some(Answer::One(sender)) => drop(sender.send(Ok(reply))),
+            Some(Answer::Many {
+                sender,
+                mut replies,
+                ..
+            }) => {
+                replies.push(reply);
+                drop(sender.send(Ok(replies)));
+            }
+            None => {}
+        }
+        Ok(())
+    }
+
+    /// When to look again whether the oldest request is overdue; an error when it is.
+    fn overdue(&self) -> Result<Instant, End> {
+        let now = Instant::now();
+        let timeout = self.worker.settings.timeout;
+        match self.waiting.front() {
+            None => Ok(now + timeout),
+            Some(oldest) if oldest.since + timeout > now => Ok(oldest.since + timeout),
+            Some(_) => Err(End::Failed {
+                error: self.worker.timed_out(),
+                restarted: false,
+            }),
+        }
+    }
+
+    fn make_room(&mut self) {
+        if self.unread.is_empty() && self.unread.capacity() > IDLE_READ_BUFFER_BYTES_MAX {
+            self.unread = BytesMut::with_capacity(READ_BYTES);
+        }
+        if self.unread.capacity() - self.unread.len() < READ_BYTES / 4 {
+            self.unread.reserve(READ_BYTES);
+        }
+    }
+
+    fn broken(&self, cause: String) -> End {
+        End::Failed {
+            error: self.worker.unreachable(cause),
+            restarted: self.served,
+        }
+    }
+
+    fn out_of_step(&self, what: String) -> End {
+        End::Failed {
+            error: CacheError::Protocol {
+                server: self.worker.server.clone(),
+                what,
+            },
+            restarted: false,
+        }
+    }
+}
