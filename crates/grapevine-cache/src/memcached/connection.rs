@@ -128,6 +128,11 @@ impl Connection {
         }
     }
 
+    /// How many requests wait for the worker.
+    pub(super) fn backlog(&self) -> usize {
+        QUEUE_REQUESTS_MAX - self.queue.capacity()
+    }
+
     /// Requests would be refused at once.
     pub(super) fn is_down(&self) -> bool {
         self.down.load(Ordering::Relaxed)

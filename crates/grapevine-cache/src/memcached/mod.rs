@@ -52,7 +52,8 @@ pub struct MemcachedConfig {
     pub servers: Vec<ServerAddress>,
     /// Which of them hold a key.
     pub placement: Placement,
-    /// Connections to each server, 1 to 64. Raising it lets more of memcached's threads work and makes batches smaller.
+    /// Connections to each server, 1 to 64. The first carries single requests, the others bulk ones and large values.
+    /// Raising it lets more of memcached's threads work on bulk requests, and costs sockets.
     pub connections_per_server: usize,
     /// The deadline of an operation (of each part of 64 reads or 256 deletes of a bulk one). Raising it lets slow servers
     /// answer, and callers hang for longer when one is lost.

@@ -1,4 +1,8 @@
-//! One server: its connections, taken in turn, and the deadline of whoever waits for an answer.
+//! One server: its connections, and the deadline of whoever waits for an answer.
+//!
+//! Single requests go to the first connection while it keeps up: the more of them share a connection, the more travel in
+//! one write and one read (measured in `docs/decisions/0101-memcached-wire.md`). Bulk requests and large values take the
+//! others in turn, so that single requests do not queue behind them. A connection that is down is passed over.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -12,6 +16,12 @@ use super::connection::{Answer, Connection, Request, Settings};
 use super::wire::{Kind, Reply};
 use super::{MemcachedConfig, ServerAddress};
 use crate::CacheError;
+
+/// Single requests go to the next connection when this many wait for the first one's worker.
+const BACKLOG_REQUESTS_MAX: usize = 256;
+
+/// Values from this size on travel with the bulk requests.
+const LARGE_VALUE_BYTES: usize = 64 << 10;
 
 #[derive(Debug)]
 pub(super) struct Server {
@@ -60,13 +70,17 @@ impl Server {
         body: Option<Bytes>,
     ) -> Result<Awaited<Reply>, CacheError> {
         let (sender, receiver) = oneshot::channel();
+        let connection = match &body {
+            Some(value) if value.len() >= LARGE_VALUE_BYTES => self.for_bulk(),
+            _ => self.for_single(),
+        };
         let request = Request {
             kind,
             head,
             body,
             answer: Answer::One(sender),
         };
-        self.enqueue(request, receiver).await
+        self.enqueue(connection, request, receiver).await
     }
 
     /// Sends `count` requests of one kind; the answers to all of them are due a timeout from now.
@@ -87,7 +101,7 @@ impl Server {
                 expected: count,
             },
         };
-        self.enqueue(request, receiver).await
+        self.enqueue(self.for_bulk(), request, receiver).await
     }
 
     /// The answer, by its deadline.
@@ -108,26 +122,35 @@ impl Server {
 
     async fn enqueue<T>(
         &self,
+        connection: &Connection,
         request: Request,
         receiver: oneshot::Receiver<Result<T, CacheError>>,
     ) -> Result<Awaited<T>, CacheError> {
         let deadline = Instant::now() + self.timeout;
-        match timeout_at(deadline, self.connection().queue.send(request)).await {
+        match timeout_at(deadline, connection.queue.send(request)).await {
             Ok(Ok(())) => Ok(Awaited { receiver, deadline }),
             Ok(Err(_)) => Err(self.gone()),
             Err(_) => Err(self.timed_out()),
         }
     }
 
-    /// The connections in turn; one that is down only when all are.
-    fn connection(&self) -> &Connection {
-        let count = self.connections.len();
+    fn for_single(&self) -> &Connection {
+        let keeps_up = |connection: &&Connection| {
+            !connection.is_down() && connection.backlog() < BACKLOG_REQUESTS_MAX
+        };
+        self.connections
+            .iter()
+            .find(keeps_up)
+            .unwrap_or_else(|| self.for_bulk())
+    }
+
+    fn for_bulk(&self) -> &Connection {
         let first = self.next.fetch_add(1, Ordering::Relaxed);
-        let at = |number: usize| &self.connections[first.wrapping_add(number) % count];
-        (0..count)
-            .map(at)
+        let others = &self.connections[1..];
+        (0..others.len())
+            .map(|number| &others[first.wrapping_add(number) % others.len()])
             .find(|connection| !connection.is_down())
-            .unwrap_or_else(|| at(0))
+            .unwrap_or(&self.connections[0])
     }
 
     fn timed_out(&self) -> CacheError {
