@@ -1,0 +1,365 @@
+//! From runs of sidecars, as chitchat lists them, to peers, as Grapevine thinks of them. Pure: the caller brings the
+//! clock and what chitchat says.
+//!
+//! chitchat lists every *run*: a node id, a generation and an address. A restart adds a run, and the old one stays until
+//! `dead_grace` after its death. A peer is a node id; its run is chosen among those whose facts are whole, preferring
+//! one that is alive, then one whose heartbeat moved just now, then the highest generation. Generations come from a wall
+//! clock and only break ties: a sidecar whose clock stepped back is chosen as soon as its predecessor falls silent.
+//!
+//! A run's first heartbeat proves nothing (it may be told by somebody who remembers the dead), so a run is alive only
+//! after its heartbeat has moved, and from then on until it was silent for `suspect_after` *and* chitchat's detector
+//! suspects it. When chitchat forgets a run, its peer is remembered here: dead does not mean forgotten.
+//!
+//! Two runs of one node id, of different incarnations, both moving for [`CONFLICT_INTERVALS`] together, are a conflict:
+//! two processes use one name. A run that was just replaced falls silent before that.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::facts::{self, Facts, Published, Reading};
+
+/// A run whose heartbeat moved within this many intervals is moving.
+const MOVING_INTERVALS: u32 = 5;
+/// Two runs of one node id that move for this many intervals together are a conflict.
+pub(crate) const CONFLICT_INTERVALS: u32 = 15;
+
+/// The peers as this sidecar knows them.
+#[derive(Clone, Debug, Default)]
+pub struct View {
+    /// By node id, without this sidecar. At most `max_peers`; beyond it the longest silent are forgotten.
+    pub peers: BTreeMap<String, Peer>,
+    /// Node ids that two or more processes use at once, this sidecar's own included.
+    pub conflicts: Vec<Conflict>,
+}
+
+/// One peer.
+#[derive(Clone, Debug)]
+pub struct Peer {
+    /// Its run's incarnation.
+    pub incarnation: u128,
+    /// Where it receives gossip.
+    pub gossip_addr: SocketAddr,
+    /// What it last told of itself.
+    pub facts: Facts,
+    /// Whether it is believed to run. False is a suspicion, never a reason to forget its data.
+    pub alive: bool,
+    /// Whether it said that it leaves; `alive` is then false.
+    pub left: bool,
+    /// When its heartbeat last moved as seen here, or when it was first heard of. Changes of this alone wake nobody.
+    pub last_heard: Instant,
+}
+
+/// One node id in use by several processes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Conflict {
+    /// The name.
+    pub node_id: String,
+    /// The incarnations that are alive under it, with where they receive gossip; two at least, ascending.
+    pub incarnations: Vec<(u128, SocketAddr)>,
+}
+
+impl View {
+    /// Whether `other` says the same, but for when peers were last heard.
+    pub(crate) fn says_what(&self, other: &Self) -> bool {
+        let same = |a: &Peer, b: &Peer| {
+            (a.incarnation, a.gossip_addr, a.alive, a.left)
+                == (b.incarnation, b.gossip_addr, b.alive, b.left)
+                && a.facts == b.facts
+        };
+        self.conflicts == other.conflicts
+            && self.peers.len() == other.peers.len()
+            && self
+                .peers
+                .iter()
+                .zip(&other.peers)
+                .all(|(a, b)| a.0 == b.0 && same(a.1, b.1))
+    }
+}
+
+/// What chitchat says of one run.
+pub(crate) struct Sighting<'a> {
+    pub(crate) node_id: &'a str,
+    pub(crate) generation: u64,
+    pub(crate) addr: SocketAddr,
+    pub(crate) heartbeat: u64,
+    /// Rises with every change of a key.
+    pub(crate) version: u64,
+    /// What chitchat's phi-accrual detector thinks.
+    pub(crate) believed_live: bool,
+}
+
+#[derive(Debug)]
+struct Run {
+    addr: SocketAddr,
+    heartbeat: u64,
+    version: u64,
+    believed_live: bool,
+    published: Option<Published>,
+    last_heard: Instant,
+    /// Whether the heartbeat has moved since it was first heard.
+    moved: bool,
+    listed: bool,
+}
+
+/// What the tracker is told at start.
+#[derive(Clone, Debug)]
+pub(crate) struct Rules {
+    pub(crate) node_id: String,
+    pub(crate) incarnation: u128,
+    pub(crate) own_addr: SocketAddr,
+    pub(crate) interval: Duration,
+    pub(crate) suspect_after: Duration,
+    pub(crate) max_peers: usize,
+}
+
+/// Follows runs over time.
+#[derive(Debug)]
+pub(crate) struct Tracker {
+    rules: Rules,
+    /// By node id, then by generation and address. Bounded by what chitchat lists, which the guard bounds.
+    runs: BTreeMap<String, BTreeMap<(u64, SocketAddr), Run>>,
+    /// Peers whose every run chitchat forgot. At most `max_peers`.
+    remembered: BTreeMap<String, Peer>,
+    /// Since when several incarnations of a node id move together.
+    rivals_since: BTreeMap<String, Instant>,
+    malformed: u64,
+}
+
+impl Tracker {
+    pub(crate) fn new(rules: Rules) -> Self {
+        Self {
+            rules,
+            runs: BTreeMap::new(),
+            remembered: BTreeMap::new(),
+            rivals_since: BTreeMap::new(),
+            malformed: 0,
+        }
+    }
+
+    /// Begins a round of sightings: every run that chitchat lists is told to `sight`, and `settle` ends it.
+    pub(crate) fn begin(&mut self) {
+        for run in self.runs.values_mut().flat_map(BTreeMap::values_mut) {
+            run.listed = false;
+        }
+    }
+
+    /// Takes in what chitchat says of one run; `get` looks up its keys, and is called only when they changed.
+    pub(crate) fn sight<'a>(
+        &mut self,
+        now: Instant,
+        seen: &Sighting<'_>,
+        get: impl Fn(&str) -> Option<&'a str>,
+    ) {
+        if !self.runs.contains_key(seen.node_id) {
+            self.runs.insert(seen.node_id.to_owned(), BTreeMap::new());
+        }
+        let runs = self
+            .runs
+            .get_mut(seen.node_id)
+            .expect("invariant: inserted just above");
+        let run = runs
+            .entry((seen.generation, seen.addr))
+            .or_insert_with(|| Run {
+                addr: seen.addr,
+                heartbeat: seen.heartbeat,
+                version: 0,
+                believed_live: false,
+                published: None,
+                last_heard: now,
+                moved: false,
+                listed: true,
+            });
+        run.listed = true;
+        run.believed_live = seen.believed_live;
+        if seen.heartbeat > run.heartbeat {
+            run.heartbeat = seen.heartbeat;
+            run.last_heard = now;
+            run.moved = true;
+        }
+        if seen.version != run.version {
+            run.version = seen.version;
+            match facts::read(get) {
+                Reading::Whole(published) => run.published = Some(published),
+                Reading::Partial => {}
+                Reading::Malformed(key) => {
+                    self.malformed += 1;
+                    tracing::warn!(
+                        node_id = seen.node_id,
+                        key,
+                        "a node's published facts are malformed; ignored"
+                    );
+                }
+            }
+        }
+    }
+
+    /// Ends a round: runs that chitchat no longer lists, and that are silent, are dropped and their peers remembered.
+    pub(crate) fn settle(&mut self, now: Instant) {
+        let suspect_after = self.rules.suspect_after;
+        let mut gone = Vec::new();
+        for (node_id, runs) in &mut self.runs {
+            let best = best_run(runs, now, &self.rules)
+                .map(|(run, published)| peer(run, published, now, &self.rules));
+            // A replaced gossip task begins with an empty list; what was heard of just now will be listed again.
+            runs.retain(|_, run| run.listed || now.duration_since(run.last_heard) <= suspect_after);
+            if !tells_anything(runs) {
+                gone.extend(best.map(|peer| (node_id.clone(), peer)));
+            }
+        }
+        self.runs.retain(|_, runs| !runs.is_empty());
+        for (node_id, peer) in gone {
+            if node_id != self.rules.node_id && !peer.left {
+                self.remembered.insert(
+                    node_id,
+                    Peer {
+                        alive: false,
+                        ..peer
+                    },
+                );
+            }
+        }
+        let Self {
+            remembered, runs, ..
+        } = self;
+        remembered.retain(|node_id, _| runs.get(node_id).is_none_or(|runs| !tells_anything(runs)));
+        self.find_rivals(now);
+        self.forget_beyond_bound();
+    }
+
+    fn find_rivals(&mut self, now: Instant) {
+        let mut rivals = BTreeMap::new();
+        for node_id in self.runs.keys() {
+            if self.moving(node_id, now).len() > 1 {
+                let since = self.rivals_since.get(node_id).copied().unwrap_or(now);
+                rivals.insert(node_id.clone(), since);
+            }
+        }
+        self.rivals_since = rivals;
+    }
+
+    /// The incarnations of a node id whose runs are moving; this process is one of its own name's.
+    fn moving(&self, node_id: &str, now: Instant) -> BTreeMap<u128, SocketAddr> {
+        let mut found = BTreeMap::new();
+        for run in self
+            .runs
+            .get(node_id)
+            .into_iter()
+            .flat_map(BTreeMap::values)
+        {
+            if let Some(published) = run.published.as_ref().filter(|published| !published.left)
+                && is_moving(run, now, &self.rules)
+            {
+                found.insert(published.incarnation, run.addr);
+            }
+        }
+        if node_id == self.rules.node_id {
+            found.insert(self.rules.incarnation, self.rules.own_addr);
+        }
+        found
+    }
+
+    fn forget_beyond_bound(&mut self) {
+        while self.remembered.len() + self.runs.len() > self.rules.max_peers {
+            let longest_silent = self
+                .remembered
+                .iter()
+                .min_by_key(|(_, peer)| peer.last_heard);
+            let Some(node_id) = longest_silent.map(|(node_id, _)| node_id.clone()) else {
+                return;
+            };
+            self.remembered.remove(&node_id);
+        }
+    }
+
+    /// Forgets a peer that is gone for good. One that chitchat still lists comes back at its next sighting.
+    pub(crate) fn forget(&mut self, node_id: &str) {
+        self.remembered.remove(node_id);
+        self.runs.remove(node_id);
+    }
+
+    /// How often facts were malformed since the last call.
+    pub(crate) fn take_malformed(&mut self) -> u64 {
+        std::mem::take(&mut self.malformed)
+    }
+
+    /// Addresses to send gossip to: of peers that are alive, and of the remembered ones.
+    pub(crate) fn gossip_addrs(view: &View) -> (Vec<SocketAddr>, Vec<SocketAddr>) {
+        let (live, silent): (Vec<&Peer>, Vec<&Peer>) =
+            view.peers.values().partition(|peer| peer.alive);
+        let silent = silent.into_iter().filter(|peer| !peer.left);
+        (
+            live.iter().map(|peer| peer.gossip_addr).collect(),
+            silent.map(|peer| peer.gossip_addr).collect(),
+        )
+    }
+
+    pub(crate) fn view(&self, now: Instant) -> View {
+        let mut peers = self.remembered.clone();
+        for (node_id, runs) in &self.runs {
+            if *node_id == self.rules.node_id {
+                continue;
+            }
+            if let Some((run, published)) = best_run(runs, now, &self.rules) {
+                peers.insert(node_id.clone(), peer(run, published, now, &self.rules));
+            }
+        }
+        let settle = self.rules.interval * CONFLICT_INTERVALS;
+        let conflicts = self
+            .rivals_since
+            .iter()
+            .filter(|(_, since)| now.duration_since(**since) >= settle)
+            .map(|(node_id, _)| Conflict {
+                node_id: node_id.clone(),
+                incarnations: self.moving(node_id, now).into_iter().collect(),
+            })
+            .collect();
+        View { peers, conflicts }
+    }
+}
+
+fn tells_anything(runs: &BTreeMap<(u64, SocketAddr), Run>) -> bool {
+    runs.values().any(|run| run.published.is_some())
+}
+
+fn is_moving(run: &Run, now: Instant, rules: &Rules) -> bool {
+    run.moved && now.duration_since(run.last_heard) <= rules.interval * MOVING_INTERVALS
+}
+
+fn is_alive(run: &Run, published: &Published, now: Instant, rules: &Rules) -> bool {
+    let heard = now.duration_since(run.last_heard) <= rules.suspect_after;
+    run.moved && !published.left && (heard || run.listed && run.believed_live)
+}
+
+fn best_run<'a>(
+    runs: &'a BTreeMap<(u64, SocketAddr), Run>,
+    now: Instant,
+    rules: &Rules,
+) -> Option<(&'a Run, &'a Published)> {
+    runs.iter()
+        .filter_map(|(key, run)| Some((key, run, run.published.as_ref()?)))
+        .max_by_key(|(key, run, published)| {
+            (
+                is_alive(run, published, now, rules),
+                is_moving(run, now, rules),
+                *key,
+            )
+        })
+        .map(|(_, run, published)| (run, published))
+}
+
+fn peer(run: &Run, published: &Published, now: Instant, rules: &Rules) -> Peer {
+    Peer {
+        incarnation: published.incarnation,
+        gossip_addr: run.addr,
+        facts: published.facts.clone(),
+        alive: is_alive(run, published, now, rules),
+        left: published.left,
+        last_heard: run.last_heard,
+    }
+}
+
+#[cfg(test)]
+mod tests;
