@@ -1,0 +1,284 @@
+//! Natural batching: concurrent small calls travel together, and a lone one waits for nobody.
+//!
+//! A caller puts its item into a queue. When few RPCs are in flight, one more leaves at once with all that is queued (up
+//! to a limit); when enough are, items gather until one of them returns. So the batch size follows the load by itself:
+//! one caller gets an RPC of its own, sixty-four busy ones share a handful, and there is no timer to tune.
+//!
+//! The queue is bounded; when it is full a caller is told so at once. Items whose callers have gone are dropped unsent.
+//! When the sidecar refuses a whole batch as invalid, the item that the field violation names gets the refusal and the
+//! others are told to try again, alone when nothing is named: one caller's mistake is not the others' failure.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use tokio::sync::oneshot;
+
+use crate::error::{CallError, InvalidRequest};
+
+/// After so many spoiled batches an item goes alone.
+const SPOILED_BATCHES_MAX: u32 = 2;
+
+/// An RPC that takes many items and answers each of them.
+pub(crate) trait BatchCall: Send + Sync + 'static {
+    /// One caller's part of the request.
+    type Item: Send + 'static;
+    /// One caller's part of the answer.
+    type Answer: Send + 'static;
+    /// The request's repeated field, as violations name it.
+    const FIELD: &'static str;
+
+    /// Sends a batch; answers as many as there were items, in order.
+    fn send(
+        &self,
+        items: Vec<Self::Item>,
+    ) -> impl Future<Output = Result<Vec<Self::Answer>, CallError>> + Send;
+}
+
+/// Why an item of a batch has no answer.
+#[derive(Debug, Clone)]
+pub(crate) enum BatchError {
+    /// The queue is full.
+    QueueFull { limit: usize },
+    /// Another item spoiled the batch: try again, in a call of its own if `alone`.
+    Again { alone: bool },
+    /// The RPC failed.
+    Call(CallError),
+}
+
+/// The most of each that a [`Batcher`] takes.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct BatchLimits {
+    /// Items that may wait.
+    pub(crate) queue: usize,
+    /// Items in one RPC.
+    pub(crate) batch: usize,
+    /// RPCs at a time.
+    pub(crate) in_flight: usize,
+}
+
+/// Gathers items and sends them; clones share the queue.
+pub(crate) struct Batcher<C: BatchCall> {
+    shared: Arc<Shared<C>>,
+}
+
+struct Shared<C: BatchCall> {
+    call: C,
+    limits: BatchLimits,
+    state: Mutex<State<C>>,
+}
+
+struct State<C: BatchCall> {
+    queue: VecDeque<Waiting<C>>,
+    in_flight: usize,
+}
+
+struct Waiting<C: BatchCall> {
+    item: C::Item,
+    answer: oneshot::Sender<Result<C::Answer, BatchError>>,
+}
+
+impl<C: BatchCall> Batcher<C> {
+    pub(crate) fn new(call: C, limits: BatchLimits) -> Self {
+        let state = State {
+            queue: VecDeque::new(),
+            in_flight: 0,
+        };
+        Self {
+            shared: Arc::new(Shared {
+                call,
+                limits,
+                state: Mutex::new(state),
+            }),
+        }
+    }
+
+    /// Sends what `item` makes, and again where another item spoiled the batch or the connection broke on the way: what is
+    /// batched may be repeated without harm.
+    pub(crate) async fn send_with(
+        &self,
+        item: impl Fn() -> C::Item,
+    ) -> Result<C::Answer, BatchError> {
+        let (mut spoiled, mut broken) = (0, false);
+        loop {
+            match self.send(item()).await {
+                Err(BatchError::Again { alone: false }) if spoiled < SPOILED_BATCHES_MAX => {
+                    spoiled += 1;
+                }
+                Err(BatchError::Again { .. }) => return self.send_alone(item()).await,
+                Err(BatchError::Call(CallError::Broken { .. })) if !broken => broken = true,
+                settled => return settled,
+            }
+        }
+    }
+
+    async fn send_alone(&self, item: C::Item) -> Result<C::Answer, BatchError> {
+        let mut answers = self
+            .shared
+            .call
+            .send(vec![item])
+            .await
+            .map_err(BatchError::Call)?;
+        Ok(answers.pop().expect("invariant: as many answers as items"))
+    }
+
+    /// Sends one item, with others where there are any. The caller brings the deadline; dropping the future is fine.
+    pub(crate) async fn send(&self, item: C::Item) -> Result<C::Answer, BatchError> {
+        let (answer, answered) = oneshot::channel();
+        self.enqueue(Waiting { item, answer })?;
+        // The sender is lost only when the sending task is: on a panic, or when the runtime shuts down.
+        answered
+            .await
+            .unwrap_or(Err(BatchError::Again { alone: true }))
+    }
+
+    fn enqueue(&self, waiting: Waiting<C>) -> Result<(), BatchError> {
+        let Shared { limits, state, .. } = &*self.shared;
+        let mut state = state.lock();
+        if state.queue.len() >= limits.queue {
+            state.queue.retain(|waiting| !waiting.answer.is_closed());
+        }
+        if state.queue.len() >= limits.queue {
+            let limit = limits.queue;
+            return Err(BatchError::QueueFull { limit });
+        }
+        state.queue.push_back(waiting);
+        if state.in_flight < limits.in_flight {
+            state.in_flight += 1;
+            let slot = Slot {
+                shared: Arc::clone(&self.shared),
+                held: true,
+            };
+            drop(state);
+            tokio::spawn(slot.run());
+        }
+        Ok(())
+    }
+}
+
+/// The right to have one RPC in flight.
+struct Slot<C: BatchCall> {
+    shared: Arc<Shared<C>>,
+    held: bool,
+}
+
+impl<C: BatchCall> Slot<C> {
+    async fn run(mut self) {
+        // Lets callers that are ready to run now put their items in as well; costs nothing when there are none.
+        tokio::task::yield_now().await;
+        loop {
+            let batch = self.take_batch();
+            if batch.is_empty() {
+                return;
+            }
+            let (items, answers): (Vec<_>, Vec<_>) = batch
+                .into_iter()
+                .map(|waiting| (waiting.item, waiting.answer))
+                .unzip();
+            match self.shared.call.send(items).await {
+                Ok(results) => {
+                    for (answer, result) in answers.into_iter().zip(results) {
+                        // A caller that has gone needs no answer.
+                        let _ = answer.send(Ok(result));
+                    }
+                }
+                Err(error) => refuse::<C>(answers, &error),
+            }
+        }
+    }
+
+    /// What to send next. Nothing left: the slot is given back under the same lock, so that no item can slip in between.
+    fn take_batch(&mut self) -> Vec<Waiting<C>> {
+        let Shared { limits, state, .. } = &*self.shared;
+        let mut state = state.lock();
+        let mut batch = Vec::with_capacity(state.queue.len().min(limits.batch));
+        while batch.len() < limits.batch
+            && let Some(waiting) = state.queue.pop_front()
+        {
+            if !waiting.answer.is_closed() {
+                batch.push(waiting);
+            }
+        }
+        if batch.is_empty() {
+            state.in_flight -= 1;
+            self.held = false;
+        }
+        batch
+    }
+}
+
+impl<C: BatchCall> Drop for Slot<C> {
+    fn drop(&mut self) {
+        if !self.held {
+            return;
+        }
+        // The call panicked or the runtime is ending. If nobody else would send what waits, its callers are told.
+        let mut state = self.shared.state.lock();
+        state.in_flight -= 1;
+        if state.in_flight == 0 {
+            state.queue.clear();
+        }
+    }
+}
+
+fn refuse<C: BatchCall>(
+    answers: Vec<oneshot::Sender<Result<C::Answer, BatchError>>>,
+    error: &CallError,
+) {
+    let CallError::Invalid(invalid) = error else {
+        for answer in answers {
+            let _ = answer.send(Err(BatchError::Call(error.clone())));
+        }
+        return;
+    };
+    if answers.len() == 1 {
+        for answer in answers {
+            let _ = answer.send(Err(BatchError::Call(error.clone())));
+        }
+        return;
+    }
+    let named = split_by_item::<C>(invalid);
+    let alone = named.is_empty();
+    for (index, answer) in answers.into_iter().enumerate() {
+        let verdict = match named.iter().find(|(item, _)| *item == index) {
+            Some((_, own)) => BatchError::Call(CallError::Invalid(own.clone())),
+            None => BatchError::Again { alone },
+        };
+        let _ = answer.send(Err(verdict));
+    }
+}
+
+/// The violations by the item they name, with field paths as if the item had been the only one.
+fn split_by_item<C: BatchCall>(invalid: &InvalidRequest) -> Vec<(usize, InvalidRequest)> {
+    let mut named: Vec<(usize, InvalidRequest)> = Vec::new();
+    for violation in &invalid.violations {
+        let Some((index, rest)) = item_of(C::FIELD, &violation.field) else {
+            continue;
+        };
+        let mut own = violation.clone();
+        own.field = format!("{}[0]{rest}", C::FIELD);
+        match named.iter_mut().find(|(item, _)| *item == index) {
+            Some((_, request)) => request.violations.push(own),
+            None => named.push((
+                index,
+                InvalidRequest {
+                    message: invalid.message.clone(),
+                    violations: vec![own],
+                },
+            )),
+        }
+    }
+    named
+}
+
+/// Reads `items[3].address` as 3 and `.address`.
+fn item_of<'a>(field: &str, path: &'a str) -> Option<(usize, &'a str)> {
+    let (index, rest) = path
+        .strip_prefix(field)?
+        .strip_prefix('[')?
+        .split_once(']')?;
+    Some((index.parse().ok()?, rest))
+}
+
+#[cfg(test)]
+mod tests;

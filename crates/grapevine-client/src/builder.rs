@@ -1,0 +1,274 @@
+//! How a client is configured.
+
+use std::time::Duration;
+
+use crate::channel::LinkSettings;
+use crate::client::Client;
+use crate::error::ConfigError;
+use crate::names::BATCH_MAX;
+
+/// Everything a client can be told. The defaults suit a sidecar on the same machine.
+#[derive(Debug, Clone)]
+pub struct ClientBuilder {
+    pub(crate) endpoints: Vec<String>,
+    pub(crate) settings: Settings,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Settings {
+    pub(crate) resolve_deadline: Duration,
+    pub(crate) commit_deadline: Duration,
+    pub(crate) call_deadline: Duration,
+    pub(crate) invalidate_timeout: Duration,
+    pub(crate) invalidate_slack: Duration,
+    pub(crate) link: LinkSettings,
+    pub(crate) queue_max: usize,
+    pub(crate) batch_max: usize,
+    pub(crate) in_flight_max: usize,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            resolve_deadline: Duration::from_millis(50),
+            commit_deadline: Duration::from_secs(1),
+            call_deadline: Duration::from_secs(5),
+            invalidate_timeout: Duration::from_secs(5),
+            invalidate_slack: Duration::from_millis(500),
+            link: LinkSettings {
+                connect_timeout: Duration::from_millis(500),
+                backoff_min: Duration::from_millis(10),
+                backoff_max: Duration::from_secs(1),
+            },
+            queue_max: 10_000,
+            batch_max: BATCH_MAX,
+            in_flight_max: 4,
+        }
+    }
+}
+
+const ABOVE_ZERO: &str = "above zero";
+
+impl ClientBuilder {
+    /// Starts with the own sidecar: `unix:/path`, `http://host:port` or `host:port`.
+    pub fn new(own: impl Into<String>) -> Self {
+        Self {
+            endpoints: vec![own.into()],
+            settings: Settings::default(),
+        }
+    }
+
+    /// Adds a sidecar that `invalidate` may fail over to when the own one does not answer. They are tried in order.
+    /// Everything else is asked of the own sidecar only: another one's tokens would be true as well, but its fill leases
+    /// and its distance are not the own one's.
+    #[must_use]
+    pub fn fail_over_to(mut self, other: impl Into<String>) -> Self {
+        self.endpoints.push(other.into());
+        self
+    }
+
+    /// How long a look-up may take, queueing included; then the caller reads the source. Default 50 ms. Raising it makes
+    /// reads wait longer for a sidecar that hangs; lowering it sends more reads to the source when the machine is busy.
+    #[must_use]
+    pub fn resolve_deadline(mut self, deadline: Duration) -> Self {
+        self.settings.resolve_deadline = deadline;
+        self
+    }
+
+    /// How long a fill's commit may take; then its value is not stored. Default 1 s: it waits for a disk.
+    #[must_use]
+    pub fn commit_deadline(mut self, deadline: Duration) -> Self {
+        self.settings.commit_deadline = deadline;
+        self
+    }
+
+    /// How long every other call may take. Default 5 s.
+    #[must_use]
+    pub fn call_deadline(mut self, deadline: Duration) -> Self {
+        self.settings.call_deadline = deadline;
+        self
+    }
+
+    /// How long an invalidation waits for its receipt unless told otherwise; 1 ms to 60 s, default 5 s.
+    #[must_use]
+    pub fn invalidate_timeout(mut self, timeout: Duration) -> Self {
+        self.settings.invalidate_timeout = timeout;
+        self
+    }
+
+    /// How long beyond that a sidecar's answer is waited for before another sidecar is asked. Default 500 ms.
+    #[must_use]
+    pub fn invalidate_slack(mut self, slack: Duration) -> Self {
+        self.settings.invalidate_slack = slack;
+        self
+    }
+
+    /// How long connecting may take. Default 500 ms.
+    #[must_use]
+    pub fn connect_timeout(mut self, timeout: Duration) -> Self {
+        self.settings.link.connect_timeout = timeout;
+        self
+    }
+
+    /// How long a sidecar that failed is left alone: at first `min`, doubling up to `max`, each drawn between half and
+    /// all of it. Default 10 ms to 1 s. Meanwhile reads go to the source at once.
+    #[must_use]
+    pub fn backoff(mut self, min: Duration, max: Duration) -> Self {
+        self.settings.link.backoff_min = min;
+        self.settings.link.backoff_max = max;
+        self
+    }
+
+    /// How many look-ups may wait for the sidecar; more are refused and their callers read the source. Default 10,000.
+    #[must_use]
+    pub fn resolve_queue_max(mut self, items: usize) -> Self {
+        self.settings.queue_max = items;
+        self
+    }
+
+    /// How many look-ups may travel in one RPC, 1 to 1,000, which is the default.
+    #[must_use]
+    pub fn resolve_batch_max(mut self, items: usize) -> Self {
+        self.settings.batch_max = items;
+        self
+    }
+
+    /// How many batches may be in flight, 1 to 64. Default 4. Raising it makes batches smaller and costs CPU.
+    #[must_use]
+    pub fn rpcs_in_flight_max(mut self, rpcs: usize) -> Self {
+        self.settings.in_flight_max = rpcs;
+        self
+    }
+
+    /// Checks the settings. Nothing is connected yet: that happens at the first call. Must be called inside a Tokio
+    /// runtime, on which the connections will live.
+    pub fn build(self) -> Result<Client, ConfigError> {
+        if tokio::runtime::Handle::try_current().is_err() {
+            return Err(ConfigError::NoRuntime);
+        }
+        self.check()?;
+        Client::open(&self)
+    }
+
+    fn check(&self) -> Result<(), ConfigError> {
+        let Settings { link, .. } = self.settings;
+        let settings = self.settings;
+        for (field, duration) in [
+            ("resolve_deadline", settings.resolve_deadline),
+            ("commit_deadline", settings.commit_deadline),
+            ("call_deadline", settings.call_deadline),
+            ("connect_timeout", link.connect_timeout),
+            ("backoff (min)", link.backoff_min),
+        ] {
+            ensure(
+                !duration.is_zero(),
+                field,
+                &format!("{duration:?}"),
+                ABOVE_ZERO,
+            )?;
+        }
+        ensure(
+            link.backoff_max >= link.backoff_min,
+            "backoff (max)",
+            &format!("{:?}", link.backoff_max),
+            "at least the smallest pause",
+        )?;
+        let timeout = settings.invalidate_timeout;
+        let in_range = (1..=60_000).contains(&timeout.as_millis());
+        ensure(
+            in_range,
+            "invalidate_timeout",
+            &format!("{timeout:?}"),
+            "1 ms to 60 s",
+        )?;
+        for (field, value, range, max) in [
+            (
+                "resolve_queue_max",
+                settings.queue_max,
+                ABOVE_ZERO,
+                usize::MAX,
+            ),
+            (
+                "resolve_batch_max",
+                settings.batch_max,
+                "1 to 1,000",
+                BATCH_MAX,
+            ),
+            ("rpcs_in_flight_max", settings.in_flight_max, "1 to 64", 64),
+        ] {
+            ensure((1..=max).contains(&value), field, &value.to_string(), range)?;
+        }
+        Ok(())
+    }
+}
+
+fn ensure(
+    holds: bool,
+    field: &'static str,
+    value: &str,
+    range: &'static str,
+) -> Result<(), ConfigError> {
+    if holds {
+        return Ok(());
+    }
+    Err(ConfigError::BadSetting {
+        field,
+        value: value.to_owned(),
+        range,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+
+    use super::*;
+
+    const OWN: &str = "127.0.0.1:7600";
+
+    #[tokio::test]
+    async fn wrong_settings_are_named_with_their_range() {
+        for (builder, field) in [
+            (
+                ClientBuilder::new(OWN).resolve_deadline(Duration::ZERO),
+                "resolve_deadline",
+            ),
+            (
+                ClientBuilder::new(OWN).invalidate_timeout(Duration::from_secs(61)),
+                "invalidate_timeout",
+            ),
+            (
+                ClientBuilder::new(OWN).resolve_batch_max(1_001),
+                "resolve_batch_max",
+            ),
+            (
+                ClientBuilder::new(OWN).rpcs_in_flight_max(0),
+                "rpcs_in_flight_max",
+            ),
+            (
+                ClientBuilder::new(OWN).backoff(Duration::from_secs(2), Duration::from_secs(1)),
+                "backoff (max)",
+            ),
+        ] {
+            let error = builder.build().unwrap_err();
+            assert!(
+                matches!(&error, ConfigError::BadSetting { field: named, .. } if *named == field),
+                "{error}"
+            );
+        }
+        let error = ClientBuilder::new(OWN)
+            .fail_over_to("nonsense")
+            .build()
+            .unwrap_err();
+        assert!(error.to_string().contains("nonsense"), "{error}");
+        ClientBuilder::new(OWN).build().unwrap();
+    }
+
+    #[test]
+    fn a_client_without_a_runtime_is_refused() {
+        assert_eq!(
+            ClientBuilder::new(OWN).build().unwrap_err(),
+            ConfigError::NoRuntime
+        );
+    }
+}

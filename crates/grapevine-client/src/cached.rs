@@ -1,0 +1,257 @@
+//! Cached reads: look up, read the cache, judge what it gave, and on a miss compute, commit and store.
+//!
+//! The order is the guarantee (G3). The look-up comes first: its answer carries the *stamp* (in the lease) and the
+//! token, both taken before anything is read from the source. What follows from them stands in [`crate::fence`].
+//!
+//! Trouble is not the reader's: without a usable look-up the fill function runs and nothing is stored (a *bypass*); a
+//! cache that fails is a miss, and a store that fails is counted.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use grapevine_cache::Cache;
+use grapevine_proto::v1;
+
+use crate::client::Client;
+use crate::error::InvalidRequest;
+use crate::fence::{FlightKey, FlightResult, Settled, Unit};
+use crate::fill::Fill;
+use crate::outcome::{BypassReason, GetError, GetOutcome, How};
+use crate::session::Session;
+use crate::single_flight::{Finished, Flights};
+use crate::stats::{CacheCounters, CacheStats};
+
+/// So often a caller goes round again when another one's fill was not good enough for it; then it fills for itself.
+pub(crate) const ROUNDS_MAX: u32 = 3;
+
+/// A [`Client`] with a cache: reads through it, fenced. Cloning it is cheap; clones share flights and counters.
+#[derive(Clone)]
+pub struct CachedClient {
+    shared: Arc<Shared>,
+    session: Option<Arc<Session>>,
+}
+
+pub(crate) struct Shared {
+    pub(crate) client: Client,
+    pub(crate) cache: Arc<dyn Cache>,
+    pub(crate) flights: Flights<Arc<FlightKey>, FlightResult>,
+    pub(crate) counters: CacheCounters,
+}
+impl fmt::Debug for CachedClient {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CachedClient")
+            .field("client", &self.shared.client)
+            .field("cache", &self.shared.cache.target())
+            .field("session", &self.session)
+            .finish_non_exhaustive()
+    }
+}
+
+impl CachedClient {
+    /// Reads through `cache`, with look-ups of `client`.
+    pub fn new(client: Client, cache: Arc<dyn Cache>) -> Self {
+        let shared = Shared {
+            client,
+            cache,
+            flights: Flights::new(),
+            counters: CacheCounters::default(),
+        };
+        Self {
+            shared: Arc::new(shared),
+            session: None,
+        }
+    }
+
+    /// The same client, whose reads see what `session` has seen (G5). A look-up that has to wait longer for it than the
+    /// session allows makes the read a bypass: the source has it.
+    #[must_use]
+    pub fn session(&self, session: &Session) -> Self {
+        Self {
+            shared: Arc::clone(&self.shared),
+            session: (!session.is_empty()).then(|| Arc::new(session.clone())),
+        }
+    }
+
+    /// The client.
+    pub fn client(&self) -> &Client {
+        &self.shared.client
+    }
+
+    /// The cache.
+    pub fn cache(&self) -> &Arc<dyn Cache> {
+        &self.shared.cache
+    }
+
+    pub(crate) fn shared(&self) -> &Shared {
+        &self.shared
+    }
+
+    /// What this client and its clones have done.
+    pub fn stats(&self) -> CacheStats {
+        self.shared.counters.snapshot()
+    }
+
+    /// The value at `address`, from the cache or else from `fill`, whose result is stored for the policy's TTL or `ttl`,
+    /// whichever is shorter.
+    ///
+    /// `fill` runs at most once, in this task. Of concurrent callers in this process that miss the same value one runs its
+    /// function and the others get its result; if it is cancelled or panics, another one runs its own. An error goes to
+    /// all of them and is not stored. Without a usable look-up within the client's `resolve_deadline`, `fill` runs
+    /// and nothing is stored; callers do not share then, since nothing vouches for what they share.
+    pub async fn get_or_fill<C, E, F, Fut>(
+        &self,
+        address: &str,
+        classes: &[C],
+        ttl: Option<Duration>,
+        fill: F,
+    ) -> Result<GetOutcome, GetError<E>>
+    where
+        C: AsRef<str>,
+        E: Send + Sync + 'static,
+        F: FnOnce(Fill) -> Fut,
+        Fut: Future<Output = Result<Bytes, E>>,
+    {
+        check_ttl(ttl)?;
+        let classes = owned(classes);
+        let mut fill = Some(fill);
+        let mut round = 0;
+        let reason = loop {
+            let resolution = match self.look_up(address, &classes, None).await? {
+                Ok(resolution) => resolution,
+                Err(reason) => break reason,
+            };
+            let [target] = &*resolution.targets else {
+                break BypassReason::Refused;
+            };
+            let unit = Unit::new(
+                address,
+                address.to_owned(),
+                &classes,
+                &resolution,
+                target,
+                ttl,
+            );
+            let before = self.finished(&unit);
+            let found = self.read_cache(&unit.key.target).await;
+            round += 1;
+            let settled = self
+                .settle(&unit, found, before, round > ROUNDS_MAX, &mut fill)
+                .await;
+            match settled.map_err(GetError::Fill)? {
+                Settled::Done { value, how, stored } => {
+                    return Ok(GetOutcome {
+                        value: value.bytes,
+                        how,
+                        stored,
+                        token: Some(resolution.token),
+                    });
+                }
+                Settled::Again => {}
+                Settled::Bypass(reason) => break reason,
+            }
+        };
+        self.count_bypass(reason);
+        let fill = fill
+            .take()
+            .expect("invariant: a bypass comes before the fill function has run");
+        let value = fill(Fill::default())
+            .await
+            .map_err(|error| GetError::Fill(Arc::new(error)))?;
+        Ok(GetOutcome {
+            value,
+            how: How::Bypassed(reason),
+            stored: false,
+            token: None,
+        })
+    }
+
+    /// Looks up; `Err` is a reason to bypass.
+    pub(crate) async fn look_up(
+        &self,
+        address: &str,
+        classes: &[String],
+        page: Option<v1::Page>,
+    ) -> Result<Result<v1::Resolution, BypassReason>, InvalidRequest> {
+        let resolved = match &self.session {
+            None => self.shared.client.resolve_one(address, classes, page).await,
+            Some(session) => {
+                self.shared
+                    .client
+                    .resolve_one_in(session, address, classes, page)
+                    .await
+            }
+        };
+        match resolved {
+            Ok(resolved) if resolved.resolution.bypass => Ok(Err(BypassReason::Policy)),
+            Ok(resolved) => Ok(Ok(resolved.resolution)),
+            Err(error) => {
+                tracing::debug!(address, %error, "a look-up failed");
+                BypassReason::of(error).map(Err)
+            }
+        }
+    }
+
+    /// To be taken before the look into the cache.
+    pub(crate) fn finished(&self, unit: &Unit<'_>) -> Finished {
+        self.shared.flights.finished(&unit.key)
+    }
+
+    pub(crate) async fn read_cache(&self, target: &str) -> Option<Bytes> {
+        match self.shared.cache.get(target).await {
+            Ok(found) => found,
+            Err(error) => {
+                self.count_get_error(&error);
+                None
+            }
+        }
+    }
+
+    /// Several values at once, in order; absent ones and all of a failed read are `None`.
+    pub(crate) async fn read_cache_many(&self, targets: &[String]) -> Vec<Option<Bytes>> {
+        match self.shared.cache.get_many(targets).await {
+            Ok(found) if found.len() == targets.len() => found,
+            Ok(_) => vec![None; targets.len()],
+            Err(error) => {
+                self.count_get_error(&error);
+                vec![None; targets.len()]
+            }
+        }
+    }
+
+    fn count_get_error(&self, error: &grapevine_cache::CacheError) {
+        self.shared.counters.cache_get_errors.increment();
+        tracing::debug!(cache = self.shared.cache.target(), %error, "a cache read failed");
+    }
+
+    pub(crate) fn count_bypass(&self, reason: BypassReason) {
+        let counters = &self.shared.counters;
+        let counter = match reason {
+            BypassReason::Policy => &counters.bypass_policy,
+            BypassReason::Unreachable => &counters.bypass_unreachable,
+            BypassReason::Deadline => &counters.bypass_deadline,
+            BypassReason::Overloaded => &counters.bypass_overloaded,
+            BypassReason::Session => &counters.bypass_session,
+            BypassReason::Refused => &counters.bypass_refused,
+        };
+        counter.increment();
+    }
+}
+
+pub(crate) fn owned<C: AsRef<str>>(classes: &[C]) -> Vec<String> {
+    classes
+        .iter()
+        .map(|class| class.as_ref().to_owned())
+        .collect()
+}
+
+pub(crate) fn check_ttl(ttl: Option<Duration>) -> Result<(), InvalidRequest> {
+    match ttl {
+        Some(Duration::ZERO) => Err(InvalidRequest::one(
+            "ttl",
+            "it is zero; leave it out to take the policy's".to_owned(),
+        )),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,347 @@
+//! The client: a handle on the own sidecar, and on others for invalidations that the own one cannot take.
+//!
+//! Look-ups of concurrent callers travel together (see [`crate::batcher`]); those of a session travel alone, because a
+//! request carries one session and waits for it. Every look-up ends within `resolve_deadline`, counted from the call.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use grapevine_proto::v1;
+
+use crate::batcher::{BatchCall, BatchError, BatchLimits, Batcher};
+use crate::builder::{ClientBuilder, Settings};
+use crate::channel::{Gated, Link};
+use crate::error::{CallError, ConfigError, InvalidRequest, ResolveError};
+use crate::names::{self, BATCH_MAX, CLASSES_MAX};
+use crate::session::Session;
+use crate::stats::{ClientCounters, ClientStats};
+
+/// A client of a sidecar. Cloning it is cheap; clones share connections, queues and counters.
+#[derive(Clone)]
+pub struct Client {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    /// The own sidecar first; never empty.
+    links: Vec<Arc<Link>>,
+    settings: Settings,
+    resolves: Batcher<ResolveCall>,
+    commits: Batcher<CommitCall>,
+    counters: Arc<ClientCounters>,
+}
+
+/// One look-up's answer, with what the sidecar could show about itself.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Resolved {
+    /// What to do for the address.
+    pub resolution: v1::Resolution,
+    /// Whether the sidecar could show that it is fresh.
+    pub freshness: v1::Freshness,
+    /// Why not; `None` when it could.
+    pub freshness_reason: Option<Arc<str>>,
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let endpoints: Vec<_> = self.inner.links.iter().map(|link| link.name()).collect();
+        f.debug_struct("Client")
+            .field("endpoints", &endpoints)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Client {
+    /// A client of the sidecar at `own` (`unix:/path`, `http://host:port` or `host:port`) with default settings.
+    pub fn connect(own: impl Into<String>) -> Result<Self, ConfigError> {
+        ClientBuilder::new(own).build()
+    }
+
+    /// See [`ClientBuilder::new`].
+    pub fn builder(own: impl Into<String>) -> ClientBuilder {
+        ClientBuilder::new(own)
+    }
+
+    pub(crate) fn open(builder: &ClientBuilder) -> Result<Self, ConfigError> {
+        let settings = builder.settings;
+        let open = |endpoint: &String| Link::new(endpoint, settings.link).map(Arc::new);
+        let links = builder
+            .endpoints
+            .iter()
+            .map(open)
+            .collect::<Result<Vec<_>, _>>()?;
+        let own = links.first().ok_or(ConfigError::NoEndpoint)?;
+        let counters = Arc::new(ClientCounters::default());
+        let limits = BatchLimits {
+            queue: settings.queue_max,
+            batch: settings.batch_max,
+            in_flight: settings.in_flight_max,
+        };
+        let resolve = ResolveCall {
+            link: Arc::clone(own),
+            deadline: settings.resolve_deadline,
+            counters: Arc::clone(&counters),
+        };
+        let commit = CommitCall {
+            link: Arc::clone(own),
+            deadline: settings.commit_deadline,
+            counters: Arc::clone(&counters),
+        };
+        let inner = Inner {
+            resolves: Batcher::new(resolve, limits),
+            commits: Batcher::new(commit, limits),
+            links,
+            settings,
+            counters,
+        };
+        Ok(Self {
+            inner: Arc::new(inner),
+        })
+    }
+
+    /// The endpoints as configured, the own sidecar first.
+    pub fn endpoints(&self) -> impl Iterator<Item = &str> {
+        self.inner.links.iter().map(|link| &**link.name())
+    }
+
+    /// What this client and its clones have done.
+    pub fn stats(&self) -> ClientStats {
+        self.inner.counters.snapshot()
+    }
+
+    pub(crate) fn own(&self) -> &Link {
+        &self.inner.links[0]
+    }
+
+    pub(crate) fn links(&self) -> &[Arc<Link>] {
+        &self.inner.links
+    }
+
+    pub(crate) fn settings(&self) -> Settings {
+        self.inner.settings
+    }
+
+    pub(crate) fn counters(&self) -> &ClientCounters {
+        &self.inner.counters
+    }
+
+    /// Looks one address up; concurrent callers share RPCs. `classes` has 1 to 16 entries, the first one's policy governs;
+    /// `page` asks for a slice of a list.
+    pub async fn resolve_one<C: AsRef<str>>(
+        &self,
+        address: &str,
+        classes: &[C],
+        page: Option<v1::Page>,
+    ) -> Result<Resolved, ResolveError> {
+        check_item(address, classes, page)?;
+        self.own().check_open()?;
+        let deadline = self.inner.settings.resolve_deadline;
+        let sent = self
+            .inner
+            .resolves
+            .send_with(|| item(address, classes, page));
+        match tokio::time::timeout(deadline, sent).await {
+            Ok(Ok(resolved)) => Ok(resolved),
+            Ok(Err(error)) => Err(self.resolve_error(error)),
+            Err(_) => Err(ResolveError::Call(CallError::Deadline {
+                endpoint: Arc::clone(self.own().name()),
+                deadline,
+            })),
+        }
+    }
+
+    /// Looks one address up at a sidecar that has seen what `session` has, waiting for it as long as the session says.
+    pub async fn resolve_one_in<C: AsRef<str>>(
+        &self,
+        session: &Session,
+        address: &str,
+        classes: &[C],
+        page: Option<v1::Page>,
+    ) -> Result<Resolved, ResolveError> {
+        if session.is_empty() {
+            return self.resolve_one(address, classes, page).await;
+        }
+        let mut answers = self
+            .resolve_in(session, vec![item(address, classes, page)])
+            .await?;
+        Ok(answers.pop().expect("invariant: as many answers as items"))
+    }
+
+    /// Looks 1 to 1,000 addresses up in one RPC.
+    pub async fn resolve(
+        &self,
+        items: Vec<v1::ResolveItem>,
+    ) -> Result<Vec<Resolved>, ResolveError> {
+        self.resolve_in(&Session::new(), items).await
+    }
+
+    /// The same, at a sidecar that has seen what `session` has.
+    pub async fn resolve_in(
+        &self,
+        session: &Session,
+        items: Vec<v1::ResolveItem>,
+    ) -> Result<Vec<Resolved>, ResolveError> {
+        check_count("items", items.len(), BATCH_MAX)?;
+        for item in &items {
+            check_item(&item.address, &item.classes, item.page)?;
+        }
+        let mut deadline = self.inner.settings.resolve_deadline;
+        let mut wire_session = None;
+        if !session.is_empty() {
+            deadline += session.wait_duration();
+            wire_session = Some(session.to_wire());
+        }
+        Ok(resolve_batch(self.own(), self.counters(), deadline, items, wire_session).await?)
+    }
+
+    fn resolve_error(&self, error: BatchError) -> ResolveError {
+        match error {
+            BatchError::QueueFull { limit } => {
+                self.counters().resolve_queue_full.increment();
+                ResolveError::QueueFull { limit }
+            }
+            BatchError::Call(error) => error.into(),
+            BatchError::Again { .. } => ResolveError::Call(self.spoiled()),
+        }
+    }
+
+    fn spoiled(&self) -> CallError {
+        CallError::Broken {
+            endpoint: Arc::clone(self.own().name()),
+            code: tonic::Code::Aborted,
+            message: "the batch was given up".to_owned(),
+        }
+    }
+
+    /// Tells that a value was computed and asks whether it may be stored. Concurrent callers share RPCs. `address` is the
+    /// cache address and `lease` the lease that resolve gave; an accepted fill is durable.
+    pub async fn commit_fill(&self, fill: v1::Fill) -> Result<v1::FillVerdict, CallError> {
+        self.own().check_open()?;
+        let deadline = self.inner.settings.commit_deadline;
+        let sent = self.inner.commits.send_with(|| fill.clone());
+        match tokio::time::timeout(deadline, sent).await {
+            Ok(Ok(verdict)) => Ok(verdict),
+            Ok(Err(BatchError::Call(error))) => Err(error),
+            Ok(Err(BatchError::QueueFull { limit })) => Err(CallError::Overloaded {
+                endpoint: Arc::clone(self.own().name()),
+                message: format!("{limit} fills wait for it already"),
+                retry_after: None,
+            }),
+            Ok(Err(BatchError::Again { .. })) => Err(self.spoiled()),
+            Err(_) => Err(CallError::Deadline {
+                endpoint: Arc::clone(self.own().name()),
+                deadline,
+            }),
+        }
+    }
+}
+
+fn item<C: AsRef<str>>(address: &str, classes: &[C], page: Option<v1::Page>) -> v1::ResolveItem {
+    v1::ResolveItem {
+        address: address.to_owned(),
+        classes: classes
+            .iter()
+            .map(|class| class.as_ref().to_owned())
+            .collect(),
+        page,
+    }
+}
+
+fn check_item<C: AsRef<str>>(
+    address: &str,
+    classes: &[C],
+    page: Option<v1::Page>,
+) -> Result<(), InvalidRequest> {
+    names::check_address("address", address)?;
+    names::check_classes("classes", classes, CLASSES_MAX)?;
+    page.map_or(Ok(()), names::check_page)
+}
+
+pub(crate) fn check_count(field: &str, count: usize, max: usize) -> Result<(), InvalidRequest> {
+    if (1..=max).contains(&count) {
+        return Ok(());
+    }
+    Err(InvalidRequest::one(
+        field,
+        format!("{count} entries are outside 1 to {max}"),
+    ))
+}
+
+struct ResolveCall {
+    link: Arc<Link>,
+    deadline: Duration,
+    counters: Arc<ClientCounters>,
+}
+
+impl BatchCall for ResolveCall {
+    type Item = v1::ResolveItem;
+    type Answer = Resolved;
+    const FIELD: &'static str = "items";
+
+    async fn send(&self, items: Vec<v1::ResolveItem>) -> Result<Vec<Resolved>, CallError> {
+        resolve_batch(&self.link, &self.counters, self.deadline, items, None).await
+    }
+}
+
+async fn resolve_batch(
+    link: &Link,
+    counters: &ClientCounters,
+    deadline: Duration,
+    items: Vec<v1::ResolveItem>,
+    session: Option<v1::Session>,
+) -> Result<Vec<Resolved>, CallError> {
+    let count = items.len();
+    counters.resolve_rpcs.increment();
+    counters.resolve_items.add(count as u64);
+    let mut application = link.application();
+    let request = v1::ResolveRequest { items, session };
+    let answer = link
+        .call(Gated::Yes, deadline, application.resolve(request))
+        .await?;
+    if answer.results.len() != count {
+        return Err(link.bad_answer(format!(
+            "{} results for {count} look-ups",
+            answer.results.len()
+        )));
+    }
+    let freshness = answer.freshness();
+    let reason = (!answer.freshness_reason.is_empty()).then(|| Arc::from(answer.freshness_reason));
+    let with_freshness = |resolution| Resolved {
+        resolution,
+        freshness,
+        freshness_reason: reason.clone(),
+    };
+    Ok(answer.results.into_iter().map(with_freshness).collect())
+}
+
+struct CommitCall {
+    link: Arc<Link>,
+    deadline: Duration,
+    counters: Arc<ClientCounters>,
+}
+
+impl BatchCall for CommitCall {
+    type Item = v1::Fill;
+    type Answer = v1::FillVerdict;
+    const FIELD: &'static str = "fills";
+
+    async fn send(&self, fills: Vec<v1::Fill>) -> Result<Vec<v1::FillVerdict>, CallError> {
+        let count = fills.len();
+        self.counters.commit_rpcs.increment();
+        self.counters.commit_items.add(count as u64);
+        let mut application = self.link.application();
+        let request = v1::CommitFillRequest { fills };
+        let answer = self
+            .link
+            .call(Gated::Yes, self.deadline, application.commit_fill(request))
+            .await?;
+        if answer.verdicts.len() != count {
+            return Err(self.link.bad_answer(format!(
+                "{} verdicts for {count} fills",
+                answer.verdicts.len()
+            )));
+        }
+        Ok(answer.verdicts)
+    }
+}

@@ -1,0 +1,436 @@
+//! The fence (G3): whether a value from the cache may be served, and whether a computed one may be stored.
+//!
+//! A value from the cache is served only if it carries the look-up's token, in its address or in its envelope, and the
+//! full address that was asked for. A value computed after the look-up is stored under the look-up's token: if a bump
+//! overtook it, no later look-up will ask for that token again, so it does not matter how late the store lands. Where
+//! policy wants a directory entry, and where the fill named dependencies, `CommitFill` comes before the store, and a fill
+//! that was overtaken is refused there. The caller gets its value in any case: its read began before the bump.
+//!
+//! Dependencies are classes that the look-up did not name. A value that has some is stored with their names and the token
+//! over the look-up's classes followed by them; a reader looks those classes up, together, and compares. A caller that
+//! waited for another one's fill compares too, because the tokens on which the two agreed did not cover dependencies.
+
+use std::any::Any;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use grapevine_proto::v1;
+
+use crate::cached::CachedClient;
+use crate::envelope::{Dependencies, Envelope, MAGIC, TooLong};
+use crate::fill::Fill;
+use crate::names::{CLASSES_MAX, check_class};
+use crate::outcome::{BypassReason, How};
+use crate::page::decode_page;
+use crate::single_flight::{Finished, Lead, Turn};
+
+/// What callers must agree on to share a fill.
+#[derive(Debug, PartialEq, Eq, Hash)]
+pub(crate) struct FlightKey {
+    token: u64,
+    /// The cache address.
+    pub(crate) target: String,
+    /// The application's address, with its page suffix: several may share a target.
+    address: String,
+    classes: Vec<String>,
+}
+
+type FlightLead<'a> = Lead<'a, Arc<FlightKey>, FlightResult>;
+
+#[derive(Clone)]
+pub(crate) enum FlightResult {
+    Value(Value),
+    /// The fill function's error, as the type that its caller uses.
+    Failed(Arc<dyn Any + Send + Sync>),
+}
+
+/// A value and what it rests on beyond the look-up.
+#[derive(Debug, Clone)]
+pub(crate) struct Value {
+    pub(crate) bytes: Bytes,
+    depends: Depends,
+}
+
+#[derive(Debug, Clone)]
+enum Depends {
+    Nothing,
+    On(Dependencies),
+    /// It has dependencies, and nobody vouches for them.
+    Unsettled,
+}
+
+/// One value to get: a whole one, or one page.
+pub(crate) struct Unit<'a> {
+    pub(crate) key: Arc<FlightKey>,
+    /// The application's address without a page suffix.
+    pub(crate) base: &'a str,
+    pub(crate) resolution: &'a v1::Resolution,
+    pub(crate) ttl: Duration,
+    pub(crate) paged: bool,
+}
+
+impl<'a> Unit<'a> {
+    pub(crate) fn new(
+        base: &'a str,
+        address: String,
+        classes: &[String],
+        resolution: &'a v1::Resolution,
+        target: &v1::Target,
+        ttl: Option<Duration>,
+    ) -> Self {
+        let policy_ttl = Duration::from_millis(resolution.ttl_ms);
+        Self {
+            key: Arc::new(FlightKey {
+                token: resolution.token,
+                target: target.address.clone(),
+                address,
+                classes: classes.to_vec(),
+            }),
+            base,
+            resolution,
+            ttl: ttl.map_or(policy_ttl, |ttl| ttl.min(policy_ttl)),
+            paged: target.page_size > 0,
+        }
+    }
+}
+
+/// What a look at the cache came to.
+enum Look {
+    Hit(Value),
+    Miss,
+    Bypass(BypassReason),
+}
+
+/// What getting one value came to.
+pub(crate) enum Settled {
+    Done {
+        value: Value,
+        how: How,
+        stored: bool,
+    },
+    /// Another caller's fill was not good enough: look up again.
+    Again,
+    Bypass(BypassReason),
+}
+
+/// Whether and how a computed value may be stored.
+enum Permission {
+    Store(Depends),
+    Refuse,
+}
+
+impl CachedClient {
+    /// Serves `found` if it can be served; otherwise waits for who computes the value, or computes it.
+    ///
+    /// With `alone` it does not wait for others, and never answers `Again`.
+    pub(crate) async fn settle<E, F, Fut>(
+        &self,
+        unit: &Unit<'_>,
+        found: Option<Bytes>,
+        before: Finished,
+        alone: bool,
+        fill: &mut Option<F>,
+    ) -> Result<Settled, Arc<E>>
+    where
+        E: Send + Sync + 'static,
+        F: FnOnce(Fill) -> Fut,
+        Fut: Future<Output = Result<Bytes, E>>,
+    {
+        match self.judge(unit, found).await {
+            Look::Hit(value) => return Ok(self.hit(value)),
+            Look::Bypass(reason) => return Ok(Settled::Bypass(reason)),
+            Look::Miss => self.shared().counters.misses.increment(),
+        }
+        if alone {
+            return self.fill(unit, None, fill).await;
+        }
+        let seat = self.shared().flights.sit(Arc::clone(&unit.key));
+        let lead = match seat.turn().await {
+            Turn::Follow(result) => return self.follow(unit, result).await,
+            Turn::Lead(lead) => lead,
+        };
+        if lead.after_another() {
+            self.shared().counters.takeovers.increment();
+        }
+        if lead.others_finished_since(before) {
+            let found = self.read_cache(&unit.key.target).await;
+            match self.judge(unit, found).await {
+                Look::Hit(value) => {
+                    let mut lead = lead;
+                    lead.publish(FlightResult::Value(value.clone()));
+                    return Ok(self.hit(value));
+                }
+                Look::Bypass(reason) => return Ok(Settled::Bypass(reason)),
+                Look::Miss => {}
+            }
+        }
+        self.fill(unit, Some(lead), fill).await
+    }
+
+    fn hit(&self, value: Value) -> Settled {
+        self.shared().counters.hits.increment();
+        Settled::Done {
+            value,
+            how: How::Hit,
+            stored: false,
+        }
+    }
+
+    /// Whether what the cache gave may be served.
+    async fn judge(&self, unit: &Unit<'_>, found: Option<Bytes>) -> Look {
+        let Some(stored) = found else {
+            return Look::Miss;
+        };
+        let Some(value) = inspect(unit, stored) else {
+            self.shared().counters.envelope_mismatch.increment();
+            return Look::Miss;
+        };
+        let Depends::On(dependencies) = &value.depends else {
+            return Look::Hit(value);
+        };
+        match self.still_hold(unit, dependencies).await {
+            Ok(true) => Look::Hit(value),
+            Ok(false) => {
+                self.shared().counters.envelope_mismatch.increment();
+                Look::Miss
+            }
+            Err(reason) => Look::Bypass(reason),
+        }
+    }
+
+    /// Whether nothing that the value depends on has changed.
+    async fn still_hold(
+        &self,
+        unit: &Unit<'_>,
+        dependencies: &Dependencies,
+    ) -> Result<bool, BypassReason> {
+        let classes: Vec<String> = unit
+            .key
+            .classes
+            .iter()
+            .chain(&dependencies.classes)
+            .cloned()
+            .collect();
+        if classes.len() > CLASSES_MAX {
+            return Ok(false);
+        }
+        match self.look_up(unit.base, &classes, None).await {
+            Ok(Ok(resolution)) => Ok(resolution.token == dependencies.token),
+            Ok(Err(reason)) => Err(reason),
+            // The names came from the cache: what is malformed there is not this caller's mistake.
+            Err(_invalid) => Ok(false),
+        }
+    }
+
+    /// Takes another caller's result, if it is good enough for this one.
+    async fn follow<E: Send + Sync + 'static>(
+        &self,
+        unit: &Unit<'_>,
+        result: FlightResult,
+    ) -> Result<Settled, Arc<E>> {
+        let value = match result {
+            FlightResult::Value(value) => value,
+            FlightResult::Failed(error) => {
+                return match error.downcast::<E>() {
+                    Ok(error) => {
+                        self.shared().counters.single_flight_waits.increment();
+                        Err(error)
+                    }
+                    // Its caller uses another type of error: nothing to hand on.
+                    Err(_) => Ok(Settled::Again),
+                };
+            }
+        };
+        let good = match &value.depends {
+            Depends::Nothing => true,
+            Depends::Unsettled => false,
+            Depends::On(dependencies) => match self.still_hold(unit, dependencies).await {
+                Ok(good) => good,
+                Err(reason) => return Ok(Settled::Bypass(reason)),
+            },
+        };
+        if !good {
+            return Ok(Settled::Again);
+        }
+        self.shared().counters.single_flight_waits.increment();
+        Ok(Settled::Done {
+            value,
+            how: How::Waited,
+            stored: false,
+        })
+    }
+
+    /// Computes the value, tells the others, and stores it if that is allowed.
+    async fn fill<E, F, Fut>(
+        &self,
+        unit: &Unit<'_>,
+        mut lead: Option<FlightLead<'_>>,
+        fill: &mut Option<F>,
+    ) -> Result<Settled, Arc<E>>
+    where
+        E: Send + Sync + 'static,
+        F: FnOnce(Fill) -> Fut,
+        Fut: Future<Output = Result<Bytes, E>>,
+    {
+        self.shared().counters.fills.increment();
+        let handle = Fill::default();
+        let function = fill.take().expect("invariant: a read fills once");
+        let bytes = match function(handle.clone()).await {
+            Ok(bytes) => bytes,
+            Err(error) => {
+                self.shared().counters.fill_errors.increment();
+                let error = Arc::new(error);
+                if let Some(lead) = &mut lead {
+                    lead.publish(FlightResult::Failed(Arc::clone(&error) as _));
+                }
+                return Err(error);
+            }
+        };
+        let found = handle.beyond(&unit.key.classes);
+        let unsettled = !found.is_empty();
+        let permission = self.commit(unit, found).await;
+        let depends = match &permission {
+            Permission::Store(depends) => depends.clone(),
+            Permission::Refuse if unsettled => Depends::Unsettled,
+            Permission::Refuse => Depends::Nothing,
+        };
+        let value = Value { bytes, depends };
+        if let Some(lead) = &mut lead {
+            lead.publish(FlightResult::Value(value.clone()));
+        }
+        let stored = match permission {
+            Permission::Store(_) => self.store(unit, &value).await,
+            Permission::Refuse => false,
+        };
+        Ok(Settled::Done {
+            value,
+            how: How::Filled,
+            stored,
+        })
+    }
+
+    /// Asks the sidecar, where it must be asked, whether the value may be stored.
+    async fn commit(&self, unit: &Unit<'_>, found: Vec<String>) -> Permission {
+        let counters = &self.shared().counters;
+        if found.is_empty() && !unit.resolution.commit_required {
+            return Permission::Store(Depends::Nothing);
+        }
+        let too_many = unit.key.classes.len() + found.len() > CLASSES_MAX;
+        let malformed = found
+            .iter()
+            .find_map(|class| check_class("dependency", class).err());
+        if too_many || malformed.is_some() {
+            counters.bad_dependencies.increment();
+            let found = found.len();
+            tracing::warn!(
+                address = unit.key.address,
+                found,
+                ?malformed,
+                "a fill's dependencies cannot be kept: its value is not stored"
+            );
+            return Permission::Refuse;
+        }
+        let fill = v1::Fill {
+            address: unit.key.target.clone(),
+            classes: unit.key.classes.clone(),
+            added_classes: found.clone(),
+            lease: unit.resolution.lease.clone(),
+            ttl_ms: u64::try_from(unit.ttl.as_millis()).unwrap_or(u64::MAX),
+        };
+        match self.shared().client.commit_fill(fill).await {
+            Ok(verdict) if verdict.accepted && found.is_empty() => {
+                Permission::Store(Depends::Nothing)
+            }
+            Ok(verdict) if verdict.accepted => Permission::Store(Depends::On(Dependencies {
+                classes: found,
+                token: verdict.token,
+            })),
+            Ok(verdict) => {
+                counters.condemned.increment();
+                tracing::debug!(address = unit.key.address, reason = ?verdict.reason(), "a fill was condemned");
+                Permission::Refuse
+            }
+            Err(error) => {
+                counters.commit_failures.increment();
+                tracing::debug!(address = unit.key.address, %error, "a fill's commit got no answer");
+                Permission::Refuse
+            }
+        }
+    }
+
+    /// Says whether the value is in the cache now.
+    async fn store(&self, unit: &Unit<'_>, value: &Value) -> bool {
+        if unit.ttl.is_zero() {
+            return false;
+        }
+        let bytes = match wrap(unit, value) {
+            Ok(bytes) => bytes,
+            Err(error) => {
+                self.shared().counters.cache_set_errors.increment();
+                tracing::warn!(address = unit.key.address, %error, "a value cannot be wrapped");
+                return false;
+            }
+        };
+        match self
+            .shared()
+            .cache
+            .set(&unit.key.target, bytes, unit.ttl)
+            .await
+        {
+            Ok(()) => {
+                self.shared().counters.stored.increment();
+                true
+            }
+            Err(error) => {
+                self.shared().counters.cache_set_errors.increment();
+                tracing::debug!(cache = self.shared().cache.target(), %error, "a cache write failed");
+                false
+            }
+        }
+    }
+}
+
+/// What was stored, if it is what the look-up asks for.
+fn inspect(unit: &Unit<'_>, stored: Bytes) -> Option<Value> {
+    let wrapped = unit.resolution.envelope || stored.first() == Some(&MAGIC);
+    let value = if wrapped {
+        let envelope = Envelope::parse(&stored).ok()?;
+        if envelope.token != unit.key.token || envelope.address != unit.key.address {
+            return None;
+        }
+        Value {
+            bytes: envelope.value,
+            depends: envelope.dependencies.map_or(Depends::Nothing, Depends::On),
+        }
+    } else {
+        Value {
+            bytes: stored,
+            depends: Depends::Nothing,
+        }
+    };
+    if unit.paged && decode_page(&value.bytes).is_err() {
+        return None;
+    }
+    Some(value)
+}
+
+/// What to store: the value as it is where its address tells everything, else in an envelope.
+fn wrap(unit: &Unit<'_>, value: &Value) -> Result<Bytes, TooLong> {
+    let dependencies = match &value.depends {
+        Depends::On(dependencies) => Some(dependencies.clone()),
+        Depends::Nothing | Depends::Unsettled => None,
+    };
+    let plain =
+        !unit.resolution.envelope && dependencies.is_none() && value.bytes.first() != Some(&MAGIC);
+    if plain {
+        return Ok(value.bytes.clone());
+    }
+    let envelope = Envelope {
+        token: unit.key.token,
+        address: unit.key.address.clone(),
+        dependencies,
+        value: value.bytes.clone(),
+    };
+    envelope.encode()
+}

@@ -1,0 +1,224 @@
+//! Invalidations: declared once, acknowledged by the own sidecar or, when that cannot answer, by another one.
+//!
+//! Sidecars are asked one after another: the own one first, then the others in the order configured; one that failed a
+//! moment ago goes to the end of the line, and is still tried before giving up. A sidecar that did nothing and one of
+//! which nobody knows what it did are treated alike, because an invalidation may be repeated: the second event makes
+//! stale what the first one made stale, and costs at most a few values their place in the cache. So an acknowledged
+//! outcome can stand for more than one event; [`InvalidateOutcome::repeated`] tells. Refusals that every sidecar would
+//! give (malformed classes above all) end the matter at once.
+//!
+//! The worst case takes (timeout + `invalidate_slack`) for each endpoint.
+
+use std::future::IntoFuture;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use grapevine_proto::v1;
+
+use crate::channel::{Gated, Link};
+use crate::client::{Client, check_count};
+use crate::error::{CallError, InvalidRequest, InvalidateError};
+use crate::names::{INVALIDATE_CLASSES_MAX, check_classes};
+use crate::session::Session;
+
+/// The most classes that `match_all` takes.
+const MATCH_ALL_CLASSES_MAX: usize = 8;
+
+/// An invalidation to be sent: set what differs from the defaults, then `.await` it.
+#[derive(Debug, Clone)]
+#[must_use = "nothing is invalidated until it is awaited"]
+pub struct Invalidate {
+    client: Client,
+    classes: Vec<String>,
+    matching: v1::Match,
+    receipt: v1::ReceiptLevel,
+    timeout: Duration,
+    purge: v1::PurgeMode,
+    session: Option<Session>,
+}
+
+/// What an invalidation did.
+#[derive(Debug, Clone, PartialEq)]
+pub struct InvalidateOutcome {
+    /// The event's identity.
+    pub event: v1::EventId,
+    /// Hand it to later reads, at any sidecar, to see this write (see [`Session::add`]).
+    pub session_token: Bytes,
+    /// Who has it. An unsatisfied receipt is not an error: the event is durable and spreads either way.
+    pub receipt: v1::Receipt,
+    /// Known addresses deleted or marked stale before the answer.
+    pub addresses_purged: u64,
+    /// Deletes that failed at least once and are being retried.
+    pub addresses_pending: u64,
+    /// The endpoint that acknowledged it, as configured.
+    pub answered_by: Arc<str>,
+    /// A sidecar asked before may have done it as well: there may be a second event with the same effect.
+    pub repeated: bool,
+}
+
+impl Client {
+    /// Declares classes changed, each covering everything below it. Call it once the change is visible to the reads that
+    /// fill the cache: after the commit, not before.
+    ///
+    /// By default any of the classes matches, the receipt is `One`, purged values are deleted, and the answer is waited
+    /// for as long as the builder's `invalidate_timeout`.
+    pub fn invalidate<C: Into<String>>(&self, classes: impl IntoIterator<Item = C>) -> Invalidate {
+        Invalidate {
+            client: self.clone(),
+            classes: classes.into_iter().map(Into::into).collect(),
+            matching: v1::Match::Any,
+            receipt: v1::ReceiptLevel::One,
+            timeout: self.settings().invalidate_timeout,
+            purge: v1::PurgeMode::Hard,
+            session: None,
+        }
+    }
+}
+
+impl Invalidate {
+    /// Only what belongs to every one of the classes (2 to 8 of them) is stale.
+    pub fn match_all(mut self) -> Self {
+        self.matching = v1::Match::All;
+        self
+    }
+
+    /// Which sidecars must have it before the answer.
+    pub fn receipt(mut self, level: v1::ReceiptLevel) -> Self {
+        self.receipt = level;
+        self
+    }
+
+    /// How long a sidecar waits for the receipt and the first purge attempt; 1 ms to 60 s.
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = timeout;
+        self
+    }
+
+    /// Marks known addresses stale where the cache can, instead of deleting them.
+    pub fn soft(mut self) -> Self {
+        self.purge = v1::PurgeMode::Soft;
+        self
+    }
+
+    /// This write comes after what the session has seen.
+    pub fn session(mut self, session: &Session) -> Self {
+        self.session = (!session.is_empty()).then(|| session.clone());
+        self
+    }
+
+    /// Sends it; the same as awaiting it.
+    pub async fn send(self) -> Result<InvalidateOutcome, InvalidateError> {
+        self.check()?;
+        let mut attempts = Vec::new();
+        for (position, link) in in_line(self.client.links()) {
+            match self.ask(link).await {
+                Ok(answer) => {
+                    if position > 0 {
+                        self.client.counters().invalidate_failovers.increment();
+                    }
+                    return Ok(outcome(answer, link, &attempts));
+                }
+                Err(CallError::Invalid(invalid)) => return Err(invalid.into()),
+                Err(CallError::GaveUp { message, .. }) => {
+                    return Err(InvalidateError::SessionBehind { message });
+                }
+                Err(error) if !error.may_differ_elsewhere() => {
+                    return Err(InvalidateError::Refused(error));
+                }
+                Err(error) => attempts.push(error),
+            }
+        }
+        self.client.counters().invalidate_failures.increment();
+        Err(InvalidateError::NoSidecar { attempts })
+    }
+
+    async fn ask(&self, link: &Link) -> Result<v1::InvalidateResponse, CallError> {
+        let mut deadline = self.timeout + self.client.settings().invalidate_slack;
+        if let Some(session) = &self.session {
+            deadline += session.wait_duration();
+        }
+        // A connection that broke while it was idle says nothing about the sidecar: the second try makes a new one.
+        let first = self.ask_once(link, deadline).await;
+        match first {
+            Err(CallError::Broken { .. }) => self.ask_once(link, deadline).await,
+            settled => settled,
+        }
+    }
+
+    async fn ask_once(
+        &self,
+        link: &Link,
+        deadline: Duration,
+    ) -> Result<v1::InvalidateResponse, CallError> {
+        let request = v1::InvalidateRequest {
+            classes: self.classes.clone(),
+            r#match: self.matching.into(),
+            receipt: self.receipt.into(),
+            timeout_ms: u32::try_from(self.timeout.as_millis()).unwrap_or(u32::MAX),
+            purge: self.purge.into(),
+            session: self.session.as_ref().map(Session::to_wire),
+        };
+        let mut application = link.application();
+        let answer = link
+            .call(Gated::No, deadline, application.invalidate(request))
+            .await?;
+        if answer.event.is_none() || answer.receipt.is_none() {
+            return Err(link.bad_answer("an invalidation without its event or its receipt"));
+        }
+        Ok(answer)
+    }
+
+    fn check(&self) -> Result<(), InvalidRequest> {
+        check_classes("classes", &self.classes, INVALIDATE_CLASSES_MAX)?;
+        if self.matching == v1::Match::All && self.classes.len() < 2 {
+            return Err(InvalidRequest::one(
+                "classes",
+                "match_all needs at least 2 classes; there is 1".to_owned(),
+            ));
+        }
+        if self.matching == v1::Match::All {
+            check_count("classes", self.classes.len(), MATCH_ALL_CLASSES_MAX)?;
+        }
+        if !(1..=60_000).contains(&self.timeout.as_millis()) {
+            return Err(InvalidRequest::one(
+                "timeout",
+                format!("{:?} is outside 1 ms to 60 s", self.timeout),
+            ));
+        }
+        Ok(())
+    }
+}
+
+impl IntoFuture for Invalidate {
+    type Output = Result<InvalidateOutcome, InvalidateError>;
+    type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send>>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(self.send())
+    }
+}
+
+/// The links with their positions: those that answered lately in their order, then the others.
+fn in_line(links: &[Arc<Link>]) -> impl Iterator<Item = (usize, &Arc<Link>)> {
+    let mut line: Vec<_> = links.iter().enumerate().collect();
+    line.sort_by_key(|(_, link)| !link.gate().is_open());
+    line.into_iter()
+}
+
+fn outcome(
+    answer: v1::InvalidateResponse,
+    link: &Link,
+    attempts: &[CallError],
+) -> InvalidateOutcome {
+    InvalidateOutcome {
+        event: answer.event.unwrap_or_default(),
+        session_token: answer.session_token,
+        receipt: answer.receipt.unwrap_or_default(),
+        addresses_purged: answer.addresses_purged,
+        addresses_pending: answer.addresses_pending,
+        answered_by: Arc::clone(link.name()),
+        repeated: attempts.iter().any(CallError::may_have_had_effect),
+    }
+}

@@ -1,0 +1,127 @@
+//! What a cached read came to.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use thiserror::Error;
+
+use crate::error::{CallError, InvalidRequest, ResolveError};
+
+/// Where a value came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum How {
+    /// From the cache.
+    Hit,
+    /// From this caller's fill function.
+    Filled,
+    /// From the fill function of another caller that missed at the same moment.
+    Waited,
+    /// From this caller's fill function, the cache being left alone.
+    Bypassed(BypassReason),
+}
+
+/// Why a read went to the source and left the cache alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum BypassReason {
+    /// The sidecar cannot show that it is fresh, and the policy says to bypass then.
+    Policy,
+    /// The sidecar could not be reached, or the connection broke.
+    Unreachable,
+    /// The sidecar did not answer in time.
+    Deadline,
+    /// Too many look-ups wait already, here or there.
+    Overloaded,
+    /// The sidecar has not applied what the session has seen.
+    Session,
+    /// The sidecar refused, or answered against the contract.
+    Refused,
+}
+
+/// A value and where it came from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GetOutcome {
+    /// The value.
+    pub value: Bytes,
+    /// Where it came from.
+    pub how: How,
+    /// This call stored it.
+    pub stored: bool,
+    /// The token of the classes that the read rested on; `None` when it bypassed.
+    pub token: Option<u64>,
+}
+
+/// A slice of a list and where its pages came from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PageOutcome {
+    /// The items, as many as were asked for or up to the end of the list.
+    pub items: Vec<Bytes>,
+    /// The dearest origin of a page: bypassed, else filled, else waited, else hit.
+    pub how: How,
+    /// Pages read.
+    pub pages: u32,
+    /// Of them from the cache.
+    pub hits: u32,
+    /// Of them stored by this call.
+    pub stored: u32,
+}
+
+/// Why a cached read gave no value. A sidecar or a cache in trouble is not among the reasons: the read goes to the source.
+#[derive(Debug, Error)]
+pub enum GetError<E> {
+    /// The address, a class, the slice or the TTL is malformed, or the address too long for its policy. Nothing was read.
+    #[error(transparent)]
+    Invalid(#[from] InvalidRequest),
+    /// The fill function failed: this caller's, or the one whose result it waited for.
+    #[error("the fill function failed: {0}")]
+    Fill(Arc<E>),
+}
+
+impl<E> Clone for GetError<E> {
+    fn clone(&self) -> Self {
+        match self {
+            Self::Invalid(invalid) => Self::Invalid(invalid.clone()),
+            Self::Fill(error) => Self::Fill(Arc::clone(error)),
+        }
+    }
+}
+
+impl How {
+    /// The dearer of two, for slices.
+    pub(crate) fn or_dearer(self, other: Self) -> Self {
+        let price = |how: &Self| match how {
+            Self::Hit => 0,
+            Self::Waited => 1,
+            Self::Filled => 2,
+            Self::Bypassed(_) => 3,
+        };
+        if price(&other) > price(&self) {
+            other
+        } else {
+            self
+        }
+    }
+}
+
+impl BypassReason {
+    /// What a failed look-up means for the read; a malformed one is its caller's error.
+    pub(crate) fn of(error: ResolveError) -> Result<Self, InvalidRequest> {
+        Ok(match error {
+            ResolveError::Invalid(invalid) | ResolveError::Call(CallError::Invalid(invalid)) => {
+                return Err(invalid);
+            }
+            ResolveError::QueueFull { .. } | ResolveError::Call(CallError::Overloaded { .. }) => {
+                Self::Overloaded
+            }
+            ResolveError::SessionBehind { .. } | ResolveError::Call(CallError::GaveUp { .. }) => {
+                Self::Session
+            }
+            ResolveError::Call(CallError::Unreachable { .. } | CallError::Broken { .. }) => {
+                Self::Unreachable
+            }
+            ResolveError::Call(CallError::Deadline { .. }) => Self::Deadline,
+            ResolveError::Call(CallError::Refused { .. } | CallError::BadAnswer { .. }) => {
+                Self::Refused
+            }
+        })
+    }
+}

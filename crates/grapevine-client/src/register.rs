@@ -1,0 +1,56 @@
+//! Registrations of addresses that other programs fill.
+
+use grapevine_proto::v1;
+use tokio_stream::{Stream, StreamExt as _};
+
+use crate::channel::Gated;
+use crate::client::{Client, check_count};
+use crate::error::CallError;
+
+/// The most registrations in one call, and in one batch of a stream.
+pub const REGISTER_MAX: usize = 10_000;
+
+impl Client {
+    /// Registers 1 to 10,000 addresses; durable when it answers. `condemned` lists the positions of those that a bump has
+    /// overtaken: their addresses are being deleted from the cache.
+    ///
+    /// After an error without a clear answer it may be called again: registering twice does no harm.
+    pub async fn register(
+        &self,
+        registrations: Vec<v1::Registration>,
+    ) -> Result<v1::RegisterResponse, CallError> {
+        check_count("registrations", registrations.len(), REGISTER_MAX)?;
+        let mut application = self.own().application();
+        let request = v1::RegisterRequest { registrations };
+        self.own()
+            .call(
+                Gated::Yes,
+                self.settings().call_deadline,
+                application.register(request),
+            )
+            .await
+    }
+
+    /// Registers batches (of up to 10,000 each) as the stream brings them, and answers one summary at its end.
+    ///
+    /// The stream's pace is the sidecar's: it is polled when the connection has room. There is no deadline, since only the
+    /// caller knows how long its stream is; dropping the future ends the call. Batches taken before an error may remain
+    /// registered.
+    pub async fn register_stream(
+        &self,
+        batches: impl Stream<Item = Vec<v1::Registration>> + Send + 'static,
+    ) -> Result<v1::RegisterStreamResponse, CallError> {
+        self.own().check_open()?;
+        let request = batches.map(|registrations| v1::RegisterStreamRequest {
+            batch: Some(v1::RegisterRequest { registrations }),
+        });
+        match self.own().application().register_stream(request).await {
+            Ok(answer) => Ok(answer.into_inner()),
+            Err(status) => {
+                let error = CallError::from_status(self.own().name(), &status);
+                self.own().note(&error);
+                Err(error)
+            }
+        }
+    }
+}

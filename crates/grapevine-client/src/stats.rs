@@ -1,0 +1,131 @@
+//! Counters of a client and of cached reads: atomics inside, plain snapshots outside.
+//!
+//! Counters only grow. A snapshot reads them one by one: its sums may be off by what happened while it was taken.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+macro_rules! counters {
+    ($(#[$doc:meta])* $live:ident => $snapshot:ident { $($(#[$field_doc:meta])* $field:ident,)* }) => {
+        #[derive(Debug, Default)]
+        pub(crate) struct $live {
+            $(pub(crate) $field: Counter,)*
+        }
+
+        impl $live {
+            pub(crate) fn snapshot(&self) -> $snapshot {
+                $snapshot { $($field: self.$field.get(),)* }
+            }
+        }
+
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+        pub struct $snapshot {
+            $($(#[$field_doc])* pub $field: u64,)*
+        }
+
+        impl $snapshot {
+            /// Every counter with its stable name, for export.
+            pub fn named(&self) -> Vec<(&'static str, u64)> {
+                vec![$((stringify!($field), self.$field),)*]
+            }
+        }
+    };
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Counter(AtomicU64);
+
+impl Counter {
+    pub(crate) fn add(&self, count: u64) {
+        self.0.fetch_add(count, Ordering::Relaxed);
+    }
+
+    pub(crate) fn increment(&self) {
+        self.add(1);
+    }
+
+    pub(crate) fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+counters! {
+    /// What a [`Client`](crate::Client) has done since it was built; clones share it.
+    ClientCounters => ClientStats {
+        /// Look-ups sent, alone or in batches.
+        resolve_items,
+        /// `Resolve` RPCs that carried them.
+        resolve_rpcs,
+        /// Look-ups refused because the queue was full.
+        resolve_queue_full,
+        /// Fills sent to be committed.
+        commit_items,
+        /// `CommitFill` RPCs that carried them.
+        commit_rpcs,
+        /// Invalidations that another sidecar than the own one acknowledged.
+        invalidate_failovers,
+        /// Invalidations that no sidecar acknowledged.
+        invalidate_failures,
+    }
+}
+
+counters! {
+    /// What a [`CachedClient`](crate::CachedClient) has done since it was made; clones share it. Pages count one by one.
+    CacheCounters => CacheStats {
+        /// Values served from the cache.
+        hits,
+        /// Values that the cache did not have, or that could not be served.
+        misses,
+        /// Fill functions run to fill a miss, those that failed included.
+        fills,
+        /// Fill functions that gave an error.
+        fill_errors,
+        /// Values stored.
+        stored,
+        /// Values served from another caller's fill.
+        single_flight_waits,
+        /// Fills taken over from a caller that was cancelled or panicked.
+        takeovers,
+        /// Fills that a bump overtook, or whose lease had ended: given to the caller, not stored.
+        condemned,
+        /// Fills whose commit got no answer: given to the caller, not stored.
+        commit_failures,
+        /// Fills with a malformed dependency or too many of them: given to the caller, not stored.
+        bad_dependencies,
+        /// Stored values that were not what was asked for: another token, another address, or no envelope.
+        envelope_mismatch,
+        /// Cache reads that failed; counted as misses too.
+        cache_get_errors,
+        /// Cache writes that failed.
+        cache_set_errors,
+        /// Reads that went to the source because policy said so.
+        bypass_policy,
+        /// ... because the sidecar could not be reached or broke off.
+        bypass_unreachable,
+        /// ... because the sidecar did not answer in time.
+        bypass_deadline,
+        /// ... because too many look-ups waited already, here or there.
+        bypass_overloaded,
+        /// ... because the sidecar had not applied what the session had seen.
+        bypass_session,
+        /// ... because the sidecar refused, or answered against the contract.
+        bypass_refused,
+    }
+}
+
+impl CacheStats {
+    /// Reads that went to the source without asking the cache, for whatever reason.
+    pub fn bypasses(&self) -> u64 {
+        self.bypass_policy
+            + self.bypass_unreachable
+            + self.bypass_deadline
+            + self.bypass_overloaded
+            + self.bypass_session
+            + self.bypass_refused
+    }
+
+    /// Cache operations that failed.
+    pub fn cache_errors(&self) -> u64 {
+        self.cache_get_errors + self.cache_set_errors
+    }
+}
