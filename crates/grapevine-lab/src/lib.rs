@@ -6,6 +6,7 @@ pub mod caches;
 pub mod cluster;
 pub mod converge;
 pub mod histogram;
+pub mod memcached_server;
 pub mod oracle;
 mod ports;
 pub mod process;
