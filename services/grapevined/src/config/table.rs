@@ -1,0 +1,194 @@
+//! The table of knobs: the only place where one is written down.
+//!
+//! A field's doc comment is its explanation in the default file and in `--help`; then come its type, its default, its
+//! limits, further names of its flag, and what raising it costs. Everything else follows from it (see `knob.rs`).
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use grapevine_core::names::NodeId;
+use grapevine_core::policy::PolicySet;
+
+use super::cache_url::CacheUrl;
+use super::knob::{Given, Knob, knobs};
+use super::value::{ByteSize, ClusterName, HostPort, LogFilter, LogFormat, UnixPath, Value};
+
+knobs! {
+    /// Who this sidecar is.
+    node: NodeConfig {
+        /// Its name, unique in the cluster and kept over restarts: 1 to 64 letters, digits, '.', '_' or '-'.
+        /// Empty takes the host's name.
+        id: NodeId = "";
+    }
+
+    /// The cluster it belongs to.
+    cluster: ClusterConfig {
+        /// The cluster's name. Sidecars of other clusters are refused.
+        name: ClusterName = "grapevine", flag "cluster";
+        /// How many sidecars the cluster is to have, this one included. A minority of them never calls itself fresh;
+        /// while fewer are alive, seeds are resolved and tried every few seconds.
+        expected_members: usize = "1", from "1" to "1024", flag "expected-members",
+            raising "above the truth costs name look-ups for ever, and at twice the truth nobody calls itself fresh; lowering it below the truth lets a cut-off part vouch for itself.";
+    }
+
+    /// Where applications call. There is no authentication: keep both on this host.
+    app: AppConfig {
+        /// The path of a Unix socket; empty for none. A stale socket file is replaced.
+        unix: Option<UnixPath> = "";
+        /// The TCP address; empty for none.
+        tcp: Option<SocketAddr> = "127.0.0.1:7400";
+    }
+
+    /// Where the other sidecars call with events, over gRPC.
+    peer: PeerConfig {
+        /// The TCP address to listen on. Port 0 takes a free one.
+        listen: SocketAddr = "127.0.0.1:7401";
+        /// Where other sidecars reach it. Empty means `peer.listen`, which then must be an address they can reach.
+        advertise: Option<HostPort> = "";
+    }
+
+    /// How sidecars find each other and notice deaths, over UDP. Datagrams are neither authenticated nor encrypted.
+    gossip: GossipConfig {
+        /// The UDP address to listen on. Port 0 takes a free one.
+        listen: SocketAddr = "127.0.0.1:7402";
+        /// Where other sidecars reach it. Empty means `gossip.listen`, which then must be an address they can reach.
+        advertise: Option<SocketAddr> = "";
+        /// Where to find others: the gossip addresses of some sidecars, or DNS names that stand for many. Naming
+        /// oneself is harmless. None: this sidecar waits to be found.
+        seeds: Vec<HostPort> = "", flag "seeds";
+        /// How often a sidecar gossips. Changes are nudged to every peer at once; this is for what was lost.
+        interval: Duration = "200ms", from "10ms" to "1m",
+            raising "costs time to notice deaths and lost news; lowering it costs CPU on every sidecar (50 of them at 100 ms: about 1 % of a core each).";
+        /// A peer silent for so long is suspected; at least five intervals.
+        suspect_after: Duration = "3s", from "50ms" to "1h",
+            raising "costs time to notice a death; lowering it suspects healthy peers on busy machines.";
+        /// How long a dead run of a sidecar stays in gossip's state; at least twice `gossip.suspect_after`.
+        dead_grace: Duration = "2m", from "1s" to "1day",
+            raising "costs datagram bytes for each restart within it; lowering it below the time that news needs lets the dead reappear as suspects.";
+        /// How many sidecars gossip tracks at most.
+        max_peers: usize = "1024", from "1" to "1024",
+            raising "costs memory (about 2 KB each) and datagram bytes.";
+    }
+
+    /// Where the directory and the event logs are kept.
+    store: StoreConfig {
+        /// The directory, made when missing. One sidecar at a time may use it.
+        path: PathBuf = "./grapevine-data", flag "data-dir";
+        /// The store's cache of pages. The store may use several times as much memory for a large directory.
+        cache_bytes: ByteSize = "64MiB", from "1MiB" to "64GiB",
+            raising "costs memory; lowering it costs disk reads for registrations, purges and listings.";
+        /// How many bytes of events are kept for peers that missed them; beyond, the oldest are compacted and such peers
+        /// get a snapshot.
+        log_bytes_max: ByteSize = "256MiB", from "1MiB" to "1TiB",
+            raising "costs disk; lowering it makes peers that were away for long fetch snapshots.";
+    }
+
+    /// How long this sidecar's knowledge counts.
+    freshness: FreshnessConfig {
+        /// How old a member's word may be for this sidecar to call itself fresh. Members are probed four times as often.
+        max_staleness: Duration = "2s", from "100ms" to "1h",
+            raising "lets values be served for so much longer after a peer became unreachable, and lets an invalidation with receipt `all` wait so long for it; lowering it costs probes and makes short pauses count as unknown.";
+        /// A crashed member is given up after so long.
+        member_timeout: Duration = "1m", from "1s" to "1day",
+            raising "keeps the others from calling themselves fresh for so long after a crash; lowering it gives up members that only pause.";
+    }
+
+    /// The sidecar's limits. At a limit it refuses what is new or invalidates more than asked, never less.
+    limits: LimitsConfig {
+        /// Top-level classes (first segments of class paths). A bump of a further one is refused.
+        top_level_classes_max: usize = "1024", from "1" to "1000000",
+            raising "costs memory that is never given back: up to 256 floors each.";
+        /// Bumped classes held below one top-level class; beyond, a part of them is invalidated together by a floor.
+        classes_per_top_max: usize = "250000", from "256" to "100000000",
+            raising "costs about 200 bytes of memory each; lowering it costs needless misses in large families.";
+        /// Bumped classes held in all; beyond, parts of the largest families are invalidated together by floors.
+        classes_max: usize = "1000000", from "256" to "100000000",
+            raising "costs about 200 bytes of memory each; lowering it costs needless misses.";
+        /// Calls to invalidate that may wait for receipts; a further one is refused.
+        receipts_max: usize = "10000", from "1" to "1000000",
+            raising "costs about 1 KB of memory each.";
+        /// Runs of sidecars whose events are followed; with more, this sidecar does not call itself fresh.
+        origins_max: usize = "65536", from "16" to "1000000",
+            raising "costs about 100 bytes of memory each, and bytes in what peers tell each other.";
+        /// Watchers at a time; a further one is refused.
+        watchers_max: usize = "1000", from "1" to "100000",
+            raising "costs memory: each has a queue of `limits.queue_watch_max`.";
+        /// The largest gRPC message taken from anybody.
+        message_bytes_max: ByteSize = "16MiB", from "1MiB" to "256MiB",
+            raising "costs memory for each call in flight.";
+        /// Calls waiting for the event loop; beyond, callers wait, then are told to try again.
+        queue_commands_max: usize = "8192", from "16" to "1000000",
+            raising "costs memory and lets calls wait longer before they are refused.";
+        /// Groups of writes waiting for the disk; beyond, the event loop takes no new calls until one is flushed.
+        queue_writes_max: usize = "64", from "1" to "10000",
+            raising "costs memory and lets calls wait longer behind a slow disk.";
+        /// Messages with bumps, acknowledgements and grants waiting for one peer; beyond, they are dropped and pulled later.
+        queue_peer_urgent_max: usize = "4096", from "16" to "1000000",
+            raising "costs memory per peer; lowering it costs repairs when a peer is slow.";
+        /// Messages with registrations and snapshots waiting for one peer; beyond, they are dropped and pulled later.
+        queue_peer_bulk_max: usize = "256", from "4" to "100000",
+            raising "costs memory per peer (up to 1 MB each); lowering it costs repairs when a peer is slow.";
+        /// Bumps waiting for one watcher; beyond, it gets a RESYNC marker in their place.
+        queue_watch_max: usize = "1024", from "1" to "1000000",
+            raising "costs memory per watcher; lowering it costs resyncs when a watcher is slow.";
+    }
+
+    /// What a resolve grants.
+    lease: LeaseConfig {
+        /// How long after a resolve a value may still be committed.
+        duration: Duration = "30s", from "100ms" to "1h",
+            raising "keeps registrations in the directory for so much longer; lowering it condemns slow fills.";
+        /// How much longer than lease and TTL a registration is kept, for clocks that differ and caches that are slow.
+        registration_margin: Duration = "1m", from "1s" to "1day",
+            raising "keeps dead registrations on disk for so much longer; lowering it may leave a value undeleted.";
+    }
+
+    /// How the sidecar stops.
+    drain: DrainConfig {
+        /// How long open calls may take to end after SIGTERM; then they are cut off.
+        timeout: Duration = "10s", from "0s" to "1h",
+            raising "lets a hanging call delay the end for so long.";
+    }
+
+    /// The caches whose addresses this sidecar deletes.
+    cache: CacheConfig {
+        /// One URL per cache; every one of them gets every delete. None: nothing is deleted, and values of `registered`
+        /// classes lie in the cache, unused, until their TTL. Passwords are hidden in logs.
+        url: Vec<CacheUrl> = "", flag "cache";
+    }
+
+    /// How addresses are deleted. Safety never rests on it: tokens keep stale values from being served.
+    purge: PurgeConfig {
+        /// Delete calls in flight to one cache; at most half of them are retries.
+        concurrency: usize = "16", from "2" to "256",
+            raising "costs load on the cache.";
+        /// Addresses in one delete call.
+        batch_max: usize = "1000", from "1" to "10000",
+            raising "makes single calls slower, so that more of them fail at once.";
+        /// Addresses waiting for their first attempt, per cache. While so many wait, further ones are refused and
+        /// counted as dropped; a single larger list is taken whole.
+        queue_addresses_max: usize = "1000000", from "1" to "100000000",
+            raising "costs about 50 bytes of memory each, beside the addresses themselves.";
+        /// Addresses waiting to be tried again, per cache; beyond, the oldest are given up and counted as expired.
+        retry_addresses_max: usize = "200000", from "1" to "10000000",
+            raising "costs about 400 bytes of memory each while a cache is down.";
+        /// The pause before the second attempt; it doubles with each further one, and jitter takes off up to half.
+        retry_interval_min: Duration = "50ms", from "1ms" to "1m",
+            raising "leaves dead values in the cache for longer after a hiccup; lowering it costs load on a troubled cache.";
+        /// The longest pause between attempts.
+        retry_interval_max: Duration = "10s", from "1ms" to "1h",
+            raising "leaves dead values in the cache for longer after it is back.";
+        /// How long a failed delete is tried again when nobody knows when the value ends by itself.
+        retry_for: Duration = "1h", from "1s" to "30days",
+            raising "keeps addresses in memory for longer while a cache is down.";
+    }
+
+    /// What is logged, on standard error.
+    log: LogConfig {
+        /// A level (error, warn, info, debug, trace, off), and levels by module: `info,grapevined::purge=debug`.
+        filter: LogFilter = "info";
+        /// `text` for people, `json` for machines.
+        format: LogFormat = "text";
+    }
+}

@@ -1,0 +1,256 @@
+//! What a sidecar tells about itself: log lines on standard error, and counters.
+//!
+//! Counters are numbers since start with stable names in snake case; `Status` answers them all, zeros included, so that a
+//! script may rely on a name being there. They are added to from every thread without a lock, each on its own cache line.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use thiserror::Error;
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+
+use crate::config::{LogConfig, LogFormat};
+
+/// Why logging could not be set up.
+#[derive(Debug, Error)]
+pub enum TelemetryError {
+    /// The filter is not one. A checked [`LogConfig`] holds only legal ones.
+    #[error("log.filter {value:?}: {cause}")]
+    Filter {
+        /// As written.
+        value: String,
+        /// What is wrong with it.
+        cause: tracing_subscriber::filter::ParseError,
+    },
+}
+
+/// Sends log lines to standard error. In a process that already logs (tests, or a program that links this library) it
+/// changes nothing and is no error; says whether it took effect.
+pub fn init(config: &LogConfig) -> Result<bool, TelemetryError> {
+    let filter =
+        EnvFilter::try_new(config.filter.as_str()).map_err(|cause| TelemetryError::Filter {
+            value: config.filter.as_str().to_owned(),
+            cause,
+        })?;
+    let registry = tracing_subscriber::registry().with(filter);
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let done = match config.format {
+        LogFormat::Text => {
+            let colours = std::io::IsTerminal::is_terminal(&std::io::stderr());
+            registry.with(lines.with_ansi(colours)).try_init()
+        }
+        LogFormat::Json => registry.with(lines.json().flatten_event(true)).try_init(),
+    };
+    Ok(done.is_ok())
+}
+
+/// What one counter counts.
+#[derive(Clone, Copy, Debug)]
+pub struct CounterInfo {
+    /// Its stable name.
+    pub name: &'static str,
+    /// What it counts.
+    pub doc: &'static str,
+}
+
+macro_rules! counters {
+    ($( #[doc = $doc:literal] $variant:ident = $name:literal, )+) => {
+        /// A counter.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum Counter {
+            $( #[doc = $doc] $variant, )+
+        }
+
+        /// Every counter, in the order of [`Counter`].
+        pub static COUNTERS: &[CounterInfo] = &[
+            $( CounterInfo { name: $name, doc: $doc.trim_ascii() }, )+
+        ];
+    };
+}
+
+counters! {
+    /// Addresses resolved.
+    Resolves = "resolves",
+    /// Resolved addresses for which policy said bypass, freshness being unknown.
+    ResolvesBypassed = "resolves_bypassed",
+    /// Fills that were accepted: their values may be stored.
+    FillsCommitted = "fills_committed",
+    /// Fills that were condemned because a bump overtook them.
+    FillsCondemned = "fills_condemned",
+    /// Fills that were condemned because their lease had expired or was not of this run.
+    LeasesUnknown = "leases_unknown",
+    /// Registrations made durable here at the application's request.
+    RegistrationsAccepted = "registrations_accepted",
+    /// Registrations condemned because a bump overtook them, own ones and peers'.
+    RegistrationsCondemned = "registrations_condemned",
+    /// Registrations taken over from peers.
+    RegistrationsRemote = "registrations_remote",
+    /// Registrations that lapsed and were removed.
+    RegistrationsExpired = "registrations_expired",
+    /// Bumps issued here.
+    BumpsOwn = "bumps_own",
+    /// Bumps of other sidecars applied here.
+    BumpsRemote = "bumps_remote",
+    /// Floors issued here: parts of a class family invalidated together to bound memory.
+    FloorsOwn = "floors_own",
+    /// Floors of other sidecars applied here.
+    FloorsRemote = "floors_remote",
+    /// Events that arrived more than once.
+    EventsDuplicate = "events_duplicate",
+    /// Invalidations widened to a larger class because a limit was reached.
+    Escalations = "escalations",
+    /// Invalidations answered with the receipt that was asked for.
+    ReceiptsSatisfied = "receipts_satisfied",
+    /// Invalidations answered at their deadline without the receipt that was asked for.
+    ReceiptsMissed = "receipts_missed",
+    /// Messages sent to peers.
+    PushesSent = "pushes_sent",
+    /// Messages to peers dropped because a link's queue was full; repaired by pulls.
+    PushesDropped = "pushes_dropped",
+    /// Pulls of missing events sent.
+    PullsSent = "pulls_sent",
+    /// Pulls of missing events answered.
+    PullsServed = "pulls_served",
+    /// Snapshots sent whole.
+    SnapshotsSent = "snapshots_sent",
+    /// Snapshots received whole and adopted.
+    SnapshotsReceived = "snapshots_received",
+    /// Connections to peers opened.
+    PeerConnects = "peer_connects",
+    /// Peers refused: another cluster, another protocol, or a node id used twice.
+    PeerRejected = "peer_rejected",
+    /// Calls refused because a queue or a limit was full.
+    IntakeRejected = "intake_rejected",
+    /// Grants given to other members.
+    GrantsGiven = "grants_given",
+    /// Times this sidecar could no longer call itself fresh.
+    FreshnessLost = "freshness_lost",
+    /// Addresses deleted from a cache or marked stale there.
+    PurgeDeleted = "purge_deleted",
+    /// Addresses that were to be deleted and were not there.
+    PurgeAbsent = "purge_absent",
+    /// Deletes of one address that failed, each attempt counted.
+    PurgeFailed = "purge_failed",
+    /// Deletes of one address tried again, each attempt counted.
+    PurgeRetried = "purge_retried",
+    /// Addresses given up: their value ended by itself, or too many were waiting to be tried again.
+    PurgeExpired = "purge_expired",
+    /// Addresses never tried because the queue of a cache was full.
+    PurgeDropped = "purge_dropped",
+    /// Watchers that fell behind and got a RESYNC marker.
+    WatchResyncs = "watch_resyncs",
+    /// Groups of writes flushed to disk.
+    StoreCommits = "store_commits",
+    /// Writes flushed to disk.
+    StoreWrites = "store_writes",
+    /// Groups of writes that failed.
+    StoreFailures = "store_failures",
+}
+
+/// One number on a cache line of its own.
+#[derive(Debug, Default)]
+#[repr(align(64))]
+struct Number(AtomicU64);
+
+/// The counters of one sidecar.
+#[derive(Debug)]
+pub struct Counters {
+    numbers: Vec<Number>,
+}
+
+impl Default for Counters {
+    fn default() -> Self {
+        Self {
+            numbers: COUNTERS.iter().map(|_| Number::default()).collect(),
+        }
+    }
+}
+
+impl Counters {
+    /// All at zero.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Counts one.
+    pub fn inc(&self, counter: Counter) {
+        self.add(counter, 1);
+    }
+
+    /// Counts so many.
+    pub fn add(&self, counter: Counter, count: u64) {
+        if count > 0 {
+            self.numbers[counter as usize]
+                .0
+                .fetch_add(count, Ordering::Relaxed);
+        }
+    }
+
+    /// Counts the elements of something.
+    pub fn add_len(&self, counter: Counter, count: usize) {
+        self.add(counter, u64::try_from(count).unwrap_or(u64::MAX));
+    }
+
+    /// Its number.
+    pub fn get(&self, counter: Counter) -> u64 {
+        self.numbers[counter as usize].0.load(Ordering::Relaxed)
+    }
+
+    /// Every counter by name. Each number is exact; together they are of slightly different moments.
+    pub fn snapshot(&self) -> BTreeMap<String, u64> {
+        COUNTERS
+            .iter()
+            .zip(&self.numbers)
+            .map(|(info, number)| (info.name.to_owned(), number.0.load(Ordering::Relaxed)))
+            .collect()
+    }
+}
+
+impl Counter {
+    /// Its name and what it counts.
+    pub fn info(self) -> CounterInfo {
+        COUNTERS[self as usize]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+    use crate::config;
+
+    #[test]
+    fn counters_have_distinct_snake_case_names_and_are_all_told() {
+        let counters = Counters::new();
+        counters.inc(Counter::Resolves);
+        counters.add(Counter::StoreFailures, 3);
+        counters.add_len(Counter::PurgeDeleted, 2);
+        let snapshot = counters.snapshot();
+        assert_eq!(snapshot.len(), COUNTERS.len(), "names are distinct");
+        assert_eq!(snapshot["resolves"], 1);
+        assert_eq!(snapshot["store_failures"], 3);
+        assert_eq!(snapshot["purge_deleted"], 2);
+        assert_eq!(counters.get(Counter::StoreFailures), 3);
+        assert_eq!(Counter::PurgeDeleted.info().name, "purge_deleted");
+        for info in COUNTERS {
+            assert!(
+                info.name
+                    .bytes()
+                    .all(|byte| byte.is_ascii_lowercase() || byte == b'_')
+            );
+            assert!(info.doc.ends_with('.'), "{}: {}", info.name, info.doc);
+        }
+    }
+
+    #[test]
+    fn logging_is_set_up_once_and_asking_again_is_no_error() {
+        // Off, for it holds for every test of this process.
+        let environment = [("GRAPEVINE_LOG_FILTER".into(), "off".into())];
+        let mut config = config::load(None, environment).unwrap().config.log;
+        init(&config).unwrap();
+        config.format = LogFormat::Json;
+        assert!(!init(&config).unwrap());
+    }
+}
