@@ -1,1 +1,149 @@
 //! The durable directory of a Grapevine sidecar, on sled.
+//!
+//! Core says what to keep, in [`Write`]s; a [`Store`] commits a group of them atomically and returns when they are
+//! flushed, which means that they survive the end of the process (`kill -9`), and a power loss only from the last
+//! periodic sync on ([`StoreConfig::sync_every`]). One task writes; anybody reads, beside it.
+//!
+//! Two stores behave alike and pass one contract suite: [`SledStore`] on disk, and [`MemoryStore`] for tests and
+//! simulators. Everything lies in one tree, so that a batch is atomic over all of it; tables are told apart by a
+//! key's first byte ([`keys`]), addresses are packed into pages of about 4 KB ([`page`]), events are logged in parts
+//! ([`log`]). Opening never needs an operator: what does not read back is set aside ([`SledStore::open`]).
+
+use grapevine_core::event::{Event, Floor};
+use grapevine_core::id::{Incarnation, Lane, UnixSeconds};
+use grapevine_core::names::{Address, ClassPath};
+use grapevine_core::store::{RecoveredClass, Taken, Write};
+
+mod codec;
+mod config;
+mod cursor;
+mod directory;
+mod error;
+mod event;
+mod guard;
+mod keys;
+mod ledger;
+mod listing;
+mod log;
+mod memory;
+mod open;
+mod page;
+mod recover;
+mod sled_store;
+mod txn;
+mod versions;
+
+#[cfg(test)]
+mod arbitrary;
+
+pub use config::StoreConfig;
+pub use cursor::Cursor;
+pub use error::StoreError;
+pub use memory::MemoryStore;
+pub use open::{OpenReport, open};
+pub use sled_store::SledStore;
+
+/// What a sidecar asks of its store.
+///
+/// Reads may run beside a commit. A listing that is read in pages is not a snapshot: it has everything that was
+/// there from its first page to its last, and may have what came or went in between.
+pub trait Store: Send + Sync + 'static {
+    /// Applies the writes in order, all or none, each seeing those before it, and returns when they are flushed.
+    /// What the takes among them removed comes back in their order.
+    ///
+    /// One caller at a time commits; it groups what it has. After an error nothing of the commit counts, and every
+    /// later commit is refused with [`StoreError::Failed`]: open the store anew.
+    fn commit(&self, writes: &[Write]) -> Result<Vec<Taken>, StoreError>;
+
+    /// Reads logged events, consecutive from `first` to at most `last`, until they have `bytes_max` encoded bytes,
+    /// but at least one. Fewer than asked for: read on after the last one.
+    fn read_log(
+        &self,
+        origin: Incarnation,
+        lane: Lane,
+        first: u64,
+        last: u64,
+        bytes_max: usize,
+    ) -> Result<LogRead, StoreError>;
+
+    /// Lists what is registered at and below a class, by (class, address): a class comes before those below it, and
+    /// both in byte order. At most `limit` rows, at least one if there is any.
+    fn addresses(
+        &self,
+        below: &ClassPath,
+        after: Option<&Cursor>,
+        limit: usize,
+    ) -> Result<Page<AddressRow>, StoreError>;
+
+    /// Lists classes that were bumped or have registrations, in the same order, at and below a class or all.
+    fn classes(
+        &self,
+        below: Option<&ClassPath>,
+        after: Option<&Cursor>,
+        limit: usize,
+    ) -> Result<Page<ClassRow>, StoreError>;
+
+    /// Lists classes' entries and conjunctions, for a peer's snapshot. Floors are read after the last page: an entry
+    /// that is evicted in between is then in one of them.
+    fn snapshot_versions(
+        &self,
+        after: Option<&Cursor>,
+        limit: usize,
+    ) -> Result<Page<RecoveredClass>, StoreError>;
+
+    /// All floors.
+    fn floors(&self) -> Result<Vec<Floor>, StoreError>;
+
+    /// Lists the whole directory, for a peer's snapshot.
+    fn snapshot_directory(
+        &self,
+        after: Option<&Cursor>,
+        limit: usize,
+    ) -> Result<Page<AddressRow>, StoreError>;
+
+    /// Registrations in the directory, counting an address once per class.
+    fn registrations(&self) -> u64;
+
+    /// Bytes on disk; of a store in memory, 0.
+    fn disk_bytes(&self) -> u64;
+}
+
+/// What [`Store::read_log`] found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LogRead {
+    /// Events with their sequences, consecutive from the first one asked for.
+    Events(Vec<(u64, Event)>),
+    /// The first one asked for is not in the log: it was dropped, or was never there.
+    Compacted,
+}
+
+/// Some rows of a listing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Page<T> {
+    /// The rows.
+    pub rows: Vec<T>,
+    /// Where the next page begins; `None` after the last row.
+    pub next: Option<Cursor>,
+}
+
+/// One registration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AddressRow {
+    /// The class that it is registered under.
+    pub class: ClassPath,
+    /// The address.
+    pub address: Address,
+    /// When its value is certain to be gone.
+    pub expires: UnixSeconds,
+}
+
+/// One class.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClassRow {
+    /// Its path.
+    pub class: ClassPath,
+    /// How many addresses are registered under this very class.
+    pub addresses: u64,
+    /// Whether it has entries or conjunctions that no floor has swallowed.
+    pub bumped: bool,
+}

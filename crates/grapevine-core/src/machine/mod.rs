@@ -32,6 +32,7 @@ use effects::{
     Action, CommitId, Counters, Effects, Freshness, Input, PeerMessage, Query, Resolution,
 };
 use flushed::Pending;
+pub use members::AdmitError;
 
 /// Limits on tables. At one, Grapevine over-invalidates or refuses with the limit's name; it never drops an invalidation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,0 +1,71 @@
+//! Random domain values for the tests of this crate.
+
+use std::sync::Arc;
+
+use grapevine_core::event::{
+    Bump, BumpEvent, Event, Floor, Match, PurgeMode, Registration, RegistrationBatch,
+};
+use grapevine_core::id::{Incarnation, UnixSeconds};
+use grapevine_core::names::{Address, ClassPath};
+use grapevine_core::vector::VersionVector;
+use proptest::prelude::*;
+
+pub(crate) fn incarnation() -> impl Strategy<Value = Incarnation> {
+    prop_oneof![1_u128..4, 1..=u128::MAX].prop_map(|number| Incarnation::new(number).unwrap())
+}
+
+pub(crate) fn vector() -> impl Strategy<Value = VersionVector> {
+    let sequence = prop_oneof![1_u64..9, 1..=u64::MAX];
+    prop::collection::vec((incarnation(), sequence), 0..4)
+        .prop_map(|entries| entries.into_iter().collect())
+}
+
+pub(crate) fn class() -> impl Strategy<Value = ClassPath> {
+    prop_oneof!["[ab](/[ab]){0,2}", "[!-.0-~]{1,20}", "ä/é"]
+        .prop_map(|text| ClassPath::parse(&text).unwrap())
+}
+
+fn classes(least: usize) -> impl Strategy<Value = Vec<ClassPath>> {
+    prop::collection::btree_set(class(), least..5).prop_map(|set| set.into_iter().collect())
+}
+
+pub(crate) fn registration() -> impl Strategy<Value = Registration> {
+    let address = prop_oneof!["[!-~]{1,20}", "[a-c]{1,2}", "x{250}"];
+    (address, classes(1), any::<u32>()).prop_map(|(address, classes, expires)| Registration {
+        address: Address::parse(&address).unwrap(),
+        classes,
+        expires: UnixSeconds(expires),
+    })
+}
+
+pub(crate) fn event() -> impl Strategy<Value = Event> {
+    let bump = (classes(1), any::<(bool, bool)>()).prop_map(|(classes, (all, soft))| {
+        BumpEvent::Bump(Bump {
+            classes,
+            matching: if all { Match::All } else { Match::Any },
+            purge: if soft {
+                PurgeMode::Soft
+            } else {
+                PurgeMode::Hard
+            },
+        })
+    });
+    let floor = (class(), any::<u16>(), vector()).prop_map(|(top, bucket, vector)| {
+        BumpEvent::Floor(Floor {
+            top,
+            bucket,
+            vector,
+        })
+    });
+    let batch = (vector(), prop::collection::vec(registration(), 1..20)).prop_map(
+        |(stamp, registrations)| RegistrationBatch {
+            stamp,
+            registrations,
+        },
+    );
+    prop_oneof![
+        bump.prop_map(|event| Event::Bump(Arc::new(event))),
+        floor.prop_map(|event| Event::Bump(Arc::new(event))),
+        batch.prop_map(|batch| Event::Directory(Arc::new(batch))),
+    ]
+}

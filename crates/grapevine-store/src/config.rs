@@ -1,0 +1,32 @@
+//! Where a store is, and how much it may use.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// What a [`crate::SledStore`] is opened with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoreConfig {
+    /// The store's directory, made if it is missing. Nothing else may live in it.
+    pub path: PathBuf,
+    /// How many bytes of pages the engine keeps in memory. More makes reads of a large directory faster; what the
+    /// process needs is about twice this, and some 400 bytes for each 16 pages on disk.
+    pub cache_bytes: u64,
+    /// How many encoded bytes of events each lane's log keeps. More lets a peer that was away for longer catch up by
+    /// events rather than by a snapshot; it costs twice to four times as much disk.
+    pub log_bytes_max: u64,
+    /// How often the engine syncs to the disk itself. Longer means that a power loss takes more of what was
+    /// acknowledged (the death of the process takes nothing); shorter means more work for the disk.
+    pub sync_every: Duration,
+}
+
+impl StoreConfig {
+    /// The defaults, in a directory.
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        Self {
+            path: path.into(),
+            cache_bytes: 128 << 20,
+            log_bytes_max: 64 << 20,
+            sync_every: Duration::from_millis(500),
+        }
+    }
+}

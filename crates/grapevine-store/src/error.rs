@@ -1,0 +1,98 @@
+//! What can go wrong in a store, by what the caller can do about it.
+
+use std::io;
+use std::path::PathBuf;
+
+use thiserror::Error;
+
+use crate::codec::DecodeError;
+
+/// Why a store could not be opened, read or written.
+#[derive(Debug, Error)]
+pub enum StoreError {
+    /// Another process has the directory. Nothing was changed.
+    #[error("{path} is in use by another process: two sidecars must not share a store directory")]
+    Locked {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// The directory cannot be made, read or written. Nothing was changed.
+    #[error("the store directory {path} cannot be used: {source}")]
+    Unusable {
+        /// The directory, or what in it.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The directory was written by a newer program. Nothing was changed.
+    #[error(
+        "{path} has store format {found}, and this program knows up to {supported}: run the newer program, or give it an empty directory"
+    )]
+    FormatNewer {
+        /// The directory.
+        path: PathBuf,
+        /// The format found.
+        found: u32,
+        /// The newest that is known.
+        supported: u32,
+    },
+    /// The directory holds something else, or a format no longer read. Nothing was changed.
+    #[error("{path} is not a store of this program: {reason}")]
+    Foreign {
+        /// The directory.
+        path: PathBuf,
+        /// What was found.
+        reason: String,
+    },
+    /// The disk is full. Nothing of the commit counts; the store refuses commits until it is opened anew.
+    #[error("the disk of the store is full: {0}")]
+    Full(io::Error),
+    /// Reading or writing failed. Of a commit, nothing counts; the store refuses commits until it is opened anew.
+    #[error("the store's disk failed: {0}")]
+    Io(io::Error),
+    /// What is stored does not read back. The store refuses commits; the next opening checks everything.
+    #[error("the store is corrupt: {0}")]
+    Corrupt(String),
+    /// The engine panicked. The store refuses commits; the next opening checks everything.
+    #[error("the storage engine panicked: {0}")]
+    Panicked(String),
+    /// An earlier commit failed, and what the engine holds since then is not known. Open the store anew.
+    #[error("the store refuses commits since one failed: {cause}")]
+    Failed {
+        /// How it failed.
+        cause: String,
+    },
+    /// A cursor that this store did not give out.
+    #[error("not a cursor of this listing")]
+    BadCursor,
+}
+
+impl StoreError {
+    /// Whether the stored bytes are to be doubted, rather than the machine around them.
+    pub(crate) fn is_damage(&self) -> bool {
+        matches!(self, Self::Corrupt(_) | Self::Panicked(_))
+    }
+}
+
+impl From<DecodeError> for StoreError {
+    fn from(error: DecodeError) -> Self {
+        Self::Corrupt(error.to_string())
+    }
+}
+
+impl From<sled::Error> for StoreError {
+    fn from(error: sled::Error) -> Self {
+        match error {
+            sled::Error::Io(error) => match error.kind() {
+                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::Full(error),
+                // What the engine says of files that are too short, of nonsense in them, or of missing ones.
+                io::ErrorKind::UnexpectedEof
+                | io::ErrorKind::InvalidData
+                | io::ErrorKind::InvalidInput
+                | io::ErrorKind::NotFound => Self::Corrupt(error.to_string()),
+                _ => Self::Io(error),
+            },
+            other => Self::Corrupt(other.to_string()),
+        }
+    }
+}

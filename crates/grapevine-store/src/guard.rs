@@ -1,0 +1,170 @@
+//! Panics inside the engine, contained and remembered.
+//!
+//! sled can panic over a directory that a bad stop left behind. Where panics unwind, [`Guard::run`] turns one into
+//! an error. Where they abort the process there is nothing to turn; but the panic hook runs before, and leaves a file
+//! in the store's directory that tells the next start. `failed-opening`: opening panicked, so do not try again, set
+//! the directory aside. `failed-running`: a read or a commit did, or met what does not read back, so check
+//! everything before serving. A kill leaves neither: it says nothing about the data.
+
+use std::cell::RefCell;
+use std::panic::{self, AssertUnwindSafe, PanicHookInfo};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Once};
+
+use crate::StoreError;
+
+/// What is being done in the engine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Phase {
+    Opening,
+    Running,
+}
+
+impl Phase {
+    const ALL: [Self; 2] = [Self::Opening, Self::Running];
+
+    fn file_name(self) -> &'static str {
+        match self {
+            Self::Opening => "failed-opening",
+            Self::Running => "failed-running",
+        }
+    }
+}
+
+thread_local! {
+    /// Where a panic of this thread is to be noted; `None` outside the engine.
+    static INSIDE: RefCell<Option<Arc<Path>>> = const { RefCell::new(None) };
+}
+
+/// Contains the engine's panics on behalf of one store directory.
+#[derive(Clone, Debug)]
+pub(crate) struct Guard {
+    directory: PathBuf,
+    running: Arc<Path>,
+}
+
+impl Guard {
+    pub(crate) fn new(directory: &Path) -> Self {
+        static HOOK: Once = Once::new();
+        HOOK.call_once(|| {
+            let earlier = panic::take_hook();
+            panic::set_hook(Box::new(move |info| {
+                note(info);
+                earlier(info);
+            }));
+        });
+        Self {
+            directory: directory.to_owned(),
+            running: directory.join(Phase::Running.file_name()).into(),
+        }
+    }
+
+    /// Runs something in the engine.
+    pub(crate) fn run<T>(
+        &self,
+        phase: Phase,
+        work: impl FnOnce() -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        let file = match phase {
+            Phase::Opening => self.directory.join(phase.file_name()).into(),
+            Phase::Running => Arc::clone(&self.running),
+        };
+        INSIDE.set(Some(file));
+        // Nothing that the engine left half-done is used again: the store refuses commits from here on.
+        let result = panic::catch_unwind(AssertUnwindSafe(work));
+        INSIDE.set(None);
+        let result = result.unwrap_or_else(|payload| Err(StoreError::Panicked(message(&*payload))));
+        if let Err(error) = &result
+            && phase == Phase::Running
+            && error.is_damage()
+        {
+            write_note(&self.running, &error.to_string());
+        }
+        result
+    }
+
+    /// What an earlier run noted.
+    pub(crate) fn note(&self, phase: Phase) -> Option<String> {
+        std::fs::read(self.directory.join(phase.file_name()))
+            .ok()
+            .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+    }
+
+    /// Forgets the notes: they were acted upon.
+    pub(crate) fn forget(&self) {
+        for phase in Phase::ALL {
+            let file = self.directory.join(phase.file_name());
+            if let Err(error) = std::fs::remove_file(&file)
+                && error.kind() != std::io::ErrorKind::NotFound
+            {
+                tracing::warn!(file = %file.display(), %error, "cannot remove the note of an earlier failure");
+            }
+        }
+    }
+}
+
+fn note(info: &PanicHookInfo<'_>) {
+    let file = INSIDE.try_with(|inside| inside.try_borrow().ok().and_then(|inside| inside.clone()));
+    if let Ok(Some(file)) = file {
+        write_note(&file, &info.to_string());
+    }
+}
+
+fn write_note(file: &Path, text: &str) {
+    if let Err(error) = std::fs::write(file, text) {
+        tracing::error!(file = %file.display(), %error, text, "cannot note a failure of the storage engine");
+    }
+}
+
+fn message(payload: &(dyn std::any::Any + Send)) -> String {
+    payload
+        .downcast_ref::<&str>()
+        .map(|text| (*text).to_owned())
+        .or_else(|| payload.downcast_ref::<String>().cloned())
+        .unwrap_or_else(|| "without a message".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_becomes_an_error_and_a_note() {
+        let directory = tempfile::tempdir().unwrap();
+        let guard = Guard::new(directory.path());
+        let error = guard
+            .run::<()>(Phase::Opening, || panic!("a page is missing"))
+            .unwrap_err();
+        assert!(matches!(&error, StoreError::Panicked(why) if why == "a page is missing"));
+        assert!(
+            guard
+                .note(Phase::Opening)
+                .unwrap()
+                .contains("a page is missing")
+        );
+        assert_eq!(guard.note(Phase::Running), None);
+        guard.forget();
+        assert_eq!(guard.note(Phase::Opening), None);
+    }
+
+    #[test]
+    fn what_does_not_read_back_is_noted_and_an_error_of_the_disk_is_not() {
+        let directory = tempfile::tempdir().unwrap();
+        let guard = Guard::new(directory.path());
+        let full = || Err(StoreError::Full(std::io::ErrorKind::StorageFull.into()));
+        assert!(guard.run::<()>(Phase::Running, full).is_err());
+        assert_eq!(guard.note(Phase::Running), None);
+        let corrupt = || Err(StoreError::Corrupt("a page".to_owned()));
+        assert!(guard.run::<()>(Phase::Running, corrupt).is_err());
+        assert!(guard.note(Phase::Running).is_some());
+    }
+
+    #[test]
+    fn a_panic_elsewhere_leaves_no_note() {
+        let directory = tempfile::tempdir().unwrap();
+        let guard = Guard::new(directory.path());
+        guard.run(Phase::Running, || Ok(())).unwrap();
+        assert!(panic::catch_unwind(|| panic!("elsewhere")).is_err());
+        assert_eq!(guard.note(Phase::Running), None);
+    }
+}

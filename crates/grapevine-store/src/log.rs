@@ -1,0 +1,188 @@
+//! The log inside one commit, and reading it.
+//!
+//! An event's bytes, behind a varint that says how many they are, are cut into parts of at most
+//! [`PART_BYTES_MAX`], each under (lane, origin, sequence, part). The cut is for the engine's sake: it rewrites up to
+//! 16 neighbouring values at once, and puts what is larger than 128 KB into files of its own, which leak.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use grapevine_core::event::Event;
+use grapevine_core::id::{Incarnation, Lane};
+
+use crate::codec::{Reader, put_count};
+use crate::keys;
+use crate::ledger::Ledger;
+use crate::txn::Txn;
+use crate::{LogRead, StoreError, event};
+
+/// The most bytes of an event under one key.
+pub(crate) const PART_BYTES_MAX: usize = 4096;
+
+/// An event's bytes behind their length: what is cut into parts.
+pub(crate) fn framed(event: &Event) -> Vec<u8> {
+    let encoded = event::encode(event);
+    let mut framed = Vec::with_capacity(encoded.len() + 4);
+    put_count(&mut framed, encoded.len());
+    framed.extend_from_slice(&encoded);
+    framed
+}
+
+/// The log while a commit changes it.
+pub(crate) struct LogWriter<'a> {
+    ledger: &'a mut Ledger,
+    touched: BTreeSet<(Lane, Incarnation)>,
+}
+
+impl<'a> LogWriter<'a> {
+    pub(crate) fn new(ledger: &'a mut Ledger) -> Self {
+        Self {
+            ledger,
+            touched: BTreeSet::new(),
+        }
+    }
+
+    pub(crate) fn append(
+        &mut self,
+        txn: &mut Txn<'_>,
+        origin: Incarnation,
+        sequence: u64,
+        event: &Event,
+    ) -> Result<(), StoreError> {
+        let lane = event.lane();
+        let held = self.ledger.get(lane, origin);
+        if sequence <= held.last && txn.get(&keys::log(lane, origin, sequence, 0))?.is_some() {
+            return Ok(());
+        }
+        let framed = framed(event);
+        for (part, bytes) in framed.chunks(PART_BYTES_MAX).enumerate() {
+            let part = u16::try_from(part)
+                .map_err(|_| StoreError::Corrupt(format!("an event of {} bytes", framed.len())))?;
+            txn.put(keys::log(lane, origin, sequence, part), bytes);
+        }
+        self.ledger.add(lane, origin, sequence, framed.len() as u64);
+        self.touched.insert((lane, origin));
+        Ok(())
+    }
+
+    /// Drops what is too much, and writes down what is held.
+    pub(crate) fn finish(mut self, txn: &mut Txn<'_>, bytes_max: u64) -> Result<(), StoreError> {
+        // From where each origin's oldest event is looked for: what was dropped on the way is skipped one by one.
+        let mut oldest: BTreeMap<(Lane, Incarnation), u64> = BTreeMap::new();
+        for lane in Lane::ALL {
+            while let Some(origin) = self.ledger.overfull(lane, bytes_max) {
+                let from = oldest.entry((lane, origin)).or_default();
+                *from = self
+                    .drop_oldest(txn, lane, origin, *from)?
+                    .saturating_add(1);
+            }
+        }
+        for (lane, origin) in self.touched {
+            let held = self.ledger.get(lane, origin);
+            txn.put(keys::ledger(lane, origin), held.encode());
+        }
+        Ok(())
+    }
+
+    /// Drops the first event from a sequence on. Tells which one it was.
+    fn drop_oldest(
+        &mut self,
+        txn: &mut Txn<'_>,
+        lane: Lane,
+        origin: Incarnation,
+        from: u64,
+    ) -> Result<u64, StoreError> {
+        let Some((key, first)) = txn.first(keys::log_from(lane, origin, from))? else {
+            return Err(StoreError::Corrupt(format!(
+                "the log lacks events of {origin} that its ledger counts"
+            )));
+        };
+        let (_, _, sequence, _) = keys::parse_log(&key)?;
+        let bytes = framed_len(&first)?;
+        for part in 0..bytes.div_ceil(PART_BYTES_MAX) {
+            let part = u16::try_from(part)
+                .map_err(|_| StoreError::Corrupt(format!("a logged event of {bytes} bytes")))?;
+            txn.remove(keys::log(lane, origin, sequence, part));
+        }
+        self.ledger.remove(lane, origin, bytes as u64);
+        self.touched.insert((lane, origin));
+        Ok(sequence)
+    }
+}
+
+/// How many bytes an event's parts have together, by the first of them.
+pub(crate) fn framed_len(first: &[u8]) -> Result<usize, StoreError> {
+    let mut reader = Reader::new(first);
+    let encoded = usize::try_from(reader.varint()?)
+        .map_err(|_| StoreError::Corrupt("a logged event beyond memory".to_owned()))?;
+    Ok(first.len() - reader.rest().len() + encoded)
+}
+
+/// Reads events, consecutive from `first` on, up to `last` or until they have `bytes_max` bytes; but at least one.
+pub(crate) fn read(
+    txn: &Txn<'_>,
+    origin: Incarnation,
+    lane: Lane,
+    first: u64,
+    last: u64,
+    bytes_max: usize,
+) -> Result<LogRead, StoreError> {
+    if first > last {
+        return Ok(LogRead::Events(Vec::new()));
+    }
+    let mut events = Vec::new();
+    let mut bytes = 0;
+    let mut framed: Vec<u8> = Vec::new();
+    let mut whole = 0;
+    let mut expected = first;
+    for entry in txn.scan(keys::log_from(lane, origin, first)) {
+        let (key, value) = entry?;
+        let (_, _, sequence, part) = keys::parse_log(&key)?;
+        if sequence != expected || sequence > last {
+            break;
+        }
+        if part == 0 {
+            whole = framed_len(&value)?;
+            if !events.is_empty() && bytes + whole > bytes_max {
+                break;
+            }
+            framed.clear();
+        }
+        framed.extend_from_slice(&value);
+        if framed.len() >= whole {
+            let mut reader = Reader::new(&framed);
+            reader.varint()?;
+            events.push((sequence, event::decode(reader.rest())?));
+            bytes += whole;
+            let Some(next) = expected.checked_add(1) else {
+                break;
+            };
+            expected = next;
+        }
+    }
+    Ok(if events.is_empty() {
+        LogRead::Compacted
+    } else {
+        LogRead::Events(events)
+    })
+}
+
+/// The sequences held above a watermark, as ranges (first, last), ascending and apart.
+pub(crate) fn ranges_above(
+    txn: &Txn<'_>,
+    lane: Lane,
+    origin: Incarnation,
+    watermark: u64,
+) -> Result<Vec<(u64, u64)>, StoreError> {
+    let mut ranges: Vec<(u64, u64)> = Vec::new();
+    let Some(start) = watermark.checked_add(1) else {
+        return Ok(ranges);
+    };
+    for entry in txn.scan(keys::log_from(lane, origin, start)) {
+        let (_, _, sequence, _) = keys::parse_log(&entry?.0)?;
+        match ranges.last_mut() {
+            Some((_, last)) if sequence <= last.saturating_add(1) => *last = sequence,
+            _ => ranges.push((sequence, sequence)),
+        }
+    }
+    Ok(ranges)
+}

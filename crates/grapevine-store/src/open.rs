@@ -1,0 +1,283 @@
+//! Opening: from whatever a directory holds to a store that serves.
+//!
+//! ```text
+//! <path>/lock              locked while a process has the store
+//! <path>/sled/             the engine's files
+//! <path>/sled.corrupt-<n>/ what was set aside, the newest three
+//! <path>/failed-*          notes of failures for the next start (see guard.rs)
+//! ```
+//!
+//! What makes the directory unusable for anybody (locked, not writable, another format) is an error and changes
+//! nothing. What only says that the engine's files do not read back (an error, a panic, a record that makes no sense)
+//! sets them aside and starts empty: peers have what was in them, and an operator may want to look.
+//! The engine's files lie one level down so that this works when the path itself is a mount point.
+
+use std::fs::{self, File, TryLockError};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use grapevine_core::store::Recovered;
+use sled::Db;
+
+use crate::guard::{Guard, Phase};
+use crate::keys::{self, FORMAT_VERSION};
+use crate::sled_store::{Engine, SledStore};
+use crate::txn::Txn;
+use crate::{StoreConfig, StoreError, recover};
+
+/// The one tree.
+const TREE: &str = "grapevine";
+/// The engine's own default tree, which stays empty.
+const DEFAULT_TREE: &[u8] = b"__sled__default";
+/// How many directories that were set aside are kept: an operator may want to look at them, and a crash loop must
+/// not fill the disk with them.
+const SET_ASIDE_MAX: usize = 3;
+
+/// The version of the engine whose files are read.
+const ENGINE_VERSION: (u32, u32) = (0, 34);
+/// How long the engine's own lock may still be held by threads of a store closed before.
+const ENGINE_LOCK_WAIT_MAX: Duration = Duration::from_secs(10);
+const ENGINE_LOCK_RETRY: Duration = Duration::from_millis(2);
+
+/// What opening had to do.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct OpenReport {
+    /// Where the engine's files went that did not read back; the store began empty.
+    pub set_aside: Option<PathBuf>,
+    /// Why they were set aside.
+    pub reason: Option<String>,
+    /// An earlier run met damage, so everything was read and checked before serving.
+    pub verified: bool,
+}
+
+/// Opens a store, and tells what it held.
+pub fn open(config: &StoreConfig) -> Result<(SledStore, Recovered, OpenReport), StoreError> {
+    let unusable = |path: &Path| {
+        let path = path.to_owned();
+        |source| StoreError::Unusable { path, source }
+    };
+    fs::create_dir_all(&config.path).map_err(unusable(&config.path))?;
+    let lock = lock(&config.path)?;
+    let guard = Guard::new(&config.path);
+    let mut report = OpenReport::default();
+    if let Some(note) = guard.note(Phase::Opening) {
+        set_aside(
+            config,
+            &mut report,
+            format!("an earlier start failed: {note}"),
+        )?;
+    }
+    report.verified = guard.note(Phase::Running).is_some() && report.set_aside.is_none();
+    let verify = report.verified;
+    let opened = match guard.run(Phase::Opening, || open_engine(config, verify)) {
+        Err(error) if error.is_damage() => {
+            report.verified = false;
+            set_aside(config, &mut report, error.to_string())?;
+            guard.run(Phase::Opening, || open_engine(config, false))
+        }
+        other => other,
+    };
+    let (engine, recovered) = opened?;
+    guard.forget();
+    let store = SledStore::new(engine, guard, config.log_bytes_max, lock);
+    Ok((store, recovered, report))
+}
+
+fn lock(directory: &Path) -> Result<File, StoreError> {
+    let path = directory.join("lock");
+    let unusable = |source| StoreError::Unusable {
+        path: path.clone(),
+        source,
+    };
+    let file = File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(&path)
+        .map_err(unusable)?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(StoreError::Locked {
+            path: directory.to_owned(),
+        }),
+        Err(TryLockError::Error(source)) => Err(unusable(source)),
+    }
+}
+
+fn engine_path(config: &StoreConfig) -> PathBuf {
+    config.path.join("sled")
+}
+
+fn open_engine(config: &StoreConfig, verify: bool) -> Result<(Engine, Recovered), StoreError> {
+    let sync_every_ms = u64::try_from(config.sync_every.as_millis()).unwrap_or(u64::MAX);
+    let db = open_unlocked(
+        &sled::Config::new()
+            .path(engine_path(config))
+            .cache_capacity(config.cache_bytes)
+            .flush_every_ms(Some(sync_every_ms.max(1))),
+    )
+    .map_err(|error| at_opening(error, config))?;
+    refuse_foreign_trees(&db, config)?;
+    let tree = db.open_tree(TREE)?;
+    let mut txn = Txn::new(&tree);
+    match txn.get(&keys::format())? {
+        Some(format) => check_format(&format, config)?,
+        None if tree.is_empty() => {
+            txn.put(keys::format(), FORMAT_VERSION.to_be_bytes().as_slice());
+            txn.apply()?;
+            tree.flush()?;
+        }
+        None => return Err(foreign(config, "it has records and no format".to_owned())),
+    }
+    let txn = Txn::new(&tree);
+    if verify {
+        recover::verify(&txn)?;
+    }
+    let ledger = recover::ledger(&txn)?;
+    let recovered = recover::recover(&txn, &ledger)?;
+    let engine = Engine {
+        tree,
+        db,
+        ledger,
+        registrations: recovered.registrations,
+    };
+    Ok((engine, recovered))
+}
+
+/// Opens the engine as soon as its own lock is free. Our lock is held, so no other store has these files; but a store
+/// that this process has just closed lets go of the engine's lock only when the last of its threads has finished.
+fn open_unlocked(config: &sled::Config) -> sled::Result<Db> {
+    let begun = Instant::now();
+    loop {
+        match config.open() {
+            Err(sled::Error::Io(error))
+                if error.to_string().contains("could not acquire lock")
+                    && begun.elapsed() < ENGINE_LOCK_WAIT_MAX =>
+            {
+                std::thread::sleep(ENGINE_LOCK_RETRY);
+            }
+            other => return other,
+        }
+    }
+}
+
+fn at_opening(error: sled::Error, config: &StoreConfig) -> StoreError {
+    if let sled::Error::Unsupported(reason) = &error
+        && is_of_other_engine(config)
+    {
+        return foreign(config, reason.clone());
+    }
+    match StoreError::from(error) {
+        StoreError::Io(source) => StoreError::Unusable {
+            path: engine_path(config),
+            source,
+        },
+        other => other,
+    }
+}
+
+/// Whether the engine's settings file names another version of it. A garbled file names none.
+fn is_of_other_engine(config: &StoreConfig) -> bool {
+    let settings = fs::read(engine_path(config).join("conf")).unwrap_or_default();
+    let settings = String::from_utf8_lossy(&settings);
+    settings
+        .lines()
+        .filter_map(|line| line.strip_prefix("version: ")?.split_once('.'))
+        .filter_map(|(major, minor)| Some((major.parse::<u32>().ok()?, minor.parse::<u32>().ok()?)))
+        .any(|version| version != ENGINE_VERSION)
+}
+
+fn foreign(config: &StoreConfig, reason: String) -> StoreError {
+    StoreError::Foreign {
+        path: config.path.clone(),
+        reason,
+    }
+}
+
+fn refuse_foreign_trees(db: &Db, config: &StoreConfig) -> Result<(), StoreError> {
+    for name in db.tree_names() {
+        if name != DEFAULT_TREE && name != TREE.as_bytes() {
+            let name = String::from_utf8_lossy(&name).into_owned();
+            return Err(foreign(config, format!("it has a tree {name:?}")));
+        }
+    }
+    if db.is_empty() {
+        Ok(())
+    } else {
+        Err(foreign(config, "its default tree has records".to_owned()))
+    }
+}
+
+fn check_format(format: &[u8], config: &StoreConfig) -> Result<(), StoreError> {
+    let Ok(found) = format.try_into().map(u32::from_be_bytes) else {
+        return Err(StoreError::Corrupt(format!("the format is {format:02x?}")));
+    };
+    match found.cmp(&FORMAT_VERSION) {
+        std::cmp::Ordering::Equal => Ok(()),
+        std::cmp::Ordering::Greater => Err(StoreError::FormatNewer {
+            path: config.path.clone(),
+            found,
+            supported: FORMAT_VERSION,
+        }),
+        std::cmp::Ordering::Less => Err(foreign(
+            config,
+            format!("its format {found} is no longer read; this program's is {FORMAT_VERSION}"),
+        )),
+    }
+}
+
+/// Renames the engine's files, and drops the oldest of those renamed before.
+fn set_aside(
+    config: &StoreConfig,
+    report: &mut OpenReport,
+    reason: String,
+) -> Result<(), StoreError> {
+    let from = engine_path(config);
+    let mut earlier = earlier_numbers(&config.path);
+    let number = earlier.last().map_or(1, |last| last + 1);
+    let to = aside_path(config, number);
+    if from.exists() {
+        fs::rename(&from, &to).map_err(|source| StoreError::Unusable {
+            path: from.clone(),
+            source,
+        })?;
+        tracing::error!(
+            store = %config.path.display(),
+            set_aside = %to.display(),
+            reason,
+            "the store does not read back: set aside, starting empty, to be filled by peers"
+        );
+        earlier.push(number);
+        report.set_aside = Some(to);
+        report.reason = Some(reason);
+    }
+    let surplus = earlier.len().saturating_sub(SET_ASIDE_MAX);
+    for number in &earlier[..surplus] {
+        let path = aside_path(config, *number);
+        match fs::remove_dir_all(&path) {
+            Ok(()) => tracing::warn!(path = %path.display(), "removed the oldest store set aside"),
+            Err(error) => {
+                tracing::warn!(path = %path.display(), %error, "cannot remove a store set aside");
+            }
+        }
+    }
+    Ok(())
+}
+
+fn aside_path(config: &StoreConfig, number: u64) -> PathBuf {
+    config.path.join(format!("sled.corrupt-{number}"))
+}
+
+/// The numbers of what was set aside before, ascending.
+fn earlier_numbers(directory: &Path) -> Vec<u64> {
+    let mut numbers: Vec<u64> = fs::read_dir(directory)
+        .into_iter()
+        .flatten()
+        .filter_map(|entry| {
+            let name = entry.ok()?.file_name();
+            name.to_str()?.strip_prefix("sled.corrupt-")?.parse().ok()
+        })
+        .collect();
+    numbers.sort_unstable();
+    numbers
+}

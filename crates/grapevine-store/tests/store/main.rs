@@ -1,0 +1,9 @@
+//! What both stores promise, what only a disk can go through, and that one equals the other.
+
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+mod contract;
+mod crash;
+mod make;
+mod model;
+mod trouble;

@@ -1,0 +1,387 @@
+//! The event loop: the only writer of the machine.
+//!
+//! A turn takes what waits (bumps and answers before registrations), hands it to the machine under one write lock, gives
+//! the writes to the writer as one group and carries the actions out. While writes pile up behind a slow disk, the loop
+//! stops taking registrations first and everything else from applications and peers later; their queues fill and push
+//! back. Actions on peers never wait: a full queue drops its message, and heads and pulls repair that.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use grapevine_core::id::{EventId, Incarnation, Lane, Time};
+use grapevine_core::machine::Core;
+use grapevine_core::machine::effects::{
+    Action, Effects, Input, PeerHello, PeerMessage, Reply, Side, Ticket,
+};
+use grapevine_core::names::NodeId;
+use grapevine_core::progress::LaneProgress;
+use grapevine_core::store::Taken;
+use tokio::sync::{mpsc, oneshot, watch};
+use tracing::{error, info};
+
+use super::writer::{Outcome, Writer};
+use super::{Answer, Call, Clock, Command, Engine, News};
+use crate::peers::{LinkSender, serve};
+use crate::purge::{Job, Purger, Submission};
+use crate::telemetry::Counter;
+
+/// Commands taken in one turn.
+const TURN_MAX: usize = 1_024;
+
+/// What the loop is made of.
+pub(crate) struct Parts {
+    pub(crate) engine: Engine,
+    pub(crate) urgent: mpsc::Receiver<Command>,
+    pub(crate) bulk: mpsc::Receiver<Command>,
+    pub(crate) applied: watch::Sender<u64>,
+    pub(crate) members: watch::Sender<Vec<(NodeId, String)>>,
+    pub(crate) purger: Purger,
+    pub(crate) gossip: Arc<grapevine_gossip::Gossip>,
+    pub(crate) writes_max: usize,
+}
+
+/// The loop's state: tables of who waits for what.
+pub(crate) struct EventLoop {
+    parts: Parts,
+    writer: Writer,
+    outcomes: mpsc::Receiver<Outcome>,
+    tickets: u64,
+    callers: HashMap<Ticket, oneshot::Sender<Answer>>,
+    /// First attempts of purges of own events whose call has not been answered.
+    purges: HashMap<EventId, Vec<Submission>>,
+    links: HashMap<Incarnation, LinkSender>,
+    inbound: HashMap<Incarnation, usize>,
+    told_members: Vec<(NodeId, String)>,
+    draining: Option<oneshot::Sender<()>>,
+    stop: Option<String>,
+}
+
+impl EventLoop {
+    /// Starts the writer; `first` are the effects of the machine's own start.
+    pub(crate) fn new(parts: Parts, first: Effects) -> std::io::Result<Self> {
+        let (writer, outcomes) = Writer::start(parts.engine.store.clone())?;
+        let mut this = Self {
+            parts,
+            writer,
+            outcomes,
+            tickets: 0,
+            callers: HashMap::new(),
+            purges: HashMap::new(),
+            links: HashMap::new(),
+            inbound: HashMap::new(),
+            told_members: Vec::new(),
+            draining: None,
+            stop: None,
+        };
+        this.writer.add(first.writes, first.commit);
+        this.writer.kick();
+        Ok(this)
+    }
+
+    /// Runs until drained (`Ok`), or until something says that this process must end.
+    pub(crate) async fn run(mut self) -> anyhow::Result<()> {
+        loop {
+            let wake = {
+                let core = self.parts.engine.core.read();
+                let now = self.parts.engine.clock.now();
+                core.next_wake(now).since(now)
+            };
+            let slow = self.writer.waiting() >= self.parts.writes_max;
+            let stalled = self.writer.waiting() >= 4 * self.parts.writes_max;
+            let first = tokio::select! {
+                biased;
+                Some(outcome) = self.outcomes.recv() => Turn::Written(outcome),
+                Some(command) = self.parts.urgent.recv(), if !stalled => Turn::Command(command),
+                Some(command) = self.parts.bulk.recv(), if !slow => Turn::Command(command),
+                () = tokio::time::sleep(wake) => Turn::Wake,
+            };
+            self.turn(first, stalled, slow)?;
+            if let Some(reason) = self.stop.take() {
+                anyhow::bail!(reason);
+            }
+            if self.draining.is_some() && !self.writer.unfinished() && self.callers.is_empty() {
+                if let Some(done) = self.draining.take() {
+                    // The caller may have stopped waiting: draining ends either way.
+                    let _ = done.send(());
+                }
+                return Ok(());
+            }
+        }
+    }
+
+    fn turn(&mut self, first: Turn, stalled: bool, slow: bool) -> anyhow::Result<()> {
+        let mut inputs = Vec::new();
+        match first {
+            Turn::Wake => inputs.push(Input::Wake),
+            Turn::Command(command) => self.take(command, &mut inputs),
+            Turn::Written(outcome) => {
+                let (commit, taken) =
+                    outcome.inspect_err(|error| error!(%error, "the store failed; stopping"))?;
+                self.writer.done();
+                self.parts.engine.counters.inc(Counter::StoreCommits);
+                for taken in taken {
+                    self.purge_taken(taken);
+                }
+                inputs.push(Input::Flushed(commit));
+            }
+        }
+        for _ in 0..TURN_MAX {
+            let urgent = if stalled {
+                None
+            } else {
+                self.parts.urgent.try_recv().ok()
+            };
+            let next = if urgent.is_none() && !slow {
+                self.parts.bulk.try_recv().ok()
+            } else {
+                urgent
+            };
+            match next {
+                Some(command) => self.take(command, &mut inputs),
+                None => break,
+            }
+        }
+        let membership = inputs.iter().any(touches_members);
+        let actions = self.handle(inputs);
+        self.writer.kick();
+        self.act(actions);
+        if membership {
+            self.tell_members();
+        }
+        Ok(())
+    }
+
+    /// Hands the inputs to the machine under one lock.
+    fn handle(&mut self, inputs: Vec<Input>) -> Vec<Action> {
+        let engine = &self.parts.engine;
+        let (now, unix) = (engine.clock.now(), Clock::unix());
+        let mut core = engine.core.write();
+        let mut actions = Vec::new();
+        let writer = &mut self.writer;
+        let mut step = |core: &mut Core, input| {
+            let effects = core.handle(input, now, unix);
+            writer.add(effects.writes, effects.commit);
+            actions.extend(effects.actions);
+            writer.idle()
+        };
+        let mut idle = true;
+        for input in inputs {
+            idle = step(&mut core, input);
+        }
+        if idle {
+            step(&mut core, Input::Seal);
+        }
+        actions
+    }
+
+    fn take(&mut self, command: Command, inputs: &mut Vec<Input>) {
+        match command {
+            Command::Input(input) => inputs.push(input),
+            Command::Call(call, answer) => {
+                self.tickets += 1;
+                let ticket = Ticket(self.tickets);
+                self.callers.insert(ticket, answer);
+                inputs.push(match call {
+                    Call::Invalidate(call) => Input::Invalidate(ticket, call),
+                    Call::Register(items) => Input::Register(ticket, items),
+                });
+            }
+            Command::LinkUp(hello, side, sender) => {
+                match sender {
+                    Some(sender) => drop(self.links.insert(hello.incarnation, sender)),
+                    None => *self.inbound.entry(hello.incarnation).or_default() += 1,
+                }
+                info!(peer = %hello.node_id, incarnation = %hello.incarnation, ?side, "link up");
+                inputs.push(Input::LinkUp { hello, side });
+            }
+            Command::LinkDown(hello, side) => {
+                info!(peer = %hello.node_id, incarnation = %hello.incarnation, ?side, "link down");
+                if self.link_ended(&hello, side) {
+                    inputs.push(Input::LinkDown {
+                        peer: hello.incarnation,
+                        side,
+                    });
+                }
+            }
+            Command::Drain(done) => {
+                self.draining = Some(done);
+                inputs.push(Input::Drain);
+            }
+        }
+    }
+
+    /// Tells whether it was the peer's last link on that side: a reconnect may overtake the end of the old one.
+    fn link_ended(&mut self, hello: &PeerHello, side: Side) -> bool {
+        match side {
+            Side::Outbound => self.links.remove(&hello.incarnation).is_some(),
+            Side::Inbound => {
+                let count = self.inbound.entry(hello.incarnation).or_default();
+                *count = count.saturating_sub(1);
+                if *count == 0 {
+                    self.inbound.remove(&hello.incarnation);
+                    return true;
+                }
+                false
+            }
+        }
+    }
+
+    fn act(&mut self, actions: Vec<Action>) {
+        let mut applied = 0;
+        for action in actions {
+            match action {
+                Action::Send { to, message } => self.send(to, message),
+                Action::Broadcast(message) => self.broadcast(&message),
+                Action::Reply(ticket, reply) => self.reply(ticket, reply),
+                Action::Applied(event, what) => {
+                    applied += 1;
+                    // Nobody listening is no error.
+                    let _ = self.parts.engine.news.send(News::Applied(event, what));
+                }
+                Action::Resync => {
+                    applied += 1;
+                    let _ = self.parts.engine.news.send(News::Resync);
+                }
+                Action::Purge {
+                    event,
+                    addresses,
+                    mode,
+                } => {
+                    let attempt = self.parts.purger.submit(Job {
+                        addresses,
+                        mode,
+                        lifetime: None,
+                    });
+                    if let Some(event) = event {
+                        self.note_purge(event, attempt);
+                    }
+                }
+                Action::ServeLog {
+                    to,
+                    origin,
+                    lane,
+                    first,
+                    last,
+                } => {
+                    if let Some(link) = self.links.get(&to) {
+                        serve::log(
+                            &self.parts.engine,
+                            link.clone(),
+                            origin,
+                            lane,
+                            (first, last),
+                        );
+                    }
+                }
+                Action::ServeSnapshot { to, id, cut } => {
+                    if let Some(link) = self.links.get(&to) {
+                        serve::snapshot(&self.parts.engine, link.clone(), id, cut);
+                    }
+                }
+                Action::Stop(reason) => self.stop = Some(reason),
+            }
+        }
+        if applied > 0 {
+            self.parts.applied.send_modify(|count| *count += applied);
+            self.publish_heads();
+        }
+    }
+
+    fn publish_heads(&self) {
+        let core = self.parts.engine.core.read();
+        let head = |lane| {
+            core.progress()
+                .lane(core.incarnation(), lane)
+                .map_or(0, LaneProgress::watermark)
+        };
+        self.parts
+            .gossip
+            .set_heads(head(Lane::Bump), head(Lane::Directory));
+    }
+
+    fn send(&self, to: Incarnation, message: PeerMessage) {
+        if let Some(link) = self.links.get(&to) {
+            self.offer(link, message);
+        }
+    }
+
+    fn broadcast(&self, message: &PeerMessage) {
+        for link in self.links.values() {
+            self.offer(link, message.clone());
+        }
+    }
+
+    fn offer(&self, link: &LinkSender, message: PeerMessage) {
+        if !link.offer(message) {
+            self.parts.engine.counters.inc(Counter::PushesDropped);
+        }
+    }
+
+    fn reply(&mut self, ticket: Ticket, reply: Reply) {
+        let purges = match &reply {
+            Reply::Invalidated { event, .. } => self.purges.remove(event).unwrap_or_default(),
+            _ => Vec::new(),
+        };
+        if let Some(caller) = self.callers.remove(&ticket) {
+            // The caller may have gone; what it asked for is done all the same.
+            let _ = caller.send(Answer { reply, purges });
+        }
+    }
+
+    fn purge_taken(&mut self, taken: Taken) {
+        if taken.addresses.is_empty() {
+            return;
+        }
+        let Taken {
+            event,
+            purge,
+            addresses,
+        } = taken;
+        let attempt = self.parts.purger.submit(Job {
+            addresses,
+            mode: purge,
+            lifetime: None,
+        });
+        self.note_purge(event, attempt);
+    }
+
+    /// Keeps the first attempt of an own event's purge until its call is answered.
+    fn note_purge(&mut self, event: EventId, attempt: Submission) {
+        if event.origin == self.parts.engine.core.read().incarnation() {
+            self.purges.entry(event).or_default().push(attempt);
+        }
+    }
+
+    /// Tells the dialler whom there is to dial.
+    fn tell_members(&mut self) {
+        let now = Time::ZERO;
+        let members: Vec<_> = {
+            let core = self.parts.engine.core.read();
+            let views = core.members(now);
+            views
+                .into_iter()
+                .map(|view| (view.hello.node_id, view.hello.peer_address))
+                .collect()
+        };
+        if members != self.told_members {
+            self.told_members.clone_from(&members);
+            self.parts.members.send_replace(members);
+        }
+    }
+}
+
+/// Whether an input may change who the members are.
+fn touches_members(input: &Input) -> bool {
+    match input {
+        Input::LinkUp { .. } | Input::LinkDown { .. } | Input::Seen(_) | Input::Wake => true,
+        Input::Peer { message, .. } => matches!(message, PeerMessage::Leave { .. }),
+        _ => false,
+    }
+}
+
+/// What began a turn.
+enum Turn {
+    Written(Outcome),
+    Command(Command),
+    Wake,
+}

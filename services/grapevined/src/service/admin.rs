@@ -1,0 +1,141 @@
+//! The admin service.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use grapevine_core::id::Lane;
+use grapevine_core::machine::effects::Counters;
+use grapevine_proto::v1;
+use grapevine_proto::v1::admin_service_server::AdminService;
+use tokio::sync::mpsc;
+use tonic::{Request, Response, Status};
+
+use crate::engine::Engine;
+use crate::wire;
+
+/// The admin service.
+pub(crate) struct Admin {
+    pub(crate) engine: Engine,
+    pub(crate) cluster: String,
+    pub(crate) peer_address: String,
+    pub(crate) gossip: Arc<grapevine_gossip::Gossip>,
+    /// Asks the process to drain. One request is enough.
+    pub(crate) drain: mpsc::Sender<Option<std::time::Duration>>,
+}
+
+#[tonic::async_trait]
+impl AdminService for Admin {
+    async fn status(
+        &self,
+        _: Request<v1::StatusRequest>,
+    ) -> Result<Response<v1::StatusResponse>, Status> {
+        let store = self.engine.store.clone();
+        let (registrations, disk_bytes) =
+            tokio::task::spawn_blocking(move || (store.registrations(), store.disk_bytes()))
+                .await
+                .map_err(|error| Status::internal(error.to_string()))?;
+        let now = self.engine.clock.now();
+        let mut counters = self.engine.counters.snapshot();
+        let health = self.gossip.health();
+        let core = self.engine.core.read();
+        counters.extend(decisions(core.counters()));
+        counters.extend(
+            health
+                .counters
+                .by_name()
+                .into_iter()
+                .map(|(name, value)| (format!("gossip_{name}"), value)),
+        );
+        let (freshness, freshness_reason) = wire::freshness(core.freshness(now));
+        let policy_digest = core.config().policies.digest();
+        let members = core.members(now);
+        Ok(Response::new(v1::StatusResponse {
+            node_id: core.config().node_id.as_str().to_owned(),
+            cluster: self.cluster.clone(),
+            incarnation: wire::incarnation(core.incarnation()),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            freshness: freshness.into(),
+            freshness_reason,
+            uptime_ms: u64::try_from(now.since_start().as_millis()).unwrap_or(u64::MAX),
+            classes: core.versions().len() as u64,
+            classes_max: core.config().limits.classes_max as u64,
+            registrations,
+            origins: core.progress().len() as u64,
+            missing_events: core.progress().missing(),
+            policy_digest,
+            policy_mismatch: members
+                .iter()
+                .filter(|member| {
+                    member.hello.policy_digest != policy_digest && member.hello.policy_digest != 0
+                })
+                .map(|member| member.hello.node_id.as_str().to_owned())
+                .collect(),
+            disk_bytes,
+            counters,
+        }))
+    }
+
+    async fn members(
+        &self,
+        _: Request<v1::MembersRequest>,
+    ) -> Result<Response<v1::MembersResponse>, Status> {
+        let now = self.engine.clock.now();
+        let core = self.engine.core.read();
+        let digest = core.config().policies.digest();
+        let own = core.progress().lane(core.incarnation(), Lane::Bump);
+        let mut members = vec![v1::Member {
+            node_id: core.config().node_id.as_str().to_owned(),
+            incarnation: wire::incarnation(core.incarnation()),
+            peer_address: self.peer_address.clone(),
+            state: v1::MemberState::Self_.into(),
+            head: own.map_or(0, grapevine_core::progress::LaneProgress::head),
+            watermark: own.map_or(0, grapevine_core::progress::LaneProgress::watermark),
+            policy_agrees: true,
+            ..Default::default()
+        }];
+        members.extend(
+            core.members(now)
+                .into_iter()
+                .map(|view| wire::admin::member(view, digest)),
+        );
+        members.sort_by(|a, b| a.node_id.cmp(&b.node_id));
+        Ok(Response::new(v1::MembersResponse { members }))
+    }
+
+    async fn drain(
+        &self,
+        request: Request<v1::DrainRequest>,
+    ) -> Result<Response<v1::DrainResponse>, Status> {
+        let millis = request.into_inner().timeout_ms;
+        let bound = (millis > 0).then(|| std::time::Duration::from_millis(millis.into()));
+        // A full queue means that a drain is asked for already.
+        let _ = self.drain.try_send(bound);
+        Ok(Response::new(v1::DrainResponse {}))
+    }
+}
+
+/// The machine's counters by name.
+fn decisions(counters: Counters) -> BTreeMap<String, u64> {
+    [
+        ("bumps_own", counters.bumps_own),
+        ("bumps_remote", counters.bumps_remote),
+        ("events_duplicate", counters.events_duplicate),
+        ("floors_own", counters.floors_own),
+        ("escalations", counters.escalations),
+        ("registrations_accepted", counters.registrations_accepted),
+        ("registrations_condemned", counters.registrations_condemned),
+        (
+            "registrations_suppressed",
+            counters.registrations_suppressed,
+        ),
+        ("pulls_sent", counters.pulls_sent),
+        ("pulls_served", counters.pulls_served),
+        ("snapshots_requested", counters.snapshots_requested),
+        ("snapshots_adopted", counters.snapshots_adopted),
+        ("snapshots_sent", counters.snapshots_sent),
+        ("peer_messages_refused", counters.peer_messages_refused),
+    ]
+    .into_iter()
+    .map(|(name, value)| (name.to_owned(), value))
+    .collect()
+}

@@ -1,0 +1,6 @@
+//! The services that applications and operators call.
+
+pub(crate) mod admin;
+pub(crate) mod application;
+mod listing;
+mod watch;

@@ -1,0 +1,112 @@
+//! Errors as gRPC statuses with `google.rpc` details: the one place that knows the codes.
+
+use std::time::Duration;
+
+use grapevine_core::machine::effects::Refusal;
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
+
+/// What is wrong with a request, field by field.
+#[derive(Debug, Default)]
+pub(crate) struct Violations(Vec<FieldViolation>);
+
+/// Violations told at most; a call with 10,000 bad items need not list them all.
+const VIOLATIONS_MAX: usize = 20;
+
+impl Violations {
+    /// Notes a violation.
+    pub(crate) fn add(&mut self, field: impl Into<String>, description: impl Into<String>) {
+        if self.0.len() < VIOLATIONS_MAX {
+            self.0.push(FieldViolation::new(field.into(), description));
+        }
+    }
+
+    /// Notes a violation if there is one, and passes the value on.
+    pub(crate) fn check<T, E: ToString>(
+        &mut self,
+        field: impl FnOnce() -> String,
+        result: Result<T, E>,
+    ) -> Option<T> {
+        result
+            .map_err(|error| self.add(field(), error.to_string()))
+            .ok()
+    }
+
+    /// `INVALID_ARGUMENT` with every violation, unless there is none.
+    pub(crate) fn finish(self) -> Result<(), Status> {
+        let Some(first) = self.0.first() else {
+            return Ok(());
+        };
+        let more = match self.0.len() - 1 {
+            0 => String::new(),
+            more => format!(" (and {more} more, see the details)"),
+        };
+        let message = format!("{}: {}{more}", first.field, first.description);
+        let mut details = ErrorDetails::new();
+        details.set_bad_request(self.0);
+        Err(Status::with_error_details(
+            Code::InvalidArgument,
+            message,
+            details,
+        ))
+    }
+}
+
+/// One violation as a status.
+pub(crate) fn invalid(field: &str, description: impl Into<String>) -> Status {
+    let mut violations = Violations::default();
+    violations.add(field, description);
+    match violations.finish() {
+        Err(status) => status,
+        Ok(()) => unreachable!("invariant: a violation was added"),
+    }
+}
+
+/// Something is full: try again after a moment.
+pub(crate) fn exhausted(message: impl Into<String>, after: Duration) -> Status {
+    let details = ErrorDetails::with_retry_info(Some(after));
+    Status::with_error_details(Code::ResourceExhausted, message, details)
+}
+
+/// A call that had no effect.
+pub(crate) fn refusal(refusal: &Refusal) -> Status {
+    match refusal {
+        Refusal::ClassCount { .. } => invalid("classes", refusal.to_string()),
+        Refusal::TopLevelClasses { limit, .. } => {
+            let mut details = ErrorDetails::new();
+            details.add_quota_failure_violation(
+                format!("top_level_classes_max={limit}"),
+                refusal.to_string(),
+            );
+            Status::with_error_details(Code::ResourceExhausted, refusal.to_string(), details)
+        }
+        Refusal::Receipts { .. } => exhausted(refusal.to_string(), Duration::from_millis(50)),
+        Refusal::Draining => Status::unavailable(refusal.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn violations_are_told_together_and_bounded() {
+        let mut violations = Violations::default();
+        for item in 0..100 {
+            violations.add(format!("items[{item}].address"), "address is empty");
+        }
+        let status = violations.finish().expect_err("violations were added");
+        assert_eq!(status.code(), Code::InvalidArgument);
+        let details = status
+            .get_details_bad_request()
+            .map_or(0, |bad| bad.field_violations.len());
+        assert_eq!(details, VIOLATIONS_MAX);
+        assert!(
+            status
+                .message()
+                .starts_with("items[0].address: address is empty"),
+            "{}",
+            status.message()
+        );
+    }
+}
