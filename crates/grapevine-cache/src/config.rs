@@ -353,6 +353,8 @@ mod tests {
                 "bad cache server \"a:b\": the port is not a number",
             ),
             ("memcached://a,b?placement=single", "2 are named"),
+            ("memcached://a,b,a:11211", "\"a:11211\": it is named twice"),
+            ("memcached://a?max_value=2GiB", "to 1GiB"),
             (
                 "memcached://a?placement=best",
                 "\"best\" of option placement: expected all, ketama or single",

@@ -34,6 +34,9 @@ const DELETES_PER_REQUEST: usize = 256;
 const SERVERS_MAX: usize = 256;
 const CONNECTIONS_PER_SERVER_MAX: usize = 64;
 
+/// The most that memcached's `-I` allows.
+const VALUE_BYTES_MAX: usize = 1 << 30;
+
 /// Which servers hold a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Placement {
@@ -41,7 +44,8 @@ pub enum Placement {
     Single,
     /// Every server holds every key: set and delete go to all, get to the first in the configured order that answers.
     All,
-    /// One server per key, by libketama's ring, weightless; see the guide for which clients agree.
+    /// One server per key, by libketama's ring with MD5 and equal weights: clients agree that use libmemcached's
+    /// `KETAMA_WEIGHTED` (pylibmc's `ketama_weighted`, PHP's `OPT_LIBKETAMA_COMPATIBLE`) and name the servers alike.
     Ketama,
 }
 
@@ -55,8 +59,9 @@ pub struct MemcachedConfig {
     /// Connections to each server, 1 to 64. The first carries single requests, the others bulk ones and large values.
     /// Raising it lets more of memcached's threads work on bulk requests, and costs sockets.
     pub connections_per_server: usize,
-    /// The deadline of an operation (of each part of 64 reads or 256 deletes of a bulk one). Raising it lets slow servers
-    /// answer, and callers hang for longer when one is lost.
+    /// The deadline of an operation on one server (of each part of 64 reads or 256 deletes of a bulk one); a read from
+    /// replicas may wait for each in turn, until it is known to be down. Raising it lets slow servers answer, and callers
+    /// hang for longer when one is lost.
     pub timeout: Duration,
     /// The largest value, in bytes. Larger ones are neither sent nor accepted. memcached takes 1 MiB less some overhead
     /// unless started with `-I`.
@@ -105,6 +110,21 @@ impl MemcachedConfig {
                 "pool",
                 self.connections_per_server.to_string(),
                 "a number from 1 to 64",
+            ));
+        }
+        for (number, server) in self.servers.iter().enumerate() {
+            if self.servers[..number].contains(server) {
+                return Err(ConfigError::BadServer {
+                    server: server.to_string(),
+                    problem: "it is named twice".to_owned(),
+                });
+            }
+        }
+        if !(1..=VALUE_BYTES_MAX).contains(&self.max_value_bytes) {
+            return Err(out_of_range(
+                "max_value",
+                self.max_value_bytes.to_string(),
+                "from 1 byte to 1GiB",
             ));
         }
         if self.timeout.is_zero() {

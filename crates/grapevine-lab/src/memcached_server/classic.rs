@@ -57,10 +57,10 @@ pub(super) fn run_line(shared: &Shared, line: &[u8]) -> Answer {
         [b"verbosity", _] => "OK".into(),
         [b"stats"] => stats(shared),
         [b"quit"] => return Answer::Close,
-        [
-            b"set" | b"add" | b"replace" | b"cas" | b"delete" | b"touch" | b"incr" | b"decr",
-            ..,
-        ] => BAD_LINE.into(),
+        // A length that cannot be read; too few words are an unknown command.
+        [b"set" | b"add" | b"replace", _, _, _, _]
+        | [b"cas", _, _, _, _, _]
+        | [b"delete", _, _] => BAD_LINE.into(),
         _ => return ERROR.into(),
     };
     if quiet { Answer::Nothing } else { answer }
@@ -100,7 +100,7 @@ fn count(shared: &Shared, key: &[u8], delta: &[u8], up: bool, now: Instant) -> A
 
 fn flush_all(shared: &Shared, delay: &[u8], now: Instant) -> Answer {
     match number(delay) {
-        None => BAD_LINE.into(),
+        None => "CLIENT_ERROR invalid exptime argument".into(),
         Some(delay_seconds) => {
             shared.store.lock().flush_after(delay_seconds, now);
             "OK".into()

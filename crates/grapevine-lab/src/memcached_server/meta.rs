@@ -13,7 +13,7 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::Shared;
-use super::classic::{BAD_LINE, OUT_OF_MEMORY, TOO_LARGE, is_key};
+use super::classic::{BAD_LINE, ERROR, OUT_OF_MEMORY, TOO_LARGE, is_key};
 use super::frame::{number, words};
 use super::store::{ChangeOutcome, Condition, Found, New, SetOutcome};
 
@@ -32,10 +32,10 @@ struct Request<'a> {
 impl<'a> Request<'a> {
     /// `flags_at`: how many words stand in front of the flags.
     fn parse(line: &'a [u8], flags_at: usize, known: &[u8]) -> Result<Self, &'static str> {
-        let key = words(line)
-            .nth(1)
-            .filter(|key| is_key(key))
-            .ok_or(BAD_LINE)?;
+        let key = words(line).nth(1).ok_or(ERROR)?;
+        if !is_key(key) {
+            return Err(BAD_LINE);
+        }
         let mut flags = Vec::new();
         for word in words(line).skip(flags_at) {
             let (letter, value) = (word[0], &word[1..]);
@@ -93,7 +93,7 @@ pub(super) fn run_line(shared: &Shared, line: &[u8], out: &mut Vec<u8>) {
             Ok(())
         }
         // `ms` without a length that can be read.
-        _ => Err("CLIENT_ERROR bad data chunk"),
+        _ => Err(BAD_LINE),
     };
     if let Err(error) = result {
         out.extend_from_slice(error.as_bytes());
@@ -145,7 +145,7 @@ fn write_found(request: &Request<'_>, found: &Found, out: &mut Vec<u8>) {
         out.extend_from_slice(shown.as_bytes());
     }
     if found.stale {
-        out.extend_from_slice(if found.won { b" W X" } else { b" X Z" });
+        out.extend_from_slice(if found.won { b" X W" } else { b" Z X" });
     }
     out.extend_from_slice(b"\r\n");
     if with_value {
@@ -200,7 +200,7 @@ fn store(
         (None, None | Some(b"S" | b"s")) => Condition::Always,
         (None, Some(b"E" | b"e")) => Condition::Absent,
         (None, Some(b"R" | b"r")) => Condition::Present,
-        (None, Some(_)) => return Err("CLIENT_ERROR invalid mode for ms M flag"),
+        (None, Some(_)) => return Err("CLIENT_ERROR invalid mode for ms M token"),
     };
     let (flags, exptime) = (
         request.number(b'F')?.unwrap_or(0),

@@ -5,8 +5,8 @@
 //! with the flags that clients use, stale marks among them. `append`, `prepend`, `gat`, `ma` and `me` are absent, and answered
 //! with `ERROR`; meta flags it does not have with `CLIENT_ERROR invalid flag`.
 //!
-//! The parts: [`frame`] cuts the stream into lines and values, [`classic`] and [`meta`] obey one command each, [`store`]
-//! holds the items, [`session`] is one connection. Everything is bounded: items and their bytes (the least used make
+//! The parts: `frame` cuts the stream into lines and values, `classic` and `meta` obey one command each, `store`
+//! holds the items, `session` is one connection. Everything is bounded: items and their bytes (the least used make
 //! room), the size of a value (a larger one is refused and skipped over), the length of a line (a longer one ends the
 //! connection), connections (one too many is told so and closed), and the output that waits for a slow reader (it is
 //! written before the next command is looked at).
