@@ -204,7 +204,8 @@ fn core_config(config: &Config, incarnation: Incarnation) -> CoreConfig {
             top_level_classes_max: config.limits.top_level_classes_max,
             classes_per_top_max: config.limits.classes_per_top_max,
             classes_max: config.limits.classes_max,
-            ..Limits::default()
+            receipts_max: config.limits.receipts_max,
+            origins_max: config.limits.origins_max,
         },
     }
 }
@@ -365,6 +366,7 @@ fn serve(
     let cluster = config.cluster.name.as_str().to_owned();
     let application = Application {
         engine: engine.clone(),
+        registrations_max: config.limits.registrations_max as u64,
         slack: config.lease.duration + config.lease.registration_margin,
         watchers: Arc::new(tokio::sync::Semaphore::new(config.limits.watchers_max)),
     };

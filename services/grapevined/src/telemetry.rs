@@ -1,7 +1,7 @@
 //! What a sidecar tells about itself: log lines on standard error, and counters.
 //!
 //! Counters are numbers since start with stable names in snake case; `Status` answers them all, zeros included, so that a
-//! script may rely on a name being there. They are added to from every thread without a lock, each on its own cache line.
+//! script may rely on a name being there. The machine counts its own decisions (`grapevine_core`), and `Status` tells both. They are added to from every thread without a lock, each on its own cache line.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -77,56 +77,20 @@ counters! {
     ResolvesBypassed = "resolves_bypassed",
     /// Fills that were accepted: their values may be stored.
     FillsCommitted = "fills_committed",
-    /// Fills that were condemned because a bump overtook them.
+    /// Fills that were condemned: a bump overtook them, or their lease had ended.
     FillsCondemned = "fills_condemned",
-    /// Fills that were condemned because their lease had expired or was not of this run.
-    LeasesUnknown = "leases_unknown",
-    /// Registrations made durable here at the application's request.
-    RegistrationsAccepted = "registrations_accepted",
-    /// Registrations condemned because a bump overtook them, own ones and peers'.
-    RegistrationsCondemned = "registrations_condemned",
-    /// Registrations taken over from peers.
-    RegistrationsRemote = "registrations_remote",
-    /// Registrations that lapsed and were removed.
-    RegistrationsExpired = "registrations_expired",
-    /// Bumps issued here.
-    BumpsOwn = "bumps_own",
-    /// Bumps of other sidecars applied here.
-    BumpsRemote = "bumps_remote",
-    /// Floors issued here: parts of a class family invalidated together to bound memory.
-    FloorsOwn = "floors_own",
-    /// Floors of other sidecars applied here.
-    FloorsRemote = "floors_remote",
-    /// Events that arrived more than once.
-    EventsDuplicate = "events_duplicate",
-    /// Invalidations widened to a larger class because a limit was reached.
-    Escalations = "escalations",
     /// Invalidations answered with the receipt that was asked for.
     ReceiptsSatisfied = "receipts_satisfied",
     /// Invalidations answered at their deadline without the receipt that was asked for.
     ReceiptsMissed = "receipts_missed",
-    /// Messages sent to peers.
-    PushesSent = "pushes_sent",
     /// Messages to peers dropped because a link's queue was full; repaired by pulls.
     PushesDropped = "pushes_dropped",
-    /// Pulls of missing events sent.
-    PullsSent = "pulls_sent",
-    /// Pulls of missing events answered.
-    PullsServed = "pulls_served",
-    /// Snapshots sent whole.
-    SnapshotsSent = "snapshots_sent",
-    /// Snapshots received whole and adopted.
-    SnapshotsReceived = "snapshots_received",
     /// Connections to peers opened.
     PeerConnects = "peer_connects",
     /// Peers refused: another cluster, another protocol, or a node id used twice.
     PeerRejected = "peer_rejected",
     /// Calls refused because a queue or a limit was full.
     IntakeRejected = "intake_rejected",
-    /// Grants given to other members.
-    GrantsGiven = "grants_given",
-    /// Times this sidecar could no longer call itself fresh.
-    FreshnessLost = "freshness_lost",
     /// Addresses deleted from a cache or marked stale there.
     PurgeDeleted = "purge_deleted",
     /// Addresses that were to be deleted and were not there.
@@ -145,8 +109,6 @@ counters! {
     StoreCommits = "store_commits",
     /// Writes flushed to disk.
     StoreWrites = "store_writes",
-    /// Groups of writes that failed.
-    StoreFailures = "store_failures",
 }
 
 /// One number on a cache line of its own.
@@ -225,14 +187,14 @@ mod tests {
     fn counters_have_distinct_snake_case_names_and_are_all_told() {
         let counters = Counters::new();
         counters.inc(Counter::Resolves);
-        counters.add(Counter::StoreFailures, 3);
+        counters.add(Counter::StoreWrites, 3);
         counters.add_len(Counter::PurgeDeleted, 2);
         let snapshot = counters.snapshot();
         assert_eq!(snapshot.len(), COUNTERS.len(), "names are distinct");
         assert_eq!(snapshot["resolves"], 1);
-        assert_eq!(snapshot["store_failures"], 3);
+        assert_eq!(snapshot["store_writes"], 3);
         assert_eq!(snapshot["purge_deleted"], 2);
-        assert_eq!(counters.get(Counter::StoreFailures), 3);
+        assert_eq!(counters.get(Counter::StoreWrites), 3);
         assert_eq!(Counter::PurgeDeleted.info().name, "purge_deleted");
         for info in COUNTERS {
             assert!(

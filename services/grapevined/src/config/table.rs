@@ -111,6 +111,9 @@ knobs! {
         /// Runs of sidecars whose events are followed; with more, this sidecar does not call itself fresh.
         origins_max: usize = "65536", from "16" to "1000000",
             raising "costs about 100 bytes of memory each, and bytes in what peers tell each other.";
+        /// Registrations held, counting an address once per class; a further one is refused, and its value not stored.
+        registrations_max: usize = "50000000", from "1" to "1000000000",
+            raising "costs disk (about 50 to 150 bytes each) and memory for the store's index.";
         /// Watchers at a time; a further one is refused.
         watchers_max: usize = "1000", from "1" to "100000",
             raising "costs memory: each has a queue of `limits.queue_watch_max`.";

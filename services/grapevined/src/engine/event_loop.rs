@@ -7,6 +7,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use grapevine_core::id::{EventId, Incarnation, Lane, Time};
 use grapevine_core::machine::Core;
@@ -19,7 +20,7 @@ use grapevine_core::store::Taken;
 use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{error, info};
 
-use super::writer::{Outcome, Writer};
+use super::writer::{Committed, Outcome, Writer};
 use super::{Answer, Call, Clock, Command, Engine, News};
 use crate::peers::{LinkSender, serve};
 use crate::purge::{Job, Purger, Submission};
@@ -27,6 +28,9 @@ use crate::telemetry::Counter;
 
 /// Commands taken in one turn.
 const TURN_MAX: usize = 1_024;
+
+/// How long a drain waits for deletes that are being retried.
+const PURGE_WAIT: Duration = Duration::from_millis(500);
 
 /// What the loop is made of.
 pub(crate) struct Parts {
@@ -100,6 +104,13 @@ impl EventLoop {
                 anyhow::bail!(reason);
             }
             if self.draining.is_some() && !self.writer.unfinished() && self.callers.is_empty() {
+                let abandoned = self.parts.purger.shutdown(PURGE_WAIT).await;
+                if abandoned > 0 {
+                    info!(
+                        abandoned,
+                        "deletes that no cache took before the end; tokens keep their values from use"
+                    );
+                }
                 if let Some(done) = self.draining.take() {
                     // The caller may have stopped waiting: draining ends either way.
                     let _ = done.send(());
@@ -115,10 +126,17 @@ impl EventLoop {
             Turn::Wake => inputs.push(Input::Wake),
             Turn::Command(command) => self.take(command, &mut inputs),
             Turn::Written(outcome) => {
-                let (commit, taken) =
-                    outcome.inspect_err(|error| error!(%error, "the store failed; stopping"))?;
+                let Committed {
+                    commit,
+                    writes,
+                    taken,
+                } = outcome.inspect_err(|error| error!(%error, "the store failed; stopping"))?;
                 self.writer.done();
                 self.parts.engine.counters.inc(Counter::StoreCommits);
+                self.parts
+                    .engine
+                    .counters
+                    .add_len(Counter::StoreWrites, writes);
                 for taken in taken {
                     self.purge_taken(taken);
                 }
@@ -190,6 +208,9 @@ impl EventLoop {
                 match sender {
                     Some(sender) => drop(self.links.insert(hello.incarnation, sender)),
                     None => *self.inbound.entry(hello.incarnation).or_default() += 1,
+                }
+                if side == Side::Outbound {
+                    self.parts.engine.counters.inc(Counter::PeerConnects);
                 }
                 info!(peer = %hello.node_id, incarnation = %hello.incarnation, ?side, "link up");
                 inputs.push(Input::LinkUp { hello, side });

@@ -20,7 +20,16 @@ pub(super) struct Group {
 }
 
 /// A group that is flushed, or why it is not.
-pub(super) type Outcome = Result<(CommitId, Vec<Taken>), StoreError>;
+pub(super) type Outcome = Result<Committed, StoreError>;
+
+/// A flushed group.
+#[derive(Debug)]
+pub(super) struct Committed {
+    pub(super) commit: CommitId,
+    /// How many writes it had.
+    pub(super) writes: usize,
+    pub(super) taken: Vec<Taken>,
+}
 
 /// The loop's end of the writer.
 #[derive(Debug)]
@@ -97,7 +106,11 @@ fn write_groups(store: &dyn Store, groups: &Receiver<Group>, outcomes: &mpsc::Se
         };
         let failed = outcome.is_err();
         if outcomes
-            .blocking_send(outcome.map(|taken| (group.commit, taken)))
+            .blocking_send(outcome.map(|taken| Committed {
+                commit: group.commit,
+                writes: group.writes.len(),
+                taken,
+            }))
             .is_err()
             || failed
         {

@@ -44,7 +44,7 @@ impl AdminService for Admin {
                 .counters
                 .by_name()
                 .into_iter()
-                .map(|(name, value)| (format!("gossip_{name}"), value)),
+                .map(|(name, value)| (name.to_owned(), value)),
         );
         let (freshness, freshness_reason) = wire::freshness(core.freshness(now));
         let policy_digest = core.config().policies.digest();

@@ -24,6 +24,8 @@ pub(crate) struct Application {
     pub(crate) engine: Engine,
     /// Lease and margin, added to every time to live.
     pub(crate) slack: Duration,
+    /// Registrations that the directory may hold; a further one is refused, and its value must not be stored.
+    pub(crate) registrations_max: u64,
     pub(crate) watchers: std::sync::Arc<tokio::sync::Semaphore>,
 }
 
@@ -43,7 +45,7 @@ impl Application {
         engine.counters.add_len(Counter::Resolves, queries.len());
         let now = engine.clock.now();
         let core = engine.core.read();
-        let results = queries
+        let results: Vec<_> = queries
             .iter()
             .enumerate()
             .map(|(at, query)| {
@@ -53,6 +55,11 @@ impl Application {
                     .map_err(|error| app::resolve_error(at, &error))
             })
             .collect::<Result<_, _>>()?;
+        let bypassed = results
+            .iter()
+            .filter(|result: &&v1::Resolution| result.bypass)
+            .count();
+        engine.counters.add_len(Counter::ResolvesBypassed, bypassed);
         let (freshness, freshness_reason) = wire::freshness(core.freshness(now));
         Ok(v1::ResolveResponse {
             results,
@@ -70,6 +77,20 @@ impl Application {
     }
 
     async fn register_items(&self, items: Vec<RegisterItem>) -> Result<Vec<Verdict>, Status> {
+        let held = self.engine.store.registrations();
+        let wanted = items
+            .iter()
+            .filter(|item| item.register)
+            .map(|item| item.classes.len() as u64)
+            .sum::<u64>();
+        if wanted > 0 && held + wanted > self.registrations_max {
+            self.engine.counters.inc(Counter::IntakeRejected);
+            let max = self.registrations_max;
+            let message = format!(
+                "registrations: {held} are held and {wanted} more asked for; the limit is {max} (limits.registrations_max)"
+            );
+            return Err(status::exhausted(message, Duration::from_secs(10)));
+        }
         match self.engine.call(Call::Register(items)).await?.reply {
             Reply::Registered(verdicts) => Ok(verdicts),
             Reply::Refused(refusal) => Err(status::refusal(&refusal)),
@@ -163,6 +184,16 @@ impl ApplicationService for Application {
             )?
         };
         let verdicts = self.register_items(items).await?;
+        let accepted = verdicts
+            .iter()
+            .filter(|verdict| matches!(verdict, Verdict::Accepted(_)))
+            .count();
+        self.engine
+            .counters
+            .add_len(Counter::FillsCommitted, accepted);
+        self.engine
+            .counters
+            .add_len(Counter::FillsCondemned, verdicts.len() - accepted);
         Ok(Response::new(v1::CommitFillResponse {
             verdicts: verdicts.into_iter().map(app::verdict).collect(),
         }))
@@ -214,7 +245,15 @@ impl ApplicationService for Application {
         };
         let Answer { reply, purges } = self.engine.call(Call::Invalidate(invalidate)).await?;
         let (event, receipt) = match reply {
-            Reply::Invalidated { event, receipt } => (event, receipt),
+            Reply::Invalidated { event, receipt } => {
+                let met = if receipt.satisfied {
+                    Counter::ReceiptsSatisfied
+                } else {
+                    Counter::ReceiptsMissed
+                };
+                self.engine.counters.inc(met);
+                (event, receipt)
+            }
             Reply::Refused(refusal) => return Err(status::refusal(&refusal)),
             Reply::Registered(_) => {
                 return Err(Status::internal(
