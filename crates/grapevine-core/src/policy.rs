@@ -20,6 +20,9 @@ pub const CLASS_BUCKETS_MAX: u16 = 4_096;
 pub const PAGE_SIZE_MAX: u32 = 10_000;
 /// The longest TTL: ten years.
 pub const TTL_MAX: Duration = Duration::from_hours(10 * 365 * 24);
+/// How long the default policy serves while freshness is unknown: longer than a crashed member is waited for, so that
+/// one crash does not send every read of the cluster to the database. Classes that must never be stale say `bypass`.
+pub const SERVE_UNKNOWN_FOR: Duration = Duration::from_mins(2);
 /// The shortest TTL.
 pub const TTL_MIN: Duration = Duration::from_millis(1);
 
@@ -77,7 +80,7 @@ pub struct Policy {
 }
 
 impl Policy {
-    /// The default: `versioned`, one hour, 10 % jitter, bypass, refuse.
+    /// The default: `versioned`, one hour, 10 % jitter, serve for two minutes, refuse.
     pub fn fallback() -> Self {
         Self {
             pattern: Pattern::anything(),
@@ -85,7 +88,7 @@ impl Policy {
             page_size: None,
             ttl: Duration::from_hours(1),
             jitter_percent: 10,
-            on_unknown: OnUnknown::default(),
+            on_unknown: OnUnknown::Serve(SERVE_UNKNOWN_FOR),
             long_address: LongAddress::default(),
         }
     }

@@ -423,9 +423,7 @@ on_unknown = \"guess\"
 long_address = \"cut\"
 [[policy]]
 pattern = \"b\"
-on_unknown = \"serve\"
-[[policy]]
-pattern = \"c\"
+on_unknown = \"bypass\"
 serve_unknown_for = \"1s\"
 [[policy]]
 pattern = \"d\"
@@ -447,10 +445,9 @@ ttl = \"11years\"
         "line 11: policy[2].jitter: \"0.125\" is not a whole percentage",
         "line 12: policy[2].on_unknown: \"guess\" is neither",
         "line 13: policy[2].long_address: \"cut\" is neither",
-        "line 14: policy[3]: on_unknown = \"serve\" needs serve_unknown_for",
-        "line 17: policy[4]: serve_unknown_for has no effect",
-        "line 20: policy[5]: policy \"d\": bucketed(5000)",
-        "line 23: policy[6]: policy \"e\": ttl",
+        "line 14: policy[3]: serve_unknown_for has no effect",
+        "line 18: policy[4]: policy \"d\": bucketed(5000)",
+        "line 21: policy[5]: policy \"e\": ttl",
     ];
     assert_eq!(errors.len(), expected.len(), "{errors:#?}");
     for (error, beginning) in errors.iter().zip(expected) {
