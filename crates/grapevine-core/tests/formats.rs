@@ -1,0 +1,153 @@
+//! The test vectors of docs/formats.md, which were computed by an independent program in another language.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+use grapevine_core::address::{Slice, bucket_index, plan};
+use grapevine_core::event::{Bump, Floor, Match, PurgeMode};
+use grapevine_core::id::{EventId, Incarnation};
+use grapevine_core::names::{Address, ClassPath};
+use grapevine_core::policy::{LongAddress, Policy, Strategy};
+use grapevine_core::token::Token;
+use grapevine_core::versions::{Versions, bucket_of};
+
+fn class(path: &str) -> ClassPath {
+    ClassPath::parse(path).unwrap()
+}
+
+fn event(origin: u128, sequence: u64) -> EventId {
+    EventId {
+        origin: Incarnation::new(origin).unwrap(),
+        sequence,
+    }
+}
+
+fn bump(versions: &mut Versions, id: EventId, classes: &[&str], matching: Match) {
+    let classes = classes.iter().map(|path| class(path)).collect();
+    versions.apply_bump(
+        id,
+        &Bump {
+            classes,
+            matching,
+            purge: PurgeMode::Hard,
+        },
+    );
+}
+
+fn check(versions: &Versions, classes: &[&str], salt: Option<u128>, value: u64, text: &str) {
+    let classes: Vec<_> = classes.iter().map(|path| class(path)).collect();
+    let salt = salt.map(|salt| Incarnation::new(salt).unwrap());
+    let token = versions.token(&classes, salt);
+    assert_eq!(token, Token(value), "{token:?}");
+    assert_eq!(token.text(), text);
+}
+
+#[test]
+fn tokens() {
+    let none = Versions::new();
+    check(
+        &none,
+        &["cart/13"],
+        None,
+        0xda3a_37b8_5047_733d,
+        "2jo3uFBHcz0",
+    );
+    check(
+        &none,
+        &["cart/13"],
+        Some(7),
+        0xbebb_94bc_00ab_4364,
+        "vruUvACrQ2Q",
+    );
+
+    let mut bumped = Versions::new();
+    bump(&mut bumped, event(1, 1), &["cart/13"], Match::Any);
+    check(
+        &bumped,
+        &["cart/13"],
+        None,
+        0xbbc9_b5d7_462d_e80e,
+        "u8m110Yt6A4",
+    );
+
+    let mut two = Versions::new();
+    bump(&mut two, event(1, 2), &["cart"], Match::Any);
+    bump(&mut two, event(2, 3), &["user/7"], Match::Any);
+    check(
+        &two,
+        &["user/7", "cart/13"],
+        None,
+        0x55c9_5aac_a2f2_a1dc,
+        "VclarKLyodw",
+    );
+
+    assert_eq!(bucket_of("cart/13"), 68);
+    let vector = [(event(1, 5).origin, 5), (event(2, 1).origin, 1)]
+        .into_iter()
+        .collect();
+    bumped.apply_floor(
+        event(1, 5),
+        &Floor {
+            top: class("cart"),
+            bucket: 68,
+            vector,
+        },
+    );
+    check(
+        &bumped,
+        &["cart/13"],
+        None,
+        0x95a7_9664_6cde_e8f0,
+        "laeWZGze6PA",
+    );
+
+    let mut both = Versions::new();
+    bump(&mut both, event(1, 9), &["cart/13", "user/7"], Match::All);
+    check(
+        &both,
+        &["cart/13", "user/7"],
+        None,
+        0x2cee_9ef3_b6fc_fe18,
+        "LO6e87b8_hg",
+    );
+}
+
+#[test]
+fn cache_addresses() {
+    let mut policy = Policy::fallback();
+    let targets = |policy: &Policy, address: &str, slice| -> Vec<String> {
+        let address = Address::parse(address).unwrap();
+        let targets = plan(&address, &class("cart/13"), slice, policy, Token(1)).unwrap();
+        targets
+            .iter()
+            .map(|target| target.address.as_str().to_owned())
+            .collect()
+    };
+    assert_eq!(
+        targets(&policy, "items::13", None),
+        ["items::13~1AAAAAAAAAAE"]
+    );
+    policy.page_size = Some(20);
+    let slice = Some(Slice {
+        offset: 30,
+        limit: 20,
+    });
+    assert_eq!(
+        targets(&policy, "items::13", slice),
+        [
+            "items::13~p20.1~1AAAAAAAAAAE",
+            "items::13~p20.2~1AAAAAAAAAAE"
+        ]
+    );
+    policy.strategy = Strategy::Bucketed(64);
+    assert_eq!(targets(&policy, "items::13", None), ["cart/13~b64.7"]);
+    assert_eq!(
+        targets(&policy, "get_items_in_cart::13:10:30", None),
+        ["cart/13~b64.13"]
+    );
+    assert_eq!(bucket_index("items::13", 64), 7);
+    policy.strategy = Strategy::Versioned;
+    policy.long_address = LongAddress::Hash;
+    assert_eq!(
+        targets(&policy, &"x".repeat(238), None),
+        ["~hnBxNkO1ki1UfsYATDAhlbQ~1AAAAAAAAAAE"]
+    );
+}
