@@ -92,10 +92,18 @@ impl Entries {
             .collect()
     }
 
-    /// The join with another, ordered by incarnation, for hashing.
-    pub(crate) fn joined_by_incarnation(
+    /// Whether the join of two others covers every entry.
+    pub(crate) fn covered_by(&self, one: &Self, other: Option<&Self>) -> bool {
+        self.0.iter().all(|&(origin, sequence)| {
+            let other = other.map_or(0, |entries| entries.get(origin));
+            sequence <= one.get(origin).max(other)
+        })
+    }
+
+    /// The join with others, ordered by incarnation, for hashing.
+    pub(crate) fn joined_by_incarnation<const N: usize>(
         &self,
-        other: Option<&Self>,
+        others: [Option<&Self>; N],
         origins: &Origins,
     ) -> Vec<(Incarnation, u64)> {
         let mut joined: Vec<_> = self
@@ -103,7 +111,7 @@ impl Entries {
             .iter()
             .map(|&(o, s)| (origins.incarnation(o), s))
             .collect();
-        for &(origin, sequence) in other.into_iter().flat_map(|entries| &entries.0) {
+        for &(origin, sequence) in others.into_iter().flatten().flat_map(|e| &e.0) {
             let origin = origins.incarnation(origin);
             match joined.iter_mut().find(|(known, _)| *known == origin) {
                 Some((_, known)) => *known = (*known).max(sequence),

@@ -13,7 +13,9 @@
 //!
 //! A *conjunction* is a bump that meant only addresses in all of several classes. It is held by its anchor, the smallest
 //! of them in byte order, and counts for an address when all of its classes cover classes of the address. It lives and
-//! is evicted with its anchor.
+//! is evicted with its anchor. One that its anchor's join covers says nothing: a later bump of the whole anchor was
+//! issued by the same run. It must not count then, or a conjunction that arrives late would change the token until the
+//! next eviction, which would bring the superseded one back (G2).
 //!
 //! Every change is stamped with the local *apply index*, a counter. A [`Stamp`] is its value at resolve, and a fill is
 //! dead if anything that its token rests on changed later (G3, G4).
@@ -281,8 +283,8 @@ impl Versions {
     ) {
         let empty = Entries::default();
         let entries = class.map_or(&empty, |class| &class.entries);
-        let joined =
-            entries.joined_by_incarnation(floor.map(|bucket| &bucket.floor), &self.origins);
+        let floor = floor.map(|bucket| &bucket.floor);
+        let joined = entries.joined_by_incarnation([floor], &self.origins);
         hasher.count(joined.len());
         for (origin, sequence) in joined {
             hasher.entry(origin, sequence);
@@ -290,20 +292,19 @@ impl Versions {
         let met: Vec<_> = class
             .into_iter()
             .flat_map(|class| &class.conjunctions)
-            .filter(|(others, entries, _)| {
-                // A dominated one says nothing that the floor does not, and other sidecars may have dropped it.
-                meets(others, of) && !floor.is_some_and(|bucket| bucket.floor.dominates(entries))
+            .filter(|(others, joint, _)| {
+                // A covered one says nothing new, and other sidecars may have dropped it or never kept it.
+                meets(others, of) && !joint.covered_by(entries, floor)
             })
             .collect();
         hasher.count(met.len());
-        for (others, entries, _) in met {
+        for (others, joint, _) in met {
             hasher.count(others.len());
             for other in others {
                 hasher.path(other.as_str());
             }
-            // The floor is joined here too, so that what it covers makes no difference.
-            let joined =
-                entries.joined_by_incarnation(floor.map(|bucket| &bucket.floor), &self.origins);
+            // The anchor's join is joined here too, so that what it covers makes no difference.
+            let joined = joint.joined_by_incarnation([Some(entries), floor], &self.origins);
             hasher.count(joined.len());
             for (origin, sequence) in joined {
                 hasher.entry(origin, sequence);
@@ -378,6 +379,9 @@ impl Versions {
         let Some(found) = self.slot(anchor, origin, sequence) else {
             return false;
         };
+        if found.entries.get(origin) >= sequence {
+            return false;
+        }
         let at = match found
             .conjunctions
             .binary_search_by(|(known, _, _)| known.as_slice().cmp(others))
@@ -447,7 +451,7 @@ impl Bucket {
         self.classes.retain(|_, class| {
             class
                 .conjunctions
-                .retain(|(_, entries, _)| !floor.dominates(entries));
+                .retain(|(_, joint, _)| !joint.covered_by(&class.entries, Some(floor)));
             if floor.dominates(&class.entries) {
                 class.entries = Entries::default();
             }
@@ -471,3 +475,6 @@ pub fn sorted_classes(classes: &[ClassPath]) -> Vec<ClassPath> {
     sorted.dedup();
     sorted
 }
+
+#[cfg(test)]
+mod tests;

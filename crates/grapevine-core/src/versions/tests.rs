@@ -1,0 +1,114 @@
+#![allow(clippy::unwrap_used, reason = "tests")]
+use super::*;
+use crate::event::PurgeMode;
+
+fn class(path: &str) -> ClassPath {
+    ClassPath::parse(path).unwrap()
+}
+
+fn id(origin: u128, sequence: u64) -> EventId {
+    let origin = Incarnation::new(origin).unwrap();
+    EventId { origin, sequence }
+}
+
+fn bump(paths: &[&str], matching: Match) -> Bump {
+    Bump {
+        classes: paths.iter().map(|path| class(path)).collect(),
+        matching,
+        purge: PurgeMode::Hard,
+    }
+}
+
+/// Another sidecar's floor is late, and so is a conjunction of the class that it swallowed.
+#[test]
+fn g2_a_late_conjunction_does_not_bring_a_superseded_token_back() {
+    let of = [class("p/1"), class("q/1")];
+    let mut elsewhere = Versions::new();
+    elsewhere.apply_bump(id(1, 1), &bump(&["p/1", "q/1"], Match::All));
+    elsewhere.apply_bump(id(1, 2), &bump(&["p/1"], Match::Any));
+    let floor = elsewhere.eviction(id(2, 1), &class("p"), bucket_of("p/1"));
+
+    let mut versions = Versions::new();
+    versions.apply_bump(id(2, 2), &bump(&["p/1"], Match::Any));
+    versions.apply_bump(id(1, 2), &bump(&["p/1"], Match::Any));
+    let first = versions.token(&of, None);
+    let stamp = versions.stamp();
+    versions.apply_bump(id(1, 1), &bump(&["p/1", "q/1"], Match::All));
+    let second = versions.token(&of, None);
+    assert_eq!(
+        versions.changed_since(&of, stamp),
+        second != first,
+        "a stamp and its token tell the same"
+    );
+    versions.apply_floor(id(2, 1), &floor);
+    let third = versions.token(&of, None);
+    assert!(
+        third != first || second == first,
+        "the first token was superseded and came back"
+    );
+}
+
+#[test]
+fn g12_a_conjunction_counts_the_same_before_and_after_a_bump_of_its_anchor() {
+    let of = [class("p/1"), class("q/1")];
+    let joint = |sequence| (id(1, sequence), bump(&["p/1", "q/1"], Match::All));
+    let events = [joint(1), (id(1, 2), bump(&["p/1"], Match::Any)), joint(3)];
+    let tokens: Vec<_> = [[0, 1, 2], [1, 0, 2], [2, 1, 0], [1, 2, 0]]
+        .iter()
+        .map(|order| {
+            let mut versions = Versions::new();
+            for at in order {
+                let (id, bump) = &events[*at];
+                versions.apply_bump(*id, bump);
+            }
+            versions.token(&of, None)
+        })
+        .collect();
+    assert!(tokens.iter().all(|token| *token == tokens[0]), "{tokens:?}");
+}
+
+#[test]
+fn g3_a_conjunction_concerns_only_addresses_in_all_of_its_classes() {
+    let mut versions = Versions::new();
+    let stamp = versions.stamp();
+    versions.apply_bump(id(1, 1), &bump(&["p/1", "q"], Match::All));
+    let concerned = |paths: &[&str]| {
+        let classes: Vec<_> = paths.iter().map(|path| class(path)).collect();
+        versions.changed_since(&classes, stamp)
+    };
+    assert!(concerned(&["p/1", "q/7"]) && concerned(&["p/1/x", "q"]));
+    assert!(!concerned(&["p/1"]) && !concerned(&["q/7"]) && !concerned(&["p/2", "q/7"]));
+}
+
+#[test]
+fn g10_an_eviction_reaches_no_class_of_another_top_level_class() {
+    let mut versions = Versions::new();
+    for number in 0..1_000 {
+        let top = if number % 10 == 0 { "calm" } else { "busy" };
+        versions.apply_bump(
+            id(1, number + 1),
+            &bump(&[&format!("{top}/{number}")], Match::Any),
+        );
+    }
+    let calm: Vec<_> = (0..1_000)
+        .step_by(10)
+        .map(|number| class(&format!("calm/{number}")))
+        .collect();
+    let before: Vec<_> = calm
+        .iter()
+        .map(|class| versions.token(std::slice::from_ref(class), None))
+        .collect();
+    let mut sequence = 1_000;
+    while let Some((top, bucket)) = versions.overfull(500, 10_000) {
+        assert_eq!(top, class("busy"));
+        sequence += 1;
+        let floor = versions.eviction(id(1, sequence), &top, bucket);
+        versions.apply_floor(id(1, sequence), &floor);
+    }
+    assert!(versions.len() <= 500 + calm.len() + 2);
+    let after: Vec<_> = calm
+        .iter()
+        .map(|class| versions.token(std::slice::from_ref(class), None))
+        .collect();
+    assert_eq!(before, after);
+}
