@@ -19,7 +19,7 @@ pub(crate) const FORMAT_VERSION: u32 = 1;
 #[repr(u8)]
 pub(crate) enum Table {
     Format = 0x01,
-    Registrations = 0x10,
+    Counters = 0x10,
     Progress = 0x11,
     Ledger = 0x12,
     Incarnations = 0x20,
@@ -34,7 +34,7 @@ pub(crate) enum Table {
 impl Table {
     pub(crate) const ALL: [Self; 11] = [
         Self::Format,
-        Self::Registrations,
+        Self::Counters,
         Self::Progress,
         Self::Ledger,
         Self::Incarnations,
@@ -143,8 +143,8 @@ pub(crate) fn format() -> Vec<u8> {
     Table::Format.key(0)
 }
 
-pub(crate) fn registrations() -> Vec<u8> {
-    Table::Registrations.key(0)
+pub(crate) fn counters() -> Vec<u8> {
+    Table::Counters.key(0)
 }
 
 pub(crate) fn lane_byte(lane: Lane) -> u8 {

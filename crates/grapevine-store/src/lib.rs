@@ -30,6 +30,7 @@ mod open;
 mod page;
 mod recover;
 mod sled_store;
+mod tally;
 mod txn;
 mod versions;
 

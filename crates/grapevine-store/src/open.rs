@@ -4,6 +4,7 @@
 //! <path>/lock              locked while a process has the store
 //! <path>/sled/             the engine's files
 //! <path>/sled.corrupt-<n>/ what was set aside, the newest three
+//! <path>/acknowledged      how many commits were acknowledged (see tally.rs)
 //! <path>/failed-*          notes of failures for the next start (see guard.rs)
 //! ```
 //!
@@ -17,11 +18,14 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use grapevine_core::store::Recovered;
-use sled::Db;
+use sled::{Db, Tree};
 
 use crate::guard::{Guard, Phase};
 use crate::keys::{self, FORMAT_VERSION};
+use crate::ledger::Ledger;
+use crate::recover::Counters;
 use crate::sled_store::{Engine, SledStore};
+use crate::tally::Tally;
 use crate::txn::Txn;
 use crate::{StoreConfig, StoreError, recover};
 
@@ -46,8 +50,11 @@ pub struct OpenReport {
     pub set_aside: Option<PathBuf>,
     /// Why they were set aside.
     pub reason: Option<String>,
-    /// An earlier run met damage, so everything was read and checked before serving.
+    /// An earlier run met damage, or commits are lost, so everything was read and checked before serving.
     pub verified: bool,
+    /// How many acknowledged commits the engine's files no longer have: after a power loss, after damage, or because
+    /// an older copy was put back. What is left is the state before them.
+    pub commits_lost: u64,
 }
 
 /// Opens a store, and tells what it held.
@@ -67,20 +74,54 @@ pub fn open(config: &StoreConfig) -> Result<(SledStore, Recovered, OpenReport), 
             format!("an earlier start failed: {note}"),
         )?;
     }
-    report.verified = guard.note(Phase::Running).is_some() && report.set_aside.is_none();
-    let verify = report.verified;
-    let opened = match guard.run(Phase::Opening, || open_engine(config, verify)) {
-        Err(error) if error.is_damage() => {
-            report.verified = false;
-            set_aside(config, &mut report, error.to_string())?;
-            guard.run(Phase::Opening, || open_engine(config, false))
-        }
-        other => other,
-    };
-    let (engine, recovered) = opened?;
+    let tally_path = config.path.join("acknowledged");
+    let (mut tally, acknowledged) = Tally::open(&tally_path).map_err(unusable(&tally_path))?;
+    let doubted = guard.note(Phase::Running).is_some();
+    let mut opened = guard.run(Phase::Opening, || {
+        open_engine(config, doubted, acknowledged)
+    });
+    if let Err(error) = &opened
+        && error.is_damage()
+    {
+        set_aside(config, &mut report, error.to_string())?;
+        opened = guard.run(Phase::Opening, || open_engine(config, false, 0));
+    }
+    let opened = opened?;
+    report.verified = opened.verified;
+    if report.set_aside.is_none() {
+        report.commits_lost = acknowledged.saturating_sub(opened.counters.commits);
+    }
+    if report.commits_lost > 0 {
+        tracing::error!(
+            store = %config.path.display(),
+            acknowledged,
+            found = opened.counters.commits,
+            "the store has lost acknowledged commits: serving the state before them, for peers to bring up to date"
+        );
+    }
+    tally
+        .set(opened.counters.commits)
+        .map_err(unusable(&tally_path))?;
     guard.forget();
+    let engine = Engine {
+        tree: opened.tree,
+        db: opened.db,
+        ledger: opened.ledger,
+        counters: opened.counters,
+        tally,
+    };
     let store = SledStore::new(engine, guard, config.log_bytes_max, lock);
-    Ok((store, recovered, report))
+    Ok((store, opened.recovered, report))
+}
+
+/// An engine that is open, and what was read from it.
+struct Opened {
+    tree: Tree,
+    db: Db,
+    ledger: Ledger,
+    counters: Counters,
+    recovered: Recovered,
+    verified: bool,
 }
 
 fn lock(directory: &Path) -> Result<File, StoreError> {
@@ -108,7 +149,13 @@ fn engine_path(config: &StoreConfig) -> PathBuf {
     config.path.join("sled")
 }
 
-fn open_engine(config: &StoreConfig, verify: bool) -> Result<(Engine, Recovered), StoreError> {
+/// Opens the engine and reads what a start needs; everything, if the engine is doubted or has fewer commits than
+/// were acknowledged.
+fn open_engine(
+    config: &StoreConfig,
+    doubted: bool,
+    acknowledged: u64,
+) -> Result<Opened, StoreError> {
     let sync_every_ms = u64::try_from(config.sync_every.as_millis()).unwrap_or(u64::MAX);
     let db = open_unlocked(
         &sled::Config::new()
@@ -130,18 +177,21 @@ fn open_engine(config: &StoreConfig, verify: bool) -> Result<(Engine, Recovered)
         None => return Err(foreign(config, "it has records and no format".to_owned())),
     }
     let txn = Txn::new(&tree);
-    if verify {
+    let counters = Counters::read(&txn)?;
+    let verified = doubted || counters.commits < acknowledged;
+    if verified {
         recover::verify(&txn)?;
     }
     let ledger = recover::ledger(&txn)?;
     let recovered = recover::recover(&txn, &ledger)?;
-    let engine = Engine {
+    Ok(Opened {
         tree,
         db,
         ledger,
-        registrations: recovered.registrations,
-    };
-    Ok((engine, recovered))
+        counters,
+        recovered,
+        verified,
+    })
 }
 
 /// Opens the engine as soon as its own lock is free. Our lock is held, so no other store has these files; but a store

@@ -39,10 +39,38 @@ pub(crate) fn decode_u64(bytes: &[u8]) -> Result<u64, StoreError> {
     Ok(value)
 }
 
-pub(crate) fn registrations(txn: &Txn<'_>) -> Result<u64, StoreError> {
-    match txn.get(&keys::registrations())? {
-        Some(bytes) => decode_u64(&bytes),
-        None => Ok(0),
+/// What every commit counts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Counters {
+    /// Registrations in the directory, an address once per class.
+    pub(crate) registrations: u64,
+    /// Commits so far.
+    pub(crate) commits: u64,
+}
+
+impl Counters {
+    /// Two integers of 8 bytes.
+    pub(crate) fn encode(self) -> Vec<u8> {
+        let mut out = self.registrations.to_be_bytes().to_vec();
+        out.extend_from_slice(&self.commits.to_be_bytes());
+        out
+    }
+
+    pub(crate) fn decode(bytes: &[u8]) -> Result<Self, StoreError> {
+        let mut reader = Reader::new(bytes);
+        let counters = Self {
+            registrations: reader.u64()?,
+            commits: reader.u64()?,
+        };
+        reader.finish()?;
+        Ok(counters)
+    }
+
+    pub(crate) fn read(txn: &Txn<'_>) -> Result<Self, StoreError> {
+        match txn.get(&keys::counters())? {
+            Some(bytes) => Self::decode(&bytes),
+            None => Ok(Self::default()),
+        }
     }
 }
 
@@ -59,7 +87,7 @@ pub(crate) fn ledger(txn: &Txn<'_>) -> Result<Ledger, StoreError> {
 /// Reads everything that a start needs: not the directory, and of the log only what lies above the watermarks.
 pub(crate) fn recover(txn: &Txn<'_>, ledger: &Ledger) -> Result<Recovered, StoreError> {
     let mut recovered = Recovered {
-        registrations: registrations(txn)?,
+        registrations: Counters::read(txn)?.registrations,
         floors: versions::floors(txn)?,
         progress: progress(txn, ledger)?,
         ..Recovered::default()
@@ -133,7 +161,7 @@ pub(crate) fn verify(txn: &Txn<'_>) -> Result<(), StoreError> {
         check_record(&key, &value)?;
     }
     let counted = verify_directory(txn)?;
-    let stored = registrations(txn)?;
+    let stored = Counters::read(txn)?.registrations;
     if counted != stored {
         return Err(corrupt(format!(
             "the directory has {counted} registrations and its counter {stored}"
@@ -179,7 +207,10 @@ fn check_record(key: &[u8], value: &[u8]) -> Result<(), StoreError> {
         Some(Table::Log) => {
             keys::parse_log(key)?;
         }
-        Some(Table::Format | Table::Registrations | Table::Directory) => {}
+        Some(Table::Counters) => {
+            Counters::decode(value)?;
+        }
+        Some(Table::Format | Table::Directory) => {}
     }
     Ok(())
 }

@@ -15,6 +15,8 @@ use crate::guard::{Guard, Phase};
 use crate::keys;
 use crate::ledger::Ledger;
 use crate::log::{self, LogWriter};
+use crate::recover::Counters;
+use crate::tally::Tally;
 use crate::txn::Txn;
 use crate::{
     AddressRow, ClassRow, Cursor, LogRead, Page, Store, StoreError, listing, recover, versions,
@@ -25,12 +27,15 @@ pub(crate) struct Engine {
     pub(crate) tree: Tree,
     pub(crate) db: Db,
     pub(crate) ledger: Ledger,
-    pub(crate) registrations: u64,
+    pub(crate) counters: Counters,
+    pub(crate) tally: Tally,
 }
 
 /// What commits share, one at a time.
 struct Writer {
     ledger: Ledger,
+    counters: Counters,
+    tally: Tally,
     /// How the first failed commit failed. What the engine holds since then, in memory and on disk, is not known:
     /// a part of the batch may be visible, a flush may have reached the disk. So no commit is let on top of it.
     failed: Option<String>,
@@ -55,9 +60,11 @@ impl SledStore {
             db: engine.db,
             writer: Mutex::new(Writer {
                 ledger: engine.ledger,
+                counters: engine.counters,
+                tally: engine.tally,
                 failed: None,
             }),
-            registrations: AtomicU64::new(engine.registrations),
+            registrations: AtomicU64::new(engine.counters.registrations),
             log_bytes_max,
             guard,
             _lock: lock,
@@ -89,13 +96,12 @@ impl SledStore {
             .run(Phase::Running, || work(&Txn::new(&self.tree)))
     }
 
-    fn commit_to(&self, ledger: &mut Ledger, writes: &[Write]) -> Result<Vec<Taken>, StoreError> {
-        let before = self.registrations.load(Ordering::Acquire);
+    fn commit_with(&self, state: &mut Writer, writes: &[Write]) -> Result<Vec<Taken>, StoreError> {
         let mut commit = Commit {
             txn: Txn::new(&self.tree),
-            log: LogWriter::new(ledger),
+            log: LogWriter::new(&mut state.ledger),
             gathered: Gathered::default(),
-            registrations: before,
+            registrations: state.counters.registrations,
             taken: Vec::new(),
         };
         for write in writes {
@@ -103,14 +109,17 @@ impl SledStore {
         }
         commit.settle()?;
         commit.log.finish(&mut commit.txn, self.log_bytes_max)?;
-        let counter = commit.registrations;
-        if counter != before {
-            let bytes = counter.to_be_bytes();
-            commit.txn.put(keys::registrations(), bytes.as_slice());
-        }
+        let counters = Counters {
+            registrations: commit.registrations,
+            commits: state.counters.commits + 1,
+        };
+        commit.txn.put(keys::counters(), counters.encode());
         commit.txn.apply()?;
         self.tree.flush()?;
-        self.registrations.store(counter, Ordering::Release);
+        state.tally.set(counters.commits).map_err(StoreError::Io)?;
+        state.counters = counters;
+        self.registrations
+            .store(counters.registrations, Ordering::Release);
         Ok(commit.taken)
     }
 }
@@ -227,7 +236,7 @@ impl Store for SledStore {
         }
         let committed = self
             .guard
-            .run(Phase::Running, || self.commit_to(&mut state.ledger, writes));
+            .run(Phase::Running, || self.commit_with(&mut state, writes));
         if let Err(error) = &committed {
             tracing::error!(%error, "a commit failed: the store refuses commits until it is opened anew");
             state.failed = Some(error.to_string());

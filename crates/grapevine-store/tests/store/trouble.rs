@@ -9,9 +9,15 @@ use grapevine_store::{OpenReport, Store, StoreError};
 
 use crate::make::*;
 
+/// 8,000 registrations and their log, over two runs.
 fn filled(path: &Path) {
+    fill(path, 0..20);
+    fill(path, 20..40);
+}
+
+fn fill(path: &Path, rounds: std::ops::Range<u64>) {
     let store = open(path);
-    for round in 0..40 {
+    for round in rounds {
         let registrations = (0..200)
             .map(|index| {
                 let class = format!("c/{}", index % 9);
@@ -37,7 +43,10 @@ fn opens_and_works(path: &Path, what: &str) -> OpenReport {
             assert!(aside.exists(), "{what}");
             assert_eq!(recovered, Recovered::default(), "{what}: it starts empty");
         }
-        None => assert_eq!(report.reason, None),
+        None => assert!(
+            report.commits_lost > 0 || recovered.registrations == 8000,
+            "{what}: nothing is missing without a word"
+        ),
     }
     if store.verify().is_err() {
         // Damage where opening does not look is found by the first to read it, and dealt with by the next opening.
@@ -111,7 +120,7 @@ fn g11_a_garbled_store_is_set_aside_or_what_is_left_of_it_serves() {
             fs::write(path.join("sled").join(name), damage).unwrap();
             let what = format!("{} {what}", name.display());
             let report = opens_and_works(&path, &what);
-        cases += 1;
+            cases += 1;
             set_aside += usize::from(report.set_aside.is_some());
         }
         let path = base.path().join(format!("{index}-missing"));
