@@ -1,0 +1,243 @@
+//! Sidecars that know each other.
+
+use std::fs;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::ops::{Index, IndexMut};
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use tempfile::TempDir;
+
+use crate::api::Api;
+use crate::conditions::eventually;
+use crate::node::Node;
+use crate::ports::free_ports;
+use crate::process::tail;
+use crate::relay::Relay;
+
+/// Short times, so that tests are; long enough for a machine that is busy with other tests.
+const KNOBS: &str = "
+[freshness]
+max_staleness = \"1s\"
+[gossip]
+interval = \"100ms\"
+suspect_after = \"2s\"
+";
+
+/// What cluster to start.
+#[derive(Clone, Debug)]
+pub struct Setup {
+    nodes: usize,
+    expected: usize,
+    toml: String,
+    arguments: Vec<String>,
+    relays: bool,
+}
+
+impl Setup {
+    /// So many sidecars, named n1, n2 and so on, that expect each other.
+    pub fn of(nodes: usize) -> Self {
+        Self {
+            nodes,
+            expected: nodes,
+            toml: KNOBS.to_owned(),
+            arguments: Vec::new(),
+            relays: false,
+        }
+    }
+
+    /// They expect so many members instead.
+    #[must_use]
+    pub fn expecting(mut self, members: usize) -> Self {
+        self.expected = members;
+        self
+    }
+
+    /// Adds policies and other tables to everyone's configuration file.
+    #[must_use]
+    pub fn toml(mut self, toml: &str) -> Self {
+        self.toml.push_str(toml);
+        self
+    }
+
+    /// Gives everyone a flag: `limits-watchers-max`, say.
+    #[must_use]
+    pub fn flag(mut self, name: &str, value: &str) -> Self {
+        self.arguments
+            .extend([format!("--{name}"), value.to_owned()]);
+        self
+    }
+
+    /// Puts a relay before everyone's peer port.
+    #[must_use]
+    pub fn relays(mut self) -> Self {
+        self.relays = true;
+        self
+    }
+
+    /// Makes the places and starts nothing.
+    pub async fn prepare(self) -> Result<Cluster> {
+        let mut cluster = Cluster {
+            nodes: Vec::new(),
+            seeds: Vec::new(),
+            setup: self,
+            dir: TempDir::with_prefix("grapevine-test-")?,
+        };
+        fs::write(cluster.dir.path().join("config.toml"), &cluster.setup.toml)?;
+        for number in 1..=cluster.setup.nodes {
+            cluster.add(&format!("n{number}")).await?;
+        }
+        Ok(cluster)
+    }
+
+    /// Starts all of them and waits until each is fresh.
+    pub async fn start(self) -> Result<Cluster> {
+        let mut cluster = self.prepare().await?;
+        for node in &mut cluster.nodes {
+            node.start()?;
+        }
+        cluster.wait_fresh().await?;
+        Ok(cluster)
+    }
+}
+
+/// The sidecars of a test, by position from 0. Dropping it kills them; after a failure it shows the end of their logs.
+#[derive(Debug)]
+pub struct Cluster {
+    nodes: Vec<Node>,
+    seeds: Vec<SocketAddr>,
+    setup: Setup,
+    // After the nodes, so that it is removed once they have ended.
+    dir: TempDir,
+}
+
+impl Cluster {
+    /// Makes a place for one more sidecar; it is not started. Those before it are its seeds.
+    pub async fn add(&mut self, id: &str) -> Result<&mut Node> {
+        let [app, peer, gossip] = free_ports(3)?[..] else {
+            unreachable!("invariant: as many ports as asked for");
+        };
+        let [app_tcp, peer, gossip] =
+            [app, peer, gossip].map(|port| SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
+        // Two sidecars may be given one name, and then they differ in their place.
+        let place = self.dir.path().join(format!("{}-{id}", self.nodes.len()));
+        let relay = if self.setup.relays {
+            Some(Relay::start(peer).await?)
+        } else {
+            None
+        };
+        self.seeds.push(gossip);
+        let seeds: Vec<_> = self.seeds.iter().map(SocketAddr::to_string).collect();
+        let app_unix = place.with_extension("sock");
+        let mut arguments = vec!["sidecar".to_owned()];
+        let advertised = relay.as_ref().map_or(peer, |relay| relay.address);
+        for (flag, value) in [
+            (
+                "--config",
+                self.dir.path().join("config.toml").display().to_string(),
+            ),
+            ("--node-id", id.to_owned()),
+            ("--cluster", "test".to_owned()),
+            ("--data-dir", place.display().to_string()),
+            ("--app-unix", app_unix.display().to_string()),
+            ("--app-tcp", app_tcp.to_string()),
+            ("--peer-listen", peer.to_string()),
+            ("--peer-advertise", advertised.to_string()),
+            ("--gossip-listen", gossip.to_string()),
+            ("--seeds", seeds.join(",")),
+            ("--expected-members", self.setup.expected.to_string()),
+        ] {
+            arguments.extend([flag.to_owned(), value]);
+        }
+        arguments.extend(self.setup.arguments.iter().cloned());
+        self.nodes.push(Node {
+            id: id.to_owned(),
+            api: Api::new(app_tcp),
+            app_unix,
+            app_tcp,
+            peer,
+            gossip,
+            log: place.with_extension("log"),
+            data_dir: place,
+            arguments,
+            process: None,
+            relay,
+        });
+        let last = self.nodes.len() - 1;
+        Ok(&mut self.nodes[last])
+    }
+
+    /// All of them.
+    pub fn nodes(&self) -> &[Node] {
+        &self.nodes
+    }
+
+    /// Waits until every running sidecar is fresh and misses nothing.
+    pub async fn wait_fresh(&mut self) -> Result<()> {
+        for node in self.nodes.iter_mut().filter(|node| node.process.is_some()) {
+            node.wait_fresh().await?;
+        }
+        Ok(())
+    }
+
+    /// Waits until all running sidecars give the same token for each class; answers the tokens (G12).
+    pub async fn wait_agree(&self, classes: &[String], deadline: Duration) -> Result<Vec<u64>> {
+        let running: Vec<_> = self
+            .nodes
+            .iter()
+            .filter(|node| node.process.is_some())
+            .collect();
+        eventually("all sidecars agree on every token", deadline, async || {
+            let mut agreed: Option<Vec<u64>> = None;
+            for node in &running {
+                let tokens = node.api.tokens(classes).await?;
+                if let Some(agreed) = &agreed {
+                    let differing = classes.iter().zip(agreed.iter().zip(&tokens));
+                    let differing: Vec<_> = differing
+                        .filter(|(_, (a, b))| a != b)
+                        .map(|(class, _)| class)
+                        .take(5)
+                        .collect();
+                    ensure!(differing.is_empty(), "{} differs in {differing:?}", node.id);
+                }
+                agreed = Some(tokens);
+            }
+            Ok(agreed.unwrap_or_default())
+        })
+        .await
+    }
+}
+
+impl Index<usize> for Cluster {
+    type Output = Node;
+
+    fn index(&self, position: usize) -> &Node {
+        &self.nodes[position]
+    }
+}
+
+impl IndexMut<usize> for Cluster {
+    fn index_mut(&mut self, position: usize) -> &mut Node {
+        &mut self.nodes[position]
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            return;
+        }
+        self.dir.disable_cleanup(true);
+        eprintln!(
+            "the test failed; what the sidecars left is in {}",
+            self.dir.path().display()
+        );
+        for node in &self.nodes {
+            eprintln!(
+                "---- the end of {}'s log ----\n{}",
+                node.id,
+                tail(&node.log)
+            );
+        }
+    }
+}
