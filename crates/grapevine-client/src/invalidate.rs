@@ -170,7 +170,8 @@ impl Invalidate {
         Ok(answer)
     }
 
-    fn check(&self) -> Result<(), InvalidRequest> {
+    /// Says what [`send`](Self::send) would refuse before it asks anybody.
+    pub fn check(&self) -> Result<(), InvalidRequest> {
         check_classes("classes", &self.classes, INVALIDATE_CLASSES_MAX)?;
         if self.matching == v1::Match::All && self.classes.len() < 2 {
             return Err(InvalidRequest::one(

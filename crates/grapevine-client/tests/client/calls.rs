@@ -1,0 +1,120 @@
+//! Registrations, listings and the admin calls.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use grapevine_client::{CallError, Client, v1};
+
+use crate::fake::Fake;
+use crate::support::patient;
+
+fn registration(number: usize) -> v1::Registration {
+    v1::Registration {
+        address: format!("cart::{number}"),
+        classes: vec![format!("carts/{number}")],
+        ttl_ms: 1_000,
+        lease: Bytes::new(),
+    }
+}
+
+fn client(fake: &Fake) -> Client {
+    patient(&fake.endpoint).build().unwrap()
+}
+
+#[tokio::test]
+async fn registrations_are_listed_in_chunks_and_resumed() {
+    let fake = Fake::unix();
+    let client = client(&fake);
+    let answer = client
+        .register((0..3).map(registration).collect())
+        .await
+        .unwrap();
+    assert_eq!((answer.accepted, answer.condemned), (3, Vec::new()));
+    let batches: Vec<Vec<_>> = vec![
+        vec![registration(3)],
+        vec![registration(4), registration(5)],
+    ];
+    let summary = client
+        .register_stream(tokio_stream::iter(batches))
+        .await
+        .unwrap();
+    assert_eq!(summary.accepted, 3);
+
+    let mut listing = client
+        .list_addresses("carts", 4, Bytes::new())
+        .await
+        .unwrap();
+    let first = listing.next_chunk().await.unwrap().unwrap();
+    assert_eq!(first.len(), 2);
+    assert_eq!(
+        (&*first[0].class, &*first[0].address),
+        ("carts/0", "cart::0")
+    );
+    listing.next_chunk().await.unwrap().unwrap();
+    assert_eq!(listing.next_chunk().await.unwrap(), None);
+    let rest = client
+        .list_addresses("carts", 0, listing.resume_at().clone())
+        .await
+        .unwrap();
+    let rest = rest.collect().await.unwrap();
+    assert_eq!(
+        rest.iter().map(|entry| &*entry.address).collect::<Vec<_>>(),
+        ["cart::4", "cart::5"]
+    );
+
+    client.invalidate(["carts/2"]).await.unwrap();
+    let classes = client
+        .list_classes("", 0, Bytes::new())
+        .await
+        .unwrap()
+        .collect()
+        .await
+        .unwrap();
+    assert_eq!(classes[0].class, "carts/2");
+}
+
+#[tokio::test]
+async fn malformed_calls_are_refused_here() {
+    let fake = Fake::unix();
+    let client = client(&fake);
+    assert!(matches!(
+        client.register(Vec::new()).await,
+        Err(CallError::Invalid(_))
+    ));
+    assert!(matches!(
+        client.register(vec![registration(1); 10_001]).await,
+        Err(CallError::Invalid(_))
+    ));
+    assert!(matches!(
+        client.list_addresses("", 0, Bytes::new()).await,
+        Err(CallError::Invalid(_))
+    ));
+    assert!(matches!(
+        client.list_classes("a//b", 0, Bytes::new()).await,
+        Err(CallError::Invalid(_))
+    ));
+    assert!(matches!(
+        client.watch(vec!["c"; 101]),
+        Err(CallError::Invalid(_))
+    ));
+}
+
+#[tokio::test]
+async fn admin_calls_go_to_the_own_sidecar() {
+    let mut fake = Fake::unix();
+    let client = client(&fake);
+    assert_eq!(client.status().await.unwrap().node_id, "fake");
+    assert_eq!(client.members().await.unwrap().len(), 1);
+    client.drain(None).await.unwrap();
+    client.drain(Some(Duration::from_secs(2))).await.unwrap();
+    client.drain(Some(Duration::from_micros(1))).await.unwrap();
+    fake.stop();
+    let error = client.status().await.unwrap_err();
+    assert!(
+        matches!(
+            error,
+            CallError::Unreachable { .. } | CallError::Broken { .. }
+        ),
+        "{error}"
+    );
+}

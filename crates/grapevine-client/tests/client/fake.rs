@@ -1,0 +1,622 @@
+//! A sidecar in memory: versions, stamps and policies as the contract has them, and a script of failures.
+//!
+//! Every class has the sequence of its latest bump; a token is a hash of those of a class list, root to class; a lease is
+//! the sequence at resolve. The first segment of the first class picks the policy. The server runs on a runtime of its
+//! own, so that stopping it breaks its connections as the end of a process would.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use grapevine_client::v1;
+use grapevine_client::v1::admin_service_server::{AdminService, AdminServiceServer};
+use grapevine_client::v1::application_service_server::{
+    ApplicationService, ApplicationServiceServer,
+};
+use parking_lot::Mutex;
+use tokio::sync::{Semaphore, broadcast};
+use tokio_stream::wrappers::{BroadcastStream, UnixListenerStream};
+use tokio_stream::{Stream, StreamExt as _};
+use tonic::transport::server::TcpIncoming;
+use tonic::{Code, Request, Response, Status, Streaming};
+use tonic_types::{ErrorDetails, FieldViolation, StatusExt as _};
+
+/// Items on a page of the classes below `paged` and `paged_registered`.
+pub(crate) const PAGE_SIZE: u32 = 10;
+/// The TTL of every policy.
+pub(crate) const POLICY_TTL: Duration = Duration::from_mins(10);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Method {
+    Resolve,
+    Commit,
+    Invalidate,
+}
+
+/// What a method does instead of its work, once.
+#[derive(Debug, Clone)]
+pub(crate) enum Reply {
+    Status(Code),
+    /// Never answers.
+    Hang,
+    /// Does its work, and answers this.
+    After(Code),
+    /// Waits for a permit, then works.
+    Hold(Arc<Semaphore>),
+}
+
+#[derive(Debug)]
+pub(crate) struct State {
+    incarnation: Bytes,
+    versions: Mutex<Versions>,
+    script: Mutex<HashMap<Method, VecDeque<Reply>>>,
+    calls: Mutex<HashMap<Method, u64>>,
+    pub(crate) bypass: AtomicBool,
+    pub(crate) resolve_items: AtomicU64,
+    pub(crate) committed: Mutex<Vec<v1::Fill>>,
+    news: broadcast::Sender<v1::WatchResponse>,
+}
+
+#[derive(Debug, Default)]
+struct Versions {
+    sequence: u64,
+    bumps: BTreeMap<String, u64>,
+    directory: BTreeMap<(String, String), u64>,
+}
+
+impl Versions {
+    fn latest(&self, class: &str) -> Vec<u64> {
+        let ends = class
+            .match_indices('/')
+            .map(|(at, _)| at)
+            .chain([class.len()]);
+        ends.map(|end| self.bumps.get(&class[..end]).copied().unwrap_or(0))
+            .collect()
+    }
+
+    fn token(&self, classes: &[String]) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        for class in classes {
+            self.latest(class).hash(&mut hasher);
+        }
+        hasher.finish()
+    }
+}
+
+/// A running sidecar; dropping it ends it.
+pub(crate) struct Fake {
+    pub(crate) state: Arc<State>,
+    pub(crate) endpoint: String,
+    dir: Option<tempfile::TempDir>,
+    runtime: Option<tokio::runtime::Runtime>,
+}
+
+impl Fake {
+    /// On a Unix socket.
+    pub(crate) fn unix() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let endpoint = format!("unix:{}", dir.path().join("app.sock").display());
+        let mut fake = Self {
+            state: State::new(1),
+            endpoint,
+            dir: Some(dir),
+            runtime: None,
+        };
+        fake.start();
+        fake
+    }
+
+    /// On loopback TCP.
+    pub(crate) fn tcp() -> Self {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut fake = Self {
+            state: State::new(2),
+            endpoint: listener.local_addr().unwrap().to_string(),
+            dir: None,
+            runtime: None,
+        };
+        drop(listener);
+        fake.start();
+        fake
+    }
+
+    /// Starts it (again), with the versions it had.
+    pub(crate) fn start(&mut self) {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .unwrap();
+        let application = ApplicationServiceServer::from_arc(Arc::clone(&self.state));
+        let admin = AdminServiceServer::from_arc(Arc::clone(&self.state));
+        let server = tonic::transport::Server::builder()
+            .add_service(application)
+            .add_service(admin);
+        let _guard = runtime.enter();
+        if let Some(dir) = &self.dir {
+            let path = dir.path().join("app.sock");
+            let _ = std::fs::remove_file(&path);
+            let listener = tokio::net::UnixListener::bind(path).unwrap();
+            runtime.spawn(server.serve_with_incoming(UnixListenerStream::new(listener)));
+        } else {
+            let listener = std::net::TcpListener::bind(&self.endpoint).unwrap();
+            listener.set_nonblocking(true).unwrap();
+            let listener = tokio::net::TcpListener::from_std(listener).unwrap();
+            // Without it every answer would wait for a delayed acknowledgement.
+            let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+            runtime.spawn(server.serve_with_incoming(incoming));
+        }
+        self.runtime = Some(runtime);
+    }
+
+    /// Ends it as the end of a process would.
+    pub(crate) fn stop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            // Joining the worker closes its sockets before this returns.
+            std::thread::spawn(move || runtime.shutdown_timeout(Duration::from_secs(5)))
+                .join()
+                .unwrap();
+        }
+    }
+}
+
+impl Drop for Fake {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+impl State {
+    fn new(id: u8) -> Arc<Self> {
+        Arc::new(Self {
+            incarnation: Bytes::from(vec![id; 16]),
+            versions: Mutex::default(),
+            script: Mutex::default(),
+            calls: Mutex::default(),
+            bypass: AtomicBool::new(false),
+            resolve_items: AtomicU64::new(0),
+            committed: Mutex::default(),
+            news: broadcast::channel(8).0,
+        })
+    }
+
+    pub(crate) fn next(&self, method: Method, reply: Reply) {
+        self.script
+            .lock()
+            .entry(method)
+            .or_default()
+            .push_back(reply);
+    }
+
+    pub(crate) fn calls(&self, method: Method) -> u64 {
+        self.calls.lock().get(&method).copied().unwrap_or(0)
+    }
+
+    /// Bumps without an RPC, as if another sidecar's event had arrived.
+    pub(crate) fn bump(&self, class: &str) -> u64 {
+        let mut versions = self.versions.lock();
+        versions.sequence += 1;
+        let sequence = versions.sequence;
+        versions.bumps.insert(class.to_owned(), sequence);
+        drop(versions);
+        let event = self.event(sequence);
+        let bump = v1::WatchBump {
+            event: Some(event),
+            classes: vec![class.to_owned()],
+            r#match: v1::Match::Any.into(),
+        };
+        let _ = self.news.send(v1::WatchResponse {
+            kind: Some(v1::watch_response::Kind::Bump(bump)),
+        });
+        sequence
+    }
+
+    fn event(&self, sequence: u64) -> v1::EventId {
+        v1::EventId {
+            incarnation: self.incarnation.clone(),
+            sequence,
+        }
+    }
+
+    fn session_token(&self, sequence: u64) -> Bytes {
+        let mut token = vec![1];
+        token.extend(&self.incarnation);
+        token.extend(sequence.to_be_bytes());
+        token.into()
+    }
+
+    /// Counts the call and plays its part of the script; a returned status replaces the answer.
+    async fn play(&self, method: Method) -> Result<Option<Status>, Status> {
+        *self.calls.lock().entry(method).or_default() += 1;
+        let reply = self
+            .script
+            .lock()
+            .get_mut(&method)
+            .and_then(VecDeque::pop_front);
+        match reply {
+            None => Ok(None),
+            Some(Reply::Status(code)) => Err(Status::new(code, "scripted")),
+            Some(Reply::Hang) => std::future::pending().await,
+            Some(Reply::After(code)) => Ok(Some(Status::new(code, "scripted, afterwards"))),
+            Some(Reply::Hold(permits)) => {
+                permits.acquire().await.unwrap().forget();
+                Ok(None)
+            }
+        }
+    }
+
+    fn check_session(&self, session: Option<&v1::Session>) -> Result<(), Status> {
+        let sequence = self.versions.lock().sequence;
+        let seen = |token: &Bytes| (1..=sequence).any(|seen| *token == self.session_token(seen));
+        match session {
+            Some(session) if !session.tokens.iter().all(seen) => {
+                Err(Status::deadline_exceeded("not applied yet"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn resolve_item(&self, index: usize, item: &v1::ResolveItem) -> Result<v1::Resolution, Status> {
+        // What only the sidecar can know: that an address is too long once it is decorated.
+        if item.address.len() > 230 {
+            return Err(invalid(
+                &format!("items[{index}].address"),
+                "too long once decorated",
+            ));
+        }
+        let first = &item.classes[0];
+        let policy = first.split('/').next().unwrap();
+        let versions = self.versions.lock();
+        let token = versions.token(&item.classes);
+        let (strategy, page_size) = match policy {
+            "registered" => (v1::Strategy::Registered, None),
+            "paged_registered" => (v1::Strategy::Registered, Some(PAGE_SIZE)),
+            "bucketed" => (v1::Strategy::Bucketed, None),
+            "ttl" => (v1::Strategy::Ttl, None),
+            "paged" => (v1::Strategy::Versioned, Some(PAGE_SIZE)),
+            _ => (v1::Strategy::Versioned, None),
+        };
+        let decorate = |address: String| match strategy {
+            v1::Strategy::Versioned => format!("{address}~1{token:016x}"),
+            // One bucket: every address of a class collides with every other one.
+            v1::Strategy::Bucketed => format!("{first}~b1.0"),
+            _ => address,
+        };
+        let targets = match (item.page, page_size) {
+            (None, _) => vec![v1::Target {
+                address: decorate(item.address.clone()),
+                ..v1::Target::default()
+            }],
+            (Some(_), None) => {
+                return Err(invalid(
+                    &format!("items[{index}].page"),
+                    "the policy has no paging",
+                ));
+            }
+            (Some(page), Some(size)) => plan(page, size)
+                .into_iter()
+                .map(|target| v1::Target {
+                    address: decorate(format!("{}~p{size}.{}", item.address, target.page_index)),
+                    ..target
+                })
+                .collect(),
+        };
+        Ok(v1::Resolution {
+            targets,
+            token,
+            lease: Bytes::copy_from_slice(&versions.sequence.to_be_bytes()),
+            lease_ms: 10_000,
+            strategy: strategy.into(),
+            ttl_ms: u64::try_from(POLICY_TTL.as_millis()).unwrap(),
+            envelope: strategy != v1::Strategy::Versioned,
+            commit_required: strategy == v1::Strategy::Registered,
+            bypass: self.bypass.load(Ordering::SeqCst),
+        })
+    }
+
+    fn commit(&self, fill: &v1::Fill) -> v1::FillVerdict {
+        let mut versions = self.versions.lock();
+        let stamp = u64::from_be_bytes(fill.lease.as_ref().try_into().unwrap());
+        let classes: Vec<String> = fill
+            .classes
+            .iter()
+            .chain(&fill.added_classes)
+            .cloned()
+            .collect();
+        let bumped = classes
+            .iter()
+            .flat_map(|class| versions.latest(class))
+            .any(|bump| bump > stamp);
+        if bumped {
+            return v1::FillVerdict {
+                accepted: false,
+                reason: v1::CondemnReason::Bumped.into(),
+                token: 0,
+            };
+        }
+        for class in &classes {
+            versions
+                .directory
+                .insert((class.clone(), fill.address.clone()), fill.ttl_ms);
+        }
+        self.committed.lock().push(fill.clone());
+        v1::FillVerdict {
+            accepted: true,
+            reason: v1::CondemnReason::Unspecified.into(),
+            token: versions.token(&classes),
+        }
+    }
+}
+
+fn plan(page: v1::Page, size: u32) -> Vec<v1::Target> {
+    let wide = u64::from(size);
+    let end = page.offset + u64::from(page.limit);
+    let mut targets = Vec::new();
+    for index in page.offset / wide..=(end - 1) / wide {
+        let start = index * wide;
+        let skip = page.offset.saturating_sub(start);
+        targets.push(v1::Target {
+            address: String::new(),
+            page_index: index,
+            page_size: size,
+            skip: u32::try_from(skip).unwrap(),
+            take: u32::try_from((end - start).min(wide) - skip).unwrap(),
+        });
+    }
+    targets
+}
+
+fn invalid(field: &str, description: &str) -> Status {
+    let details = ErrorDetails::with_bad_request(vec![FieldViolation::new(field, description)]);
+    Status::with_error_details(Code::InvalidArgument, "1 field", details)
+}
+
+type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl ApplicationService for State {
+    async fn resolve(
+        &self,
+        request: Request<v1::ResolveRequest>,
+    ) -> Result<Response<v1::ResolveResponse>, Status> {
+        let instead = self.play(Method::Resolve).await?;
+        let request = request.into_inner();
+        self.check_session(request.session.as_ref())?;
+        self.resolve_items
+            .fetch_add(request.items.len() as u64, Ordering::Relaxed);
+        let results = request
+            .items
+            .iter()
+            .enumerate()
+            .map(|(index, item)| self.resolve_item(index, item));
+        let answer = v1::ResolveResponse {
+            results: results.collect::<Result<_, _>>()?,
+            freshness: v1::Freshness::Fresh.into(),
+            freshness_reason: String::new(),
+        };
+        instead.map_or(Ok(Response::new(answer)), Err)
+    }
+
+    type ResolveStreamStream = Answers<v1::ResolveStreamResponse>;
+
+    async fn resolve_stream(
+        &self,
+        _: Request<Streaming<v1::ResolveStreamRequest>>,
+    ) -> Result<Response<Self::ResolveStreamStream>, Status> {
+        Err(Status::unimplemented("not part of these tests"))
+    }
+
+    async fn commit_fill(
+        &self,
+        request: Request<v1::CommitFillRequest>,
+    ) -> Result<Response<v1::CommitFillResponse>, Status> {
+        let instead = self.play(Method::Commit).await?;
+        let verdicts = request
+            .into_inner()
+            .fills
+            .iter()
+            .map(|fill| self.commit(fill))
+            .collect();
+        instead.map_or(Ok(Response::new(v1::CommitFillResponse { verdicts })), Err)
+    }
+
+    async fn register(
+        &self,
+        request: Request<v1::RegisterRequest>,
+    ) -> Result<Response<v1::RegisterResponse>, Status> {
+        let registrations = request.into_inner().registrations;
+        let mut versions = self.versions.lock();
+        for registration in &registrations {
+            for class in &registration.classes {
+                versions.directory.insert(
+                    (class.clone(), registration.address.clone()),
+                    registration.ttl_ms,
+                );
+            }
+        }
+        Ok(Response::new(v1::RegisterResponse {
+            accepted: registrations.len() as u64,
+            condemned: Vec::new(),
+        }))
+    }
+
+    async fn register_stream(
+        &self,
+        request: Request<Streaming<v1::RegisterStreamRequest>>,
+    ) -> Result<Response<v1::RegisterStreamResponse>, Status> {
+        let mut batches = request.into_inner();
+        let mut accepted = 0;
+        while let Some(batch) = batches.message().await? {
+            let batch = Request::new(batch.batch.unwrap_or_default());
+            accepted += self.register(batch).await?.into_inner().accepted;
+        }
+        Ok(Response::new(v1::RegisterStreamResponse {
+            accepted,
+            condemned: 0,
+        }))
+    }
+
+    async fn invalidate(
+        &self,
+        request: Request<v1::InvalidateRequest>,
+    ) -> Result<Response<v1::InvalidateResponse>, Status> {
+        let instead = self.play(Method::Invalidate).await?;
+        let request = request.into_inner();
+        self.check_session(request.session.as_ref())?;
+        if request
+            .classes
+            .iter()
+            .any(|class| class.starts_with("forbidden"))
+        {
+            return Err(invalid("classes[0]", "forbidden"));
+        }
+        let mut sequence = 0;
+        for class in &request.classes {
+            sequence = self.bump(class);
+        }
+        let holder = v1::Holder {
+            node_id: "fake".to_owned(),
+            incarnation: self.incarnation.clone(),
+            state: v1::HolderState::Has.into(),
+        };
+        let answer = v1::InvalidateResponse {
+            event: Some(self.event(sequence)),
+            session_token: self.session_token(sequence),
+            receipt: Some(v1::Receipt {
+                level: request.receipt,
+                satisfied: true,
+                holders: vec![holder],
+            }),
+            addresses_purged: 0,
+            addresses_pending: 0,
+        };
+        instead.map_or(Ok(Response::new(answer)), Err)
+    }
+
+    type ListAddressesStream = Answers<v1::ListAddressesResponse>;
+
+    async fn list_addresses(
+        &self,
+        request: Request<v1::ListAddressesRequest>,
+    ) -> Result<Response<Self::ListAddressesStream>, Status> {
+        let request = request.into_inner();
+        let below = format!("{}/", request.class);
+        let versions = self.versions.lock();
+        let matching = versions
+            .directory
+            .iter()
+            .filter(|((class, _), _)| *class == request.class || class.starts_with(&below));
+        let entries: Vec<v1::AddressEntry> = matching
+            .map(|((class, address), ttl_ms)| v1::AddressEntry {
+                class: class.clone(),
+                address: address.clone(),
+                expires_unix_ms: *ttl_ms,
+            })
+            .collect();
+        let start = request
+            .page_token
+            .first()
+            .map_or(0, |position| usize::from(*position));
+        let limit = if request.limit == 0 {
+            entries.len()
+        } else {
+            usize::try_from(request.limit).unwrap()
+        };
+        let end = entries.len().min(start + limit);
+        let chunks: Vec<_> = (start..end)
+            .step_by(2)
+            .map(|at| {
+                let next = (at + 2).min(end);
+                Ok(v1::ListAddressesResponse {
+                    entries: entries[at..next].to_vec(),
+                    next_page_token: if next < entries.len() {
+                        Bytes::from(vec![u8::try_from(next).unwrap()])
+                    } else {
+                        Bytes::new()
+                    },
+                })
+            })
+            .collect();
+        Ok(Response::new(Box::pin(tokio_stream::iter(chunks))))
+    }
+
+    type ListClassesStream = Answers<v1::ListClassesResponse>;
+
+    async fn list_classes(
+        &self,
+        _: Request<v1::ListClassesRequest>,
+    ) -> Result<Response<Self::ListClassesStream>, Status> {
+        let bumps = self.versions.lock().bumps.clone();
+        let entries = bumps.into_keys().map(|class| v1::ClassEntry {
+            class,
+            addresses: 0,
+            bumped: true,
+        });
+        let chunk = v1::ListClassesResponse {
+            entries: entries.collect(),
+            next_page_token: Bytes::new(),
+        };
+        Ok(Response::new(Box::pin(tokio_stream::iter([Ok(chunk)]))))
+    }
+
+    type WatchStream = Answers<v1::WatchResponse>;
+
+    async fn watch(
+        &self,
+        _: Request<v1::WatchRequest>,
+    ) -> Result<Response<Self::WatchStream>, Status> {
+        use v1::watch_response::Kind;
+        let started = v1::WatchResponse {
+            kind: Some(Kind::Started(v1::WatchStarted {
+                incarnation: self.incarnation.clone(),
+            })),
+        };
+        let news = BroadcastStream::new(self.news.subscribe()).map(|message| {
+            Ok(message.unwrap_or_else(|lagged| {
+                let tokio_stream::wrappers::errors::BroadcastStreamRecvError::Lagged(missed) =
+                    lagged;
+                v1::WatchResponse {
+                    kind: Some(Kind::Resync(v1::WatchResync { missed })),
+                }
+            }))
+        });
+        Ok(Response::new(Box::pin(
+            tokio_stream::iter([Ok(started)]).chain(news),
+        )))
+    }
+}
+
+#[tonic::async_trait]
+impl AdminService for State {
+    async fn status(
+        &self,
+        _: Request<v1::StatusRequest>,
+    ) -> Result<Response<v1::StatusResponse>, Status> {
+        Ok(Response::new(v1::StatusResponse {
+            node_id: "fake".to_owned(),
+            ..v1::StatusResponse::default()
+        }))
+    }
+
+    async fn members(
+        &self,
+        _: Request<v1::MembersRequest>,
+    ) -> Result<Response<v1::MembersResponse>, Status> {
+        let members = vec![v1::Member::default()];
+        Ok(Response::new(v1::MembersResponse { members }))
+    }
+
+    async fn drain(
+        &self,
+        request: Request<v1::DrainRequest>,
+    ) -> Result<Response<v1::DrainResponse>, Status> {
+        match request.into_inner().timeout_ms {
+            0 | 1 | 2_000 => Ok(Response::new(v1::DrainResponse {})),
+            other => Err(Status::failed_precondition(other.to_string())),
+        }
+    }
+}

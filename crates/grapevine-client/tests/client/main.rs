@@ -1,0 +1,14 @@
+//! The client against a scripted sidecar: real gRPC over Unix sockets and TCP, versions in memory.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+mod bypass;
+mod cached;
+mod calls;
+mod dependencies;
+mod fake;
+mod flights;
+mod invalidate;
+mod pages;
+mod resolve;
+mod support;
+mod watch;
