@@ -336,16 +336,18 @@ impl Core {
             .collect()
     }
 
-    /// Evicts a bucket if there are too many classes: an own floor event, one at a time.
-    pub(super) fn evict_if_overfull(&mut self, effects: &mut Effects) {
+    /// Evicts a bucket if there are too many classes, by the limits and this divisor's share more: an own floor event,
+    /// one at a time.
+    pub(super) fn evict_if_overfull(&mut self, spare: Option<usize>, effects: &mut Effects) {
         let limits = self.config.limits;
+        let widened = |limit: usize| limit + spare.map_or(0, |divisor| limit / divisor);
         if self.evicting {
             return;
         }
-        let Some((top, bucket)) = self
-            .versions
-            .overfull(limits.classes_per_top_max, limits.classes_max)
-        else {
+        let Some((top, bucket)) = self.versions.overfull(
+            widened(limits.classes_per_top_max),
+            widened(limits.classes_max),
+        ) else {
             return;
         };
         self.evicting = true;

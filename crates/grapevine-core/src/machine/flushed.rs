@@ -98,7 +98,7 @@ impl Core {
                 events,
             };
             effects.actions.insert(0, Action::Broadcast(push));
-            self.evict_if_overfull(effects);
+            self.evict_if_overfull(None, effects);
         }
         self.review_freshness(now);
     }

@@ -300,10 +300,13 @@ impl Core {
             Some(member) if member.hello.incarnation == hello.incarnation => {
                 member.hello = hello.clone();
             }
-            _ => {
-                self.members
-                    .by_node
-                    .insert(hello.node_id.clone(), Member::new(hello.clone(), now));
+            older => {
+                let mut member = Member::new(hello.clone(), now);
+                if let Some(older) = older {
+                    // The old run may not be over although a new one has begun: what it was granted holds on.
+                    member.given.append(&mut older.given);
+                }
+                self.members.by_node.insert(hello.node_id.clone(), member);
             }
         }
         if changed {

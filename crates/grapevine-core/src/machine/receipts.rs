@@ -160,9 +160,10 @@ fn standing(
     match member {
         // It left, or was silent for longer than any grant holds.
         None => HolderState::CannotServe,
-        // That run is over; its successor catches up before it serves.
-        Some(member) if member.hello.incarnation != incarnation => HolderState::CannotServe,
-        Some(member) if member.acked.has(sequence) => HolderState::Has,
+        Some(member) if member.hello.incarnation == incarnation && member.acked.has(sequence) => {
+            HolderState::Has
+        }
+        // Also for a run that was superseded: it may still be there, for as long as its grants hold.
         Some(member) => match member.may_serve_without(sequence) {
             Some(ends) if ends > now => HolderState::HasNot,
             _ => HolderState::CannotServe,

@@ -10,6 +10,10 @@ use crate::event::{BumpEvent, Event, PurgeMode, RegistrationBatch};
 use crate::id::{EventId, Incarnation, Lane, Time};
 use crate::store::Write;
 
+/// How far over its limits a table may grow by bumps of others before this sidecar evicts: limits differ and views do,
+/// and every sidecar that evicts the same bucket invalidates it once more. An eighth.
+const OVERFULL_BY_OTHERS: Option<usize> = Some(8);
+
 impl Core {
     pub(super) fn peer_message(
         &mut self,
@@ -48,6 +52,14 @@ impl Core {
                 first,
                 last,
             } => {
+                // What this sidecar lacks itself is not compacted: the asker is better served by another one.
+                if !self
+                    .progress
+                    .lane(origin, lane)
+                    .is_some_and(|lane| lane.has(first))
+                {
+                    return;
+                }
                 self.counters.pulls_served += 1;
                 effects.actions.push(Action::ServeLog {
                     to: from,
@@ -130,6 +142,8 @@ impl Core {
             }
             effects.actions.push(Action::Applied(id, event.clone()));
         }
+        // The origin evicts when its own table is too large; what others evict beyond that, they evict together.
+        self.evict_if_overfull(OVERFULL_BY_OTHERS, effects);
         let watermark = self.progress.lane_mut(origin, Lane::Bump).watermark();
         above.retain(|sequence| *sequence > watermark);
         if !writes.is_empty() {
