@@ -28,7 +28,7 @@ use crate::engine::{Clock, Command, Engine, EventLoop, Parts};
 use crate::peers::{Dialler, PeerServer, run_dialler};
 use crate::purge::Purger;
 use crate::service::admin::Admin;
-use crate::service::application::Application;
+use crate::service::application::{Application, UNDER_WAY_MAX};
 use crate::telemetry::Counters;
 use crate::wire;
 
@@ -66,7 +66,8 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
 
     let counters = Arc::new(Counters::new());
     let (urgent, urgent_in) = mpsc::channel(config.limits.queue_commands_max);
-    let (bulk, bulk_in) = mpsc::channel(config.limits.queue_commands_max);
+    // Its messages are up to a thousand times larger, so it holds far fewer of them.
+    let (bulk, bulk_in) = mpsc::channel((config.limits.queue_commands_max / 32).max(1));
     let (applied_tx, applied) = watch::channel(0);
     let (members_tx, members) = watch::channel(Vec::new());
     let news = broadcast::Sender::new(config.limits.queue_watch_max);
@@ -369,6 +370,7 @@ fn serve(
         registrations_max: config.limits.registrations_max as u64,
         slack: config.lease.duration + config.lease.registration_margin,
         watchers: Arc::new(tokio::sync::Semaphore::new(config.limits.watchers_max)),
+        under_way: Arc::new(tokio::sync::Semaphore::new(UNDER_WAY_MAX)),
     };
     let application = ApplicationServiceServer::new(application)
         .max_decoding_message_size(bytes_max)

@@ -29,7 +29,7 @@ use crate::telemetry::{Counter, Counters};
 use crate::wire::status::exhausted;
 
 /// How long a caller waits for a place in the loop's queue.
-const INTAKE_WAIT: Duration = Duration::from_secs(2);
+pub(crate) const INTAKE_WAIT: Duration = Duration::from_secs(2);
 
 /// What a watcher hears.
 #[derive(Clone, Debug)]

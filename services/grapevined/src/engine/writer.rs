@@ -37,6 +37,7 @@ pub(super) struct Writer {
     groups: SyncSender<Group>,
     busy: bool,
     waiting: Group,
+    weight: usize,
 }
 
 impl Writer {
@@ -53,6 +54,7 @@ impl Writer {
                 groups,
                 busy: false,
                 waiting: Group::default(),
+                weight: 0,
             },
             results,
         ))
@@ -60,6 +62,7 @@ impl Writer {
 
     /// Adds writes to the group that is gathered.
     pub(super) fn add(&mut self, writes: Vec<Write>, commit: Option<CommitId>) {
+        self.weight += writes.iter().map(weight).sum::<usize>();
         self.waiting.writes.extend(writes);
         if let Some(commit) = commit {
             self.waiting.commit = commit;
@@ -71,9 +74,9 @@ impl Writer {
         !self.busy
     }
 
-    /// Writes gathered so far.
+    /// The weight of the writes gathered so far: registrations each count, other writes count as one.
     pub(super) fn waiting(&self) -> usize {
-        self.waiting.writes.len()
+        self.weight
     }
 
     /// Whether anything is gathered or on its way.
@@ -87,6 +90,7 @@ impl Writer {
             return;
         }
         let group = std::mem::take(&mut self.waiting);
+        self.weight = 0;
         // A send fails only after the thread ended, and then its outcome has ended the loop.
         self.busy = self.groups.send(group).is_ok();
     }
@@ -94,6 +98,16 @@ impl Writer {
     /// Notes that the group on its way is done.
     pub(super) fn done(&mut self) {
         self.busy = false;
+    }
+}
+
+fn weight(write: &Write) -> usize {
+    match write {
+        Write::Register { registrations, .. } | Write::Unregister { registrations } => {
+            registrations.len()
+        }
+        Write::JoinFloor { evict, .. } => evict.len(),
+        _ => 1,
     }
 }
 

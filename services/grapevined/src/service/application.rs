@@ -11,12 +11,15 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{listing, watch};
-use crate::engine::{Answer, Call, Clock, Engine};
+use crate::engine::{Answer, Call, Clock, Engine, INTAKE_WAIT};
 use crate::telemetry::Counter;
 use crate::wire::{self, app, status};
 
 /// Answers of a resolve stream that wait for the caller to read them; then its requests are not read either.
 const STREAM_ANSWERS: usize = 64;
+
+/// Fills and registrations under way at once: some 100 MB of them.
+pub(crate) const UNDER_WAY_MAX: usize = 200_000;
 
 /// The application service.
 #[derive(Clone)]
@@ -27,6 +30,8 @@ pub(crate) struct Application {
     /// Registrations that the directory may hold; a further one is refused, and its value must not be stored.
     pub(crate) registrations_max: u64,
     pub(crate) watchers: std::sync::Arc<tokio::sync::Semaphore>,
+    /// Fills and registrations that may be under way at once; callers beyond wait, then are told to try again.
+    pub(crate) under_way: std::sync::Arc<tokio::sync::Semaphore>,
 }
 
 impl Application {
@@ -77,6 +82,14 @@ impl Application {
     }
 
     async fn register_items(&self, items: Vec<RegisterItem>) -> Result<Vec<Verdict>, Status> {
+        let count = u32::try_from(items.len()).unwrap_or(u32::MAX);
+        let Ok(Ok(_place)) =
+            tokio::time::timeout(INTAKE_WAIT, self.under_way.acquire_many(count)).await
+        else {
+            self.engine.counters.inc(Counter::IntakeRejected);
+            let message = format!("{UNDER_WAY_MAX} fills and registrations are under way already");
+            return Err(status::exhausted(message, Duration::from_millis(200)));
+        };
         let held = self.engine.store.registrations();
         let wanted = items
             .iter()
