@@ -2,16 +2,20 @@
 //!
 //! Unix sockets, because a free port that is looked up first may be gone when the server binds it.
 
+use std::any::Any;
 use std::fmt;
+use std::net::Ipv4Addr;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
+use tempfile::TempDir;
 use thiserror::Error;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 
+use crate::memcached_server::MemcachedServer;
 use crate::process::{Process, ProcessError, Readiness, find_program};
 
 const START_TIMEOUT: Duration = Duration::from_secs(10);
@@ -74,6 +78,9 @@ pub enum CacheServerError {
         /// What the system said.
         source: std::io::Error,
     },
+    /// The one in this process cannot listen.
+    #[error("cache: the embedded server cannot listen: {0}")]
+    Embedded(std::io::Error),
 }
 
 /// A cache server in a process of its own; dropping it ends it.
@@ -157,6 +164,51 @@ impl CacheProcess {
     /// Ends it at once and waits until it is gone.
     pub async fn kill(self) -> Result<(), CacheServerError> {
         Ok(self.process.kill().await?)
+    }
+}
+
+/// The cache server of a run, of any kind; dropping it ends it.
+pub struct CacheServer {
+    url: String,
+    /// The process or the embedded server: what ends when it is dropped.
+    _running: Box<dyn Any + Send + Sync>,
+    // After the process, so that it is removed once that has ended.
+    _dir: Option<TempDir>,
+}
+
+impl CacheServer {
+    /// Starts one and waits until it answers.
+    pub async fn start(kind: CacheKind) -> Result<Self, CacheServerError> {
+        if kind == CacheKind::Embedded {
+            let server = MemcachedServer::start((Ipv4Addr::LOCALHOST, 0))
+                .await
+                .map_err(CacheServerError::Embedded)?;
+            return Ok(Self {
+                url: format!("memcached://{}", server.addr()),
+                _running: Box::new(server),
+                _dir: None,
+            });
+        }
+        let dir = tempfile::Builder::new().prefix("grapevine-").tempdir();
+        let dir = dir.map_err(|source| CacheServerError::Directory {
+            path: std::env::temp_dir(),
+            source,
+        })?;
+        let process = if kind == CacheKind::Redis {
+            CacheProcess::redis(dir.path()).await?
+        } else {
+            CacheProcess::memcached(dir.path()).await?
+        };
+        Ok(Self {
+            url: process.url().to_owned(),
+            _running: Box::new(process),
+            _dir: Some(dir),
+        })
+    }
+
+    /// Where sidecars and clients find it.
+    pub fn url(&self) -> &str {
+        &self.url
     }
 }
 

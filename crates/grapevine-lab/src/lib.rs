@@ -7,6 +7,7 @@ pub mod cluster;
 pub mod converge;
 pub mod demo;
 pub mod histogram;
+mod interrupt;
 pub mod memcached_server;
 pub mod oracle;
 mod ports;

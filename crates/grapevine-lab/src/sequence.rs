@@ -91,7 +91,7 @@ impl<R: Iterator<Item = Result<Record, TraceError>>> Sequence<R> {
         let oracle_hit = match op.action {
             Action::Read(None) => self.oracle.read(subject, [OracleAddress(record, 0)]),
             Action::Read(Some(slice)) => {
-                let pages = self.workload.pages_of(slice);
+                let pages = self.workload.pages_of(record, slice);
                 self.oracle
                     .read(subject, pages.map(|page| OracleAddress(record, page)))
             }

@@ -224,14 +224,17 @@ impl Workload {
             .map(|group| format!("{}/g{group}", record.kind()))
     }
 
-    /// The pages that a slice needs, first and last.
-    pub fn pages_of(&self, slice: Slice) -> std::ops::RangeInclusive<u64> {
+    /// The pages that a slice of a record's list needs, first and last: a reader stops at the list's first page that is not
+    /// full, which tells it that the list ends, and asks for one page in any case.
+    pub fn pages_of(&self, record: Record, slice: Slice) -> std::ops::RangeInclusive<u64> {
         let page_items = self
             .config
             .pages
             .map_or(1, |pages| u64::from(pages.page_items));
+        let first = slice.offset / page_items;
         let last_item = slice.offset + u64::from(slice.limit.max(1)) - 1;
-        slice.offset / page_items..=last_item / page_items
+        let short_page = list_items(record) / page_items;
+        first..=(last_item / page_items).min(short_page.max(first))
     }
 }
 
@@ -373,29 +376,23 @@ mod tests {
     }
 
     #[test]
-    fn a_slice_covers_whole_pages() {
+    fn a_slice_covers_whole_pages_up_to_the_end_of_the_list() {
         let workload = workload(0.0, true);
-        assert_eq!(
-            workload.pages_of(Slice {
-                offset: 0,
-                limit: 10
-            }),
-            0..=0
-        );
-        assert_eq!(
-            workload.pages_of(Slice {
-                offset: 5,
-                limit: 10
-            }),
-            0..=1
-        );
-        assert_eq!(
-            workload.pages_of(Slice {
-                offset: 30,
-                limit: 25
-            }),
-            3..=5
-        );
+        let list_of = |items| {
+            let record = |id| Record::new(1, id, 0).unwrap();
+            (0..10_000).map(record).find(|r| list_items(*r) == items)
+        };
+        let (sixty, twenty, odd) = (list_of(60), list_of(20), list_of(25));
+        let pages = |record: Option<Record>, offset, limit| {
+            workload.pages_of(record.unwrap(), Slice { offset, limit })
+        };
+        assert_eq!(pages(sixty, 0, 10), 0..=0);
+        assert_eq!(pages(sixty, 5, 10), 0..=1);
+        assert_eq!(pages(sixty, 30, 25), 3..=5);
+        // A list that ends with a full page: only the empty one after it tells.
+        assert_eq!(pages(twenty, 15, 25), 1..=2);
+        assert_eq!(pages(odd, 15, 25), 1..=2);
+        assert_eq!(pages(odd, 40, 25), 4..=4);
     }
 
     #[test]
