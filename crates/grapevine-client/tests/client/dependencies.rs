@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use grapevine_client::{CachedClient, Fill, GetOutcome, How};
@@ -170,6 +171,37 @@ async fn g3_who_waited_does_not_get_a_value_whose_dependency_changed_before_it_a
     assert_eq!(
         (&outcome.value[..], outcome.how),
         (&b"of the waiter"[..], How::Filled)
+    );
+}
+
+#[tokio::test]
+async fn g3_a_value_that_is_being_stored_is_checked_by_who_comes_then() {
+    let setup = setup();
+    let storing = Arc::new(Semaphore::new(0));
+    *setup.cache.write_permits.lock() = Some(Arc::clone(&storing));
+    let (task, permits) = leader(&setup.cached).await;
+    permits.add_permits(1);
+    until("the leader stores", || {
+        setup.cache.writes_begun.load(Ordering::SeqCst) == 1
+    })
+    .await;
+    // Its fill was accepted, everybody may have its value; and now that becomes stale.
+    let joined = get(&setup.cached, "versioned/13", &[], "not this one").await;
+    assert_eq!(
+        (&joined.value[..], joined.how),
+        (&b"of the leader"[..], How::Waited)
+    );
+    setup.fake.state.bump("prices/7");
+    *setup.cache.write_permits.lock() = None;
+    let late = get(&setup.cached, "versioned/13", &["prices/7"], "new").await;
+    assert_eq!((&late.value[..], late.how), (&b"new"[..], How::Filled));
+    storing.add_permits(1);
+    task.await.unwrap();
+    assert_eq!(
+        &get(&setup.cached, "versioned/13", &["prices/7"], "newest")
+            .await
+            .value[..],
+        b"newest"
     );
 }
 

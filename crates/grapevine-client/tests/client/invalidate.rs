@@ -104,7 +104,7 @@ async fn an_answer_that_never_came_is_repeated_elsewhere_and_told() {
     let client = Client::builder(&own.endpoint)
         .fail_over_to(&other.endpoint)
         .invalidate_timeout(Duration::from_millis(20))
-        .invalidate_slack(Duration::from_millis(50))
+        .invalidate_slack(Duration::from_secs(1))
         .build()
         .unwrap();
     own.state.next(Method::Invalidate, Reply::Hang);
