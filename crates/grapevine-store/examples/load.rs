@@ -1,9 +1,9 @@
-//! Measures the store: `cargo run --release -p grapevine-store --example load [registrations] [directory]`.
+//! Measures the store: `cargo run --release -p grapevine-store --example load [registrations] [directory] [cache MB]`.
 //!
 //! Everything is committed as the sidecar does it: the event into the log, what it changes, and the watermark, then
 //! flushed. Prints one line per measurement.
 
-use std::path::Path;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -116,9 +116,10 @@ impl Load {
 
     fn line(&self, what: &str, count: u64, elapsed: Duration) {
         println!(
-            "{what:<44} {count:>9} in {:>7.2} s {:>9.0}/s; disk {:>5} MB, memory {:>5} MB",
+            "{what:<40} {count:>9} in {:>7.2} s {:>9.0}/s; process {:>6.2} CPU-s, disk {:>5} MB, memory {:>4} MB",
             elapsed.as_secs_f64(),
             rate(count, elapsed),
+            cpu_s(),
             self.store.disk_bytes() >> 20,
             resident_mb(),
         );
@@ -128,6 +129,19 @@ impl Load {
 #[expect(clippy::cast_precision_loss, reason = "a rate for people to read")]
 fn rate(count: u64, elapsed: Duration) -> f64 {
     count as f64 / elapsed.as_secs_f64()
+}
+
+/// Processor time of this process so far, where the system tells it, in its ticks of 10 ms.
+#[expect(clippy::cast_precision_loss, reason = "a figure for people to read")]
+fn cpu_s() -> f64 {
+    std::fs::read_to_string("/proc/self/stat")
+        .ok()
+        .and_then(|stat| {
+            let fields = stat.rsplit_once(')')?.1.split_whitespace();
+            let ticks = fields.skip(11).take(2).map(str::parse::<u64>);
+            ticks.sum::<Result<u64, _>>().ok()
+        })
+        .map_or(0.0, |ticks| ticks as f64 / 100.0)
 }
 
 /// This process's resident memory, where the system tells it.
@@ -257,9 +271,9 @@ fn expire(load: &Load, now: u32) -> Result<(), StoreError> {
     Ok(())
 }
 
-fn open(path: &Path) -> Result<SledStore, StoreError> {
+fn open(config: &StoreConfig) -> Result<SledStore, StoreError> {
     let begun = Instant::now();
-    let (store, recovered, report) = grapevine_store::open(&StoreConfig::new(path))?;
+    let (store, recovered, report) = grapevine_store::open(config)?;
     println!(
         "opened in {:.0} ms: {} registrations, {} classes with entries{}",
         begun.elapsed().as_secs_f64() * 1e3,
@@ -280,12 +294,16 @@ fn main() -> Result<(), StoreError> {
         .next()
         .and_then(|text| text.parse().ok())
         .unwrap_or(1_000_000);
-    let directory = match arguments.next() {
+    let directory: PathBuf = match arguments.next() {
         Some(path) => path.into(),
         None => std::env::temp_dir().join(format!("grapevine-load-{}", std::process::id())),
     };
+    let mut config = StoreConfig::new(&directory);
+    if let Some(megabytes) = arguments.next().and_then(|text| text.parse::<u64>().ok()) {
+        config.cache_bytes = megabytes << 20;
+    }
     let mut load = Load {
-        store: open(&directory)?,
+        store: open(&config)?,
         origin: Incarnation::from_random(u128::from(std::process::id()), 0),
         bumps: 0,
         batches: 0,
@@ -294,7 +312,7 @@ fn main() -> Result<(), StoreError> {
     carts(&mut load, 200)?;
     bumps(&mut load, 20_000)?;
     drop(load.store);
-    load.store = open(&directory)?;
+    load.store = open(&config)?;
     reads(&load)?;
     expire(&load, NOW + 3600 + 128)?;
     drop(load);

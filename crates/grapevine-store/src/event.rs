@@ -219,6 +219,19 @@ mod tests {
         }
     }
 
+    /// The bytes that docs/formats-store.md shows.
+    #[test]
+    fn a_bump_has_the_documented_bytes() {
+        let classes = ["cart/13", "cart/7"];
+        let bump = Bump {
+            classes: classes.map(|text| ClassPath::parse(text).unwrap()).into(),
+            matching: Match::Any,
+            purge: PurgeMode::Hard,
+        };
+        let framed = crate::log::framed(&Event::Bump(Arc::new(BumpEvent::Bump(bump))));
+        assert_eq!(framed, b"\x10\x01\x01\x00\x02\x00\x07cart/13\x05\x017");
+    }
+
     #[test]
     fn a_batch_names_each_class_once() {
         let class = ClassPath::parse("get_items_in_cart/13").unwrap();

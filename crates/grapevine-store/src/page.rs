@@ -469,6 +469,18 @@ mod tests {
         }
     }
 
+    /// The bytes that docs/formats-store.md shows.
+    #[test]
+    fn a_page_has_the_documented_bytes() {
+        let model = Model::from([
+            ("a1".to_owned(), (100, true)),
+            ("a2".to_owned(), (101, false)),
+        ]);
+        let merged = merge(Vec::new(), None, &puts(&model), true).unwrap();
+        let page = b"\x81\x00\x02\x00\x00\x00\x64\x00\x02a1\x01\x01\x012\x02";
+        assert_eq!(merged.pages[0].page, page);
+    }
+
     #[test]
     fn slots_are_reported_once_per_page() {
         let model = Model::from([
