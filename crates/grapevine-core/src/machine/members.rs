@@ -1,33 +1,26 @@
-//! Who is there, and who may call itself fresh.
+//! Who is there.
 //!
-//! Every sidecar probes each member; the answer is a *grant*: the member's heads, and leave to call oneself fresh for
-//! `max_staleness` once those heads are applied. The requester counts a grant from sending its probe, the grantor from
-//! sending the grant, each on its own clock, the requester shorter and the grantor longer by the clock-rate bound. A
-//! sidecar is fresh while it holds unexpired grants from every member and they, with itself, are a majority of the
-//! members the cluster is to have. A grantor knows until when each peer may call itself fresh without one of its events:
-//! that is what a receipt waits for.
+//! A member enters by a link or by gossip. It leaves by saying so, or after `member_timeout` of silence and suspicion, and
+//! not before the last grant that it was given is over. A new run of a node takes the place of the old one at once, but
+//! what the old run was granted is remembered until it is over: it may still be there.
 //!
-//! A member enters by a link or by gossip. It leaves by saying so, or after `member_timeout` of silence and suspicion.
 //! There is no agreed roster yet: sidecars cut off from each other for longer than `member_timeout` drop each other, and
 //! what keeps a minority from calling itself fresh then is `expected_members` alone.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
-use super::effects::{Action, Effects, MemberView, PeerHello, PeerMessage, Side, Sighting};
+use super::effects::{Action, Effects, MemberView, PeerHello, Side, Sighting};
 use super::flushed::Pending;
+use super::grants::{Asked, Given};
 use super::{Core, CoreConfig};
-use crate::id::{Incarnation, Lane, Time, UnixSeconds};
+use crate::id::{Incarnation, Lane, Time};
 use crate::names::NodeId;
-use crate::progress::{LaneProgress, OriginHead, Progress};
+use crate::progress::{LaneProgress, Progress};
 use crate::store::{MemberRecord, Write};
 
 /// The most members remembered.
 const MEMBERS_MAX: usize = 1_024;
-/// How often lapsed registrations are swept.
-pub(super) const EXPIRY_SWEEP: Duration = Duration::from_secs(10);
-/// Lapsed registrations removed in one sweep.
-const EXPIRY_SWEEP_MAX: usize = 10_000;
 /// How long peers may refuse this sidecar's node id before it stops: long enough for them to notice a crash.
 const NODE_ID_REFUSED_FOR: Duration = Duration::from_secs(10);
 
@@ -36,18 +29,26 @@ const NODE_ID_REFUSED_FOR: Duration = Duration::from_secs(10);
 pub(super) struct Member {
     pub(super) hello: PeerHello,
     inbound: bool,
-    outbound: bool,
+    pub(super) outbound: bool,
     suspected: bool,
     last_heard: Time,
-    probe: Option<(u64, Time)>,
-    next_probe: Time,
-    fresh_until: Option<Time>,
-    /// Grants whose heads are not applied yet, with when they end.
-    unapplied: Option<(Time, Vec<OriginHead>)>,
-    /// Grants given: this sidecar's own head in each, and until when the peer may rely on it.
-    given: VecDeque<(u64, Time)>,
+    pub(super) next_probe: Time,
+    /// Grants that it gave.
+    pub(super) asked: Asked,
+    /// Grants given to it.
+    pub(super) given: Given,
     /// What of this sidecar's bump lane it acknowledged.
     pub(super) acked: LaneProgress,
+    /// What of its bump lane was acknowledged to it last: said again with every grant, for an answer may be lost.
+    pub(super) told: Option<(u64, Vec<u64>)>,
+}
+
+/// A run whose node has a new one, which is no proof that it is over: it may call itself fresh while its grants hold.
+#[derive(Debug)]
+pub(super) struct Former {
+    pub(super) node_id: NodeId,
+    pub(super) incarnation: Incarnation,
+    pub(super) given: Given,
 }
 
 impl Member {
@@ -58,12 +59,11 @@ impl Member {
             outbound: false,
             suspected: false,
             last_heard: now,
-            probe: None,
             next_probe: now,
-            fresh_until: None,
-            unapplied: None,
-            given: VecDeque::new(),
+            asked: Asked::default(),
+            given: Given::default(),
             acked: LaneProgress::default(),
+            told: None,
         }
     }
 
@@ -72,13 +72,12 @@ impl Member {
         self.outbound
     }
 
-    /// Until when it may call itself fresh without this sidecar's event.
-    pub(super) fn may_serve_without(&self, sequence: u64) -> Option<Time> {
-        self.given
-            .iter()
-            .filter(|(head, _)| *head < sequence)
-            .map(|(_, ends)| *ends)
-            .max()
+    /// When it may be forgotten: after so long a silence, and no sooner than its last grant is over. `None` while there
+    /// is a sign of it.
+    fn departs(&self, config: &CoreConfig) -> Option<Time> {
+        let silent = self.suspected && !self.outbound && !self.inbound;
+        let departs = self.last_heard.plus(config.member_timeout);
+        silent.then(|| departs.max(self.given.until()))
     }
 }
 
@@ -86,9 +85,15 @@ impl Member {
 #[derive(Debug, Default)]
 pub(super) struct Members {
     by_node: BTreeMap<NodeId, Member>,
+    /// At most [`MEMBERS_MAX`]; beyond, a new run has to wait until a grant of an old one is over.
+    former: Vec<Former>,
+    /// Runs that left in order: gossip may see them for a while. At most [`MEMBERS_MAX`], the oldest forgotten first.
+    departed: VecDeque<Incarnation>,
     fresh_until: Time,
-    nonce: u64,
-    next_sweep: Time,
+    /// Until when freshness was shown last.
+    shown_until: Time,
+    pub(super) nonce: u64,
+    pub(super) next_sweep: Time,
 }
 
 impl Members {
@@ -127,7 +132,21 @@ impl Members {
         self.by_node.get(node)
     }
 
-    fn by_incarnation(&mut self, incarnation: Incarnation) -> Option<&mut Member> {
+    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Member> {
+        self.by_node.values_mut()
+    }
+
+    pub(super) fn by_node_mut(&mut self, node: &NodeId) -> Option<&mut Member> {
+        self.by_node.get_mut(node)
+    }
+
+    /// Superseded runs whose grants hold.
+    pub(super) fn former(&self, now: Time) -> impl Iterator<Item = &Former> {
+        let holds = move |former: &&Former| former.given.until() > now;
+        self.former.iter().filter(holds)
+    }
+
+    pub(super) fn by_incarnation(&mut self, incarnation: Incarnation) -> Option<&mut Member> {
         self.by_node
             .values_mut()
             .find(|member| member.hello.incarnation == incarnation)
@@ -144,15 +163,31 @@ impl Members {
         self.fresh_until
     }
 
+    /// Until when freshness was shown, or is.
+    pub(super) fn shown_until(&self) -> Time {
+        self.shown_until.max(self.fresh_until)
+    }
+
+    /// Takes note of until when this sidecar may call itself fresh from now on.
+    pub(super) fn set_fresh_until(&mut self, until: Time, now: Time) {
+        self.shown_until = self.shown_until.max(self.fresh_until.min(now));
+        self.fresh_until = until;
+    }
+
+    /// The members that may be forgotten now.
+    pub(super) fn departing(&self, config: &CoreConfig, now: Time) -> Vec<NodeId> {
+        self.iter()
+            .filter(|member| member.departs(config).is_some_and(|at| at <= now))
+            .map(|member| member.hello.node_id.clone())
+            .collect()
+    }
+
     pub(super) fn next_wake(&self, config: &CoreConfig) -> Option<Time> {
         let probes = self
             .iter()
             .filter(|member| member.outbound)
             .map(|member| member.next_probe);
-        let departures = self
-            .iter()
-            .filter(|member| member.suspected && !member.outbound)
-            .map(|member| member.last_heard.plus(config.member_timeout));
+        let departures = self.iter().filter_map(|member| member.departs(config));
         probes.chain(departures).chain([self.next_sweep]).min()
     }
 
@@ -164,7 +199,8 @@ impl Members {
                 alive: member.outbound && member.inbound && !member.suspected,
                 silent: now.since(member.last_heard),
                 grant_left: member
-                    .fresh_until
+                    .asked
+                    .fresh_until()
                     .map_or(Duration::ZERO, |until| until.since(now)),
                 head: lane(member.hello.incarnation).map_or(0, LaneProgress::head),
                 watermark: lane(member.hello.incarnation).map_or(0, LaneProgress::watermark),
@@ -173,14 +209,14 @@ impl Members {
     }
 
     /// Until when this sidecar may call itself fresh.
-    fn review(&self, config: &CoreConfig, progress: &Progress, now: Time) -> Time {
+    pub(super) fn review(&self, config: &CoreConfig, progress: &Progress, now: Time) -> Time {
         if progress.len() > config.limits.origins_max {
             return Time::ZERO;
         }
         let majority = config.expected_members / 2 + 1;
         let granted = self
             .iter()
-            .filter(|member| member.fresh_until.is_some_and(|until| until > now))
+            .filter(|member| member.asked.fresh_until().is_some_and(|until| until > now))
             .count();
         if granted + 1 < majority {
             return Time::ZERO;
@@ -188,23 +224,25 @@ impl Members {
         // No members at all, and none expected: nothing can change behind its back.
         let forever = Time::from_start(Duration::MAX);
         self.iter()
-            .map(|member| member.fresh_until.unwrap_or(Time::ZERO))
+            .map(|member| member.asked.fresh_until().unwrap_or(Time::ZERO))
             .fold(forever, Time::min)
     }
 
     pub(super) fn why_not_fresh(&self, config: &CoreConfig, now: Time) -> String {
         let lacking: Vec<_> = self
             .iter()
-            .filter(|member| member.fresh_until.is_none_or(|until| until <= now))
+            .filter(|member| member.asked.fresh_until().is_none_or(|until| until <= now))
             .map(|member| {
                 let node = &member.hello.node_id;
                 let silent = now.since(member.last_heard).as_millis();
-                match (&member.unapplied, member.outbound) {
-                    (Some(_), _) => format!("{node} has events that are not applied here yet"),
-                    (None, true) => {
+                match (member.asked.waits(), member.outbound) {
+                    (true, _) => format!("{node} has events that are not applied here yet"),
+                    (false, true) => {
                         format!("{node} has not granted freshness; last heard {silent} ms ago")
                     }
-                    (None, false) => format!("{node} is not connected; last heard {silent} ms ago"),
+                    (false, false) => {
+                        format!("{node} is not connected; last heard {silent} ms ago")
+                    }
                 }
             })
             .take(5)
@@ -285,30 +323,40 @@ impl Core {
 
     /// Makes or renews a member; tells whether it is one now.
     fn meet(&mut self, hello: &PeerHello, now: Time, effects: &mut Effects) -> bool {
-        if hello.node_id == self.config.node_id || hello.incarnation == self.config.incarnation {
+        if hello.node_id == self.config.node_id
+            || hello.incarnation == self.config.incarnation
+            || self.members.departed.contains(&hello.incarnation)
+        {
             return false;
         }
-        if !self.members.by_node.contains_key(&hello.node_id) && self.members.len() >= MEMBERS_MAX {
-            return false;
-        }
-        let known = self.members.by_node.get(&hello.node_id);
-        let changed = known.is_none_or(|member| {
-            member.hello.incarnation != hello.incarnation
-                || member.hello.peer_address != hello.peer_address
-        });
-        match self.members.by_node.get_mut(&hello.node_id) {
+        let members = &mut self.members;
+        let full = members.by_node.len() >= MEMBERS_MAX;
+        let changed = match members.by_node.get_mut(&hello.node_id) {
             Some(member) if member.hello.incarnation == hello.incarnation => {
+                let moved = member.hello.peer_address != hello.peer_address;
                 member.hello = hello.clone();
+                moved
             }
-            older => {
-                let mut member = Member::new(hello.clone(), now);
-                if let Some(older) = older {
-                    // The old run may not be over although a new one has begun: what it was granted holds on.
-                    member.given.append(&mut older.given);
+            Some(member) => {
+                members.former.retain(|former| former.given.until() > now);
+                if members.former.len() >= MEMBERS_MAX {
+                    return false;
                 }
-                self.members.by_node.insert(hello.node_id.clone(), member);
+                let older = std::mem::replace(member, Member::new(hello.clone(), now));
+                members.former.push(Former {
+                    node_id: older.hello.node_id,
+                    incarnation: older.hello.incarnation,
+                    given: older.given,
+                });
+                true
             }
-        }
+            None if full => return false,
+            None => {
+                let member = Member::new(hello.clone(), now);
+                members.by_node.insert(hello.node_id.clone(), member);
+                true
+            }
+        };
         if changed {
             let record = MemberRecord {
                 node_id: hello.node_id.clone(),
@@ -339,26 +387,37 @@ impl Core {
                 Side::Outbound => member.outbound = true,
             }
         }
-        if side == Side::Outbound {
-            self.probe(&hello.node_id, now, effects);
+        match side {
+            Side::Inbound => self.abandon_snapshot(hello.incarnation),
+            Side::Outbound => {
+                self.probe(&hello.node_id, now, effects);
+                self.acknowledge_again(hello.incarnation, effects);
+                self.renew_pulls();
+            }
         }
         self.review_freshness(now);
+        self.review_repair(now, effects);
+        self.settle_receipts(now, effects);
     }
 
     pub(super) fn link_down(&mut self, peer: Incarnation, side: Side, now: Time) {
         if let Some(member) = self.members.by_incarnation(peer) {
             match side {
                 Side::Inbound => member.inbound = false,
-                Side::Outbound => {
-                    member.outbound = false;
-                    member.probe = None;
-                }
+                Side::Outbound => member.outbound = false,
             }
+        }
+        if side == Side::Inbound {
+            self.abandon_snapshot(peer);
         }
         self.review_freshness(now);
     }
 
     pub(super) fn seen(&mut self, sightings: Vec<Sighting>, now: Time, effects: &mut Effects) {
+        // Whom gossip has forgotten it does not vouch for. A link still does.
+        for member in self.members.iter_mut() {
+            member.suspected = true;
+        }
         for sighting in sightings {
             let known = self.members.by_node.get(&sighting.hello.node_id);
             let same =
@@ -408,11 +467,15 @@ impl Core {
             .iter()
             .find(|member| member.hello.incarnation == from);
         if let Some(node) = gone.map(|member| member.hello.node_id.clone()) {
+            if self.members.departed.len() >= MEMBERS_MAX {
+                self.members.departed.pop_front();
+            }
+            self.members.departed.push_back(from);
             self.remove(&node, effects);
         }
     }
 
-    fn remove(&mut self, node: &NodeId, effects: &mut Effects) {
+    pub(super) fn remove(&mut self, node: &NodeId, effects: &mut Effects) {
         self.members.by_node.remove(node);
         self.write(
             effects,
@@ -420,170 +483,4 @@ impl Core {
             Pending::Nothing,
         );
     }
-
-    fn probe(&mut self, node: &NodeId, now: Time, effects: &mut Effects) {
-        self.members.nonce += 1;
-        let nonce = self.members.nonce;
-        let Some(member) = self.members.by_node.get_mut(node) else {
-            return;
-        };
-        member.probe = Some((nonce, now));
-        member.next_probe = now.plus(self.config.max_staleness / 4);
-        let to = member.hello.incarnation;
-        effects.send(to, PeerMessage::Probe { nonce });
-    }
-
-    pub(super) fn probed(
-        &mut self,
-        from: Incarnation,
-        nonce: u64,
-        now: Time,
-        effects: &mut Effects,
-    ) {
-        let duration = self.config.max_staleness;
-        let head = self
-            .progress
-            .lane(self.config.incarnation, Lane::Bump)
-            .map_or(0, LaneProgress::watermark);
-        let heads = self.progress.heads();
-        // Longer here than there, by the rate bound: this sidecar must never think a grant over before its holder does.
-        let ends = now.plus(stretched(duration, self.config.clock_rate_ppm));
-        if let Some(member) = self.members.by_incarnation(from) {
-            member.given.retain(|(_, ends)| *ends > now);
-            member.given.push_back((head, ends));
-        }
-        effects.send(
-            from,
-            PeerMessage::Grant {
-                nonce,
-                duration,
-                heads,
-            },
-        );
-    }
-
-    pub(super) fn granted(
-        &mut self,
-        from: Incarnation,
-        nonce: u64,
-        duration: Duration,
-        heads: &[OriginHead],
-        now: Time,
-        effects: &mut Effects,
-    ) {
-        for head in heads {
-            let own = head.incarnation == self.config.incarnation;
-            let issued = self
-                .progress
-                .lane(head.incarnation, Lane::Bump)
-                .map_or(0, LaneProgress::head);
-            if own && head.bump > issued.max(self.next_bump - 1) {
-                let told = head.bump;
-                effects.actions.push(Action::Stop(format!(
-                    "peers know event {told} of this sidecar's own incarnation, which issued {issued}: its memory or disk was copied"
-                )));
-                return;
-            }
-            if own || !self.may_follow(head.incarnation) {
-                continue;
-            }
-            self.progress
-                .lane_mut(head.incarnation, Lane::Bump)
-                .learn_head(head.bump);
-            self.progress
-                .lane_mut(head.incarnation, Lane::Directory)
-                .learn_head(head.directory);
-        }
-        let rate = self.config.clock_rate_ppm;
-        let most = self.config.max_staleness;
-        if let Some(member) = self.members.by_incarnation(from)
-            && let Some((asked, sent)) = member.probe
-            && asked == nonce
-        {
-            member.probe = None;
-            let ends = sent.plus(shortened(duration.min(most), rate));
-            member.unapplied = (ends > now).then(|| (ends, heads.to_vec()));
-        }
-    }
-
-    pub(super) fn acked(
-        &mut self,
-        from: Incarnation,
-        watermark: u64,
-        above: &[u64],
-        now: Time,
-        effects: &mut Effects,
-    ) {
-        let issued = self.next_bump - 1;
-        if let Some(member) = self.members.by_incarnation(from) {
-            member.acked.adopt(watermark.min(issued));
-            for &sequence in above.iter().filter(|sequence| **sequence <= issued) {
-                member.acked.apply(sequence);
-            }
-        }
-        self.settle_receipts(now, effects);
-    }
-
-    /// Takes grants whose heads are applied by now into account, and ends the catching up.
-    pub(super) fn review_freshness(&mut self, now: Time) {
-        for member in self.members.by_node.values_mut() {
-            if let Some((ends, heads)) = &member.unapplied
-                && self.progress.covers(heads)
-            {
-                member.fresh_until = Some(*ends);
-                member.unapplied = None;
-            }
-        }
-        self.members.fresh_until = self.members.review(&self.config, &self.progress, now);
-        if !self.caught_up && now < self.members.fresh_until {
-            self.caught_up = true;
-            // Leases given while catching up are salted with a token nobody will see again.
-            self.history.cut(self.versions.stamp());
-            self.versions.note_change();
-        }
-    }
-
-    pub(super) fn wake(&mut self, now: Time, unix: UnixSeconds, effects: &mut Effects) {
-        let due: Vec<_> = self
-            .members
-            .iter()
-            .filter(|member| member.outbound && member.next_probe <= now)
-            .map(|member| member.hello.node_id.clone())
-            .collect();
-        for node in due {
-            self.probe(&node, now, effects);
-        }
-        let gone: Vec<_> = self
-            .members
-            .iter()
-            .filter(|member| member.suspected && !member.outbound && !member.inbound)
-            .filter(|member| now.since(member.last_heard) >= self.config.member_timeout)
-            .map(|member| member.hello.node_id.clone())
-            .collect();
-        for node in gone {
-            self.remove(&node, effects);
-        }
-        if self.members.next_sweep <= now {
-            self.members.next_sweep = now.plus(EXPIRY_SWEEP);
-            self.write(
-                effects,
-                [Write::Expire {
-                    now: unix,
-                    limit: EXPIRY_SWEEP_MAX,
-                }],
-                Pending::Nothing,
-            );
-        }
-        self.review_freshness(now);
-        self.review_repair(now, effects);
-        self.settle_receipts(now, effects);
-    }
-}
-
-fn stretched(duration: Duration, ppm: u32) -> Duration {
-    duration.mul_f64(1.0 + f64::from(ppm) / 1e6)
-}
-
-fn shortened(duration: Duration, ppm: u32) -> Duration {
-    duration.mul_f64(1.0 - f64::from(ppm) / 1e6)
 }

@@ -2,18 +2,20 @@
 //!
 //! [`Core::handle`] takes an input and the time and returns effects; [`Core::resolve`] reads. What must be durable before
 //! it shows is kept in a queue of pending work until its flush is told back. The parts: `app` takes calls, `flushed`
-//! lets out what is durable, `remote` takes peers' events, `members` knows who is there and who may call itself fresh,
-//! `repair` finds and fills gaps, `receipts` tells who has what.
+//! lets out what is durable, `remote` takes peers' events, `members` knows who is there, `freshness` and `grants` who may
+//! call itself fresh, `repair` finds and fills gaps, `receipts` tells who has what.
 
 mod app;
 pub mod effects;
 mod flushed;
+mod freshness;
+mod grants;
 mod members;
 mod receipts;
 mod remote;
 mod repair;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use thiserror::Error;
@@ -201,7 +203,7 @@ impl Core {
             self.repair.next_wake(),
             self.receipts.next_wake(&self.members, now),
         ];
-        let idle = now.plus(members::EXPIRY_SWEEP);
+        let idle = now.plus(freshness::EXPIRY_SWEEP);
         soon.into_iter().flatten().fold(idle, Time::min)
     }
 
@@ -256,10 +258,9 @@ impl Core {
         if !self.caught_up {
             return true;
         }
-        let fresh_until = self.members.fresh_until();
         match on_unknown {
-            OnUnknown::Bypass => now >= fresh_until,
-            OnUnknown::Serve(limit) => now >= fresh_until.plus(limit),
+            OnUnknown::Bypass => now >= self.members.fresh_until(),
+            OnUnknown::Serve(limit) => now >= self.members.shown_until().plus(limit),
         }
     }
 
@@ -267,6 +268,9 @@ impl Core {
     pub fn freshness(&self, now: Time) -> Freshness {
         if !self.caught_up {
             return Freshness::CatchingUp(self.members.why_not_fresh(&self.config, now));
+        }
+        if self.draining {
+            return Freshness::Unknown("this sidecar is leaving".to_owned());
         }
         if now < self.members.fresh_until() {
             return Freshness::Fresh;
@@ -341,6 +345,3 @@ fn jittered(ttl: Duration, percent: u8, random: u32) -> Duration {
     let share = f64::from(percent) / 100.0 * f64::from(random) / f64::from(u32::MAX);
     ttl.mul_f64(1.0 - share)
 }
-
-/// Sorted per-peer tables want a stable order.
-type ByIncarnation<T> = BTreeMap<Incarnation, T>;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::Core;
 use super::effects::{Action, Effects, Holder, HolderState, Receipt, ReceiptLevel, Reply, Ticket};
-use super::members::{Member, Members};
+use super::members::Members;
 use crate::id::{EventId, Incarnation, Time};
 use crate::names::NodeId;
 
@@ -17,6 +17,8 @@ struct Waiting {
     deadline: Time,
     /// The members when the event was flushed: the rows speak of these incarnations.
     rows: Vec<(NodeId, Incarnation)>,
+    /// How many of the rows, at the end, speak of superseded runs that may still call themselves fresh.
+    former: usize,
 }
 
 /// The calls that wait, by the sequence of their event.
@@ -44,9 +46,11 @@ impl Receipts {
             .map(|waiting| waiting.deadline)
             .min()?;
         let oldest = self.waiting.keys().next()?;
-        let lapse = members
-            .iter()
-            .filter_map(|member| member.may_serve_without(*oldest))
+        let current = members.iter().map(|member| &member.given);
+        let former = members.former(now).map(|former| &former.given);
+        let lapse = current
+            .chain(former)
+            .filter_map(|given| given.without(*oldest))
             .filter(|at| *at > now)
             .min();
         Some(lapse.map_or(deadline, |at| at.min(deadline)))
@@ -64,16 +68,21 @@ impl Core {
         effects: &mut Effects,
     ) {
         self.receipts.reserved -= 1;
-        let rows = self
+        let current = self
             .members
             .iter()
-            .map(|member| (member.hello.node_id.clone(), member.hello.incarnation))
-            .collect();
+            .map(|member| (member.hello.node_id.clone(), member.hello.incarnation));
+        let superseded = self.members.former(now);
+        let superseded = superseded.map(|run| (run.node_id.clone(), run.incarnation));
+        let mut rows: Vec<_> = current.collect();
+        let members = rows.len();
+        rows.extend(superseded);
         let waiting = Waiting {
             event,
             ticket,
             level,
             deadline,
+            former: rows.len() - members,
             rows,
         };
         self.receipts.waiting.insert(event.sequence, waiting);
@@ -103,7 +112,7 @@ impl Core {
             let others = waiting.rows.iter().map(|(node, incarnation)| Holder {
                 node_id: node.clone(),
                 incarnation: *incarnation,
-                state: standing(self.members.by_node(node), *incarnation, sequence, now),
+                state: standing(&self.members, node, *incarnation, sequence, now),
             });
             let holders = std::iter::once(own).chain(others).collect();
             let receipt = Receipt {
@@ -121,27 +130,26 @@ impl Core {
 
     fn satisfied(&self, waiting: &Waiting, members: &Members, now: Time) -> bool {
         let state = |row: &(NodeId, Incarnation)| {
-            standing(members.by_node(&row.0), row.1, waiting.event.sequence, now)
+            standing(members, &row.0, row.1, waiting.event.sequence, now)
         };
         let have = waiting
             .rows
             .iter()
             .filter(|row| state(row) == HolderState::Has)
             .count();
+        let members = waiting.rows.len() - waiting.former + 1;
+        let expected = self.config.expected_members;
         match waiting.level {
             ReceiptLevel::None => true,
             // A cluster that expects peers has not acknowledged anything while it knows of none.
-            ReceiptLevel::One => {
-                have >= 1 || (waiting.rows.is_empty() && self.config.expected_members <= 1)
-            }
-            ReceiptLevel::Quorum => {
-                let members = (waiting.rows.len() + 1).max(self.config.expected_members);
-                have + 1 > members / 2
-            }
-            // Until it has caught up, a sidecar does not know whom its last run granted freshness.
+            ReceiptLevel::One => have >= 1 || (members == 1 && expected <= 1),
+            ReceiptLevel::Quorum => have + 1 > members.max(expected) / 2,
             ReceiptLevel::All => {
-                (self.caught_up || now.since(self.started) > self.config.max_staleness * 2)
-                    && waiting.rows.len() + 1 > self.config.expected_members / 2
+                // Whom its last run granted freshness a sidecar learns by catching up, if it then knows everybody.
+                let since_start = now.since(self.started);
+                let knows = self.caught_up && members >= expected;
+                (knows || since_start > self.config.max_staleness * 2)
+                    && members > expected / 2
                     && waiting
                         .rows
                         .iter()
@@ -151,22 +159,29 @@ impl Core {
     }
 }
 
+/// Where a run stands towards an event of this sidecar.
 fn standing(
-    member: Option<&Member>,
+    members: &Members,
+    node: &NodeId,
     incarnation: Incarnation,
     sequence: u64,
     now: Time,
 ) -> HolderState {
-    match member {
-        // It left, or was silent for longer than any grant holds.
-        None => HolderState::CannotServe,
-        Some(member) if member.hello.incarnation == incarnation && member.acked.has(sequence) => {
-            HolderState::Has
-        }
-        // Also for a run that was superseded: it may still be there, for as long as its grants hold.
-        Some(member) => match member.may_serve_without(sequence) {
-            Some(ends) if ends > now => HolderState::HasNot,
-            _ => HolderState::CannotServe,
-        },
+    let member = members
+        .by_node(node)
+        .filter(|member| member.hello.incarnation == incarnation);
+    let given = match member {
+        Some(member) if member.acked.has(sequence) => return HolderState::Has,
+        Some(member) => Some(&member.given),
+        // A superseded run may still be there for as long as its grants hold; its successor catches up before it
+        // serves. One that is not remembered at all left, or was silent for longer than any grant holds.
+        None => members
+            .former(now)
+            .find(|former| former.incarnation == incarnation)
+            .map(|former| &former.given),
+    };
+    match given.and_then(|given| given.without(sequence)) {
+        Some(ends) if ends > now => HolderState::HasNot,
+        _ => HolderState::CannotServe,
     }
 }

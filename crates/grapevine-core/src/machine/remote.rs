@@ -26,6 +26,7 @@ impl Core {
             self.counters.peer_messages_refused += 1;
             return;
         }
+        let left = matches!(message, PeerMessage::Leave { .. });
         match message {
             PeerMessage::Bumps {
                 origin,
@@ -69,7 +70,11 @@ impl Core {
                     last,
                 });
             }
-            PeerMessage::Compacted { .. } => self.compacted(from, now, effects),
+            PeerMessage::Compacted {
+                origin,
+                lane,
+                first,
+            } => self.compacted(from, (origin, lane, first), now, effects),
             PeerMessage::SnapshotRequest { id } => self.snapshot_requested(from, id, effects),
             PeerMessage::SnapshotBegin { id, cut } => self.snapshot_begun(from, id, cut, now),
             PeerMessage::SnapshotVersions {
@@ -92,6 +97,9 @@ impl Core {
         }
         self.review_freshness(now);
         self.review_repair(now, effects);
+        if left {
+            self.settle_receipts(now, effects);
+        }
     }
 
     /// Whether events of an origin may be followed: it is known, or there is room.

@@ -6,12 +6,14 @@
 //! the receiver joins the chunks and adopts the cut with the last one, so a snapshot broken off has changed nothing that
 //! could hide a hole.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
+use super::Core;
 use super::effects::{Action, Effects, PeerMessage, as_heads};
 use super::flushed::Pending;
-use super::{ByIncarnation, Core};
-use crate::event::{BATCH_REGISTRATIONS_MAX, Floor, PurgeMode, Registration};
+use crate::event::{BATCH_REGISTRATIONS_MAX, Floor, PurgeMode, Registration, RegistrationBatch};
 use crate::id::{EventId, Incarnation, Lane, Time};
 use crate::progress::OriginHead;
 use crate::store::{RecoveredClass, Write};
@@ -20,6 +22,8 @@ use crate::store::{RecoveredClass, Write};
 const PATIENCE: Duration = Duration::from_millis(25);
 /// How long a pull may go unanswered before another holder is asked; doubled each time, up to sixteenfold.
 const PULL_TIMEOUT: Duration = Duration::from_millis(500);
+/// Gaps looked after at once.
+const GAPS_MAX: usize = 10_000;
 /// Pulls under way at once.
 const PULLS_MAX: usize = 32;
 /// Bump-lane events asked for at once.
@@ -29,13 +33,21 @@ const PULL_BATCHES_MAX: u64 = 64;
 /// How long a snapshot may stall.
 const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// A lane's gap.
+/// A lane's first gap.
 #[derive(Debug)]
 struct Gap {
     first: u64,
+    last: u64,
     since: Time,
     asked_until: Option<Time>,
     attempts: u32,
+}
+
+impl Gap {
+    fn due(&self, patience: Duration) -> Time {
+        self.asked_until
+            .unwrap_or_else(|| self.since.plus(patience))
+    }
 }
 
 /// A snapshot being received.
@@ -50,7 +62,8 @@ struct Receiving {
 /// What is being repaired.
 #[derive(Debug, Default)]
 pub(super) struct Repair {
-    gaps: ByIncarnation<[Option<Gap>; 2]>,
+    /// At most [`GAPS_MAX`]; others come up as these are filled.
+    gaps: BTreeMap<(Incarnation, Lane), Gap>,
     snapshot: Option<Receiving>,
     snapshots: u64,
     next: Option<Time>,
@@ -65,80 +78,121 @@ impl Repair {
 impl Core {
     /// Looks for gaps and asks for what is missing.
     pub(super) fn review_repair(&mut self, now: Time, effects: &mut Effects) {
-        if self
-            .repair
+        self.repair
             .snapshot
-            .as_ref()
-            .is_some_and(|snapshot| now >= snapshot.until)
-        {
-            self.repair.snapshot = None;
+            .take_if(|snapshot| now >= snapshot.until);
+        self.note_gaps(now);
+        let patience = if self.caught_up {
+            PATIENCE
+        } else {
+            Duration::ZERO
+        };
+        // Registrations come with the snapshot that is under way; bumps are asked for all the same.
+        let lanes = if self.repair.snapshot.is_some() {
+            &Lane::ALL[..1]
+        } else {
+            &Lane::ALL[..]
+        };
+        let mut free = PULLS_MAX;
+        let mut next = self.repair.snapshot.as_ref().map(|snapshot| snapshot.until);
+        let mut due = Vec::new();
+        for (&(origin, lane), gap) in &self.repair.gaps {
+            let at = gap.due(patience);
+            if at > now {
+                free = free.saturating_sub(usize::from(gap.asked_until.is_some()));
+                next = Some(next.map_or(at, |next| next.min(at)));
+            } else if lanes.contains(&lane) {
+                due.push((gap.attempts, origin, lane));
+            }
         }
-        if let Some(snapshot) = &self.repair.snapshot {
-            self.repair.next = Some(snapshot.until);
-            return;
+        // What nobody answers must not keep others waiting. Those that find no room wait for an answer, or until one is
+        // overdue; those that find nobody to ask wait for a link.
+        due.sort_unstable();
+        for (attempts, origin, lane) in due.into_iter().take(free) {
+            let Some(to) = self.holder(origin, attempts) else {
+                break;
+            };
+            let asked = self.ask(to, origin, lane, now, effects);
+            next = Some(next.map_or(asked, |next| next.min(asked)));
         }
-        let open: Vec<_> = self.progress.gaps().take(10_000).collect();
-        self.repair.next = None;
-        if open.is_empty() {
-            self.repair.gaps.clear();
-            return;
-        }
-        let mut gaps = std::mem::take(&mut self.repair.gaps);
-        let mut kept: ByIncarnation<[Option<Gap>; 2]> = ByIncarnation::new();
-        let mut under_way = 0;
-        for (origin, lane, (first, last)) in open {
-            let at = usize::from(lane == Lane::Directory);
-            let known = gaps.get_mut(&origin).and_then(|lanes| lanes[at].take());
-            let mut gap = match known {
-                Some(gap) if gap.first == first => gap,
+        self.repair.next = next;
+    }
+
+    /// Brings the table of gaps up to date.
+    fn note_gaps(&mut self, now: Time) {
+        let mut known = std::mem::take(&mut self.repair.gaps);
+        for (origin, lane, (first, last)) in self.progress.gaps().take(GAPS_MAX) {
+            let gap = match known.remove(&(origin, lane)) {
+                Some(gap) if gap.first == first => Gap { last, ..gap },
                 // It moved: what was asked for is arriving, so the rest is asked for without delay.
                 Some(gap) if gap.asked_until.is_some() => Gap {
                     first,
+                    last,
                     since: gap.since,
-                    asked_until: None,
+                    asked_until: Some(now),
                     attempts: 0,
                 },
                 _ => Gap {
                     first,
+                    last,
                     since: now,
                     asked_until: None,
                     attempts: 0,
                 },
             };
-            let patience = if self.caught_up {
-                PATIENCE
-            } else {
-                Duration::ZERO
-            };
-            let due = gap.asked_until.unwrap_or_else(|| gap.since.plus(patience));
-            if now >= due && under_way < PULLS_MAX {
-                if let Some(to) = self.holder(origin, gap.attempts) {
-                    let most = if lane == Lane::Bump {
-                        PULL_BUMPS_MAX
-                    } else {
-                        PULL_BATCHES_MAX
-                    };
-                    let last = last.min(first.saturating_add(most - 1));
-                    self.counters.pulls_sent += 1;
-                    effects.send(
-                        to,
-                        PeerMessage::Pull {
-                            origin,
-                            lane,
-                            first,
-                            last,
-                        },
-                    );
-                }
-                gap.asked_until = Some(now.plus(PULL_TIMEOUT * (1 << gap.attempts.min(4))));
-                gap.attempts += 1;
-            }
-            let wake = gap.asked_until.unwrap_or(due);
-            self.repair.next = Some(self.repair.next.map_or(wake, |next| next.min(wake)));
-            under_way += usize::from(gap.asked_until.is_some());
-            kept.entry(origin).or_default()[at] = Some(gap);
+            self.repair.gaps.insert((origin, lane), gap);
         }
-        self.repair.gaps = kept;
+    }
+
+    /// Sends one pull; tells until when its answer may take.
+    fn ask(
+        &mut self,
+        to: Incarnation,
+        origin: Incarnation,
+        lane: Lane,
+        now: Time,
+        effects: &mut Effects,
+    ) -> Time {
+        let gap = self
+            .repair
+            .gaps
+            .get_mut(&(origin, lane))
+            .expect("invariant: what is due is in the table");
+        let until = now.plus(PULL_TIMEOUT * (1 << gap.attempts.min(4)));
+        gap.asked_until = Some(until);
+        gap.attempts += 1;
+        let most = if lane == Lane::Bump {
+            PULL_BUMPS_MAX
+        } else {
+            PULL_BATCHES_MAX
+        };
+        let (first, last) = (gap.first, gap.last.min(gap.first.saturating_add(most - 1)));
+        self.counters.pulls_sent += 1;
+        let pull = PeerMessage::Pull {
+            origin,
+            lane,
+            first,
+            last,
+        };
+        effects.send(to, pull);
+        until
+    }
+
+    /// A link stands: what nobody answered so far is asked for anew.
+    pub(super) fn renew_pulls(&mut self) {
+        for gap in self.repair.gaps.values_mut() {
+            if gap.attempts > 1 {
+                gap.attempts = 0;
+                gap.asked_until = None;
+            }
+        }
+    }
+
+    /// Parts of a snapshot may be missing once its link broke: it is over.
+    pub(super) fn abandon_snapshot(&mut self, from: Incarnation) {
+        self.repair
+            .snapshot
+            .take_if(|snapshot| snapshot.from == from);
     }
 
     /// Whom to ask: the origin itself first, then each linked member in turn.
@@ -161,8 +215,18 @@ impl Core {
         Some(linked[(attempts as usize + shift) % linked.len()])
     }
 
-    pub(super) fn compacted(&mut self, from: Incarnation, now: Time, effects: &mut Effects) {
-        if self.repair.snapshot.is_some() {
+    pub(super) fn compacted(
+        &mut self,
+        from: Incarnation,
+        (origin, lane, first): (Incarnation, Lane, u64),
+        now: Time,
+        effects: &mut Effects,
+    ) {
+        let filled = self
+            .progress
+            .lane(origin, lane)
+            .is_none_or(|lane| lane.has(first));
+        if filled || self.repair.snapshot.is_some() {
             return;
         }
         self.repair.snapshots += 1;
@@ -288,17 +352,22 @@ impl Core {
             .iter()
             .map(|head| (head.incarnation, head.bump))
             .collect();
-        let good = registrations
+        let good: Vec<_> = registrations
             .into_iter()
             .filter(|item| !self.versions.exceeds(&item.classes, &stamp))
             .collect();
+        let batch = Arc::new(RegistrationBatch {
+            stamp,
+            registrations: good.clone(),
+        });
+        let judged = self.versions.stamp();
         self.write(
             effects,
             [Write::Register {
                 registrations: good,
                 own: false,
             }],
-            Pending::Nothing,
+            Pending::RemoteBatch { batch, judged },
         );
     }
 

@@ -1,0 +1,206 @@
+//! Who may call itself fresh.
+//!
+//! Every sidecar probes each member; the answer is a *grant*: the member's heads, and leave to call oneself fresh for
+//! `max_staleness` once those heads are applied. The requester counts a grant from sending its probe, the grantor from
+//! sending the grant, each on its own clock, the requester shorter and the grantor longer by the clock-rate bound. A
+//! sidecar is fresh while it holds unexpired grants from every member and they, with itself, are a majority of the
+//! members the cluster is to have. One that leaves vouches for nothing from that moment, for nobody waits for it. A
+//! grantor knows until when each peer may call itself fresh without one of its events: that is what a receipt waits for.
+
+use std::time::Duration;
+
+use super::Core;
+use super::effects::{Action, Effects, PeerMessage};
+use super::flushed::Pending;
+use crate::id::{Incarnation, Lane, Time, UnixSeconds};
+use crate::names::NodeId;
+use crate::progress::{LaneProgress, OriginHead};
+use crate::store::Write;
+
+/// How often lapsed registrations are swept.
+pub(super) const EXPIRY_SWEEP: Duration = Duration::from_secs(10);
+/// Lapsed registrations removed in one sweep.
+const EXPIRY_SWEEP_MAX: usize = 10_000;
+/// The most sequences above a watermark that one acknowledgement names.
+const ACK_ABOVE_MAX: usize = 1_000;
+
+impl Core {
+    pub(super) fn probe(&mut self, node: &NodeId, now: Time, effects: &mut Effects) {
+        self.members.nonce += 1;
+        let nonce = self.members.nonce;
+        let Some(member) = self.members.by_node_mut(node) else {
+            return;
+        };
+        member.asked.ask(nonce, now);
+        member.next_probe = now.plus(self.config.max_staleness / 4);
+        let to = member.hello.incarnation;
+        effects.send(to, PeerMessage::Probe { nonce });
+    }
+
+    pub(super) fn probed(
+        &mut self,
+        from: Incarnation,
+        nonce: u64,
+        now: Time,
+        effects: &mut Effects,
+    ) {
+        let duration = self.config.max_staleness;
+        let head = self
+            .progress
+            .lane(self.config.incarnation, Lane::Bump)
+            .map_or(0, LaneProgress::watermark);
+        let heads = self.progress.heads();
+        // Longer here than there, by the rate bound: this sidecar must never think a grant over before its holder does.
+        let ends = now.plus(stretched(duration, self.config.clock_rate_ppm));
+        if let Some(member) = self.members.by_incarnation(from) {
+            member.given.note(head, ends, now);
+            if let Some((watermark, above)) = member.told.clone() {
+                effects.send(from, PeerMessage::Ack { watermark, above });
+            }
+        }
+        effects.send(
+            from,
+            PeerMessage::Grant {
+                nonce,
+                duration,
+                heads,
+            },
+        );
+    }
+
+    pub(super) fn granted(
+        &mut self,
+        from: Incarnation,
+        nonce: u64,
+        duration: Duration,
+        heads: &[OriginHead],
+        now: Time,
+        effects: &mut Effects,
+    ) {
+        for head in heads {
+            let own = head.incarnation == self.config.incarnation;
+            let issued = self
+                .progress
+                .lane(head.incarnation, Lane::Bump)
+                .map_or(0, LaneProgress::head);
+            if own && head.bump > issued.max(self.next_bump - 1) {
+                let told = head.bump;
+                effects.actions.push(Action::Stop(format!(
+                    "peers know event {told} of this sidecar's own incarnation, which issued {issued}: its memory or disk was copied"
+                )));
+                return;
+            }
+            if own || !self.may_follow(head.incarnation) {
+                continue;
+            }
+            self.progress
+                .lane_mut(head.incarnation, Lane::Bump)
+                .learn_head(head.bump);
+            self.progress
+                .lane_mut(head.incarnation, Lane::Directory)
+                .learn_head(head.directory);
+        }
+        let rate = self.config.clock_rate_ppm;
+        let most = self.config.max_staleness;
+        if let Some(member) = self.members.by_incarnation(from)
+            && let Some(sent) = member.asked.answered(nonce)
+        {
+            let ends = sent.plus(shortened(duration.min(most), rate));
+            if ends > now {
+                member.asked.note(ends, heads.to_vec());
+            }
+        }
+    }
+
+    /// Tells a peer what of its events is flushed here, for what was told before its link broke may be lost.
+    pub(super) fn acknowledge_again(&mut self, to: Incarnation, effects: &mut Effects) {
+        let Some(lane) = self.progress.lane(to, Lane::Bump) else {
+            return;
+        };
+        let watermark = lane.watermark();
+        let above = lane.above().flat_map(|(first, last)| first..=last);
+        let above = above.take(ACK_ABOVE_MAX).collect();
+        // Some of it may still be being written.
+        let told = Pending::Ack {
+            to,
+            watermark,
+            above,
+        };
+        self.write(effects, [], told);
+    }
+
+    pub(super) fn acked(
+        &mut self,
+        from: Incarnation,
+        watermark: u64,
+        above: &[u64],
+        now: Time,
+        effects: &mut Effects,
+    ) {
+        let issued = self.next_bump - 1;
+        if let Some(member) = self.members.by_incarnation(from) {
+            member.acked.adopt(watermark.min(issued));
+            for &sequence in above.iter().filter(|sequence| **sequence <= issued) {
+                member.acked.apply(sequence);
+            }
+        }
+        self.settle_receipts(now, effects);
+    }
+
+    /// Takes grants whose heads are applied by now into account, and ends the catching up.
+    pub(super) fn review_freshness(&mut self, now: Time) {
+        for member in self.members.iter_mut() {
+            member.asked.review(&self.progress, now);
+        }
+        let until = if self.draining {
+            Time::ZERO
+        } else {
+            self.members.review(&self.config, &self.progress, now)
+        };
+        self.members.set_fresh_until(until, now);
+        if !self.caught_up && now < until {
+            self.caught_up = true;
+            // Leases given while catching up are salted with a token nobody will see again: they are unknown now.
+            self.versions.note_change();
+            self.history.cut(self.versions.stamp());
+        }
+    }
+
+    pub(super) fn wake(&mut self, now: Time, unix: UnixSeconds, effects: &mut Effects) {
+        let due: Vec<_> = self
+            .members
+            .iter()
+            .filter(|member| member.outbound && member.next_probe <= now)
+            .map(|member| member.hello.node_id.clone())
+            .collect();
+        for node in due {
+            self.probe(&node, now, effects);
+        }
+        let gone = self.members.departing(&self.config, now);
+        for node in gone {
+            self.remove(&node, effects);
+        }
+        if self.members.next_sweep <= now {
+            self.members.next_sweep = now.plus(EXPIRY_SWEEP);
+            self.write(
+                effects,
+                [Write::Expire {
+                    now: unix,
+                    limit: EXPIRY_SWEEP_MAX,
+                }],
+                Pending::Nothing,
+            );
+        }
+        self.review_freshness(now);
+        self.review_repair(now, effects);
+        self.settle_receipts(now, effects);
+    }
+}
+
+fn stretched(duration: Duration, ppm: u32) -> Duration {
+    duration.mul_f64(1.0 + f64::from(ppm) / 1e6)
+}
+
+fn shortened(duration: Duration, ppm: u32) -> Duration {
+    duration.mul_f64(1.0 - f64::from(ppm) / 1e6)
+}

@@ -1,0 +1,161 @@
+//! Grants, as each end of one keeps them.
+//!
+//! The giver remembers how long a peer may still call itself fresh without an event: that is what a receipt waits for,
+//! also after the peer's run was superseded or the peer was forgotten. The holder counts a grant from when it asked, and
+//! only once it has applied every head that the grant told.
+
+use std::collections::VecDeque;
+
+use crate::id::Time;
+use crate::progress::{OriginHead, Progress};
+
+/// Grants given to one peer that are remembered apart; beyond, the newest two become one that claims less and lasts
+/// longer.
+const GIVEN_MAX: usize = 64;
+/// Questions that may still be answered; beyond, the oldest is forgotten and its answer counts for nothing.
+const ASKED_MAX: usize = 8;
+/// Grants whose heads are not applied; beyond, further ones are left out until the first is applied or over.
+const UNAPPLIED_MAX: usize = 8;
+
+/// Grants given to one run of a peer: this sidecar's own head in each, and until when the peer may rely on it.
+#[derive(Debug, Default)]
+pub(super) struct Given(VecDeque<(u64, Time)>);
+
+impl Given {
+    /// Notes a grant. Heads and ends only rise.
+    pub(super) fn note(&mut self, head: u64, ends: Time, now: Time) {
+        self.0.retain(|(_, ends)| *ends > now);
+        let full = self.0.len() >= GIVEN_MAX;
+        match self.0.back_mut() {
+            Some((last, until)) if *last == head || full => *until = ends.max(*until),
+            _ => self.0.push_back((head, ends)),
+        }
+    }
+
+    /// Until when the peer may call itself fresh without the event; `None` if no grant ever let it.
+    pub(super) fn without(&self, sequence: u64) -> Option<Time> {
+        let lacking = self.0.iter().filter(|(head, _)| *head < sequence);
+        lacking.map(|(_, ends)| *ends).max()
+    }
+
+    /// Until when any of them holds.
+    pub(super) fn until(&self) -> Time {
+        self.0.back().map_or(Time::ZERO, |(_, ends)| *ends)
+    }
+}
+
+/// Grants asked of one peer.
+#[derive(Debug, Default)]
+pub(super) struct Asked {
+    open: VecDeque<(u64, Time)>,
+    unapplied: VecDeque<(Time, Vec<OriginHead>)>,
+    fresh_until: Option<Time>,
+}
+
+impl Asked {
+    /// Notes a question.
+    pub(super) fn ask(&mut self, nonce: u64, now: Time) {
+        if self.open.len() >= ASKED_MAX {
+            self.open.pop_front();
+        }
+        self.open.push_back((nonce, now));
+    }
+
+    /// When the question was asked, if it still counts. Older ones cannot be answered better.
+    pub(super) fn answered(&mut self, nonce: u64) -> Option<Time> {
+        let at = self.open.iter().position(|(asked, _)| *asked == nonce)?;
+        self.open.drain(..=at).next_back().map(|(_, sent)| sent)
+    }
+
+    /// Notes a grant that holds until `ends`, once its heads are applied.
+    pub(super) fn note(&mut self, ends: Time, heads: Vec<OriginHead>) {
+        if self.unapplied.len() < UNAPPLIED_MAX {
+            self.unapplied.push_back((ends, heads));
+        }
+    }
+
+    /// Takes grants into account whose heads are applied by now. Heads only rise, so they are applied in order.
+    pub(super) fn review(&mut self, progress: &Progress, now: Time) {
+        while let Some((ends, heads)) = self.unapplied.front() {
+            if progress.covers(heads) {
+                self.fresh_until = self.fresh_until.max(Some(*ends));
+            } else if *ends > now {
+                break;
+            }
+            self.unapplied.pop_front();
+        }
+    }
+
+    /// Until when the peer's word lets this sidecar call itself fresh.
+    pub(super) fn fresh_until(&self) -> Option<Time> {
+        self.fresh_until
+    }
+
+    /// Whether a grant waits for events.
+    pub(super) fn waits(&self) -> bool {
+        !self.unapplied.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use std::time::Duration;
+
+    use super::*;
+    use crate::id::{Incarnation, Lane};
+
+    fn at(milliseconds: u64) -> Time {
+        Time::from_start(Duration::from_millis(milliseconds))
+    }
+
+    #[test]
+    fn g6_grants_given_are_bounded_and_never_understated() {
+        let mut given = Given::default();
+        let all: Vec<_> = (0..500).map(|n| (n / 2, at(1_000 + n))).collect();
+        for &(head, ends) in &all {
+            given.note(head, ends, at(500));
+        }
+        assert!(given.0.len() <= GIVEN_MAX);
+        for sequence in 0..260 {
+            let truth = all.iter().filter(|(head, _)| *head < sequence);
+            let truth = truth.map(|(_, ends)| *ends).max();
+            assert!(given.without(sequence) >= truth, "{sequence}");
+        }
+        assert_eq!(given.until(), at(1_499));
+        given.note(300, at(3_000), at(2_000));
+        assert_eq!(given.without(300), None);
+        assert_eq!(given.without(301), Some(at(3_000)));
+    }
+
+    #[test]
+    fn g11_a_grant_counts_from_its_question_and_once_its_heads_are_applied() {
+        let origin = Incarnation::new(7).unwrap();
+        let head = |bump| {
+            vec![OriginHead {
+                incarnation: origin,
+                bump,
+                directory: 9,
+            }]
+        };
+        let mut progress = Progress::default();
+        let mut asked = Asked::default();
+        (1..=9).for_each(|nonce| asked.ask(nonce, at(nonce)));
+        assert_eq!(asked.answered(1), None, "forgotten");
+        assert_eq!(asked.answered(4), Some(at(4)));
+        assert_eq!(asked.answered(3), None, "a later one was answered");
+        asked.note(at(100), head(1));
+        asked.note(at(120), head(2));
+        asked.review(&progress, at(10));
+        assert_eq!(asked.fresh_until(), None);
+        progress.lane_mut(origin, Lane::Bump).apply(1);
+        asked.review(&progress, at(10));
+        assert_eq!(
+            asked.fresh_until(),
+            Some(at(100)),
+            "new heads do not hold up older ones"
+        );
+        asked.review(&progress, at(130));
+        assert!(!asked.waits(), "a grant that is over waits for nothing");
+    }
+}
