@@ -9,6 +9,7 @@
 //! Dependencies are classes that the look-up did not name. A value that has some is stored with their names and the token
 //! over the look-up's classes followed by them; a reader looks those classes up, together, and compares. A caller that
 //! waited for another one's fill compares too, because the tokens on which the two agreed did not cover dependencies.
+//! Where policy says `ttl` the token is always 0 and bumps concern nobody: dependencies are not kept there.
 
 use std::any::Any;
 use std::sync::Arc;
@@ -287,7 +288,11 @@ impl CachedClient {
                 return Err(error);
             }
         };
-        let found = handle.beyond(&unit.key.classes);
+        let found = match unit.resolution.strategy() {
+            // Bumps do not concern it: it is served until its TTL, whatever it depends on.
+            v1::Strategy::Ttl => Vec::new(),
+            _ => handle.beyond(&unit.key.classes),
+        };
         let unsettled = !found.is_empty();
         let permission = self.commit(unit, found).await;
         let depends = match &permission {

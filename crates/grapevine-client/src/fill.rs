@@ -18,7 +18,7 @@ pub struct Fill {
 impl Fill {
     /// Says that the value depends on `class` too; at any time before the function returns, since what counts is what was
     /// bumped after the look-up. With the classes of the look-up there may be 16; a fill with more, or with a malformed
-    /// one, is given to its caller and not stored.
+    /// one, is given to its caller and not stored. Under a `ttl` policy it has no effect, as bumps have none.
     pub fn depends_on(&self, class: impl Into<String>) {
         let class = class.into();
         let mut found = self.found.lock();

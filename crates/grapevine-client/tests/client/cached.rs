@@ -15,6 +15,8 @@ use crate::fake::{Method, POLICY_TTL, Reply};
 use crate::support::{Setup, setup, until};
 
 const STRATEGIES: [&str; 4] = ["versioned", "registered", "bucketed", "ttl"];
+/// Those that bumps concern.
+const FENCED: [&str; 3] = ["versioned", "registered", "bucketed"];
 
 async fn get(cached: &CachedClient, address: &str, class: &str, value: &'static str) -> GetOutcome {
     let fill = |_: Fill| async move { Ok::<_, Infallible>(Bytes::from_static(value.as_bytes())) };
@@ -74,7 +76,7 @@ async fn the_first_read_fills_and_the_second_hits() {
 #[tokio::test]
 async fn g3_a_bumped_value_is_not_served() {
     let setup = setup();
-    for strategy in STRATEGIES {
+    for strategy in FENCED {
         for bumped in [format!("{strategy}/13"), strategy.to_owned()] {
             let class = format!("{strategy}/13");
             get(&setup.cached, "cart::13", &class, "old").await;
@@ -93,7 +95,7 @@ async fn g3_a_bumped_value_is_not_served() {
 #[tokio::test]
 async fn g3_a_fill_that_a_bump_overtook_is_given_to_its_caller_and_to_nobody_else() {
     let setup = setup();
-    for strategy in STRATEGIES {
+    for strategy in FENCED {
         let class = format!("{strategy}/13");
         let state = Arc::clone(&setup.fake.state);
         let bumped = class.clone();
@@ -127,7 +129,7 @@ async fn g3_a_fill_that_a_bump_overtook_is_given_to_its_caller_and_to_nobody_els
 #[tokio::test]
 async fn g3_a_late_set_that_lands_after_bump_and_refill_is_not_served() {
     let setup = setup();
-    for strategy in STRATEGIES {
+    for strategy in FENCED {
         let class = format!("{strategy}/13");
         let permits = Arc::new(Semaphore::new(0));
         *setup.cache.write_permits.lock() = Some(Arc::clone(&permits));
@@ -164,6 +166,28 @@ async fn g3_a_late_set_that_lands_after_bump_and_refill_is_not_served() {
             "{strategy}"
         );
     }
+}
+
+#[tokio::test]
+async fn a_ttl_value_is_served_until_its_ttl_whatever_is_bumped() {
+    let setup = setup();
+    let fill = |fill: Fill| async move {
+        fill.depends_on("prices");
+        Ok::<_, Infallible>(Bytes::from_static(b"apples"))
+    };
+    let first = setup
+        .cached
+        .get_or_fill("cart::13", &["ttl/13"], None, fill)
+        .await
+        .unwrap();
+    assert_eq!((first.how, first.stored), (How::Filled, true));
+    setup.fake.state.bump("ttl");
+    setup.fake.state.bump("prices");
+    assert_eq!(
+        get(&setup.cached, "cart::13", "ttl/13", "pears").await.how,
+        How::Hit
+    );
+    assert_eq!(setup.fake.state.calls(Method::Commit), 0);
 }
 
 #[tokio::test]

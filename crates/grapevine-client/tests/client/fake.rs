@@ -271,7 +271,6 @@ impl State {
         let first = &item.classes[0];
         let policy = first.split('/').next().unwrap();
         let versions = self.versions.lock();
-        let token = versions.token(&item.classes);
         let (strategy, page_size) = match policy {
             "registered" => (v1::Strategy::Registered, None),
             "paged_registered" => (v1::Strategy::Registered, Some(PAGE_SIZE)),
@@ -279,6 +278,11 @@ impl State {
             "ttl" => (v1::Strategy::Ttl, None),
             "paged" => (v1::Strategy::Versioned, Some(PAGE_SIZE)),
             _ => (v1::Strategy::Versioned, None),
+        };
+        // Bumps do not concern `ttl`.
+        let token = match strategy {
+            v1::Strategy::Ttl => 0,
+            _ => versions.token(&item.classes),
         };
         let decorate = |address: String| match strategy {
             v1::Strategy::Versioned => format!("{address}~1{token:016x}"),
