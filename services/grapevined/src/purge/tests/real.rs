@@ -61,6 +61,20 @@ impl Memcached {
             .status()
             .unwrap();
         assert!(status.success());
+        if signal == "-STOP" {
+            self.wait_until_stopped();
+        }
+    }
+
+    /// A signal is on its way when `kill` returns; on a busy machine a thread may still answer a moment longer.
+    fn wait_until_stopped(&self) {
+        let begun = Instant::now();
+        let stat = format!("/proc/{}/stat", self.child.id());
+        // The state follows the command's name in parentheses.
+        while !std::fs::read_to_string(&stat).unwrap().contains(") T ") {
+            assert!(begun.elapsed() < PATIENCE, "memcached does not stop");
+            std::thread::yield_now();
+        }
     }
 }
 
