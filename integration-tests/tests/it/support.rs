@@ -1,0 +1,82 @@
+//! What several modules need.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use grapevine_integration_tests::Api;
+use grapevine_proto::v1::{Freshness, ReceiptLevel};
+
+/// What a healthy cluster does at once, on a busy machine.
+pub(crate) const SOON: Duration = Duration::from_secs(30);
+
+/// Tokens that may never be given again.
+#[derive(Debug, Default)]
+pub(crate) struct Superseded {
+    by_class: BTreeMap<String, BTreeSet<u64>>,
+}
+
+impl Superseded {
+    /// Bumps a class at a sidecar and keeps the token that this superseded.
+    pub(crate) async fn bump(&mut self, api: &Api, class: &str) -> Result<()> {
+        let (before, _) = api.token(class).await?;
+        let answer = api.invalidate(class, ReceiptLevel::One).await?;
+        ensure!(
+            answer.receipt.is_some_and(|receipt| receipt.satisfied),
+            "{class}: no receipt"
+        );
+        self.by_class
+            .entry(class.to_owned())
+            .or_default()
+            .insert(before);
+        Ok(())
+    }
+
+    /// Bumps each of the classes.
+    pub(crate) async fn bump_all(&mut self, api: &Api, classes: &[String]) -> Result<()> {
+        for class in classes {
+            self.bump(api, class).await?;
+        }
+        Ok(())
+    }
+
+    /// Also what is current now is not to be given again: what comes is salted, or later.
+    pub(crate) fn and_current(&self, classes: &[String], tokens: &[u64]) -> Self {
+        let mut by_class = self.by_class.clone();
+        for (class, token) in classes.iter().zip(tokens) {
+            by_class.entry(class.clone()).or_default().insert(*token);
+        }
+        Self { by_class }
+    }
+
+    /// Fails if the sidecar gives one of them.
+    pub(crate) async fn check(&self, who: &str, api: &Api) -> Result<()> {
+        let classes: Vec<String> = self.by_class.keys().cloned().collect();
+        let tokens = api.tokens(&classes).await?;
+        for (class, token) in classes.iter().zip(tokens) {
+            let back = self.by_class[class].contains(&token);
+            ensure!(
+                !back,
+                "{who} gives a superseded token of {class}: {token:016x}"
+            );
+        }
+        Ok(())
+    }
+}
+
+pub(crate) fn numbered(prefix: &str, count: usize) -> Vec<String> {
+    (0..count)
+        .map(|number| format!("{prefix}{number}"))
+        .collect()
+}
+
+/// A sidecar that is catching up says so, and says to bypass.
+pub(crate) async fn check_catching_up(api: &Api) -> Result<()> {
+    let (resolution, freshness) = api.resolve_in("value", "class", None).await?;
+    ensure!(freshness == Freshness::CatchingUp, "it says {freshness:?}");
+    ensure!(
+        resolution.bypass,
+        "it catches up and does not say to bypass"
+    );
+    Ok(())
+}
