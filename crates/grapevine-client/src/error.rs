@@ -83,7 +83,9 @@ impl InvalidRequest {
 impl fmt::Display for InvalidRequest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("invalid request")?;
-        if !self.message.is_empty() {
+        // A summary that only repeats a field's text is left out.
+        let repeats = |violation: &Violation| self.message.contains(&violation.description);
+        if !self.message.is_empty() && !self.violations.iter().any(repeats) {
             write!(f, ": {}", self.message)?;
         }
         for (index, violation) in self.violations.iter().enumerate() {
