@@ -4,26 +4,25 @@
 //! the sequence at resolve. The first segment of the first class picks the policy. The server runs on a runtime of its
 //! own, so that stopping it breaks its connections as the end of a process would.
 
+mod rpcs;
+
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
-use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
 use grapevine_client::v1;
-use grapevine_client::v1::admin_service_server::{AdminService, AdminServiceServer};
-use grapevine_client::v1::application_service_server::{
-    ApplicationService, ApplicationServiceServer,
-};
+use grapevine_client::v1::admin_service_server::AdminServiceServer;
+use grapevine_client::v1::application_service_server::ApplicationServiceServer;
 use parking_lot::Mutex;
 use tokio::sync::{Semaphore, broadcast};
-use tokio_stream::wrappers::{BroadcastStream, UnixListenerStream};
-use tokio_stream::{Stream, StreamExt as _};
+use tokio_stream::wrappers::UnixListenerStream;
 use tonic::transport::server::TcpIncoming;
-use tonic::{Code, Request, Response, Status, Streaming};
-use tonic_types::{ErrorDetails, FieldViolation, StatusExt as _};
+use tonic::{Code, Status};
+
+use self::rpcs::invalid;
 
 /// Items on a page of the classes below `paged` and `paged_registered`.
 pub(crate) const PAGE_SIZE: u32 = 10;
@@ -372,255 +371,4 @@ fn plan(page: v1::Page, size: u32) -> Vec<v1::Target> {
         });
     }
     targets
-}
-
-fn invalid(field: &str, description: &str) -> Status {
-    let details = ErrorDetails::with_bad_request(vec![FieldViolation::new(field, description)]);
-    Status::with_error_details(Code::InvalidArgument, "1 field", details)
-}
-
-type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
-
-#[tonic::async_trait]
-impl ApplicationService for State {
-    async fn resolve(
-        &self,
-        request: Request<v1::ResolveRequest>,
-    ) -> Result<Response<v1::ResolveResponse>, Status> {
-        let instead = self.play(Method::Resolve).await?;
-        let request = request.into_inner();
-        self.check_session(request.session.as_ref())?;
-        self.resolve_items
-            .fetch_add(request.items.len() as u64, Ordering::Relaxed);
-        let results = request
-            .items
-            .iter()
-            .enumerate()
-            .map(|(index, item)| self.resolve_item(index, item));
-        let answer = v1::ResolveResponse {
-            results: results.collect::<Result<_, _>>()?,
-            freshness: v1::Freshness::Fresh.into(),
-            freshness_reason: String::new(),
-        };
-        instead.map_or(Ok(Response::new(answer)), Err)
-    }
-
-    type ResolveStreamStream = Answers<v1::ResolveStreamResponse>;
-
-    async fn resolve_stream(
-        &self,
-        _: Request<Streaming<v1::ResolveStreamRequest>>,
-    ) -> Result<Response<Self::ResolveStreamStream>, Status> {
-        Err(Status::unimplemented("not part of these tests"))
-    }
-
-    async fn commit_fill(
-        &self,
-        request: Request<v1::CommitFillRequest>,
-    ) -> Result<Response<v1::CommitFillResponse>, Status> {
-        let instead = self.play(Method::Commit).await?;
-        let verdicts = request
-            .into_inner()
-            .fills
-            .iter()
-            .map(|fill| self.commit(fill))
-            .collect();
-        instead.map_or(Ok(Response::new(v1::CommitFillResponse { verdicts })), Err)
-    }
-
-    async fn register(
-        &self,
-        request: Request<v1::RegisterRequest>,
-    ) -> Result<Response<v1::RegisterResponse>, Status> {
-        let registrations = request.into_inner().registrations;
-        let mut versions = self.versions.lock();
-        for registration in &registrations {
-            for class in &registration.classes {
-                versions.directory.insert(
-                    (class.clone(), registration.address.clone()),
-                    registration.ttl_ms,
-                );
-            }
-        }
-        Ok(Response::new(v1::RegisterResponse {
-            accepted: registrations.len() as u64,
-            condemned: Vec::new(),
-        }))
-    }
-
-    async fn register_stream(
-        &self,
-        request: Request<Streaming<v1::RegisterStreamRequest>>,
-    ) -> Result<Response<v1::RegisterStreamResponse>, Status> {
-        let mut batches = request.into_inner();
-        let mut accepted = 0;
-        while let Some(batch) = batches.message().await? {
-            let batch = Request::new(batch.batch.unwrap_or_default());
-            accepted += self.register(batch).await?.into_inner().accepted;
-        }
-        Ok(Response::new(v1::RegisterStreamResponse {
-            accepted,
-            condemned: 0,
-        }))
-    }
-
-    async fn invalidate(
-        &self,
-        request: Request<v1::InvalidateRequest>,
-    ) -> Result<Response<v1::InvalidateResponse>, Status> {
-        let instead = self.play(Method::Invalidate).await?;
-        let request = request.into_inner();
-        self.check_session(request.session.as_ref())?;
-        if request
-            .classes
-            .iter()
-            .any(|class| class.starts_with("forbidden"))
-        {
-            return Err(invalid("classes[0]", "forbidden"));
-        }
-        let mut sequence = 0;
-        for class in &request.classes {
-            sequence = self.bump(class);
-        }
-        let holder = v1::Holder {
-            node_id: "fake".to_owned(),
-            incarnation: self.incarnation.clone(),
-            state: v1::HolderState::Has.into(),
-        };
-        let answer = v1::InvalidateResponse {
-            event: Some(self.event(sequence)),
-            session_token: self.session_token(sequence),
-            receipt: Some(v1::Receipt {
-                level: request.receipt,
-                satisfied: true,
-                holders: vec![holder],
-            }),
-            addresses_purged: 0,
-            addresses_pending: 0,
-        };
-        instead.map_or(Ok(Response::new(answer)), Err)
-    }
-
-    type ListAddressesStream = Answers<v1::ListAddressesResponse>;
-
-    async fn list_addresses(
-        &self,
-        request: Request<v1::ListAddressesRequest>,
-    ) -> Result<Response<Self::ListAddressesStream>, Status> {
-        let request = request.into_inner();
-        let below = format!("{}/", request.class);
-        let versions = self.versions.lock();
-        let matching = versions
-            .directory
-            .iter()
-            .filter(|((class, _), _)| *class == request.class || class.starts_with(&below));
-        let entries: Vec<v1::AddressEntry> = matching
-            .map(|((class, address), ttl_ms)| v1::AddressEntry {
-                class: class.clone(),
-                address: address.clone(),
-                expires_unix_ms: *ttl_ms,
-            })
-            .collect();
-        let start = request
-            .page_token
-            .first()
-            .map_or(0, |position| usize::from(*position));
-        let limit = if request.limit == 0 {
-            entries.len()
-        } else {
-            usize::try_from(request.limit).unwrap()
-        };
-        let end = entries.len().min(start + limit);
-        let chunks: Vec<_> = (start..end)
-            .step_by(2)
-            .map(|at| {
-                let next = (at + 2).min(end);
-                Ok(v1::ListAddressesResponse {
-                    entries: entries[at..next].to_vec(),
-                    next_page_token: if next < entries.len() {
-                        Bytes::from(vec![u8::try_from(next).unwrap()])
-                    } else {
-                        Bytes::new()
-                    },
-                })
-            })
-            .collect();
-        Ok(Response::new(Box::pin(tokio_stream::iter(chunks))))
-    }
-
-    type ListClassesStream = Answers<v1::ListClassesResponse>;
-
-    async fn list_classes(
-        &self,
-        _: Request<v1::ListClassesRequest>,
-    ) -> Result<Response<Self::ListClassesStream>, Status> {
-        let bumps = self.versions.lock().bumps.clone();
-        let entries = bumps.into_keys().map(|class| v1::ClassEntry {
-            class,
-            addresses: 0,
-            bumped: true,
-        });
-        let chunk = v1::ListClassesResponse {
-            entries: entries.collect(),
-            next_page_token: Bytes::new(),
-        };
-        Ok(Response::new(Box::pin(tokio_stream::iter([Ok(chunk)]))))
-    }
-
-    type WatchStream = Answers<v1::WatchResponse>;
-
-    async fn watch(
-        &self,
-        _: Request<v1::WatchRequest>,
-    ) -> Result<Response<Self::WatchStream>, Status> {
-        use v1::watch_response::Kind;
-        let started = v1::WatchResponse {
-            kind: Some(Kind::Started(v1::WatchStarted {
-                incarnation: self.incarnation.clone(),
-            })),
-        };
-        let news = BroadcastStream::new(self.news.subscribe()).map(|message| {
-            Ok(message.unwrap_or_else(|lagged| {
-                let tokio_stream::wrappers::errors::BroadcastStreamRecvError::Lagged(missed) =
-                    lagged;
-                v1::WatchResponse {
-                    kind: Some(Kind::Resync(v1::WatchResync { missed })),
-                }
-            }))
-        });
-        Ok(Response::new(Box::pin(
-            tokio_stream::iter([Ok(started)]).chain(news),
-        )))
-    }
-}
-
-#[tonic::async_trait]
-impl AdminService for State {
-    async fn status(
-        &self,
-        _: Request<v1::StatusRequest>,
-    ) -> Result<Response<v1::StatusResponse>, Status> {
-        Ok(Response::new(v1::StatusResponse {
-            node_id: "fake".to_owned(),
-            ..v1::StatusResponse::default()
-        }))
-    }
-
-    async fn members(
-        &self,
-        _: Request<v1::MembersRequest>,
-    ) -> Result<Response<v1::MembersResponse>, Status> {
-        let members = vec![v1::Member::default()];
-        Ok(Response::new(v1::MembersResponse { members }))
-    }
-
-    async fn drain(
-        &self,
-        request: Request<v1::DrainRequest>,
-    ) -> Result<Response<v1::DrainResponse>, Status> {
-        match request.into_inner().timeout_ms {
-            0 | 1 | 2_000 => Ok(Response::new(v1::DrainResponse {})),
-            other => Err(Status::failed_precondition(other.to_string())),
-        }
-    }
 }
