@@ -13,6 +13,11 @@ use crate::truth::Moment;
 /// An event's identity: incarnation and sequence.
 pub type EventKey = ([u8; 16], u64);
 
+/// An event's identity as it comes over the wire, if it is well-formed.
+pub(crate) fn event_key(incarnation: &[u8], sequence: u64) -> Option<EventKey> {
+    Some((incarnation.try_into().ok()?, sequence))
+}
+
 struct Pending {
     called: Option<Moment>,
     seen: u32,

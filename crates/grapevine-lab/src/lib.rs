@@ -3,6 +3,7 @@
 pub mod arm;
 pub mod auditor;
 pub mod caches;
+mod clock;
 pub mod cluster;
 pub mod converge;
 pub mod demo;
@@ -20,4 +21,5 @@ mod table;
 pub mod trace;
 pub mod truth;
 pub mod value;
+mod watchers;
 pub mod workload;

@@ -12,7 +12,7 @@ use grapevine_client::{CachedClient, Client, How, Session};
 use super::ReplayReceipt;
 use super::access::{Access, Got, Origin, Value, Written};
 use super::source::Source;
-use crate::converge::EventKey;
+use crate::converge::event_key;
 use crate::sequence::Step;
 use crate::workload::{Action, Slice, Workload, address};
 
@@ -133,9 +133,4 @@ impl Access for GrapevineAccess {
             session_token: Some(outcome.session_token),
         })
     }
-}
-
-/// An event's identity, if it is well-formed.
-pub(crate) fn event_key(incarnation: &[u8], sequence: u64) -> Option<EventKey> {
-    Some((incarnation.try_into().ok()?, sequence))
 }

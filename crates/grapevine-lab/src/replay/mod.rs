@@ -9,7 +9,6 @@ mod control;
 mod grapevine;
 mod progress;
 mod source;
-mod watchers;
 mod workers;
 
 use std::fmt;
@@ -27,9 +26,10 @@ use self::control::{ControlAccess, Filled};
 use self::grapevine::GrapevineAccess;
 use self::progress::Progress;
 use self::source::Source;
-use self::workers::{Clock, Owed, Run};
+use self::workers::{Owed, Run};
 use crate::arm::Arm;
 use crate::caches::{CacheKind, CacheServer};
+use crate::clock::Clock;
 use crate::cluster::{Cluster, ClusterConfig, Node};
 use crate::converge::Convergence;
 use crate::interrupt::until_interrupted;
@@ -37,6 +37,7 @@ pub use crate::report::Outcome;
 use crate::sequence::{COUNTERS_MAX, Sequence};
 use crate::trace::TraceReader;
 use crate::truth::Truth;
+use crate::watchers;
 use crate::workload::{PagesConfig, Workload, WorkloadConfig};
 
 /// Groups of ids per type, with pages.

@@ -7,7 +7,6 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
 
 use grapevine_client::Session;
 use parking_lot::Mutex;
@@ -16,11 +15,12 @@ use tokio::task::JoinSet;
 
 use super::access::{Access, Got, Origin, Value};
 use crate::auditor::{Auditor, Promise, SessionPast, Verdict};
+use crate::clock::Clock;
 use crate::converge::Convergence;
 use crate::report::Counts;
 use crate::sequence::{Sequence, Step};
 use crate::trace::{TraceError, TraceReader};
-use crate::truth::{Moment, Truth, Versions};
+use crate::truth::{Truth, Versions};
 use crate::value::{WrongValue, check_single, check_slice};
 use crate::workload::{Action, Slice, list_items};
 
@@ -30,20 +30,6 @@ const BATCH_STEPS: usize = 8;
 const QUEUE_BATCHES: usize = 64;
 /// So many problems are told; the others are only counted.
 const PROBLEMS_TOLD: u64 = 20;
-
-/// The run's clock.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Clock(Instant);
-
-impl Clock {
-    pub(crate) fn start() -> Self {
-        Self(Instant::now())
-    }
-
-    pub(crate) fn now(self) -> Moment {
-        Moment(u64::try_from(self.0.elapsed().as_nanos()).unwrap_or(u64::MAX))
-    }
-}
 
 /// Which writes a read is owed, as [`Promise`] but without the session's past.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -8,9 +8,8 @@ use grapevine_client::{Client, Watch, WatchEvent};
 use parking_lot::Mutex;
 use tokio::task::JoinSet;
 
-use super::grapevine::event_key;
-use super::workers::Clock;
-use crate::converge::Convergence;
+use crate::clock::Clock;
+use crate::converge::{Convergence, event_key};
 
 const START_TIMEOUT: Duration = Duration::from_secs(10);
 
