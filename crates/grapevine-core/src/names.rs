@@ -74,6 +74,9 @@ pub enum NameError {
     },
 }
 
+/// The name of the class that stands for every class.
+pub const EVERYTHING: &str = "*";
+
 fn shorten(value: &str) -> String {
     const SHOWN: usize = 80;
     match value.char_indices().nth(SHOWN) {
@@ -183,6 +186,17 @@ impl ClassPath {
             });
         }
         Ok(Self(value.into()))
+    }
+
+    /// The class that stands for every class, written `*`: a bump of it changes every token. No address belongs to it,
+    /// and nothing lies below it.
+    pub fn everything() -> Self {
+        Self(EVERYTHING.into())
+    }
+
+    /// Whether it is, or lies below, the class that stands for every class.
+    pub fn is_reserved(&self) -> bool {
+        self.top() == EVERYTHING
     }
 
     /// Its first segment: the top-level class.

@@ -76,7 +76,7 @@ impl LaneProgress {
         }
         self.watermark = watermark;
         while let Some((&first, &last)) = self.above.first_key_value() {
-            if first > self.watermark + 1 {
+            if first > self.watermark.saturating_add(1) {
                 break;
             }
             self.above.remove(&first);
@@ -249,8 +249,8 @@ impl Progress {
     pub fn missing(&self) -> u64 {
         self.origins
             .values()
-            .map(|lanes| lanes.bump.missing() + lanes.directory.missing())
-            .sum()
+            .flat_map(|lanes| [lanes.bump.missing(), lanes.directory.missing()])
+            .fold(0, u64::saturating_add)
     }
 }
 

@@ -17,6 +17,9 @@
 //! issued by the same run. It must not count then, or a conjunction that arrives late would change the token until the
 //! next eviction, which would bring the superseded one back (G2).
 //!
+//! The class [`EVERYTHING`] (`*`) stands for every class: its entries come first in every token. A cluster begins its
+//! history with a bump of it, so that tokens of an earlier history, lost with its disks, do not come back (G2).
+//!
 //! Every change is stamped with the local *apply index*, a counter. A [`Stamp`] is its value at resolve, and a fill is
 //! dead if anything that its token rests on changed later (G3, G4).
 
@@ -27,7 +30,7 @@ use xxhash_rust::xxh3::xxh3_64;
 use crate::entries::{Entries, OriginIndex, Origins};
 use crate::event::{Bump, Floor, Match};
 use crate::id::{EventId, Incarnation};
-use crate::names::{ClassPath, covers, top_of};
+use crate::names::{ClassPath, EVERYTHING, covers, top_of};
 use crate::store::RecoveredClass;
 use crate::token::{Token, TokenHasher};
 use crate::vector::VersionVector;
@@ -111,9 +114,9 @@ impl Versions {
         self.len() == 0
     }
 
-    /// Top-level classes held.
+    /// Top-level classes held, without the one that stands for all.
     pub fn tops(&self) -> usize {
-        self.tops.len()
+        self.tops.len() - usize::from(self.everything().is_some())
     }
 
     /// Whether a top-level class is held.
@@ -260,6 +263,8 @@ impl Versions {
             sorted = sorted_classes(classes);
             &sorted[..]
         };
+        hasher.path(EVERYTHING);
+        self.hash_class(&mut hasher, self.everything(), None, classes);
         for class in classes {
             let top = self.tops.get(class.top());
             for prefix in class.prefixes() {
@@ -272,6 +277,18 @@ impl Versions {
             }
         }
         hasher.finish()
+    }
+
+    /// The class that stands for every class; none of its buckets is ever used.
+    fn everything(&self) -> Option<&Class> {
+        self.tops.get(EVERYTHING).map(|top| &top.class)
+    }
+
+    /// The bumps of everything.
+    pub fn everything_bumps(&self) -> VersionVector {
+        self.everything().map_or_else(VersionVector::new, |class| {
+            class.entries.to_vector(&self.origins)
+        })
     }
 
     fn hash_class(
@@ -314,16 +331,31 @@ impl Versions {
 
     /// Whether anything that the classes' token rests on changed after the stamp.
     pub fn changed_since(&self, classes: &[ClassPath], stamp: Stamp) -> bool {
+        self.last_change(classes) > stamp
+    }
+
+    /// When anything that the classes' token rests on changed last.
+    pub(crate) fn last_change(&self, classes: &[ClassPath]) -> Stamp {
+        let mut last = 0;
         self.any_part(classes, |class, floor| {
-            class.is_some_and(|class| class.changed > stamp.0)
-                || floor.is_some_and(|bucket| bucket.floor_changed > stamp.0)
-                || class.is_some_and(|class| {
-                    class
-                        .conjunctions
-                        .iter()
-                        .any(|(others, _, changed)| *changed > stamp.0 && meets(others, classes))
-                })
-        })
+            last = last.max(floor.map_or(0, |bucket| bucket.floor_changed));
+            if let Some(class) = class {
+                let met = class
+                    .conjunctions
+                    .iter()
+                    .filter(|(others, _, changed)| *changed > last && meets(others, classes));
+                let joint = met.map(|(_, _, changed)| *changed).max();
+                last = last.max(class.changed).max(joint.unwrap_or(0));
+            }
+            false
+        });
+        Stamp(last)
+    }
+
+    /// Whether a class is held: a bump of it is not covered by its floor.
+    pub(crate) fn holds(&self, class: &ClassPath) -> bool {
+        let top = self.tops.get(class.top());
+        top.is_some_and(|top| top.find(class.as_str()).0.is_some())
     }
 
     /// Whether anything that the classes' token rests on is an event which the vector does not cover.
@@ -344,8 +376,11 @@ impl Versions {
     fn any_part(
         &self,
         classes: &[ClassPath],
-        test: impl Fn(Option<&Class>, Option<&Bucket>) -> bool,
+        mut test: impl FnMut(Option<&Class>, Option<&Bucket>) -> bool,
     ) -> bool {
+        if test(self.everything(), None) {
+            return true;
+        }
         classes.iter().any(|class| {
             self.tops.get(class.top()).is_some_and(|top| {
                 class.prefixes().any(|prefix| {

@@ -47,15 +47,25 @@ fn tokens() {
         &none,
         &["cart/13"],
         None,
-        0xda3a_37b8_5047_733d,
-        "2jo3uFBHcz0",
+        0x9dd1_d4ac_2d1b_b761,
+        "ndHUrC0bt2E",
     );
     check(
         &none,
         &["cart/13"],
         Some(7),
-        0xbebb_94bc_00ab_4364,
-        "vruUvACrQ2Q",
+        0x8666_f961_6e29_2461,
+        "hmb5YW4pJGE",
+    );
+
+    let mut begun = Versions::new();
+    bump(&mut begun, event(1, 1), &["*"], Match::Any);
+    check(
+        &begun,
+        &["cart/13"],
+        None,
+        0x6a41_a415_076d_1d5b,
+        "akGkFQdtHVs",
     );
 
     let mut bumped = Versions::new();
@@ -64,8 +74,8 @@ fn tokens() {
         &bumped,
         &["cart/13"],
         None,
-        0xbbc9_b5d7_462d_e80e,
-        "u8m110Yt6A4",
+        0x9bff_4d2d_a59a_034f,
+        "m_9NLaWaA08",
     );
 
     let mut two = Versions::new();
@@ -75,8 +85,8 @@ fn tokens() {
         &two,
         &["user/7", "cart/13"],
         None,
-        0x55c9_5aac_a2f2_a1dc,
-        "VclarKLyodw",
+        0xd884_ed96_cfc4_8435,
+        "2ITtls_EhDU",
     );
 
     assert_eq!(bucket_of("cart/13"), 68);
@@ -95,8 +105,8 @@ fn tokens() {
         &bumped,
         &["cart/13"],
         None,
-        0x95a7_9664_6cde_e8f0,
-        "laeWZGze6PA",
+        0xc94d_ce02_be80_b5a0,
+        "yU3OAr6AtaA",
     );
 
     let mut both = Versions::new();
@@ -105,8 +115,8 @@ fn tokens() {
         &both,
         &["cart/13", "user/7"],
         None,
-        0x2cee_9ef3_b6fc_fe18,
-        "LO6e87b8_hg",
+        0x9b27_066b_4a68_ed2c,
+        "mycGa0po7Sw",
     );
 }
 

@@ -18,9 +18,9 @@ use parking_lot::RwLock;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
-use tokio_stream::wrappers::{TcpListenerStream, UnixListenerStream};
+use tokio_stream::wrappers::UnixListenerStream;
 use tonic::transport::Server;
-use tonic::transport::server::Router;
+use tonic::transport::server::{Router, TcpIncoming};
 use tracing::{error, info, warn};
 
 use crate::config::Config;
@@ -410,7 +410,7 @@ fn serve(
     }
     if let Some(listener) = listeners.tcp {
         let (router, stop) = (app()?, stopped(stop.clone()));
-        let incoming = TcpListenerStream::new(listener);
+        let incoming = without_delay(listener);
         servers.spawn(async move {
             router
                 .serve_with_incoming_shutdown(incoming, stop)
@@ -435,9 +435,13 @@ fn serve(
     Ok(servers)
 }
 
+/// Connections that send small messages at once: the server's own setting does not reach listeners bound elsewhere.
+fn without_delay(listener: TcpListener) -> TcpIncoming {
+    TcpIncoming::from(listener).with_nodelay(Some(true))
+}
+
 fn builder() -> Server {
     Server::builder()
-        .tcp_nodelay(true)
         .max_concurrent_streams(STREAMS_MAX)
         .http2_keepalive_interval(Some(Duration::from_secs(30)))
 }

@@ -5,14 +5,14 @@
 //! pointwise minimum of its registrations' stamps. A registration that the minimum would condemn at a peer although its
 //! own stamp does not goes into a batch of its own.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use xxhash_rust::xxh3::Xxh3;
 
 use super::Core;
 use super::effects::{
-    Action, CondemnReason, Effects, Invalidate, LeaseClaim, Refusal, RegisterItem, Reply, Ticket,
-    Verdict,
+    Action, CondemnReason, Effects, Invalidate, LeaseClaim, ReceiptLevel, Refusal, RegisterItem,
+    Reply, Ticket, Verdict,
 };
 use super::flushed::{OwnBatch, Pending};
 use crate::address::bucket_addresses;
@@ -24,7 +24,8 @@ use crate::id::{EventId, Lane, Time};
 use crate::names::ClassPath;
 use crate::policy::Strategy;
 use crate::store::Write;
-use crate::versions::{CONJUNCTIONS_MAX, Stamp, sorted_classes};
+use crate::vector::VersionVector;
+use crate::versions::{CONJUNCTIONS_MAX, Stamp, Versions, bucket_of, sorted_classes};
 
 /// Registrations and their callers, not yet sealed.
 #[derive(Debug, Default)]
@@ -38,8 +39,67 @@ pub(super) struct Gathered {
 pub(super) struct Call {
     pub(super) ticket: Ticket,
     pub(super) verdicts: Vec<Verdict>,
-    /// For each registration of the call: its position in `verdicts`, the registration's stamp.
-    pub(super) waiting: Vec<(usize, Registration, Stamp)>,
+    /// What was accepted, and is judged again when the call is answered.
+    pub(super) waiting: Vec<Accepted>,
+}
+
+/// An item that nothing condemned so far.
+#[derive(Debug)]
+pub(super) struct Accepted {
+    /// Its position in the call's verdicts.
+    pub(super) position: usize,
+    pub(super) registration: Registration,
+    pub(super) stamp: Stamp,
+    pub(super) directory: InDirectory,
+}
+
+/// What the directory has of an accepted item.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum InDirectory {
+    /// It is to be put there.
+    New,
+    /// An earlier call put it there.
+    Known,
+    /// It has no place there.
+    No,
+}
+
+/// What unflushed own bumps will add where limits count.
+#[derive(Debug, Default)]
+pub(super) struct Admitted {
+    /// Top-level classes that nobody has bumped yet.
+    tops: HashSet<Box<str>>,
+    /// Conjunctions, by anchor.
+    conjunctions: HashMap<ClassPath, usize>,
+}
+
+impl Admitted {
+    fn note(&mut self, bump: &Bump, versions: &Versions) {
+        for class in &bump.classes {
+            if !versions.has_top(class) {
+                self.tops.insert(class.top().into());
+            }
+        }
+        if bump.matching == Match::All {
+            let anchor = bump.classes[0].clone();
+            *self.conjunctions.entry(anchor).or_default() += 1;
+        }
+    }
+
+    /// The bump was applied: `versions` count it from now on.
+    pub(super) fn applied(&mut self, bump: &Bump) {
+        for class in &bump.classes {
+            self.tops.remove(class.top());
+        }
+        if bump.matching == Match::All
+            && let Some(count) = self.conjunctions.get_mut(&bump.classes[0])
+        {
+            *count -= 1;
+            if *count == 0 {
+                self.conjunctions.remove(&bump.classes[0]);
+            }
+        }
+    }
 }
 
 /// The most registrations remembered as known.
@@ -77,7 +137,19 @@ impl Core {
                     .push(Action::Reply(ticket, Reply::Refused(refusal)));
             }
         };
+        self.receipts.reserve();
+        self.issue(bump, Some((ticket, call.level, call.deadline)), effects);
+    }
+
+    /// Gives a bump its number and has it written; a call that wants a receipt waits for that.
+    pub(super) fn issue(
+        &mut self,
+        bump: Bump,
+        call: Option<(Ticket, ReceiptLevel, Time)>,
+        effects: &mut Effects,
+    ) -> EventId {
         self.counters.bumps_own += 1;
+        self.admitted.note(&bump, &self.versions);
         let id = self.next_bump_id();
         let mut writes = bump_writes(id, &bump, false);
         let event = std::sync::Arc::new(BumpEvent::Bump(bump));
@@ -94,20 +166,12 @@ impl Core {
             lane: Lane::Bump,
             watermark: id.sequence,
         });
-        self.receipts.reserve();
-        self.write(
-            effects,
-            writes,
-            Pending::OwnBump {
-                id,
-                event,
-                call: Some((ticket, call.level, call.deadline)),
-            },
-        );
+        self.write(effects, writes, Pending::OwnBump { id, event, call });
+        id
     }
 
     fn admit(&mut self, call: &Invalidate) -> Result<Bump, Refusal> {
-        if self.draining {
+        if self.draining() {
             return Err(Refusal::Draining);
         }
         let classes = sorted_classes(&call.classes);
@@ -130,8 +194,12 @@ impl Core {
         }
         let mut fresh_tops = HashSet::new();
         for class in &classes {
-            if !self.versions.has_top(class) && fresh_tops.insert(class.top()) {
-                let count = self.versions.tops() + fresh_tops.len();
+            let top = class.top();
+            let known = class.is_reserved()
+                || self.versions.has_top(class)
+                || self.admitted.tops.contains(top);
+            if !known && fresh_tops.insert(top) {
+                let count = self.versions.tops() + self.admitted.tops.len() + fresh_tops.len();
                 if count > limits.top_level_classes_max {
                     return Err(Refusal::TopLevelClasses {
                         class: class.clone(),
@@ -150,7 +218,9 @@ impl Core {
         if matching == Match::All && classes.len() == 1 {
             matching = Match::Any;
         }
-        if matching == Match::All && self.versions.conjunctions(&classes[0]) >= CONJUNCTIONS_MAX {
+        let admitted = self.admitted.conjunctions.get(&classes[0]);
+        let conjunctions = self.versions.conjunctions(&classes[0]) + admitted.copied().unwrap_or(0);
+        if matching == Match::All && conjunctions >= CONJUNCTIONS_MAX {
             self.counters.escalations += 1;
             classes.truncate(1);
             matching = Match::Any;
@@ -197,23 +267,28 @@ impl Core {
                 Ok(stamp) => {
                     let token = self.token(&item.classes);
                     call.verdicts.push(Verdict::Accepted(token));
-                    if item.register && !self.suppress(&item, token.0) {
-                        let RegisterItem {
-                            address,
-                            classes,
-                            expires,
-                            ..
-                        } = item;
-                        let registration = Registration {
-                            address,
-                            classes,
-                            expires,
-                        };
-                        self.gathered
-                            .registrations
-                            .push((registration.clone(), stamp));
-                        call.waiting.push((position, registration, stamp));
+                    let directory = if !item.register {
+                        InDirectory::No
+                    } else if self.suppress(&item, token.0) {
+                        InDirectory::Known
+                    } else {
+                        InDirectory::New
+                    };
+                    let registration = Registration {
+                        address: item.address,
+                        classes: item.classes,
+                        expires: item.expires,
+                    };
+                    if directory == InDirectory::New {
+                        let gathered = (registration.clone(), stamp);
+                        self.gathered.registrations.push(gathered);
                     }
+                    call.waiting.push(Accepted {
+                        position,
+                        registration,
+                        stamp,
+                        directory,
+                    });
                 }
             }
         }
@@ -274,7 +349,7 @@ impl Core {
     /// Seals what was gathered into batches and lets the calls wait for their flush.
     pub(super) fn seal(&mut self, effects: &mut Effects) {
         let Gathered {
-            mut registrations,
+            registrations,
             calls,
         } = std::mem::take(&mut self.gathered);
         if calls.is_empty() {
@@ -282,21 +357,18 @@ impl Core {
         }
         let mut writes = Vec::new();
         let mut batches = Vec::new();
-        while let Some(stamp) = registrations.iter().map(|(_, stamp)| *stamp).min() {
-            let (fit, rest): (Vec<_>, Vec<_>) =
-                registrations.into_iter().partition(|(item, own)| {
-                    *own == stamp || !self.versions.changed_since(&item.classes, stamp)
-                });
-            registrations = rest;
-            let watermarks = self.progress.watermarks(Lane::Bump);
-            let vector = self.history.vector_at(stamp, &watermarks);
+        let watermarks = self.progress.watermarks(Lane::Bump);
+        for (stamp, fit) in self.grouped(registrations) {
+            // A stamp from before a state was adopted whole says nothing any more: peers must think the worst.
+            let vector = if self.history.knows(stamp) {
+                self.history.vector_at(stamp, &watermarks)
+            } else {
+                VersionVector::new()
+            };
             for chunk in fit.chunks(BATCH_REGISTRATIONS_MAX) {
                 let batch = std::sync::Arc::new(RegistrationBatch {
                     stamp: vector.clone(),
-                    registrations: chunk
-                        .iter()
-                        .map(|(registration, _)| registration.clone())
-                        .collect(),
+                    registrations: chunk.to_vec(),
                 });
                 let sequence = self.next_batch;
                 self.next_batch += 1;
@@ -325,6 +397,27 @@ impl Core {
         );
     }
 
+    /// Groups registrations by stamps that speak for each of the group: no later than the registration's own, no
+    /// earlier than the last change of its classes. Going by rising stamps makes the fewest groups.
+    fn grouped(
+        &self,
+        registrations: Vec<(Registration, Stamp)>,
+    ) -> Vec<(Stamp, Vec<Registration>)> {
+        let mut waiting: Vec<_> = registrations
+            .into_iter()
+            .map(|(item, own)| (own, self.versions.last_change(&item.classes), item))
+            .collect();
+        waiting.sort_by_key(|(own, _, _)| *own);
+        let mut groups = Vec::new();
+        while let Some(&(stamp, _, _)) = waiting.first() {
+            // What changed after its own stamp is condemned wherever it goes.
+            let fit =
+                waiting.extract_if(.., |(own, changed, _)| *own == stamp || *changed <= stamp);
+            groups.push((stamp, fit.map(|(_, _, item)| item).collect()));
+        }
+        groups
+    }
+
     /// The addresses of bucketed classes among the bump's: their directory is arithmetic.
     pub(super) fn bucket_purge(&self, bump: &Bump) -> Vec<crate::names::Address> {
         bump.classes
@@ -341,7 +434,8 @@ impl Core {
     pub(super) fn evict_if_overfull(&mut self, spare: Option<usize>, effects: &mut Effects) {
         let limits = self.config.limits;
         let widened = |limit: usize| limit + spare.map_or(0, |divisor| limit / divisor);
-        if self.evicting {
+        // One that leaves tells its last head when it does: nothing may follow.
+        if self.evicting || self.draining() {
             return;
         }
         let Some((top, bucket)) = self.versions.overfull(
@@ -354,7 +448,8 @@ impl Core {
         self.counters.floors_own += 1;
         let id = self.next_bump_id();
         let floor = self.versions.eviction(id, &top, bucket);
-        let evict = self.versions.bucket_classes(&top, bucket);
+        let mut evict = self.versions.bucket_classes(&top, bucket);
+        evict.extend(self.unflushed_classes(&top, bucket));
         let event = std::sync::Arc::new(BumpEvent::Floor(floor.clone()));
         let writes = [
             Write::Log {
@@ -379,10 +474,29 @@ impl Core {
             },
         );
     }
+
+    /// The classes of a bucket that own bumps are being written for: a floor with a later number covers them, too.
+    fn unflushed_classes(&self, top: &ClassPath, bucket: u16) -> Vec<ClassPath> {
+        let bumps = self
+            .pending
+            .iter()
+            .filter_map(|(_, pending)| match pending {
+                Pending::OwnBump { event, .. } => match &**event {
+                    BumpEvent::Bump(bump) => Some(bump),
+                    BumpEvent::Floor(_) => None,
+                },
+                _ => None,
+            });
+        bumps
+            .flat_map(|bump| &bump.classes)
+            .filter(|class| class.top() == top.as_str() && !class.is_top())
+            .filter(|class| bucket_of(class.as_str()) == bucket)
+            .cloned()
+            .collect()
+    }
 }
 
-/// The writes by which a bump enters the store, its log record aside. A class whose floor dominates the event is
-/// written all the same: it costs a record until the next eviction of its bucket.
+/// The writes by which a bump enters the store, its log record aside.
 pub(super) fn bump_writes(id: EventId, bump: &Bump, own_only: bool) -> Vec<Write> {
     let entries: crate::vector::VersionVector = [(id.origin, id.sequence)].into_iter().collect();
     let mut writes: Vec<_> = match bump.matching {

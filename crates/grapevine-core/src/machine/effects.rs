@@ -286,7 +286,7 @@ pub enum PeerMessage {
 pub struct Effects {
     /// To be committed and flushed, in order.
     pub writes: Vec<Write>,
-    /// The name of the last group in `writes`; set when there are any.
+    /// The name of the last group in `writes`. Also set without any: something waits for the flush of what went before.
     pub commit: Option<CommitId>,
     /// To be carried out at once, in order.
     pub actions: Vec<Action>,

@@ -3,18 +3,27 @@
 //! An own event influences no token, push or reply before it is flushed (G1). Registrations are judged a second time
 //! here: a bump that was applied while they were being written has met them only now (G4).
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
-use super::Core;
-use super::app::Call;
+use super::app::{Call, InDirectory};
 use super::effects::{
     Action, CommitId, CondemnReason, Effects, PeerMessage, ReceiptLevel, Reply, Ticket, Verdict,
 };
-use crate::event::{BumpEvent, PurgeMode, RegistrationBatch};
+use super::{Core, Departure};
+use crate::event::{BATCH_REGISTRATIONS_MAX, BumpEvent, PurgeMode, RegistrationBatch};
 use crate::id::{EventId, Incarnation, Lane, Time};
-use crate::progress::OriginHead;
+use crate::names::Address;
+use crate::progress::{LaneProgress, OriginHead};
 use crate::store::Write;
 use crate::versions::Stamp;
+
+/// The most own events pushed in one message.
+const PUSHED_EVENTS_MAX: usize = 1_000;
+/// The most classes, or entries of floors, in one message of own events, unless one event has more.
+const PUSHED_CLASSES_MAX: usize = 10_000;
+/// The most own registration batches pushed in one message; together they have no more registrations than one may have.
+const PUSHED_BATCHES_MAX: usize = 64;
 
 /// Work that waits for a flush.
 #[derive(Debug)]
@@ -41,6 +50,8 @@ pub(super) enum Pending {
         id: u64,
         cut: Vec<OriginHead>,
     },
+    /// This sidecar's departure, told once nothing of its own is being written.
+    Leave,
     /// A registration batch of a peer, judged at this stamp.
     RemoteBatch {
         batch: Arc<RegistrationBatch>,
@@ -79,8 +90,12 @@ impl Core {
                     watermark,
                     above,
                 } => {
+                    if let Some(member) = self.members.by_incarnation(to) {
+                        member.told = Some((watermark, above.clone()));
+                    }
                     effects.send(to, PeerMessage::Ack { watermark, above });
                 }
+                Pending::Leave => self.departure = Departure::Leaving,
                 Pending::Snapshot { to, id, cut } => {
                     effects.actions.push(Action::ServeSnapshot { to, id, cut });
                 }
@@ -89,18 +104,49 @@ impl Core {
                 }
             }
         }
-        if let Some(&(first, _)) = pushes.first() {
-            let events = pushes.into_iter().map(|(_, event)| event).collect();
+        if !pushes.is_empty() {
+            let origin = self.config.incarnation;
+            let messages =
+                pushed(
+                    pushes,
+                    PUSHED_EVENTS_MAX,
+                    PUSHED_CLASSES_MAX,
+                    |event| match &**event {
+                        BumpEvent::Bump(bump) => bump.classes.len(),
+                        BumpEvent::Floor(floor) => floor.vector.len(),
+                    },
+                );
+            let messages = messages.into_iter().map(|(first, events)| {
+                Action::Broadcast(PeerMessage::Bumps {
+                    origin,
+                    first,
+                    events,
+                })
+            });
             // Before any reply in `effects`: a push that leaves later would make every receipt wait longer.
-            let push = PeerMessage::Bumps {
-                origin: self.config.incarnation,
-                first,
-                events,
-            };
-            effects.actions.insert(0, Action::Broadcast(push));
+            effects.actions.splice(0..0, messages);
             self.evict_if_overfull(None, effects);
         }
         self.review_freshness(now);
+        self.leave_if_nobody_waits(effects);
+    }
+
+    /// Tells the peers that this sidecar leaves, once all that it acknowledged is flushed and all its calls are answered:
+    /// peers do not listen to one that left.
+    pub(super) fn leave_if_nobody_waits(&mut self, effects: &mut Effects) {
+        if self.departure != Departure::Leaving || self.receipts.len() > 0 {
+            return;
+        }
+        self.departure = Departure::Left;
+        let head = |lane| {
+            self.progress
+                .lane(self.config.incarnation, lane)
+                .map_or(0, LaneProgress::head)
+        };
+        effects.actions.push(Action::Broadcast(PeerMessage::Leave {
+            bump_head: head(Lane::Bump),
+            directory_head: head(Lane::Directory),
+        }));
     }
 
     fn apply_own(&mut self, id: EventId, event: &Arc<BumpEvent>, effects: &mut Effects) {
@@ -111,6 +157,7 @@ impl Core {
         match &**event {
             BumpEvent::Floor(_) => self.evicting = false,
             BumpEvent::Bump(bump) => {
+                self.admitted.applied(bump);
                 let addresses = self.bucket_purge(bump);
                 if !addresses.is_empty() {
                     effects.actions.push(Action::Purge {
@@ -136,12 +183,16 @@ impl Core {
     fn own_batch_flushed(&mut self, own: OwnBatch, effects: &mut Effects) {
         let mut late = Vec::new();
         for mut call in own.calls {
-            for (position, registration, stamp) in call.waiting {
-                if self.versions.changed_since(&registration.classes, stamp) {
+            for item in call.waiting {
+                let listed = item.directory != InDirectory::No;
+                let condemned = self
+                    .versions
+                    .changed_since(&item.registration.classes, item.stamp);
+                if condemned {
                     self.counters.registrations_condemned += 1;
-                    call.verdicts[position] = Verdict::Condemned(CondemnReason::Bumped);
-                    late.push(registration);
-                } else {
+                    call.verdicts[item.position] = Verdict::Condemned(CondemnReason::Bumped);
+                    late.extend(listed.then_some(item.registration));
+                } else if item.directory == InDirectory::New {
                     self.counters.registrations_accepted += 1;
                 }
             }
@@ -150,14 +201,19 @@ impl Core {
                 .push(Action::Reply(call.ticket, Reply::Registered(call.verdicts)));
         }
         self.condemn(late, effects);
-        if let Some(&(first, _)) = own.batches.first() {
-            let origin = self.config.incarnation;
-            for (sequence, _) in &own.batches {
-                self.progress
-                    .lane_mut(origin, Lane::Directory)
-                    .apply(*sequence);
-            }
-            let batches = own.batches.into_iter().map(|(_, batch)| batch).collect();
+        let origin = self.config.incarnation;
+        for (sequence, _) in &own.batches {
+            self.progress
+                .lane_mut(origin, Lane::Directory)
+                .apply(*sequence);
+        }
+        let messages = pushed(
+            own.batches,
+            PUSHED_BATCHES_MAX,
+            BATCH_REGISTRATIONS_MAX,
+            |batch| batch.registrations.len(),
+        );
+        for (first, batches) in messages {
             effects
                 .actions
                 .push(Action::Broadcast(PeerMessage::Directory {
@@ -202,12 +258,64 @@ impl Core {
             addresses,
             mode: PurgeMode::Hard,
         });
-        self.write(
-            effects,
-            [Write::Unregister {
-                registrations: late,
-            }],
-            Pending::Nothing,
-        );
+        // A later registration of the same address is on its way to the disk: taking the address out now would lose it.
+        let renewed: HashSet<&Address> = self
+            .pending
+            .iter()
+            .flat_map(|(_, pending)| pending.batches())
+            .flat_map(|batch| &batch.registrations)
+            .map(|registration| &registration.address)
+            .collect();
+        let registrations: Vec<_> = late
+            .into_iter()
+            .filter(|registration| !renewed.contains(&registration.address))
+            .collect();
+        if !registrations.is_empty() {
+            self.write(
+                effects,
+                [Write::Unregister { registrations }],
+                Pending::Nothing,
+            );
+        }
     }
+}
+
+impl Pending {
+    /// The registration batches that are being written.
+    fn batches(&self) -> impl Iterator<Item = &Arc<RegistrationBatch>> {
+        let own = match self {
+            Self::OwnBatch(own) => own.batches.as_slice(),
+            _ => &[],
+        };
+        let remote = match self {
+            Self::RemoteBatch { batch, .. } => Some(batch),
+            _ => None,
+        };
+        own.iter().map(|(_, batch)| batch).chain(remote)
+    }
+}
+
+/// Cuts consecutive events into messages of so many at most, and of so much weight unless a single one weighs more.
+fn pushed<T>(
+    events: Vec<(u64, T)>,
+    most: usize,
+    weight_max: usize,
+    weigh: impl Fn(&T) -> usize,
+) -> Vec<(u64, Vec<T>)> {
+    let mut messages: Vec<(u64, Vec<T>)> = Vec::new();
+    let mut weight = 0;
+    for (sequence, event) in events {
+        let more = weigh(&event);
+        match messages.last_mut() {
+            Some((_, message)) if message.len() < most && weight + more <= weight_max => {
+                weight += more;
+                message.push(event);
+            }
+            _ => {
+                weight = more;
+                messages.push((sequence, vec![event]));
+            }
+        }
+    }
+    messages
 }

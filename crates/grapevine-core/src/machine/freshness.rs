@@ -12,6 +12,7 @@ use std::time::Duration;
 use super::Core;
 use super::effects::{Action, Effects, PeerMessage};
 use super::flushed::Pending;
+use crate::event::{Bump, Match, PurgeMode};
 use crate::id::{Incarnation, Lane, Time, UnixSeconds};
 use crate::names::NodeId;
 use crate::progress::{LaneProgress, OriginHead};
@@ -152,18 +153,44 @@ impl Core {
         for member in self.members.iter_mut() {
             member.asked.review(&self.progress, now);
         }
-        let until = if self.draining {
+        let until = if self.draining() {
             Time::ZERO
         } else {
             self.members.review(&self.config, &self.progress, now)
         };
         self.members.set_fresh_until(until, now);
-        if !self.caught_up && now < until {
+        if !self.caught_up && now < until && self.has_history() {
             self.caught_up = true;
             // Leases given while catching up are salted with a token nobody will see again: they are unknown now.
             self.versions.note_change();
             self.history.cut(self.versions.stamp());
         }
+    }
+
+    /// Whether tokens rest on a history that no earlier one can be mistaken for: one that members share, or, for a
+    /// sidecar without any, one begun by this very run, for nobody could tell it that its disk is an old one.
+    fn has_history(&self) -> bool {
+        let begun = self.versions.everything_bumps();
+        if self.members.len() == 0 {
+            begun.get(self.config.incarnation) > 0
+        } else {
+            !begun.is_empty()
+        }
+    }
+
+    /// Begins a history with a bump of everything, where the catching up found none.
+    pub(super) fn begin_history(&mut self, now: Time, effects: &mut Effects) {
+        let due = !self.caught_up && now < self.members.fresh_until() && !self.has_history();
+        if !due || self.began.is_some() || self.draining() {
+            return;
+        }
+        let classes = vec![crate::names::ClassPath::everything()];
+        let bump = Bump {
+            classes,
+            matching: Match::Any,
+            purge: PurgeMode::Hard,
+        };
+        self.began = Some(self.issue(bump, None, effects));
     }
 
     pub(super) fn wake(&mut self, now: Time, unix: UnixSeconds, effects: &mut Effects) {

@@ -30,9 +30,7 @@ use crate::progress::Progress;
 use crate::store::{Recovered, Write};
 use crate::token::Token;
 use crate::versions::Versions;
-use effects::{
-    Action, CommitId, Counters, Effects, Freshness, Input, PeerMessage, Query, Resolution,
-};
+use effects::{CommitId, Counters, Effects, Freshness, Input, Query, Resolution};
 use flushed::Pending;
 pub use members::AdmitError;
 
@@ -101,6 +99,20 @@ pub enum ResolveError {
     Address(#[from] AddressError),
 }
 
+/// How far a sidecar has come in leaving.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Departure {
+    /// It stays.
+    #[default]
+    No,
+    /// What it acknowledged is being written.
+    Draining,
+    /// It is, and calls wait for receipts: peers are to be told when they have been answered.
+    Leaving,
+    /// Peers are told.
+    Left,
+}
+
 /// One sidecar's state and decisions.
 #[derive(Debug)]
 pub struct Core {
@@ -114,14 +126,17 @@ pub struct Core {
     pending: VecDeque<(CommitId, Pending)>,
     gathered: app::Gathered,
     suppressed: app::Suppressed,
+    admitted: app::Admitted,
     receipts: receipts::Receipts,
     members: members::Members,
     repair: repair::Repair,
     caught_up: bool,
     started: Time,
-    draining: bool,
+    departure: Departure,
     refused_since: Option<Time>,
     evicting: bool,
+    /// The bump by which this run began a history, if it had to.
+    began: Option<EventId>,
     counters: Counters,
 }
 
@@ -157,13 +172,15 @@ impl Core {
             pending: VecDeque::new(),
             gathered: app::Gathered::default(),
             suppressed: app::Suppressed::default(),
+            admitted: app::Admitted::default(),
             receipts: receipts::Receipts::default(),
             repair: repair::Repair::default(),
             caught_up: false,
             started: now,
-            draining: false,
+            departure: Departure::default(),
             refused_since: None,
             evicting: false,
+            began: None,
             counters: Counters::default(),
             config,
         };
@@ -174,6 +191,7 @@ impl Core {
             Pending::Nothing,
         );
         core.review_freshness(now);
+        core.begin_history(now, &mut effects);
         (core, effects)
     }
 
@@ -191,8 +209,9 @@ impl Core {
             Input::Peer { from, message } => self.peer_message(from, message, now, &mut effects),
             Input::Seen(sightings) => self.seen(sightings, now, &mut effects),
             Input::Wake => self.wake(now, unix, &mut effects),
-            Input::Drain => self.drain(&mut effects),
+            Input::Drain => self.drain(now, &mut effects),
         }
+        self.begin_history(now, &mut effects);
         effects
     }
 
@@ -269,7 +288,7 @@ impl Core {
         if !self.caught_up {
             return Freshness::CatchingUp(self.members.why_not_fresh(&self.config, now));
         }
-        if self.draining {
+        if self.draining() {
             return Freshness::Unknown("this sidecar is leaving".to_owned());
         }
         if now < self.members.fresh_until() {
@@ -326,17 +345,19 @@ impl Core {
         self.pending.push_back((self.commits, pending));
     }
 
-    fn drain(&mut self, effects: &mut Effects) {
-        self.draining = true;
-        let lane = |lane| {
-            self.progress
-                .lane(self.config.incarnation, lane)
-                .map_or(0, crate::progress::LaneProgress::head)
-        };
-        effects.actions.push(Action::Broadcast(PeerMessage::Leave {
-            bump_head: lane(Lane::Bump),
-            directory_head: lane(Lane::Directory),
-        }));
+    /// Whether new invalidations are refused, and nothing is vouched for any more.
+    fn draining(&self) -> bool {
+        self.departure != Departure::No
+    }
+
+    fn drain(&mut self, now: Time, effects: &mut Effects) {
+        if self.draining() {
+            return;
+        }
+        self.departure = Departure::Draining;
+        self.review_freshness(now);
+        self.seal(effects);
+        self.write(effects, [], Pending::Leave);
     }
 }
 

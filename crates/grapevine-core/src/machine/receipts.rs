@@ -126,6 +126,7 @@ impl Core {
             };
             effects.actions.push(Action::Reply(waiting.ticket, reply));
         }
+        self.leave_if_nobody_waits(effects);
     }
 
     fn satisfied(&self, waiting: &Waiting, members: &Members, now: Time) -> bool {

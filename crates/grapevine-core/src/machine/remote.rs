@@ -107,6 +107,12 @@ impl Core {
         self.progress.knows(origin) || self.progress.len() < self.config.limits.origins_max
     }
 
+    /// Whether events with these numbers may be taken from a peer.
+    fn may_take(&self, origin: Incarnation, first: u64, count: usize) -> bool {
+        let numbered = first > 0 && first.checked_add(count as u64).is_some();
+        numbered && origin != self.config.incarnation && self.may_follow(origin)
+    }
+
     fn remote_bumps(
         &mut self,
         from: Incarnation,
@@ -115,7 +121,7 @@ impl Core {
         events: &[Arc<BumpEvent>],
         effects: &mut Effects,
     ) {
-        if origin == self.config.incarnation || first == 0 || !self.may_follow(origin) {
+        if !self.may_take(origin, first, events.len()) {
             self.counters.peer_messages_refused += 1;
             return;
         }
@@ -141,7 +147,15 @@ impl Core {
                 event: Event::Bump(event.clone()),
             });
             match &**event {
-                BumpEvent::Bump(bump) => writes.extend(bump_writes(id, bump, true)),
+                // A class that is not held now is covered by its floor: a record of it would never be evicted again.
+                BumpEvent::Bump(bump) => {
+                    writes.extend(bump_writes(id, bump, true).into_iter().filter(
+                        |write| match write {
+                            Write::JoinClass { class, .. } => self.versions.holds(class),
+                            _ => true,
+                        },
+                    ));
+                }
                 BumpEvent::Floor(floor) => {
                     let mut floor = floor.clone();
                     floor.vector.raise(origin, sequence);
@@ -150,8 +164,6 @@ impl Core {
             }
             effects.actions.push(Action::Applied(id, event.clone()));
         }
-        // The origin evicts when its own table is too large; what others evict beyond that, they evict together.
-        self.evict_if_overfull(OVERFULL_BY_OTHERS, effects);
         let watermark = self.progress.lane_mut(origin, Lane::Bump).watermark();
         above.retain(|sequence| *sequence > watermark);
         if !writes.is_empty() {
@@ -161,13 +173,17 @@ impl Core {
                 watermark,
             });
         }
-        if from == origin {
-            // Also for duplicates, and behind whatever of theirs is still being written: the first answer may be lost.
+        // Duplicates are acknowledged too, behind whatever of theirs is still being written: the first answer may be
+        // lost. And so is what came by way of another peer.
+        let told =
+            from == origin || !writes.is_empty() && self.members.by_incarnation(origin).is_some();
+        if told {
+            let to = origin;
             self.write(
                 effects,
                 writes,
                 Pending::Ack {
-                    to: origin,
+                    to,
                     watermark,
                     above,
                 },
@@ -175,6 +191,9 @@ impl Core {
         } else if !writes.is_empty() {
             self.write(effects, writes, Pending::Nothing);
         }
+        // The origin evicts when its own table is too large; what others evict beyond that, they evict together. Behind
+        // the writes: a class must not be written again after its floor swallowed it.
+        self.evict_if_overfull(OVERFULL_BY_OTHERS, effects);
     }
 
     fn remote_batches(
@@ -184,7 +203,7 @@ impl Core {
         batches: &[Arc<RegistrationBatch>],
         effects: &mut Effects,
     ) {
-        if origin == self.config.incarnation || first == 0 || !self.may_follow(origin) {
+        if !self.may_take(origin, first, batches.len()) {
             self.counters.peer_messages_refused += 1;
             return;
         }

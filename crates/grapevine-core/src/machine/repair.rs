@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Core;
+use super::app::Suppressed;
 use super::effects::{Action, Effects, PeerMessage, as_heads};
 use super::flushed::Pending;
 use crate::event::{BATCH_REGISTRATIONS_MAX, Floor, PurgeMode, Registration, RegistrationBatch};
@@ -301,23 +302,24 @@ impl Core {
         }
         for class in classes {
             let changed = self.versions.join_class(class);
-            let own = Vec::new();
-            writes.push(Write::JoinClass {
-                class: class.class.clone(),
-                others: own,
-                entries: class.entries.clone(),
-            });
-            for (others, entries) in &class.conjunctions {
-                let (class, others, entries) =
-                    (class.class.clone(), others.clone(), entries.clone());
-                writes.push(Write::JoinClass {
-                    class,
-                    others,
-                    entries,
-                });
+            // What is not held is covered by its floor.
+            if self.versions.holds(&class.class) {
+                let none = Vec::new();
+                let own = std::iter::once((&none, &class.entries));
+                let joint = class
+                    .conjunctions
+                    .iter()
+                    .map(|(others, entries)| (others, entries));
+                writes.extend(own.chain(joint).map(|(others, entries)| Write::JoinClass {
+                    class: class.class.clone(),
+                    others: others.clone(),
+                    entries: entries.clone(),
+                }));
             }
             let last = class.entries.iter().next();
             if changed && let Some((origin, sequence)) = last {
+                // What is taken out must not count as known any longer.
+                self.suppressed = Suppressed::default();
                 writes.push(Write::Take {
                     event: EventId { origin, sequence },
                     classes: vec![class.class.clone()],

@@ -9,7 +9,7 @@ use grapevine_core::event::{
 use grapevine_core::id::{EventId, UnixSeconds};
 use grapevine_core::lease::Lease;
 use grapevine_core::machine::{ResolveError, effects as core};
-use grapevine_core::names::{Address, ClassPath};
+use grapevine_core::names::{Address, ClassPath, EVERYTHING};
 use grapevine_core::policy::{PolicySet, Strategy, TTL_MAX};
 use grapevine_core::versions::sorted_classes;
 use grapevine_proto::v1;
@@ -47,13 +47,36 @@ fn counted(violations: &mut Violations, field: &str, value: usize, limit: usize)
     }
 }
 
-fn classes(violations: &mut Violations, field: &str, values: &[String]) -> Vec<ClassPath> {
+/// A class that an address may belong to.
+fn address_class(value: &str) -> Result<ClassPath, String> {
+    let class = ClassPath::parse(value).map_err(|error| error.to_string())?;
+    if class.is_reserved() {
+        return Err(format!(
+            "class {value:?}: {EVERYTHING:?} stands for every class, and no address belongs to it"
+        ));
+    }
+    Ok(class)
+}
+
+/// A class that may be invalidated or watched: also the one that stands for all, but nothing below it.
+fn bump_class(value: &str) -> Result<ClassPath, String> {
+    if value == EVERYTHING {
+        Ok(ClassPath::everything())
+    } else {
+        address_class(value)
+    }
+}
+
+fn classes(
+    violations: &mut Violations,
+    field: &str,
+    values: &[String],
+    parse: fn(&str) -> Result<ClassPath, String>,
+) -> Vec<ClassPath> {
     values
         .iter()
         .enumerate()
-        .filter_map(|(at, value)| {
-            violations.check(|| format!("{field}[{at}]"), ClassPath::parse(value))
-        })
+        .filter_map(|(at, value)| violations.check(|| format!("{field}[{at}]"), parse(value)))
         .collect()
 }
 
@@ -126,7 +149,7 @@ pub(crate) fn queries(items: Vec<v1::ResolveItem>) -> Result<Vec<core::Query>, S
             .filter_map(|(class, value)| {
                 violations.check(
                     || format!("items[{at}].classes[{class}]"),
-                    ClassPath::parse(value),
+                    address_class(value),
                 )
             })
             .collect();
@@ -269,11 +292,17 @@ pub(crate) fn fills(
             violations.add(format!("{field}.classes"), what);
             continue;
         }
-        let mut named = classes(&mut violations, &format!("{field}.classes"), &fill.classes);
+        let mut named = classes(
+            &mut violations,
+            &format!("{field}.classes"),
+            &fill.classes,
+            address_class,
+        );
         named.extend(classes(
             &mut violations,
             &format!("{field}.added_classes"),
             &fill.added_classes,
+            address_class,
         ));
         let Some(first) = named.first() else { continue };
         let expires = expiry.of(
@@ -333,6 +362,7 @@ pub(crate) fn registrations(
             &mut violations,
             &format!("{field}.classes"),
             &registration.classes,
+            address_class,
         );
         let (Some(address), Some(first)) = (address, named.first()) else {
             continue;
@@ -405,7 +435,7 @@ pub(crate) fn invalidation(message: &v1::InvalidateRequest) -> Result<Invalidati
     };
     counted(&mut violations, "classes", message.classes.len(), limit);
     let few = &message.classes[..message.classes.len().min(limit)];
-    let classes = classes(&mut violations, "classes", few);
+    let classes = classes(&mut violations, "classes", few, bump_class);
     let level = match v1::ReceiptLevel::try_from(message.receipt) {
         Ok(v1::ReceiptLevel::Unspecified | v1::ReceiptLevel::One) => core::ReceiptLevel::One,
         Ok(v1::ReceiptLevel::None) => core::ReceiptLevel::None,
@@ -492,6 +522,7 @@ pub(crate) fn watched(values: &[String]) -> Result<Vec<ClassPath>, Status> {
         &mut violations,
         "classes",
         &values[..values.len().min(WATCH_CLASSES_MAX)],
+        bump_class,
     );
     violations.finish()?;
     Ok(classes)
@@ -508,9 +539,10 @@ pub(crate) fn watch_bump(
         BumpEvent::Floor(_) => v1::watch_response::Kind::Resync(v1::WatchResync { missed: 0 }),
         BumpEvent::Bump(bump) => {
             let meets = |class: &ClassPath| {
-                watched
-                    .iter()
-                    .any(|watch| watch.covers(class.as_str()) || class.covers(watch.as_str()))
+                class.is_reserved()
+                    || watched
+                        .iter()
+                        .any(|watch| watch.covers(class.as_str()) || class.covers(watch.as_str()))
             };
             if !watched.is_empty() && !bump.classes.iter().any(meets) {
                 return None;
