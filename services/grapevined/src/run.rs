@@ -425,7 +425,7 @@ fn serve(
     })
     .max_decoding_message_size(bytes_max);
     let router = builder().add_service(peers);
-    let incoming = TcpListenerStream::new(listeners.peer);
+    let incoming = without_delay(listeners.peer);
     // Peers' streams never end by themselves: theirs is cut when the process ends.
     tokio::spawn(async move {
         if let Err(error) = router.serve_with_incoming(incoming).await {
