@@ -1,14 +1,16 @@
-//! The Grapevine command line.
+//! The Grapevine command line: one subcommand per file in `commands`, which talk to a sidecar through `grapevine-client`
+//! and write through `output`; `feed` streams invalidations in; `exit` knows the exit codes.
+
+mod cli;
+mod commands;
+mod connection;
+mod exit;
+mod feed;
+mod format;
+mod output;
 
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    let matches = clap::Command::new("grapevine")
-        .subcommand_required(true)
-        .subcommand(grapevined::cli::command("sidecar"))
-        .get_matches();
-    match matches.subcommand() {
-        Some(("sidecar", matches)) => grapevined::cli::run_matches(matches, grapevined::run),
-        _ => ExitCode::FAILURE,
-    }
+    cli::main()
 }

@@ -1,0 +1,164 @@
+//! What the command line looks like, and who does what it says.
+//!
+//! `sidecar` comes from `grapevined`, with that crate's flags and exit codes. Everything else is one of [`Command`], runs on
+//! a small Tokio runtime, and ends with a code of [`crate::exit`].
+
+use std::process::ExitCode;
+
+use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
+
+use crate::commands::{
+    addresses, classes, completions, demo, drain, invalidate, members, register, replay, resolve,
+    status, watch,
+};
+use crate::exit::{EXIT_CODES, Failure};
+
+const SIDECAR: &str = "sidecar";
+
+/// Ask sidecars of Grapevine, run one, or see them work
+#[derive(Debug, Parser)]
+#[command(name = "grapevine", version, after_help = EXIT_CODES, subcommand_required = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Status(status::Args),
+    Members(members::Args),
+    Classes(classes::Args),
+    Addresses(addresses::Args),
+    Resolve(resolve::Args),
+    Register(register::Args),
+    Invalidate(invalidate::Args),
+    Watch(watch::Args),
+    Drain(drain::Args),
+    Demo(demo::Args),
+    Replay(replay::Args),
+    Completions(completions::Args),
+}
+
+/// The whole command line, `sidecar` included.
+pub(crate) fn command() -> clap::Command {
+    Cli::command().subcommand(grapevined::cli::command(SIDECAR).display_order(0))
+}
+
+/// Does what the process's arguments say.
+pub(crate) fn main() -> ExitCode {
+    let matches = command().get_matches();
+    if let Some((SIDECAR, matches)) = matches.subcommand() {
+        return grapevined::cli::run_matches(matches, grapevined::run);
+    }
+    match Cli::from_arg_matches(&matches) {
+        Ok(cli) => cli.command.run(),
+        Err(error) => error.exit(),
+    }
+}
+
+impl Command {
+    fn run(self) -> ExitCode {
+        log_warnings();
+        let json = self.json();
+        match self.run_on_a_runtime() {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(failure) => failure.report(json),
+        }
+    }
+
+    fn run_on_a_runtime(self) -> Result<(), Failure> {
+        // What starts processes and load needs every core; a call to a sidecar does not.
+        let mut builder = if matches!(self, Self::Demo(_) | Self::Replay(_)) {
+            tokio::runtime::Builder::new_multi_thread()
+        } else {
+            tokio::runtime::Builder::new_current_thread()
+        };
+        let runtime = builder
+            .enable_all()
+            .build()
+            .map_err(|error| Failure::Failed(format!("the runtime could not start: {error}")))?;
+        runtime.block_on(self.run_here())
+    }
+
+    async fn run_here(self) -> Result<(), Failure> {
+        match self {
+            Self::Status(args) => status::run(args).await,
+            Self::Members(args) => members::run(args).await,
+            Self::Classes(args) => classes::run(args).await,
+            Self::Addresses(args) => addresses::run(args).await,
+            Self::Resolve(args) => resolve::run(args).await,
+            Self::Register(args) => register::run(args).await,
+            Self::Invalidate(args) => invalidate::run(args).await,
+            Self::Watch(args) => watch::run(args).await,
+            Self::Drain(args) => drain::run(args).await,
+            Self::Demo(args) => demo::run(args).await,
+            Self::Replay(args) => replay::run(args).await,
+            Self::Completions(args) => completions::run(&args),
+        }
+    }
+
+    /// Whether errors are told as JSON too.
+    fn json(&self) -> bool {
+        match self {
+            Self::Status(args) => args.connection.json,
+            Self::Members(args) => args.connection.json,
+            Self::Classes(args) => args.connection.json,
+            Self::Addresses(args) => args.connection.json,
+            Self::Resolve(args) => args.connection.json,
+            Self::Register(args) => args.connection.json,
+            Self::Invalidate(args) => args.connection.json,
+            Self::Watch(args) => args.connection.json,
+            Self::Drain(args) => args.connection.json,
+            Self::Replay(args) => args.json,
+            Self::Demo(_) | Self::Completions(_) => false,
+        }
+    }
+}
+
+/// Warnings and errors of the libraries go to standard error; `GRAPEVINE_LOG` sets another filter.
+fn log_warnings() {
+    use tracing_subscriber::EnvFilter;
+    let filter =
+        EnvFilter::try_from_env("GRAPEVINE_LOG").unwrap_or_else(|_| EnvFilter::new("warn"));
+    // Nobody else sets one up in this process; if somebody did, theirs stays.
+    let _ = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .try_init();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_of_the_contract_is_there() {
+        let command = command();
+        let names: Vec<&str> = command
+            .get_subcommands()
+            .map(clap::Command::get_name)
+            .collect();
+        for name in [
+            "sidecar",
+            "status",
+            "members",
+            "classes",
+            "addresses",
+            "resolve",
+            "register",
+            "invalidate",
+            "watch",
+            "demo",
+            "replay",
+            "drain",
+            "completions",
+        ] {
+            assert!(names.contains(&name), "{name} is missing from {names:?}");
+        }
+    }
+}

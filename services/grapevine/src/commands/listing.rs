@@ -1,0 +1,69 @@
+//! What `classes` and `addresses` share: a listing is written chunk by chunk as it arrives, so that millions of rows need no
+//! memory, and says where to go on when a limit cut it off.
+
+use grapevine_client::{Chunk, Listing};
+use serde::Serialize;
+
+use crate::connection::Connection;
+use crate::exit::Failure;
+use crate::format::{hex, unhex};
+use crate::output::{Output, Rows};
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct ListingArgs {
+    /// List at most so many; 0 lists all
+    #[arg(long, value_name = "NUMBER", default_value_t = 0)]
+    pub(crate) limit: u64,
+    /// Go on where an earlier listing with a limit ended: what it said as `next`
+    #[arg(long, value_name = "NEXT")]
+    after: Option<String>,
+}
+
+impl ListingArgs {
+    pub(crate) fn after(&self) -> Result<Vec<u8>, Failure> {
+        unhex(self.after.as_deref().unwrap_or_default())
+            .map_err(|error| Failure::Usage(format!("--after: {error}")))
+    }
+}
+
+/// Where to go on; the last line of a listing that a limit cut off.
+#[derive(Serialize)]
+struct NextJson {
+    next: String,
+}
+
+/// Writes all of a listing: as JSON with `json`, or as tables of up to 1,000 rows that `table` makes of a chunk.
+pub(crate) async fn write<C: Chunk, J: Serialize>(
+    mut listing: Listing<C>,
+    connection: &Connection,
+    json: impl Fn(&C::Entry) -> J,
+    table: impl Fn(&[C::Entry]) -> Rows,
+) -> Result<(), Failure> {
+    let mut out = Output::stdout();
+    let mut last = Vec::new();
+    let mut empty = true;
+    while let Some(entries) = listing.next_chunk().await? {
+        last = listing.resume_at().to_vec();
+        if connection.json {
+            for entry in &entries {
+                out.json(&json(entry))?;
+            }
+        } else if empty || !entries.is_empty() {
+            out.table(&table(&entries))?;
+        }
+        empty &= entries.is_empty();
+        out.flush()?;
+    }
+    if empty && !connection.json {
+        eprintln!("nothing to list");
+    }
+    if !last.is_empty() {
+        let next = hex(&last);
+        if connection.json {
+            out.json(&NextJson { next })?;
+        } else {
+            eprintln!("there is more: --after {next}");
+        }
+    }
+    out.flush()
+}

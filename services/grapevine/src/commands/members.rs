@@ -1,0 +1,140 @@
+//! `grapevine members`: the cluster as one sidecar sees it.
+
+use grapevine_client::v1;
+use serde::Serialize;
+
+use crate::connection::Connection;
+use crate::exit::Failure;
+use crate::format;
+use crate::output::{Output, Rows};
+
+/// List the members of the cluster, as a sidecar sees them
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    pub(crate) connection: Connection,
+}
+
+#[derive(Debug, Serialize)]
+struct MemberJson<'a> {
+    node_id: &'a str,
+    incarnation: String,
+    peer_address: &'a str,
+    state: &'static str,
+    last_heard_ms: u64,
+    head: u64,
+    watermark: u64,
+    policy_agrees: bool,
+    grant_left_ms: u64,
+}
+
+pub(crate) async fn run(args: Args) -> Result<(), Failure> {
+    let members = args.connection.client()?.members().await?;
+    let mut out = Output::stdout();
+    if args.connection.json {
+        for member in &members {
+            out.json(&json(member))?;
+        }
+    } else {
+        out.table(&table(&members))?;
+    }
+    out.flush()
+}
+
+fn json(member: &v1::Member) -> MemberJson<'_> {
+    MemberJson {
+        node_id: &member.node_id,
+        incarnation: format::hex(&member.incarnation),
+        peer_address: &member.peer_address,
+        state: format::member_state(member.state()),
+        last_heard_ms: member.last_heard_ms,
+        head: member.head,
+        watermark: member.watermark,
+        policy_agrees: member.policy_agrees,
+        grant_left_ms: member.grant_left_ms,
+    }
+}
+
+fn table(members: &[v1::Member]) -> Rows {
+    let mut rows = Rows::new(&[
+        "NODE",
+        "RUN",
+        "PEER ADDRESS",
+        "STATE",
+        "HEARD",
+        "#BUMPS",
+        "#APPLIED",
+        "POLICIES",
+        "GRANT",
+    ]);
+    for member in members {
+        let own = member.state() == v1::MemberState::Self_;
+        let unless_own = |text: String| if own { "-".to_owned() } else { text };
+        let grant = match member.grant_left_ms {
+            0 => "lapsed".to_owned(),
+            left => format::millis(left),
+        };
+        rows.add([
+            member.node_id.clone(),
+            format::short(&member.incarnation),
+            member.peer_address.clone(),
+            format::member_state(member.state()).to_owned(),
+            unless_own(format!("{} ago", format::millis(member.last_heard_ms))),
+            member.head.to_string(),
+            member.watermark.to_string(),
+            if member.policy_agrees {
+                "agree"
+            } else {
+                "DIFFER"
+            }
+            .to_owned(),
+            unless_own(grant),
+        ]);
+    }
+    rows
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+
+    use super::*;
+
+    #[test]
+    fn a_member_is_one_object_with_stable_fields() {
+        let member = v1::Member {
+            node_id: "b".to_owned(),
+            incarnation: vec![0xab; 16].into(),
+            peer_address: "10.0.0.2:7401".to_owned(),
+            state: v1::MemberState::Suspect.into(),
+            last_heard_ms: 1_500,
+            head: 7,
+            watermark: 6,
+            policy_agrees: true,
+            grant_left_ms: 0,
+        };
+        let value = serde_json::to_value(json(&member)).unwrap();
+        let fields: Vec<&str> = value
+            .as_object()
+            .unwrap()
+            .keys()
+            .map(String::as_str)
+            .collect();
+        assert_eq!(
+            fields,
+            [
+                "grant_left_ms",
+                "head",
+                "incarnation",
+                "last_heard_ms",
+                "node_id",
+                "peer_address",
+                "policy_agrees",
+                "state",
+                "watermark",
+            ]
+        );
+        assert_eq!(value["state"], "suspect");
+        assert_eq!(value["incarnation"], "ab".repeat(16));
+    }
+}
