@@ -168,10 +168,12 @@ impl ApplicationService for Application {
         let (answers, responses) = mpsc::channel(STREAM_ANSWERS);
         let this = self.clone();
         tokio::spawn(async move {
-            while let Ok(Some(message)) = requests.message().await {
-                let answer = match message.request {
-                    Some(request) => this.resolve_now(request).await,
-                    None => Err(status::invalid("request", "it is not set")),
+            while let Some(message) = requests.message().await.transpose() {
+                // An error is of the caller's making (too large a message, say) or its end, and then nobody hears it.
+                let answer = match message.map(|message| message.request) {
+                    Ok(Some(request)) => this.resolve_now(request).await,
+                    Ok(None) => Err(status::invalid("request", "it is not set")),
+                    Err(status) => Err(status),
                 };
                 let failed = answer.is_err();
                 let answer = answer.map(|response| v1::ResolveStreamResponse {

@@ -1,5 +1,6 @@
 //! The application service's messages.
 
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use grapevine_core::address::Slice;
@@ -37,12 +38,13 @@ pub(crate) struct Session {
     pub(crate) wait: Duration,
 }
 
-/// Checks a count that must be within `1..=limit`.
-fn counted(violations: &mut Violations, field: &str, value: usize, limit: usize) {
-    if value == 0 || value > limit {
+/// Checks a count.
+fn counted(violations: &mut Violations, field: &str, value: usize, limits: RangeInclusive<usize>) {
+    if !limits.contains(&value) {
+        let (least, most) = (limits.start(), limits.end());
         violations.add(
             field,
-            format!("{value} of them; the limits are 1 to {limit}"),
+            format!("{value} of them; the limits are {least} to {most}"),
         );
     }
 }
@@ -125,7 +127,7 @@ pub(crate) fn session(message: Option<v1::Session>) -> Result<Session, Status> {
 
 pub(crate) fn queries(items: Vec<v1::ResolveItem>) -> Result<Vec<core::Query>, Status> {
     let mut violations = Violations::default();
-    counted(&mut violations, "items", items.len(), ITEMS_MAX);
+    counted(&mut violations, "items", items.len(), 1..=ITEMS_MAX);
     let mut queries = Vec::with_capacity(items.len().min(ITEMS_MAX));
     for (at, item) in items.into_iter().enumerate().take(ITEMS_MAX) {
         let address = violations.check(
@@ -137,7 +139,7 @@ pub(crate) fn queries(items: Vec<v1::ResolveItem>) -> Result<Vec<core::Query>, S
                 &mut violations,
                 &format!("items[{at}].classes"),
                 item.classes.len(),
-                ADDRESS_CLASSES_MAX,
+                1..=ADDRESS_CLASSES_MAX,
             );
             continue;
         }
@@ -276,7 +278,7 @@ pub(crate) fn fills(
     expiry: Expiry<'_>,
 ) -> Result<Vec<core::RegisterItem>, Status> {
     let mut violations = Violations::default();
-    counted(&mut violations, "fills", message.fills.len(), ITEMS_MAX);
+    counted(&mut violations, "fills", message.fills.len(), 1..=ITEMS_MAX);
     let mut items = Vec::with_capacity(message.fills.len().min(ITEMS_MAX));
     for (at, fill) in message.fills.into_iter().enumerate().take(ITEMS_MAX) {
         let field = format!("fills[{at}]");
@@ -339,7 +341,7 @@ pub(crate) fn registrations(
         &mut violations,
         "registrations",
         message.len(),
-        REGISTRATIONS_MAX,
+        1..=REGISTRATIONS_MAX,
     );
     let mut items = Vec::with_capacity(message.len().min(REGISTRATIONS_MAX));
     for (at, registration) in message.into_iter().enumerate().take(REGISTRATIONS_MAX) {
@@ -354,7 +356,7 @@ pub(crate) fn registrations(
                 &mut violations,
                 &format!("{field}.classes"),
                 given,
-                ADDRESS_CLASSES_MAX,
+                1..=ADDRESS_CLASSES_MAX,
             );
             continue;
         }
@@ -428,13 +430,12 @@ pub(crate) fn invalidation(message: &v1::InvalidateRequest) -> Result<Invalidati
             Match::Any
         }
     };
-    let limit = if matching == Match::All {
-        CONJUNCTION_CLASSES_MAX
-    } else {
-        BUMP_CLASSES_MAX
+    let limits = match matching {
+        Match::Any => 1..=BUMP_CLASSES_MAX,
+        Match::All => 2..=CONJUNCTION_CLASSES_MAX,
     };
-    counted(&mut violations, "classes", message.classes.len(), limit);
-    let few = &message.classes[..message.classes.len().min(limit)];
+    let few = &message.classes[..message.classes.len().min(*limits.end())];
+    counted(&mut violations, "classes", message.classes.len(), limits);
     let classes = classes(&mut violations, "classes", few, bump_class);
     let level = match v1::ReceiptLevel::try_from(message.receipt) {
         Ok(v1::ReceiptLevel::Unspecified | v1::ReceiptLevel::One) => core::ReceiptLevel::One,
