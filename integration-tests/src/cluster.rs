@@ -15,13 +15,16 @@ use crate::ports::free_ports;
 use crate::process::tail;
 use crate::relay::Relay;
 
-/// Short times, so that tests are; long enough for a machine that is busy with other tests.
+/// Short times, so that tests are; long enough for a machine that is busy with other tests. And nothing is served whose
+/// freshness is not known.
 const KNOBS: &str = "
 [freshness]
 max_staleness = \"1s\"
 [gossip]
 interval = \"100ms\"
 suspect_after = \"2s\"
+[policy_default]
+on_unknown = \"bypass\"
 ";
 
 /// What cluster to start.

@@ -161,53 +161,6 @@ async fn g2_a_lone_sidecar_gives_no_superseded_token_after_restarts() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn g11_a_minority_is_never_fresh() {
-    let mut cluster = Setup::of(3)
-        .flag("freshness-member-timeout", "1s")
-        .prepare()
-        .await
-        .unwrap();
-    cluster[0].start().unwrap();
-    cluster[0].wait_serving().await.unwrap();
-    let lone = cluster[0].api.clone();
-    always("one of three catches up for ever", A_WHILE, async || {
-        check_catching_up(&lone).await
-    })
-    .await
-    .unwrap();
-    cluster[1].start().unwrap();
-    cluster[2].start().unwrap();
-    cluster.wait_fresh().await.unwrap();
-
-    cluster[1].kill().await.unwrap();
-    cluster[2].kill().await.unwrap();
-    let bypasses = async || {
-        let (resolution, freshness) = lone.resolve_in("value", "class", None).await?;
-        ensure!(
-            freshness == Freshness::Unknown && resolution.bypass,
-            "it says {freshness:?}"
-        );
-        Ok(())
-    };
-    eventually("the survivor says that it does not know", SOON, bypasses)
-        .await
-        .unwrap();
-    // Longer than the member timeout: giving members up makes no majority.
-    always("and goes on saying so", A_WHILE * 2, bypasses)
-        .await
-        .unwrap();
-    for level in [ReceiptLevel::One, ReceiptLevel::Quorum, ReceiptLevel::All] {
-        let answer = lone.invalidate_within("class", level, 300).await.unwrap();
-        assert!(
-            !answer.receipt.unwrap().satisfied,
-            "a minority grants no {level:?}"
-        );
-    }
-    cluster[1].start().unwrap();
-    cluster.wait_fresh().await.unwrap();
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn g1_what_a_dead_sidecar_said_to_one_peer_reaches_the_other() {
     let mut cluster = Setup::of(3).relays().start().await.unwrap();
     let mut old = Superseded::default();

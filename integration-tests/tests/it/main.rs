@@ -2,6 +2,11 @@
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+mod bad_input;
+mod caches;
 mod directory;
+mod fence;
+mod freshness;
+mod no_past;
 mod receipts;
 mod support;
