@@ -203,6 +203,14 @@ impl Progress {
         })
     }
 
+    /// Whether everything that a vector of bump-lane events covers was applied without holes.
+    pub fn dominates(&self, vector: &VersionVector) -> bool {
+        vector.iter().all(|(origin, sequence)| {
+            let lane = self.lane(origin, Lane::Bump);
+            lane.is_some_and(|lane| lane.watermark() >= sequence)
+        })
+    }
+
     /// The watermarks of a lane.
     pub fn watermarks(&self, lane: Lane) -> VersionVector {
         self.origins

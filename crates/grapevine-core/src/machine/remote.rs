@@ -1,14 +1,50 @@
 //! Events of peers: applied on arrival, in any order, written behind, acknowledged when flushed.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::Core;
 use super::app::bump_writes;
 use super::effects::{Action, Effects, PeerMessage};
 use super::flushed::Pending;
-use crate::event::{BumpEvent, Event, PurgeMode, RegistrationBatch};
+use crate::event::{BumpEvent, Event, PurgeMode, Registration, RegistrationBatch};
 use crate::id::{EventId, Incarnation, Lane, Time};
+use crate::names::ClassPath;
+use crate::progress::Progress;
 use crate::store::Write;
+use crate::vector::VersionVector;
+
+/// Registrations kept of batches that ran ahead of bumps; beyond, the oldest batches are forgotten, and a late bump takes
+/// their addresses out of this directory although they were filled after it.
+const AHEAD_MAX: usize = 50_000;
+
+/// Batches whose stamps cover bumps that have not arrived here. Such a bump takes the addresses of its classes out of the
+/// directory when it comes; what was registered with knowledge of it is put in again.
+#[derive(Debug, Default)]
+pub(super) struct Ahead {
+    batches: VecDeque<Arc<RegistrationBatch>>,
+    registrations: usize,
+}
+
+impl Ahead {
+    fn push(&mut self, batch: Arc<RegistrationBatch>) {
+        self.registrations += batch.registrations.len();
+        self.batches.push_back(batch);
+        while self.registrations > AHEAD_MAX
+            && let Some(oldest) = self.batches.pop_front()
+        {
+            self.registrations -= oldest.registrations.len();
+        }
+    }
+
+    /// Forgets batches that nothing is missing for any more.
+    fn review(&mut self, progress: &Progress) {
+        self.batches
+            .retain(|batch| !progress.dominates(&batch.stamp));
+        let left = self.batches.iter().map(|batch| batch.registrations.len());
+        self.registrations = left.sum();
+    }
+}
 
 /// How far over its limits a table may grow by bumps of others before this sidecar evicts: limits differ and views do,
 /// and every sidecar that evicts the same bucket invalidates it once more. An eighth.
@@ -164,6 +200,7 @@ impl Core {
             }
             effects.actions.push(Action::Applied(id, event.clone()));
         }
+        writes.extend(self.renewed(origin, first, events));
         let watermark = self.progress.lane_mut(origin, Lane::Bump).watermark();
         above.retain(|sequence| *sequence > watermark);
         if !writes.is_empty() {
@@ -194,6 +231,49 @@ impl Core {
         // The origin evicts when its own table is too large; what others evict beyond that, they evict together. Behind
         // the writes: a class must not be written again after its floor swallowed it.
         self.evict_if_overfull(OVERFULL_BY_OTHERS, effects);
+    }
+
+    /// Registrations that were made with knowledge of these bumps and have run ahead of them.
+    fn renewed(
+        &mut self,
+        origin: Incarnation,
+        first: u64,
+        events: &[Arc<BumpEvent>],
+    ) -> Option<Write> {
+        if self.ahead.batches.is_empty() {
+            return None;
+        }
+        let concerned = |item: &Registration, stamp: &VersionVector| {
+            (first..)
+                .zip(events)
+                .any(|(sequence, event)| match &**event {
+                    BumpEvent::Bump(bump) => {
+                        let within = |class: &ClassPath| {
+                            bump.classes.iter().any(|c| c.covers(class.as_str()))
+                        };
+                        stamp.covers(EventId { origin, sequence })
+                            && item.classes.iter().any(within)
+                    }
+                    BumpEvent::Floor(_) => false,
+                })
+        };
+        let registrations: Vec<_> = self
+            .ahead
+            .batches
+            .iter()
+            .flat_map(|batch| {
+                batch
+                    .registrations
+                    .iter()
+                    .map(move |item| (item, &batch.stamp))
+            })
+            .filter(|(item, stamp)| concerned(item, stamp))
+            .filter(|(item, stamp)| !self.versions.exceeds(&item.classes, stamp))
+            .map(|(item, _)| item.clone())
+            .collect();
+        self.ahead.review(&self.progress);
+        let own = false;
+        (!registrations.is_empty()).then_some(Write::Register { registrations, own })
     }
 
     fn remote_batches(
@@ -250,6 +330,9 @@ impl Core {
                     watermark,
                 },
             ];
+            if !self.progress.dominates(&batch.stamp) {
+                self.ahead.push(batch.clone());
+            }
             let pending = Pending::RemoteBatch {
                 batch: batch.clone(),
                 judged: self.versions.stamp(),
