@@ -115,15 +115,18 @@ impl Command {
     }
 }
 
-/// Warnings and errors of the libraries go to standard error; `GRAPEVINE_LOG` sets another filter.
+/// Warnings of the libraries go to standard error, but for what the client says about sidecars that do not answer: that is
+/// the command's own error. `GRAPEVINE_LOG` sets another filter.
 fn log_warnings() {
+    use std::io::IsTerminal as _;
     use tracing_subscriber::EnvFilter;
-    let filter =
-        EnvFilter::try_from_env("GRAPEVINE_LOG").unwrap_or_else(|_| EnvFilter::new("warn"));
+    let filter = EnvFilter::try_from_env("GRAPEVINE_LOG")
+        .unwrap_or_else(|_| EnvFilter::new("warn,grapevine_client=error"));
     // Nobody else sets one up in this process; if somebody did, theirs stays.
     let _ = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
         .try_init();
 }
 

@@ -70,16 +70,27 @@ struct FeedArgs {
     #[arg(long, value_name = "FILE", conflicts_with_all = ["session"])]
     from: Option<PathBuf>,
     /// Note in this file what was acknowledged, and go on from there
-    #[arg(long, value_name = "FILE", requires = "from")]
+    #[arg(
+        long,
+        value_name = "FILE",
+        requires = "from",
+        conflicts_with = "classes"
+    )]
     position: Option<PathBuf>,
     /// What a line that cannot be read leads to: stop, or be told and skipped
-    #[arg(long, value_name = "HOW", default_value = "stop", requires = "from")]
+    #[arg(
+        long,
+        value_name = "HOW",
+        default_value = "stop",
+        requires = "from",
+        conflicts_with = "classes"
+    )]
     on_bad_line: OnBadLine,
     /// How many classes go into one call, 1 to 1,000
-    #[arg(long, value_name = "NUMBER", default_value_t = 1_000, requires = "from", value_parser = clap::value_parser!(u16).range(1..=1_000))]
+    #[arg(long, value_name = "NUMBER", default_value_t = 1_000, requires = "from", conflicts_with = "classes", value_parser = clap::value_parser!(u16).range(1..=1_000))]
     batch: u16,
     /// How long to try again while no sidecar answers or has room
-    #[arg(long, value_name = "DURATION", default_value = "1m", requires = "from", value_parser = duration)]
+    #[arg(long, value_name = "DURATION", default_value = "1m", requires = "from", conflicts_with = "classes", value_parser = duration)]
     retry_for: Duration,
 }
 

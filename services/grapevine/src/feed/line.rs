@@ -43,8 +43,7 @@ pub(super) struct Parsed {
 
 /// Reads a line. `client` knows the limits of a call, `how` is for what the line does not say.
 pub(super) fn parse(text: &[u8], client: &Client, how: How) -> Result<Parsed, String> {
-    // Without the position: it is within the line, and messages name the line.
-    let raw: Raw = serde_json::from_slice(text).map_err(|error| format!("{error}"))?;
+    let raw: Raw = serde_json::from_slice(text).map_err(|error| problem(&error))?;
     let how = How {
         matching: raw.matching.unwrap_or(how.matching),
         receipt: raw.receipt.unwrap_or(how.receipt),
@@ -64,6 +63,16 @@ pub(super) fn parse(text: &[u8], client: &Client, how: How) -> Result<Parsed, St
         how,
         id,
     })
+}
+
+/// What is wrong with the JSON, with the column: the line is named by its number in the feed.
+fn problem(error: &serde_json::Error) -> String {
+    let text = error.to_string();
+    let place = format!(" at line {} column {}", error.line(), error.column());
+    match text.strip_suffix(&place) {
+        Some(what) => format!("{what} at column {}", error.column()),
+        None => text,
+    }
 }
 
 fn id(value: Value) -> Result<Option<Id>, String> {
@@ -119,7 +128,7 @@ pub(super) mod tests {
     #[tokio::test]
     async fn what_is_wrong_is_told_with_its_field() {
         for (text, problem) in [
-            ("{", "EOF while parsing"),
+            ("{", "EOF while parsing an object at column 1"),
             ("[]", "invalid length 0"),
             ("{}", "missing field `classes`"),
             (r#"{"classes":"a"}"#, "expected a sequence"),
