@@ -42,7 +42,8 @@ impl PeerService for PeerServer {
             self.engine.counters.inc(Counter::PeerRejected);
             warn!(reason = status.message(), "refused a peer");
         })?;
-        let (answers, responses) = mpsc::channel(1);
+        // The welcome, and the reason for the end.
+        let (answers, responses) = mpsc::channel(2);
         let welcome = v1::ExchangeResponse {
             welcome: Some(wire::hello(&self.hello, &self.cluster)),
         };
@@ -119,7 +120,7 @@ async fn listen(
             Err(error) => {
                 engine.counters.inc(Counter::PeerRejected);
                 warn!(peer = %peer.node_id, %error, "malformed message; closing the link");
-                // Best effort: the link ends either way.
+                // There is room, unless the peer is gone; the link ends either way.
                 let _ = answers.try_send(Err(Status::invalid_argument(error.to_string())));
                 break;
             }
