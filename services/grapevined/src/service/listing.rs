@@ -55,6 +55,8 @@ pub(crate) async fn classes(
         entries: page
             .rows
             .into_iter()
+            // It stands for every class and is nobody's.
+            .filter(|row| !row.class.is_reserved())
             .map(|row| v1::ClassEntry {
                 class: row.class.as_str().to_owned(),
                 addresses: row.addresses,

@@ -1,0 +1,117 @@
+//! Gossip: started, and followed from view to view.
+
+use anyhow::Context as _;
+use grapevine_core::id::Incarnation;
+use grapevine_core::machine::effects::{Input, PeerHello, Sighting};
+use grapevine_core::names::NodeId;
+use tokio::sync::watch;
+use tracing::{error, info, warn};
+
+use crate::config::Config;
+use crate::engine::{Command, Engine};
+use crate::wire;
+
+pub(super) async fn start_gossip(
+    config: &Config,
+    hello: &PeerHello,
+) -> anyhow::Result<(
+    grapevine_gossip::Gossip,
+    watch::Receiver<grapevine_gossip::View>,
+)> {
+    let gossip_config = grapevine_gossip::GossipConfig {
+        seeds: config
+            .gossip
+            .seeds
+            .iter()
+            .map(ToString::to_string)
+            .collect(),
+        interval: config.gossip.interval,
+        suspect_after: config.gossip.suspect_after,
+        dead_grace: config.gossip.dead_grace,
+        expected_members: config.cluster.expected_members,
+        max_peers: config.gossip.max_peers,
+        ..grapevine_gossip::GossipConfig::new(
+            config.cluster.name.as_str(),
+            hello.node_id.as_str(),
+            hello.incarnation.get(),
+            config.gossip.listen,
+            config.gossip_advertise(),
+        )
+    };
+    let facts = grapevine_gossip::Facts {
+        peer_address: hello.peer_address.clone(),
+        bump_head: 0,
+        directory_head: 0,
+        protocol: wire::peer::PROTOCOL,
+        policy_digest: hello.policy_digest,
+    };
+    grapevine_gossip::Gossip::start(gossip_config, facts)
+        .await
+        .context("gossip.listen")
+}
+
+/// Turns gossip's views into inputs, and says what an operator should know of them.
+pub(super) async fn follow_gossip(
+    engine: Engine,
+    mut views: watch::Receiver<grapevine_gossip::View>,
+    hello: PeerHello,
+    expected: usize,
+) {
+    let mut mismatched = Vec::new();
+    loop {
+        let sightings: Vec<_> = {
+            let view = views.borrow_and_update();
+            for conflict in &view.conflicts {
+                error!(
+                    node = conflict.node_id,
+                    "several processes use one node id: give every sidecar its own node.id"
+                );
+            }
+            view.peers
+                .iter()
+                .filter_map(|(node, peer)| sighting(node, peer))
+                .collect()
+        };
+        let differing: Vec<_> = sightings
+            .iter()
+            .filter(|seen| seen.alive && seen.hello.policy_digest != hello.policy_digest)
+            .map(|seen| seen.hello.node_id.clone())
+            .collect();
+        if differing != mismatched {
+            if !differing.is_empty() {
+                warn!(
+                    ?differing,
+                    "members hold other policies: roll the same configuration out to all of them"
+                );
+            }
+            mismatched = differing;
+        }
+        info!(
+            alive = sightings.iter().filter(|seen| seen.alive).count() + 1,
+            expected, "gossip"
+        );
+        if engine
+            .urgent
+            .send(Command::Input(Input::Seen(sightings)))
+            .await
+            .is_err()
+            || views.changed().await.is_err()
+        {
+            return;
+        }
+    }
+}
+
+fn sighting(node: &str, peer: &grapevine_gossip::Peer) -> Option<Sighting> {
+    let hello = PeerHello {
+        node_id: NodeId::parse(node).ok()?,
+        incarnation: Incarnation::new(peer.incarnation)?,
+        peer_address: peer.facts.peer_address.clone(),
+        policy_digest: peer.facts.policy_digest,
+    };
+    // One that left, or that speaks another protocol, is not worth dialling.
+    Some(Sighting {
+        hello,
+        alive: peer.alive && !peer.left && peer.facts.protocol == wire::peer::PROTOCOL,
+    })
+}

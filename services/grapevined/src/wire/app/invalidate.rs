@@ -1,0 +1,110 @@
+//! Invalidations and receipts.
+
+use std::time::Duration;
+
+use grapevine_core::event::{BUMP_CLASSES_MAX, CONJUNCTION_CLASSES_MAX, Match, PurgeMode};
+use grapevine_core::machine::effects as core;
+use grapevine_core::names::ClassPath;
+use grapevine_proto::v1;
+use tonic::Status;
+
+use super::super::incarnation;
+use super::super::status::Violations;
+use super::{bump_class, classes, counted, wait};
+
+/// A checked call to invalidate, but for its deadline on the sidecar's clock.
+pub(crate) struct Invalidation {
+    pub(crate) classes: Vec<ClassPath>,
+    pub(crate) matching: Match,
+    pub(crate) purge: PurgeMode,
+    pub(crate) level: core::ReceiptLevel,
+    pub(crate) timeout: Duration,
+}
+
+pub(crate) fn invalidation(message: &v1::InvalidateRequest) -> Result<Invalidation, Status> {
+    let mut violations = Violations::default();
+    let matching = match v1::Match::try_from(message.r#match) {
+        Ok(v1::Match::Unspecified | v1::Match::Any) => Match::Any,
+        Ok(v1::Match::All) => Match::All,
+        Err(_) => {
+            violations.add(
+                "match",
+                format!("{} is not a value of Match", message.r#match),
+            );
+            Match::Any
+        }
+    };
+    let limits = match matching {
+        Match::Any => 1..=BUMP_CLASSES_MAX,
+        Match::All => 2..=CONJUNCTION_CLASSES_MAX,
+    };
+    let few = &message.classes[..message.classes.len().min(*limits.end())];
+    counted(&mut violations, "classes", message.classes.len(), limits);
+    let classes = classes(&mut violations, "classes", few, bump_class);
+    let level = match v1::ReceiptLevel::try_from(message.receipt) {
+        Ok(v1::ReceiptLevel::Unspecified | v1::ReceiptLevel::One) => core::ReceiptLevel::One,
+        Ok(v1::ReceiptLevel::None) => core::ReceiptLevel::None,
+        Ok(v1::ReceiptLevel::Quorum) => core::ReceiptLevel::Quorum,
+        Ok(v1::ReceiptLevel::All) => core::ReceiptLevel::All,
+        Err(_) => {
+            violations.add(
+                "receipt",
+                format!("{} is not a value of ReceiptLevel", message.receipt),
+            );
+            core::ReceiptLevel::One
+        }
+    };
+    let purge = match v1::PurgeMode::try_from(message.purge) {
+        Ok(v1::PurgeMode::Unspecified | v1::PurgeMode::Hard) => PurgeMode::Hard,
+        Ok(v1::PurgeMode::Soft) => PurgeMode::Soft,
+        Err(_) => {
+            violations.add(
+                "purge",
+                format!("{} is not a value of PurgeMode", message.purge),
+            );
+            PurgeMode::Hard
+        }
+    };
+    let timeout = wait(
+        &mut violations,
+        "timeout_ms",
+        message.timeout_ms,
+        Duration::from_secs(5),
+    );
+    violations.finish()?;
+    Ok(Invalidation {
+        classes,
+        matching,
+        purge,
+        level,
+        timeout,
+    })
+}
+
+pub(crate) fn receipt(receipt: core::Receipt) -> v1::Receipt {
+    let level = match receipt.level {
+        core::ReceiptLevel::None => v1::ReceiptLevel::None,
+        core::ReceiptLevel::One => v1::ReceiptLevel::One,
+        core::ReceiptLevel::Quorum => v1::ReceiptLevel::Quorum,
+        core::ReceiptLevel::All => v1::ReceiptLevel::All,
+    };
+    let holders = receipt
+        .holders
+        .into_iter()
+        .map(|holder| v1::Holder {
+            node_id: holder.node_id.as_str().to_owned(),
+            incarnation: incarnation(holder.incarnation),
+            state: match holder.state {
+                core::HolderState::Has => v1::HolderState::Has,
+                core::HolderState::HasNot => v1::HolderState::HasNot,
+                core::HolderState::CannotServe => v1::HolderState::CannotServe,
+            }
+            .into(),
+        })
+        .collect();
+    v1::Receipt {
+        level: level.into(),
+        satisfied: receipt.satisfied,
+        holders,
+    }
+}

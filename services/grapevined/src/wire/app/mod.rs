@@ -1,0 +1,137 @@
+//! The application service's messages.
+
+mod invalidate;
+mod register;
+mod resolve;
+mod watch;
+
+pub(crate) use invalidate::{invalidation, receipt};
+pub(crate) use register::{Expiry, fills, registrations, verdict};
+pub(crate) use resolve::{queries, resolution, resolve_error};
+pub(crate) use watch::{watch_bump, watched};
+
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use grapevine_core::id::EventId;
+use grapevine_core::names::{ClassPath, EVERYTHING};
+use grapevine_proto::v1;
+use tonic::Status;
+
+use super::session_event;
+use super::status::Violations;
+
+/// Session tokens in one call.
+pub(super) const SESSION_TOKENS_MAX: usize = 3;
+
+/// The longest wait of any kind.
+pub(super) const WAIT_MAX: Duration = Duration::from_mins(1);
+
+/// What a caller must be able to see, and how long it waits for it.
+#[derive(Debug, Default)]
+pub(crate) struct Session {
+    pub(crate) events: Vec<EventId>,
+    pub(crate) wait: Duration,
+}
+
+/// Checks a count.
+pub(super) fn counted(
+    violations: &mut Violations,
+    field: &str,
+    value: usize,
+    limits: RangeInclusive<usize>,
+) {
+    if !limits.contains(&value) {
+        let (least, most) = (limits.start(), limits.end());
+        violations.add(
+            field,
+            format!("{value} of them; the limits are {least} to {most}"),
+        );
+    }
+}
+
+/// A class that an address may belong to.
+pub(super) fn address_class(value: &str) -> Result<ClassPath, String> {
+    let class = ClassPath::parse(value).map_err(|error| error.to_string())?;
+    if class.is_reserved() {
+        return Err(format!(
+            "class {value:?}: {EVERYTHING:?} stands for every class, and no address belongs to it"
+        ));
+    }
+    Ok(class)
+}
+
+/// A class that may be invalidated or watched: also the one that stands for all, but nothing below it.
+pub(super) fn bump_class(value: &str) -> Result<ClassPath, String> {
+    if value == EVERYTHING {
+        Ok(ClassPath::everything())
+    } else {
+        address_class(value)
+    }
+}
+
+pub(super) fn classes(
+    violations: &mut Violations,
+    field: &str,
+    values: &[String],
+    parse: fn(&str) -> Result<ClassPath, String>,
+) -> Vec<ClassPath> {
+    values
+        .iter()
+        .enumerate()
+        .filter_map(|(at, value)| violations.check(|| format!("{field}[{at}]"), parse(value)))
+        .collect()
+}
+
+pub(super) fn wait(
+    violations: &mut Violations,
+    field: &str,
+    value_ms: u32,
+    default: Duration,
+) -> Duration {
+    let value = Duration::from_millis(value_ms.into());
+    if value > WAIT_MAX {
+        violations.add(
+            field,
+            format!("{value_ms} ms; the limit is {} ms", WAIT_MAX.as_millis()),
+        );
+    }
+    if value.is_zero() { default } else { value }
+}
+
+pub(crate) fn session(message: Option<v1::Session>) -> Result<Session, Status> {
+    let Some(message) = message else {
+        return Ok(Session::default());
+    };
+    let mut violations = Violations::default();
+    if message.tokens.len() > SESSION_TOKENS_MAX {
+        let given = message.tokens.len();
+        violations.add(
+            "session.tokens",
+            format!("{given} of them; the limit is {SESSION_TOKENS_MAX}"),
+        );
+    }
+    let mut events = Vec::new();
+    for (at, token) in message.tokens.iter().enumerate().take(SESSION_TOKENS_MAX) {
+        match session_event(token) {
+            Some(event) => events.push(event),
+            None => violations.add(
+                format!("session.tokens[{at}]"),
+                format!("{} bytes that are not a session token", token.len()),
+            ),
+        }
+    }
+    let wait = wait(
+        &mut violations,
+        "session.wait_ms",
+        message.wait_ms,
+        Duration::from_secs(1),
+    );
+    violations.finish()?;
+    Ok(Session { events, wait })
+}
+
+/// One optional or required class.
+pub(crate) fn class(field: &str, value: &str) -> Result<ClassPath, Status> {
+    ClassPath::parse(value).map_err(|error| super::status::invalid(field, error.to_string()))
+}

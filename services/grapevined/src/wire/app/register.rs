@@ -1,0 +1,199 @@
+//! Fills, registrations and what becomes of them.
+
+use std::time::Duration;
+
+use grapevine_core::event::ADDRESS_CLASSES_MAX;
+use grapevine_core::id::UnixSeconds;
+use grapevine_core::lease::Lease;
+use grapevine_core::machine::effects as core;
+use grapevine_core::names::{Address, ClassPath};
+use grapevine_core::policy::{PolicySet, Strategy, TTL_MAX};
+use grapevine_core::versions::sorted_classes;
+use grapevine_proto::v1;
+use tonic::Status;
+
+use super::super::status::Violations;
+use super::resolve::ITEMS_MAX;
+use super::{address_class, classes, counted};
+
+/// Registrations in one call.
+pub(crate) const REGISTRATIONS_MAX: usize = 10_000;
+
+/// What turns times to live into expiries.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Expiry<'a> {
+    pub(crate) policies: &'a PolicySet,
+    pub(crate) now: UnixSeconds,
+    /// Lease and margin: how long after the call the value may still be stored, and be alive beyond its TTL.
+    pub(crate) slack: Duration,
+}
+
+impl Expiry<'_> {
+    fn of(
+        &self,
+        violations: &mut Violations,
+        field: impl Fn() -> String,
+        ttl_ms: u64,
+        class: &ClassPath,
+    ) -> UnixSeconds {
+        let ttl = Duration::from_millis(ttl_ms);
+        if ttl > TTL_MAX {
+            violations.add(
+                field(),
+                format!(
+                    "{ttl_ms} ms; the limit is {} ms (10 years)",
+                    TTL_MAX.as_millis()
+                ),
+            );
+        }
+        let ttl = if ttl.is_zero() {
+            self.policies.of(class).ttl
+        } else {
+            ttl.min(TTL_MAX)
+        };
+        self.now.plus(ttl + self.slack)
+    }
+}
+
+fn lease(bytes: &[u8]) -> core::LeaseClaim {
+    match Lease::from_bytes(bytes) {
+        Some(lease) => core::LeaseClaim::Lease(lease),
+        None if bytes.is_empty() => core::LeaseClaim::Absent,
+        None => core::LeaseClaim::Malformed,
+    }
+}
+
+pub(crate) fn fills(
+    message: v1::CommitFillRequest,
+    expiry: Expiry<'_>,
+) -> Result<Vec<core::RegisterItem>, Status> {
+    let mut violations = Violations::default();
+    counted(&mut violations, "fills", message.fills.len(), 1..=ITEMS_MAX);
+    let mut items = Vec::with_capacity(message.fills.len().min(ITEMS_MAX));
+    for (at, fill) in message.fills.into_iter().enumerate().take(ITEMS_MAX) {
+        let field = format!("fills[{at}]");
+        let Some(address) =
+            violations.check(|| format!("{field}.address"), Address::parse(&fill.address))
+        else {
+            continue;
+        };
+        let total = fill.classes.len() + fill.added_classes.len();
+        if fill.classes.is_empty() || total > ADDRESS_CLASSES_MAX {
+            let what =
+                format!("{total} with added_classes; the limits are 1 to {ADDRESS_CLASSES_MAX}");
+            violations.add(format!("{field}.classes"), what);
+            continue;
+        }
+        let mut named = classes(
+            &mut violations,
+            &format!("{field}.classes"),
+            &fill.classes,
+            address_class,
+        );
+        named.extend(classes(
+            &mut violations,
+            &format!("{field}.added_classes"),
+            &fill.added_classes,
+            address_class,
+        ));
+        let Some(first) = named.first() else { continue };
+        let expires = expiry.of(
+            &mut violations,
+            || format!("{field}.ttl_ms"),
+            fill.ttl_ms,
+            first,
+        );
+        let register = expiry.policies.of(first).strategy == Strategy::Registered;
+        let claim = match lease(&fill.lease) {
+            // A fill without a lease has no stamp, so nothing can be said for it.
+            core::LeaseClaim::Absent => core::LeaseClaim::Malformed,
+            claim => claim,
+        };
+        let classes = sorted_classes(&named);
+        items.push(core::RegisterItem {
+            address,
+            classes,
+            expires,
+            lease: claim,
+            register,
+        });
+    }
+    violations.finish()?;
+    Ok(items)
+}
+
+pub(crate) fn registrations(
+    message: Vec<v1::Registration>,
+    expiry: Expiry<'_>,
+) -> Result<Vec<core::RegisterItem>, Status> {
+    let mut violations = Violations::default();
+    counted(
+        &mut violations,
+        "registrations",
+        message.len(),
+        1..=REGISTRATIONS_MAX,
+    );
+    let mut items = Vec::with_capacity(message.len().min(REGISTRATIONS_MAX));
+    for (at, registration) in message.into_iter().enumerate().take(REGISTRATIONS_MAX) {
+        let field = format!("registrations[{at}]");
+        let address = violations.check(
+            || format!("{field}.address"),
+            Address::parse(&registration.address),
+        );
+        if registration.classes.is_empty() || registration.classes.len() > ADDRESS_CLASSES_MAX {
+            let given = registration.classes.len();
+            counted(
+                &mut violations,
+                &format!("{field}.classes"),
+                given,
+                1..=ADDRESS_CLASSES_MAX,
+            );
+            continue;
+        }
+        let named = classes(
+            &mut violations,
+            &format!("{field}.classes"),
+            &registration.classes,
+            address_class,
+        );
+        let (Some(address), Some(first)) = (address, named.first()) else {
+            continue;
+        };
+        let expires = expiry.of(
+            &mut violations,
+            || format!("{field}.ttl_ms"),
+            registration.ttl_ms,
+            first,
+        );
+        let lease = lease(&registration.lease);
+        let classes = sorted_classes(&named);
+        items.push(core::RegisterItem {
+            address,
+            classes,
+            expires,
+            lease,
+            register: true,
+        });
+    }
+    violations.finish()?;
+    Ok(items)
+}
+
+pub(crate) fn verdict(verdict: core::Verdict) -> v1::FillVerdict {
+    match verdict {
+        core::Verdict::Accepted(token) => v1::FillVerdict {
+            accepted: true,
+            reason: v1::CondemnReason::Unspecified.into(),
+            token: token.0,
+        },
+        core::Verdict::Condemned(reason) => v1::FillVerdict {
+            accepted: false,
+            reason: match reason {
+                core::CondemnReason::Bumped => v1::CondemnReason::Bumped,
+                core::CondemnReason::LeaseUnknown => v1::CondemnReason::LeaseUnknown,
+            }
+            .into(),
+            token: 0,
+        },
+    }
+}

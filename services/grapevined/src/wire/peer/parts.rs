@@ -1,0 +1,300 @@
+//! What peers' messages are made of: vectors, heads, events, batches, versions.
+
+use std::sync::Arc;
+
+use grapevine_core::event::{
+    ADDRESS_CLASSES_MAX, BATCH_REGISTRATIONS_MAX, BUMP_CLASSES_MAX, Bump, BumpEvent,
+    CONJUNCTION_CLASSES_MAX, Floor, Match, PurgeMode, Registration, RegistrationBatch,
+};
+use grapevine_core::id::{Lane, UnixSeconds};
+use grapevine_core::names::{Address, ClassPath};
+use grapevine_core::progress::OriginHead;
+use grapevine_core::store::RecoveredClass;
+use grapevine_core::vector::VersionVector;
+use grapevine_core::versions::{BUCKETS, sorted_classes};
+use grapevine_proto::v1;
+
+use super::super::incarnation as bytes;
+use super::{Checked, class, count, field, origin};
+
+/// The most entries in a vector from a peer.
+pub(super) const VECTOR_MAX: usize = 65_536;
+
+pub(super) fn dots(vector: &VersionVector) -> Vec<v1::Dot> {
+    vector
+        .iter()
+        .map(|(origin, sequence)| v1::Dot {
+            incarnation: bytes(origin),
+            sequence,
+        })
+        .collect()
+}
+
+pub(super) fn read_dots(dots: &[v1::Dot]) -> Checked<VersionVector> {
+    count("vector", dots.len(), VECTOR_MAX)?;
+    dots.iter()
+        .map(|dot| {
+            Ok((
+                origin("vector.incarnation", &dot.incarnation)?,
+                dot.sequence,
+            ))
+        })
+        .collect()
+}
+
+pub(super) fn heads(heads: &[OriginHead]) -> Vec<v1::OriginHead> {
+    heads
+        .iter()
+        .map(|head| v1::OriginHead {
+            incarnation: bytes(head.incarnation),
+            bump: head.bump,
+            directory: head.directory,
+        })
+        .collect()
+}
+
+pub(super) fn read_heads(heads: &[v1::OriginHead]) -> Checked<Vec<OriginHead>> {
+    count("heads", heads.len(), VECTOR_MAX)?;
+    heads
+        .iter()
+        .map(|head| {
+            let incarnation = origin("heads.incarnation", &head.incarnation)?;
+            Ok(OriginHead {
+                incarnation,
+                bump: head.bump,
+                directory: head.directory,
+            })
+        })
+        .collect()
+}
+
+pub(super) fn floor(floor: &Floor) -> v1::Floor {
+    v1::Floor {
+        top: floor.top.as_str().to_owned(),
+        bucket: floor.bucket.into(),
+        vector: dots(&floor.vector),
+    }
+}
+
+pub(super) fn read_floor(floor: &v1::Floor) -> Checked<Floor> {
+    let top = class(&floor.top)?;
+    if !top.is_top() {
+        return Err(field(
+            "floor.top",
+            format!("{top} is not a top-level class"),
+        ));
+    }
+    let bucket = u16::try_from(floor.bucket)
+        .ok()
+        .filter(|bucket| *bucket < BUCKETS);
+    let bucket = bucket.ok_or_else(|| {
+        field(
+            "floor.bucket",
+            format!("{} is not below {BUCKETS}", floor.bucket),
+        )
+    })?;
+    Ok(Floor {
+        top,
+        bucket,
+        vector: read_dots(&floor.vector)?,
+    })
+}
+
+pub(super) fn bump_event(event: &BumpEvent) -> v1::BumpEvent {
+    let kind = match event {
+        BumpEvent::Bump(bump) => v1::bump_event::Kind::Bump(v1::Bump {
+            classes: bump
+                .classes
+                .iter()
+                .map(|class| class.as_str().to_owned())
+                .collect(),
+            match_all: bump.matching == Match::All,
+            soft: bump.purge == PurgeMode::Soft,
+        }),
+        BumpEvent::Floor(it) => v1::bump_event::Kind::Floor(floor(it)),
+    };
+    v1::BumpEvent { kind: Some(kind) }
+}
+
+pub(super) fn read_bump_event(event: v1::BumpEvent) -> Checked<Arc<BumpEvent>> {
+    Ok(Arc::new(
+        match event.kind.ok_or_else(|| field("event", "no kind"))? {
+            v1::bump_event::Kind::Floor(floor) => BumpEvent::Floor(read_floor(&floor)?),
+            v1::bump_event::Kind::Bump(bump) => {
+                let limit = if bump.match_all {
+                    CONJUNCTION_CLASSES_MAX
+                } else {
+                    BUMP_CLASSES_MAX
+                };
+                count("bump.classes", bump.classes.len(), limit)?;
+                let classes: Vec<_> = bump
+                    .classes
+                    .iter()
+                    .map(|value| class(value))
+                    .collect::<Checked<_>>()?;
+                let classes = sorted_classes(&classes);
+                if classes.len() < if bump.match_all { 2 } else { 1 } {
+                    return Err(field("bump.classes", "too few"));
+                }
+                BumpEvent::Bump(Bump {
+                    classes,
+                    matching: if bump.match_all {
+                        Match::All
+                    } else {
+                        Match::Any
+                    },
+                    purge: if bump.soft {
+                        PurgeMode::Soft
+                    } else {
+                        PurgeMode::Hard
+                    },
+                })
+            }
+        },
+    ))
+}
+
+pub(super) fn batch(
+    stamp: &VersionVector,
+    registrations: &[Registration],
+) -> v1::RegistrationBatch {
+    let mut classes: Vec<&ClassPath> = registrations
+        .iter()
+        .flat_map(|item| &item.classes)
+        .collect();
+    classes.sort_unstable();
+    classes.dedup();
+    let position = |class: &ClassPath| {
+        let at = classes
+            .binary_search(&class)
+            .expect("invariant: every class was gathered");
+        u32::try_from(at).expect("invariant: a batch has at most 160,000 classes")
+    };
+    v1::RegistrationBatch {
+        stamp: dots(stamp),
+        registrations: registrations
+            .iter()
+            .map(|item| v1::PackedRegistration {
+                address: item.address.as_str().to_owned(),
+                classes: item.classes.iter().map(position).collect(),
+                expires_unix_s: item.expires.0,
+            })
+            .collect(),
+        classes: classes
+            .iter()
+            .map(|class| class.as_str().to_owned())
+            .collect(),
+    }
+}
+
+pub(super) fn read_batch(batch: v1::RegistrationBatch) -> Checked<RegistrationBatch> {
+    count(
+        "batch.registrations",
+        batch.registrations.len(),
+        BATCH_REGISTRATIONS_MAX,
+    )?;
+    count(
+        "batch.classes",
+        batch.classes.len(),
+        BATCH_REGISTRATIONS_MAX * ADDRESS_CLASSES_MAX,
+    )?;
+    let classes: Vec<_> = batch
+        .classes
+        .iter()
+        .map(|value| class(value))
+        .collect::<Checked<_>>()?;
+    let registrations = batch
+        .registrations
+        .into_iter()
+        .map(|item| {
+            count(
+                "registration.classes",
+                item.classes.len(),
+                ADDRESS_CLASSES_MAX,
+            )?;
+            let address = Address::parse(&item.address)
+                .map_err(|error| field("registration.address", error.to_string()))?;
+            let named: Vec<_> = item
+                .classes
+                .iter()
+                .map(|at| {
+                    classes
+                        .get(*at as usize)
+                        .cloned()
+                        .ok_or_else(|| field("registration.classes", "no such class"))
+                })
+                .collect::<Checked<_>>()?;
+            if named.is_empty() {
+                return Err(field("registration.classes", "none"));
+            }
+            let expires = UnixSeconds(item.expires_unix_s);
+            Ok(Registration {
+                address,
+                classes: sorted_classes(&named),
+                expires,
+            })
+        })
+        .collect::<Checked<_>>()?;
+    Ok(RegistrationBatch {
+        stamp: read_dots(&batch.stamp)?,
+        registrations,
+    })
+}
+
+pub(super) fn class_version(class: &RecoveredClass) -> v1::ClassVersion {
+    v1::ClassVersion {
+        class: class.class.as_str().to_owned(),
+        entries: dots(&class.entries),
+        conjunctions: class
+            .conjunctions
+            .iter()
+            .map(|(others, entries)| v1::Conjunction {
+                others: others
+                    .iter()
+                    .map(|other| other.as_str().to_owned())
+                    .collect(),
+                entries: dots(entries),
+            })
+            .collect(),
+    }
+}
+
+pub(super) fn read_class_version(version: &v1::ClassVersion) -> Checked<RecoveredClass> {
+    let conjunctions = version
+        .conjunctions
+        .iter()
+        .map(|conjunction| {
+            count(
+                "conjunction.others",
+                conjunction.others.len(),
+                CONJUNCTION_CLASSES_MAX,
+            )?;
+            let others: Vec<_> = conjunction
+                .others
+                .iter()
+                .map(|value| class(value))
+                .collect::<Checked<_>>()?;
+            Ok((sorted_classes(&others), read_dots(&conjunction.entries)?))
+        })
+        .collect::<Checked<_>>()?;
+    Ok(RecoveredClass {
+        class: class(&version.class)?,
+        entries: read_dots(&version.entries)?,
+        conjunctions,
+    })
+}
+
+pub(super) fn lane(lane: Lane) -> v1::Lane {
+    match lane {
+        Lane::Bump => v1::Lane::Bump,
+        Lane::Directory => v1::Lane::Directory,
+    }
+}
+
+pub(super) fn read_lane(value: i32) -> Checked<Lane> {
+    match v1::Lane::try_from(value) {
+        Ok(v1::Lane::Bump) => Ok(Lane::Bump),
+        Ok(v1::Lane::Directory) => Ok(Lane::Directory),
+        _ => Err(field("lane", format!("{value} is not a lane"))),
+    }
+}
