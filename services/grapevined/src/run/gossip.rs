@@ -1,5 +1,7 @@
 //! Gossip: started, and followed from view to view.
 
+use std::time::Duration;
+
 use anyhow::Context as _;
 use grapevine_core::id::Incarnation;
 use grapevine_core::machine::effects::{Input, PeerHello, Sighting};
@@ -10,6 +12,9 @@ use tracing::{error, info, warn};
 use crate::config::Config;
 use crate::engine::{Command, Engine};
 use crate::wire;
+
+/// How often the machine is told what gossip sees although that has not changed.
+const TELL_AGAIN: Duration = Duration::from_secs(2);
 
 pub(super) async fn start_gossip(
     config: &Config,
@@ -58,6 +63,7 @@ pub(super) async fn follow_gossip(
     expected: usize,
 ) {
     let mut mismatched = Vec::new();
+    let mut alive_before = 0;
     loop {
         let sightings: Vec<_> = {
             let view = views.borrow_and_update();
@@ -86,17 +92,17 @@ pub(super) async fn follow_gossip(
             }
             mismatched = differing;
         }
-        info!(
-            alive = sightings.iter().filter(|seen| seen.alive).count() + 1,
-            expected, "gossip"
-        );
-        if engine
-            .urgent
-            .send(Command::Input(Input::Seen(sightings)))
-            .await
-            .is_err()
-            || views.changed().await.is_err()
-        {
+        let alive = sightings.iter().filter(|seen| seen.alive).count() + 1;
+        if alive != alive_before {
+            info!(alive, expected, "gossip");
+            alive_before = alive;
+        }
+        let seen = Command::Input(Input::Seen(sightings));
+        if engine.urgent.send(seen).await.is_err() {
+            return;
+        }
+        // Told again when nothing changed: links that broke meanwhile leave members whom gossip has to vouch for anew.
+        if let Ok(Err(_)) = tokio::time::timeout(TELL_AGAIN, views.changed()).await {
             return;
         }
     }
