@@ -4,7 +4,7 @@
 //! `max_staleness` once those heads are applied. The requester counts a grant from sending its probe, the grantor from
 //! sending the grant, each on its own clock, the requester shorter and the grantor longer by the clock-rate bound. A
 //! sidecar is fresh while it holds unexpired grants from every member and they, with itself, are a majority of the
-//! members the cluster is to have. One that leaves vouches for nothing from that moment, for nobody waits for it. A
+//! members the cluster is to have. After a start it waits for all of those, up to `member_timeout`. One that leaves vouches for nothing from that moment, for nobody waits for it. A
 //! grantor knows until when each peer may call itself fresh without one of its events: that is what a receipt waits for.
 
 use std::time::Duration;
@@ -159,12 +159,20 @@ impl Core {
             self.members.review(&self.config, &self.progress, now)
         };
         self.members.set_fresh_until(until, now);
-        if !self.caught_up && now < until && self.has_history() {
+        if !self.caught_up && now < until && self.has_met(now) && self.has_history() {
             self.caught_up = true;
             // Leases given while catching up are salted with a token nobody will see again: they are unknown now.
             self.versions.note_change();
             self.history.cut(self.versions.stamp());
         }
+    }
+
+    /// Whether nobody is left whom a sidecar that has just started would have to ask: it has met all members that are
+    /// expected, or has waited for the others as long as anybody waits for a member. A majority alone may lack what a
+    /// member has that this sidecar, without its disk, does not know of.
+    fn has_met(&self, now: Time) -> bool {
+        self.members.len() + 1 >= self.config.expected_members
+            || now.since(self.started) >= self.config.member_timeout
     }
 
     /// Whether tokens rest on a history that no earlier one can be mistaken for: one that members share, or, for a
@@ -180,7 +188,8 @@ impl Core {
 
     /// Begins a history with a bump of everything, where the catching up found none.
     pub(super) fn begin_history(&mut self, now: Time, effects: &mut Effects) {
-        let due = !self.caught_up && now < self.members.fresh_until() && !self.has_history();
+        let fresh = now < self.members.fresh_until() && self.has_met(now);
+        let due = !self.caught_up && fresh && !self.has_history();
         if !due || self.began.is_some() || self.draining() {
             return;
         }

@@ -248,9 +248,15 @@ impl Members {
             .take(5)
             .collect();
         let majority = config.expected_members / 2 + 1;
-        if lacking.is_empty() && self.len() + 1 < majority {
-            let (met, expected) = (self.len() + 1, config.expected_members);
+        let (met, expected) = (self.len() + 1, config.expected_members);
+        if lacking.is_empty() && met < majority {
             return format!("{met} of {expected} expected members met; {majority} are needed");
+        }
+        if lacking.is_empty() && met < expected {
+            let patience = config.member_timeout;
+            return format!(
+                "{met} of {expected} expected members met; waiting {patience:?} for all"
+            );
         }
         lacking.join("; ")
     }
