@@ -1,0 +1,60 @@
+"""A memcached on a free port, and as much of its text protocol as a test needs."""
+
+import shutil
+import socket
+import subprocess
+import time
+
+
+class Memcached:
+    """A server of its own, ended with `stop`."""
+
+    def __init__(self, port: int):
+        self.port = port
+        program = shutil.which("memcached")
+        assert program, "memcached is not installed"
+        # Over 1,024 connections it wants a limit that not every shell grants.
+        command = [program, "-l", "127.0.0.1", "-p", str(port), "-U", "0", "-m", "64", "-c", "512"]
+        self.process = subprocess.Popen([*command, "-u", "nobody"], stdin=subprocess.DEVNULL)
+        deadline = time.monotonic() + 10
+        while True:
+            try:
+                socket.create_connection(("127.0.0.1", port), timeout=1).close()
+                return
+            except OSError:
+                assert self.process.poll() is None, "memcached ended at once"
+                assert time.monotonic() < deadline, "memcached does not listen"
+                time.sleep(0.02)
+
+    def stop(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+
+class Connection:
+    """One connection; not for several threads at once."""
+
+    def __init__(self, port: int):
+        self.socket = socket.create_connection(("127.0.0.1", port), timeout=10)
+        self.file = self.socket.makefile("rb")
+
+    def get(self, key: str) -> bytes | None:
+        self.socket.sendall(f"get {key}\r\n".encode())
+        line = self.file.readline()
+        if line == b"END\r\n":
+            return None
+        kind, _, _, length = line.split()
+        assert kind == b"VALUE", line
+        data = self.file.read(int(length) + 2)[:-2]
+        assert self.file.readline() == b"END\r\n"
+        return data
+
+    def set(self, key: str, value: bytes, ttl_ms: int) -> None:
+        seconds = max(1, ttl_ms // 1_000)
+        self.socket.sendall(f"set {key} 0 {seconds} {len(value)}\r\n".encode() + value + b"\r\n")
+        line = self.file.readline()
+        assert line == b"STORED\r\n", line
+
+    def close(self) -> None:
+        self.file.close()
+        self.socket.close()
