@@ -271,6 +271,40 @@ fn expire(load: &Load, now: u32) -> Result<(), StoreError> {
     Ok(())
 }
 
+/// A directory that lives: 1,000 registrations of 5 minutes in every second of pretended time, and as many that
+/// lapse. Says how large the disk is as it goes on.
+fn churn(load: &mut Load, seconds: u32, classes: u64) -> Result<(), StoreError> {
+    let mut random = Random(7);
+    let mut elapsed = Duration::ZERO;
+    for second in 0..seconds {
+        let now = NOW + 10_000 + second;
+        let mut registrations = Vec::with_capacity(1000);
+        for _ in 0..BATCH / 10 {
+            let cart = random.below(classes);
+            let class = class(&format!("churn/{cart}"));
+            for _ in 0..10 {
+                let address = cart_page(cart, random.below(150));
+                registrations.push(registration(&address, &class, now + 300));
+            }
+        }
+        let begun = Instant::now();
+        load.register(registrations)?;
+        load.store.commit(&[Write::Expire {
+            now: UnixSeconds(now),
+            limit: 10_000,
+        }])?;
+        elapsed += begun.elapsed();
+        if (second + 1) % (seconds / 4) == 0 {
+            load.line(
+                "churn, registered and expired",
+                u64::from(second + 1) * BATCH,
+                elapsed,
+            );
+        }
+    }
+    Ok(())
+}
+
 fn open(config: &StoreConfig) -> Result<SledStore, StoreError> {
     let begun = Instant::now();
     let (store, recovered, report) = grapevine_store::open(config)?;
@@ -315,6 +349,7 @@ fn main() -> Result<(), StoreError> {
     load.store = open(&config)?;
     reads(&load)?;
     expire(&load, NOW + 3600 + 128)?;
+    churn(&mut load, 8_000, 20_000)?;
     drop(load);
     println!("the store is in {}", directory.display());
     Ok(())

@@ -8,11 +8,12 @@ use std::time::Duration;
 pub struct StoreConfig {
     /// The store's directory, made if it is missing. Nothing else may live in it.
     pub path: PathBuf,
-    /// How many bytes of pages the engine keeps in memory. More makes reads of a large directory faster; what the
-    /// process needs is about twice this, and some 400 bytes for each 16 pages on disk.
+    /// How many bytes of pages the engine keeps in memory. More makes a directory that does not fit faster to write to
+    /// and to read; the process needs about twice this once it is full.
     pub cache_bytes: u64,
     /// How many encoded bytes of events each lane's log keeps. More lets a peer that was away for longer catch up by
-    /// events rather than by a snapshot; it costs twice to four times as much disk.
+    /// events rather than by a snapshot; it costs up to ten times as much disk while the directory is busy (the engine
+    /// mixes both in its segments), and twice as much when it is not.
     pub log_bytes_max: u64,
     /// How often the engine syncs to the disk itself. Longer means that a power loss takes more of what was
     /// acknowledged (the death of the process takes nothing); shorter means more work for the disk.
@@ -25,7 +26,7 @@ impl StoreConfig {
         Self {
             path: path.into(),
             cache_bytes: 128 << 20,
-            log_bytes_max: 64 << 20,
+            log_bytes_max: 16 << 20,
             sync_every: Duration::from_millis(500),
         }
     }

@@ -6,8 +6,8 @@
 //!
 //! Two stores behave alike and pass one contract suite: [`SledStore`] on disk, and [`MemoryStore`] for tests and
 //! simulators. Everything lies in one tree, so that a batch is atomic over all of it; tables are told apart by a
-//! key's first byte ([`keys`]), addresses are packed into pages of about 4 KB ([`page`]), events are logged in parts
-//! ([`log`]). Opening never needs an operator: what does not read back is set aside ([`SledStore::open`]).
+//! key's first byte (`keys.rs`), addresses are packed into pages of about 4 KB (`page.rs`), events are logged in parts
+//! (`log.rs`). Opening never needs an operator: what does not read back is set aside ([`open()`]).
 
 use grapevine_core::event::{Event, Floor};
 use grapevine_core::id::{Incarnation, Lane, UnixSeconds};
