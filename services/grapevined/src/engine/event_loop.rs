@@ -103,7 +103,8 @@ impl EventLoop {
             if let Some(reason) = self.stop.take() {
                 anyhow::bail!(reason);
             }
-            if self.draining.is_some() && !self.writer.unfinished() && self.callers.is_empty() {
+            // Calls have ended by now, or were cut off.
+            if self.draining.is_some() && !self.writer.unfinished() {
                 let abandoned = self.parts.purger.shutdown(PURGE_WAIT).await;
                 if abandoned > 0 {
                     info!(

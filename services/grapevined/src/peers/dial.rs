@@ -42,7 +42,10 @@ pub(crate) struct Dialler {
     pub(crate) message_bytes_max: usize,
 }
 
-/// Keeps one task per member, until the loop that names the members is gone.
+/// How long a link may take to bring its last messages over when this sidecar leaves.
+const GOODBYE: Duration = Duration::from_secs(1);
+
+/// Keeps one task per member, until the loop that names the members is gone; then each link says what is queued, and ends.
 pub(crate) async fn run(dialler: Dialler, mut members: watch::Receiver<Vec<(NodeId, String)>>) {
     let mut tasks: HashMap<NodeId, (String, JoinHandle<()>)> = HashMap::new();
     loop {
@@ -64,8 +67,11 @@ pub(crate) async fn run(dialler: Dialler, mut members: watch::Receiver<Vec<(Node
             break;
         }
     }
-    for (_, task) in tasks.into_values() {
-        task.abort();
+    let until = tokio::time::Instant::now() + 2 * GOODBYE;
+    for (_, mut task) in tasks.into_values() {
+        if tokio::time::timeout_at(until, &mut task).await.is_err() {
+            task.abort();
+        }
     }
 }
 
@@ -89,7 +95,7 @@ impl Drop for LinkGuard {
 impl Dialler {
     async fn keep(self, address: String) {
         let mut pause = PAUSE_MIN;
-        loop {
+        while !self.engine.urgent.is_closed() {
             match self.dial(&address).await {
                 Ok(()) => pause = PAUSE_MIN,
                 Err(status) => {
@@ -110,7 +116,10 @@ impl Dialler {
                 }
             }
             let jittered = pause.mul_f64(rand::rng().random_range(0.5..1.0));
-            tokio::time::sleep(jittered).await;
+            tokio::select! {
+                () = tokio::time::sleep(jittered) => {}
+                () = self.engine.urgent.closed() => {}
+            }
             pause = (pause * 2).min(PAUSE_MAX);
         }
     }
@@ -176,7 +185,10 @@ impl Dialler {
             hello: peer,
         };
         tokio::select! {
-            () = pump(receiver, requests) => {}
+            () = pump(receiver, requests) => {
+                // Everything is on its way, and the peer ends the stream when it has read it.
+                let _ = tokio::time::timeout(GOODBYE, answers.message()).await;
+            }
             // Nothing follows the welcome but the end of the stream.
             _ = answers.message() => {}
         }

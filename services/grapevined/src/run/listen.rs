@@ -88,6 +88,7 @@ pub(super) fn serve(
         registrations_max: config.limits.registrations_max as u64,
         slack: config.lease.duration + config.lease.registration_margin,
         watchers: Arc::new(tokio::sync::Semaphore::new(config.limits.watchers_max)),
+        stop: stop.clone(),
         under_way: Arc::new(tokio::sync::Semaphore::new(UNDER_WAY_MAX)),
     };
     let application = ApplicationServiceServer::new(application)

@@ -13,7 +13,7 @@ use grapevine_core::machine::{Core, CoreConfig, Limits};
 use grapevine_store::Store;
 use parking_lot::RwLock;
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
-use tokio::task::JoinSet;
+use tokio::task::{JoinHandle, JoinSet};
 use tracing::{error, info, warn};
 
 use crate::config::Config;
@@ -27,6 +27,8 @@ use listen::{Listeners, serve};
 /// The largest difference between two members' clock rates that grants allow for: 500 parts per million, twice the worst
 /// crystal and what an NTP daemon slews.
 const CLOCK_RATE_PPM: u32 = 500;
+/// How long leaving may take once calls have ended: a flush, the last deletes, and the links' last messages.
+const LEAVE_MAX: Duration = Duration::from_secs(5);
 
 /// Runs a sidecar until SIGTERM, Ctrl-C or a `Drain`, then drains within the configured bound.
 pub async fn run(config: Config) -> anyhow::Result<()> {
@@ -90,15 +92,13 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         queue_bulk_max: config.limits.queue_peer_bulk_max,
         message_bytes_max: config.limits.message_bytes_max.as_usize(),
     };
-    let background = [
-        tokio::spawn(run_dialler(dialler, members)),
-        tokio::spawn(follow_gossip(
-            engine.clone(),
-            views,
-            hello.clone(),
-            config.cluster.expected_members,
-        )),
-    ];
+    let mut dialling = tokio::spawn(run_dialler(dialler, members));
+    let following = tokio::spawn(follow_gossip(
+        engine.clone(),
+        views,
+        hello.clone(),
+        config.cluster.expected_members,
+    ));
 
     info!(node = %hello.node_id, %incarnation, cluster = config.cluster.name.as_str(), %peer_address, "sidecar started");
     let (drain_tx, mut drain_rx) = mpsc::channel(1);
@@ -112,18 +112,10 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         ended = &mut looping => return ended.context("the event loop panicked")?,
         Some(ended) = servers.join_next() => return ended.context("a server panicked")?,
     };
-    let drained = drain(&engine, &stop_tx, &mut servers);
-    if tokio::time::timeout(bound, drained).await.is_err() {
-        warn!(
-            bound_ms = bound.as_millis(),
-            "not every call ended within drain.timeout; cutting them off"
-        );
-        servers.abort_all();
-    }
-    background.iter().for_each(tokio::task::JoinHandle::abort);
-    if let Ok(result) = tokio::time::timeout(Duration::from_secs(5), &mut looping).await {
-        result.context("the event loop panicked")??;
-    }
+    stop_tx.send_replace(true);
+    end_calls(&mut servers, bound).await;
+    following.abort();
+    leave(&engine, &mut looping, &mut dialling).await?;
     drop(engine);
     if let Some(gossip) = Arc::into_inner(gossip) {
         gossip.shutdown().await;
@@ -132,23 +124,49 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Refuses new calls, lets open ones end, and leaves the cluster once what they wrote is flushed.
-async fn drain(
-    engine: &Engine,
-    stop: &watch::Sender<bool>,
-    servers: &mut JoinSet<anyhow::Result<()>>,
-) {
-    stop.send_replace(true);
-    while let Some(ended) = servers.join_next().await {
-        if let Ok(Err(error)) = ended {
-            error!(%error, "a server failed while draining");
+/// Waits for open calls to end, new ones being refused already; cuts them off after `bound`.
+async fn end_calls(servers: &mut JoinSet<anyhow::Result<()>>, bound: Duration) {
+    let ended = async {
+        while let Some(ended) = servers.join_next().await {
+            if let Ok(Err(error)) = ended {
+                error!(%error, "a server failed while draining");
+            }
         }
+    };
+    if tokio::time::timeout(bound, ended).await.is_err() {
+        warn!(
+            bound_ms = bound.as_millis(),
+            "not every call ended within drain.timeout; cutting them off"
+        );
+        servers.abort_all();
     }
-    let (done, drained) = oneshot::channel();
-    if engine.urgent.send(Command::Drain(done)).await.is_ok() {
-        // An error means that the loop has ended: then it is drained.
-        let _ = drained.await;
-    }
+}
+
+/// Leaves the cluster, whatever became of the calls, for the peers would wait for this sidecar otherwise: flushes, says
+/// so to them, and lets the links bring it over.
+async fn leave(
+    engine: &Engine,
+    looping: &mut JoinHandle<anyhow::Result<()>>,
+    dialling: &mut JoinHandle<()>,
+) -> anyhow::Result<()> {
+    let left = async {
+        let (done, drained) = oneshot::channel();
+        // An error means that the loop has ended by itself; why is its own result.
+        if engine.urgent.send(Command::Drain(done)).await.is_ok() {
+            let _ = drained.await;
+        }
+        looping.await.context("the event loop panicked")??;
+        dialling.await.context("the dialler panicked")
+    };
+    tokio::time::timeout(LEAVE_MAX, left)
+        .await
+        .unwrap_or_else(|_| {
+            warn!(
+                bound_ms = LEAVE_MAX.as_millis(),
+                "could not leave in order; the peers will wait for this sidecar"
+            );
+            Ok(())
+        })
 }
 
 fn new_incarnation() -> anyhow::Result<Incarnation> {

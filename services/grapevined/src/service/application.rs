@@ -30,6 +30,8 @@ pub(crate) struct Application {
     /// Registrations that the directory may hold; a further one is refused, and its value must not be stored.
     pub(crate) registrations_max: u64,
     pub(crate) watchers: std::sync::Arc<tokio::sync::Semaphore>,
+    /// True once this sidecar drains: watches would not end by themselves.
+    pub(crate) stop: tokio::sync::watch::Receiver<bool>,
     /// Fills and registrations that may be under way at once; callers beyond wait, then are told to try again.
     pub(crate) under_way: std::sync::Arc<tokio::sync::Semaphore>,
 }
@@ -334,6 +336,6 @@ impl ApplicationService for Application {
         request: Request<v1::WatchRequest>,
     ) -> Result<Response<Self::WatchStream>, Status> {
         let classes = app::watched(&request.into_inner().classes)?;
-        watch::start(&self.engine, &self.watchers, classes).map(Response::new)
+        watch::start(&self.engine, &self.watchers, self.stop.clone(), classes).map(Response::new)
     }
 }

@@ -1,4 +1,5 @@
 //! Watches: each watcher reads the news at its own pace; one that falls behind gets a RESYNC in place of what it missed.
+//! They end when the sidecar drains.
 
 use std::sync::Arc;
 
@@ -6,7 +7,7 @@ use grapevine_core::names::ClassPath;
 use grapevine_proto::v1;
 use grapevine_proto::v1::watch_response::Kind;
 use tokio::sync::broadcast::error::RecvError;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
@@ -21,6 +22,7 @@ const AHEAD: usize = 16;
 pub(crate) fn start(
     engine: &Engine,
     watchers: &Arc<Semaphore>,
+    mut stop: watch::Receiver<bool>,
     classes: Vec<ClassPath>,
 ) -> Result<ReceiverStream<Result<v1::WatchResponse, Status>>, Status> {
     let Ok(place) = watchers.clone().try_acquire_owned() else {
@@ -50,6 +52,8 @@ pub(crate) fn start(
             };
             message = tokio::select! {
                 () = messages.closed() => return,
+                // An error means that nobody can stop it any more, which is as good as being told to.
+                _ = stop.wait_for(|stop| *stop) => return,
                 heard = news.recv() => match heard {
                     Ok(News::Applied(event, what)) => wire::app::watch_bump(event, &what, &classes),
                     Ok(News::Resync) => resync(0),
