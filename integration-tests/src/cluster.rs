@@ -35,6 +35,7 @@ pub struct Setup {
     toml: String,
     arguments: Vec<String>,
     relays: bool,
+    descriptors: Option<u32>,
 }
 
 impl Setup {
@@ -46,6 +47,7 @@ impl Setup {
             toml: KNOBS.to_owned(),
             arguments: Vec::new(),
             relays: false,
+            descriptors: None,
         }
     }
 
@@ -75,6 +77,13 @@ impl Setup {
     #[must_use]
     pub fn relays(mut self) -> Self {
         self.relays = true;
+        self
+    }
+
+    /// Lets every process open so many files and connections only.
+    #[must_use]
+    pub fn descriptors(mut self, most: u32) -> Self {
+        self.descriptors = Some(most);
         self
     }
 
@@ -163,6 +172,7 @@ impl Cluster {
             log: place.with_extension("log"),
             data_dir: place,
             arguments,
+            descriptors: self.setup.descriptors,
             process: None,
             relay,
         });

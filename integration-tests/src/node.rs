@@ -34,6 +34,7 @@ pub struct Node {
     pub data_dir: PathBuf,
     pub(crate) log: PathBuf,
     pub(crate) arguments: Vec<String>,
+    pub(crate) descriptors: Option<u32>,
     pub(crate) process: Option<Process>,
     pub(crate) relay: Option<Relay>,
 }
@@ -42,8 +43,26 @@ impl Node {
     /// Starts it, and does not wait.
     pub fn start(&mut self) -> Result<()> {
         ensure!(self.process.is_none(), "{} is running", self.id);
-        let process = Process::start(&self.id, grapevine()?, &self.arguments, &self.log)?;
+        let binary = grapevine()?;
+        let process = match self.descriptors {
+            None => Process::start(&self.id, binary, &self.arguments, &self.log)?,
+            Some(most) => {
+                let script = format!("ulimit -n {most} && exec \"$0\" \"$@\"");
+                let line = [&"-c".to_owned(), &script, &binary.display().to_string()];
+                let line = line.into_iter().chain(&self.arguments);
+                Process::start(&self.id, Path::new("/bin/sh"), line, &self.log)?
+            }
+        };
         self.process = Some(process);
+        Ok(())
+    }
+
+    /// Gives it another value for a flag that it has, from its next start on.
+    pub fn set(&mut self, flag: &str, value: &str) -> Result<()> {
+        let named = |argument: &String| argument.strip_prefix("--") == Some(flag);
+        let position = self.arguments.iter().position(named);
+        let position = position.with_context(|| format!("{} has no flag {flag}", self.id))?;
+        value.clone_into(&mut self.arguments[position + 1]);
         Ok(())
     }
 
@@ -52,6 +71,11 @@ impl Node {
         self.start()?;
         self.wait_fresh().await?;
         Ok(())
+    }
+
+    /// Its command line, without the program.
+    pub fn arguments(&self) -> &[String] {
+        &self.arguments
     }
 
     fn running(&self) -> Result<&Process> {

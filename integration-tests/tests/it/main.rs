@@ -5,8 +5,14 @@
 mod bad_input;
 mod caches;
 mod directory;
+mod drain;
 mod fence;
 mod freshness;
+mod full_disk;
+mod identity;
+mod listing;
 mod no_past;
 mod receipts;
+mod startup;
 mod support;
+mod watch;

@@ -25,11 +25,14 @@ impl Superseded {
             answer.receipt.is_some_and(|receipt| receipt.satisfied),
             "{class}: no receipt"
         );
-        self.by_class
-            .entry(class.to_owned())
-            .or_default()
-            .insert(before);
+        self.add(class, before);
         Ok(())
+    }
+
+    /// Keeps a token that an acknowledged bump superseded.
+    pub(crate) fn add(&mut self, class: &str, token: u64) {
+        let tokens = self.by_class.entry(class.to_owned()).or_default();
+        tokens.insert(token);
     }
 
     /// Bumps each of the classes.

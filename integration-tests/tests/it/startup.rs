@@ -1,0 +1,220 @@
+//! What keeps a sidecar from starting is named, with an exit code: 2 for a wrong command line or configuration, 1 for the
+//! rest.
+
+use std::fs;
+use std::net::TcpListener;
+use std::os::unix::net::UnixListener;
+use std::path::Path;
+use std::time::Duration;
+
+use grapevine_integration_tests::{Ended, Setup, free_ports, grapevine, run_to_end};
+use tempfile::TempDir;
+
+const AT_ONCE: Duration = Duration::from_secs(30);
+
+/// Runs a sidecar with a configuration that is expected to be refused.
+async fn refused(arguments: &[&str]) -> Ended {
+    let line = ["sidecar"].iter().chain(arguments);
+    run_to_end(grapevine().unwrap(), line, AT_ONCE)
+        .await
+        .unwrap()
+}
+
+fn check(ended: &Ended, code: i32, tells: &[&str]) {
+    assert_eq!(ended.code, Some(code), "{}", ended.output);
+    for part in tells {
+        assert!(
+            ended.output.contains(part),
+            "{part:?} is not told:\n{}",
+            ended.output
+        );
+    }
+    assert!(!ended.output.contains("panicked"), "{}", ended.output);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_unreadable_configuration_is_named() {
+    let dir = TempDir::new().unwrap();
+    let at = |name: &str| dir.path().join(name).display().to_string();
+    check(
+        &refused(&["--config", &at("absent.toml")]).await,
+        2,
+        &["absent.toml", "No such file"],
+    );
+    fs::create_dir(dir.path().join("a-directory")).unwrap();
+    check(
+        &refused(&["--config", &at("a-directory")]).await,
+        2,
+        &["a-directory", "directory"],
+    );
+    fs::write(dir.path().join("binary.toml"), [0xff, 0xfe, 0]).unwrap();
+    check(
+        &refused(&["--config", &at("binary.toml")]).await,
+        2,
+        &["binary.toml", "UTF-8"],
+    );
+    fs::write(dir.path().join("broken.toml"), "[node\nid = 1").unwrap();
+    check(
+        &refused(&["--config", &at("broken.toml")]).await,
+        2,
+        &["broken.toml", "1"],
+    );
+    // Root reads what nobody may read.
+    let hidden = dir.path().join("hidden.toml");
+    fs::write(&hidden, "").unwrap();
+    fs::set_permissions(&hidden, std::os::unix::fs::PermissionsExt::from_mode(0o000)).unwrap();
+    if fs::read(&hidden).is_err() {
+        check(
+            &refused(&["--config", &at("hidden.toml")]).await,
+            2,
+            &["hidden.toml", "denied"],
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn all_wrong_values_are_told_at_once() {
+    let dir = TempDir::new().unwrap();
+    let file = dir.path().join("wrong.toml");
+    let toml = r#"
+[node]
+id = "with a space"
+[app]
+tcp = "nowhere"
+[limits]
+watchers_max = 0
+wachers_max = 5
+[freshness]
+max_staleness = "soon"
+[[policy]]
+pattern = "cart/*"
+strategy = "magic"
+[[policy]]
+pattern = "a//b"
+[[policy]]
+pattern = "list/*"
+ttl = "-5s"
+paging = 0
+"#;
+    fs::write(&file, toml).unwrap();
+    let ended = refused(&[
+        "--config",
+        &file.display().to_string(),
+        "--drain-timeout",
+        "2weeks",
+    ])
+    .await;
+    let tells = [
+        "node.id",
+        "with a space",
+        "app.tcp",
+        "nowhere",
+        "watchers_max",
+        "wachers_max",
+        "max_staleness",
+        "soon",
+        "magic",
+        "versioned",
+        "a//b",
+        "-5s",
+        "paging",
+        "drain",
+        "2weeks",
+        "wrong.toml",
+    ];
+    check(&ended, 2, &tells);
+    let ended = refused(&["--check-config", "--config", &file.display().to_string()]).await;
+    check(&ended, 2, &["magic"]);
+    let ended = refused(&["--no-such-flag"]).await;
+    check(&ended, 2, &["--no-such-flag"]);
+}
+
+/// A legal command line, but for what the test changes.
+fn line<'a>(dir: &'a str, app: &'a str, peer: &'a str, gossip: &'a str) -> Vec<&'a str> {
+    vec![
+        "--node-id",
+        "n1",
+        "--data-dir",
+        dir,
+        "--app-tcp",
+        app,
+        "--peer-listen",
+        peer,
+        "--gossip-listen",
+        gossip,
+    ]
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_port_in_use_is_named() {
+    let dir = TempDir::new().unwrap();
+    let data = dir.path().join("data").display().to_string();
+    let ports = free_ports(3).unwrap();
+    let [app, peer, gossip] = [0, 1, 2].map(|at: usize| format!("127.0.0.1:{}", ports[at]));
+    for (busy, knob) in [(&app, "app.tcp"), (&peer, "peer.listen")] {
+        let _listener = TcpListener::bind(busy).unwrap();
+        check(
+            &refused(&line(&data, &app, &peer, &gossip)).await,
+            1,
+            &[knob, busy, "in use"],
+        );
+    }
+    let _socket = std::net::UdpSocket::bind(&gossip).unwrap();
+    check(
+        &refused(&line(&data, &app, &peer, &gossip)).await,
+        1,
+        &["gossip.listen", &gossip, "in use"],
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_unix_path_in_use_is_named_and_a_stale_one_is_replaced() {
+    let mut cluster = Setup::of(1).prepare().await.unwrap();
+    let path = cluster[0].app_unix.clone();
+    let shown = path.display().to_string();
+    {
+        let _listener = UnixListener::bind(&path).unwrap();
+        cluster[0].start().unwrap();
+        let ended = cluster[0].end(AT_ONCE).await.unwrap();
+        check(&ended, 1, &["app.unix", &shown, "in use"]);
+    }
+    // The listener is gone and its file is left, as after kill -9.
+    assert!(path.exists());
+    cluster[0].start_fresh().await.unwrap();
+    cluster[0].kill().await.unwrap();
+    fs::remove_file(&path).unwrap();
+    fs::write(&path, "precious").unwrap();
+    cluster[0].start().unwrap();
+    let ended = cluster[0].end(AT_ONCE).await.unwrap();
+    check(&ended, 1, &["app.unix", &shown, "not a socket"]);
+    assert_eq!(fs::read_to_string(&path).unwrap(), "precious");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_directory_that_another_sidecar_has_or_that_is_none_is_named() {
+    let mut cluster = Setup::of(1).start().await.unwrap();
+    let data = cluster[0].data_dir.clone();
+    let shown = data.display().to_string();
+    let ports = free_ports(3).unwrap();
+    let [app, peer, gossip] = [0, 1, 2].map(|at: usize| format!("127.0.0.1:{}", ports[at]));
+    let ended = refused(&line(&shown, &app, &peer, &gossip)).await;
+    check(&ended, 1, &["store.path", &shown, "another"]);
+    assert!(cluster[0].is_running().unwrap());
+    cluster[0].api.token("class").await.unwrap();
+
+    let file = data.with_extension("file");
+    fs::write(&file, "precious").unwrap();
+    let shown = file.display().to_string();
+    check(
+        &refused(&line(&shown, &app, &peer, &gossip)).await,
+        1,
+        &["store.path", &shown],
+    );
+    let below = Path::new("/proc/nowhere");
+    let shown = below.display().to_string();
+    check(
+        &refused(&line(&shown, &app, &peer, &gossip)).await,
+        1,
+        &["store.path", &shown],
+    );
+}
