@@ -1,0 +1,488 @@
+//! Whole cores under random schedules: messages lost, late and out of order, links cut, processes killed, disks wiped and
+//! restored from older copies, logs compacted, snapshots broken off, tables so small that floors come all the time.
+//!
+//! After every step: a superseded token is not current again (G2); a read through the cache gives no value older than
+//! what its sidecar has applied (G3); who is fresh has applied all that any member had issued one staleness bound ago
+//! (G7, G11). At the end everything is started and linked: all know all that was answered (G1), with equal tokens (G12),
+//! and all are fresh, so nothing is stuck.
+//!
+//! A disk is lost or replaced only while other disks hold all that its node ever showed: that is the loss which G1
+//! survives. Nobody is away for longer than `member_timeout`.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::time::Duration;
+
+use grapevine_core::event::{BumpEvent, Match};
+use grapevine_core::id::{EventId, Incarnation, Time};
+use grapevine_core::machine::effects::{
+    Freshness, Input, LeaseClaim, ReceiptLevel, Reply, Resolution, Verdict,
+};
+use grapevine_core::policy::{Pattern, Policy, PolicySet, Strategy};
+use grapevine_core::token::Token;
+use proptest::collection::vec;
+use proptest::prelude::{Strategy as _, any, proptest};
+use proptest::strategy::ValueTree as _;
+use proptest::test_runner::{TestCaseError, TestRunner};
+
+use crate::disk::Disk;
+use crate::world::{MAX_STALENESS, World, class};
+
+const NODES: usize = 3;
+/// Addresses, by strategy of their first class, with their classes.
+const ADDRESSES: [(&str, &[&str]); 7] = [
+    ("v1", &["v/1"]),
+    ("v2", &["v/2", "w/1"]),
+    ("v3", &["v/1/x"]),
+    ("v4", &["v"]),
+    ("r1", &["r/1"]),
+    ("r2", &["r/2", "w/1"]),
+    ("r3", &["r/2/x"]),
+];
+const BUMPED: [&[&str]; 9] = [
+    &["v/1"],
+    &["v/2"],
+    &["r/1"],
+    &["r/2"],
+    &["w/1"],
+    &["v"],
+    &["v/3", "v/4"],
+    &["v/5", "r/3"],
+    &["r/2/x"],
+];
+const JOINT: [&[&str]; 3] = [&["v/2", "w/1"], &["r/2", "w"], &["r", "w/1"]];
+
+type Step = (u8, u8, u8, u8);
+
+#[derive(Clone, Copy, Debug)]
+struct Value {
+    token: Token,
+    read_at: u64,
+}
+
+/// A fill under way: resolved and read, not stored.
+struct Fill {
+    at: usize,
+    address: usize,
+    resolution: Resolution,
+    read_at: u64,
+    call: Option<(Incarnation, u64)>,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Counts {
+    reads: u64,
+    hits: u64,
+    bumps: usize,
+    floors: usize,
+    starts: usize,
+    losses: usize,
+    snapshots: u64,
+    fresh: usize,
+}
+
+struct Chaos {
+    world: World,
+    /// Counts what happens, so that a read and a write can be told apart in time.
+    tick: u64,
+    /// When a bump was asked for, and when it was applied where it was asked for.
+    issued: BTreeMap<EventId, u64>,
+    applied: BTreeMap<EventId, (BumpEvent, Time)>,
+    seen: [usize; NODES],
+    fills: Vec<Fill>,
+    cache: HashMap<String, Value>,
+    copies: [Option<Disk>; NODES],
+    current: HashMap<(usize, usize), Token>,
+    superseded: HashSet<(usize, usize, Token)>,
+    counts: Counts,
+}
+
+fn policies() -> PolicySet {
+    let registered = Policy {
+        pattern: Pattern::parse("r/**").unwrap(),
+        strategy: Strategy::Registered,
+        ..Policy::fallback()
+    };
+    PolicySet::new(vec![registered], Policy::fallback()).unwrap()
+}
+
+impl Chaos {
+    fn new() -> Self {
+        let world = World::running_with(NODES, |config| {
+            config.policies = policies();
+            config.limits.classes_per_top_max = 2;
+        });
+        Self {
+            world,
+            tick: 0,
+            issued: BTreeMap::new(),
+            applied: BTreeMap::new(),
+            seen: [0; NODES],
+            fills: Vec::new(),
+            cache: HashMap::new(),
+            copies: [const { None }; NODES],
+            current: HashMap::new(),
+            superseded: HashSet::new(),
+            counts: Counts::default(),
+        }
+    }
+
+    fn step(&mut self, (what, at, x, y): Step) -> Result<(), String> {
+        let at = usize::from(at) % NODES;
+        let to = (at + 1 + usize::from(x) % (NODES - 1)) % NODES;
+        let pick = |count: usize| usize::from(y) % count;
+        self.tick += 1;
+        match what % 64 {
+            0..=6 => self.bump(at, BUMPED[pick(BUMPED.len())], Match::Any, x),
+            7..=8 => self.bump(at, JOINT[pick(JOINT.len())], Match::All, x),
+            9..=16 => drop(self.world.flush(at)),
+            17..=23 => {
+                let count = self
+                    .world
+                    .links
+                    .get(&(at, to))
+                    .map_or(0, std::collections::VecDeque::len);
+                if count > 0 {
+                    self.world.deliver_nth(at, to, pick(count));
+                }
+            }
+            24..=28 => self.world.deliver_all(at, to),
+            29 => drop(self.world.drop_all(at, to)),
+            30 => self.world.cut(at, to),
+            31..=33 => self.world.connect(at, to),
+            34..=37 => self.world.advance(Duration::from_millis(u64::from(y))),
+            38..=40 => drop(self.world.pump(at)),
+            41 => self.world.nodes[at].disk.compact(),
+            42 => self.world.crash(at),
+            43..=44 => self.start(at),
+            45 => self.copies[at] = Some(self.world.nodes[at].disk.clone()),
+            46 => self.lose(at, x % 2 == 0),
+            47..=48 => self.world.settle(),
+            49..=54 => self.resolve(at, pick(ADDRESSES.len())),
+            55..=57 => self.store(usize::from(y)),
+            58 => self.world.input(at, Input::Seal),
+            _ => self.read(at, pick(ADDRESSES.len()))?,
+        }
+        self.check()
+    }
+
+    fn bump(&mut self, at: usize, paths: &[&str], matching: Match, x: u8) {
+        if !self.world.up(at) {
+            return;
+        }
+        let levels = [
+            ReceiptLevel::None,
+            ReceiptLevel::One,
+            ReceiptLevel::Quorum,
+            ReceiptLevel::All,
+        ];
+        let level = levels[usize::from(x) % 4];
+        self.world
+            .invalidate_as(at, paths, matching, level, Duration::from_millis(700));
+        let (_, writes) = self.world.nodes[at].unflushed.back().unwrap();
+        for write in writes {
+            if let grapevine_core::store::Write::Log {
+                origin, sequence, ..
+            } = write
+            {
+                let event = EventId {
+                    origin: *origin,
+                    sequence: *sequence,
+                };
+                self.issued.insert(event, self.tick);
+            }
+        }
+    }
+
+    fn start(&mut self, at: usize) {
+        if !self.world.up(at) {
+            self.world.start(at);
+            self.counts.starts += 1;
+        }
+    }
+
+    /// Kills a node and takes its disk away, or puts an older one in its place.
+    fn lose(&mut self, at: usize, wipe: bool) {
+        let knows = |event: &EventId| {
+            let node = &self.world.nodes[at];
+            let shown = node
+                .core
+                .as_ref()
+                .is_some_and(|core| core.progress().has(*event));
+            shown || node.disk.holds(*event)
+        };
+        let elsewhere = |event: &EventId| {
+            let mut others = (0..NODES).filter(|other| *other != at);
+            others.any(|other| self.world.nodes[other].disk.holds(*event))
+        };
+        if !self
+            .applied
+            .keys()
+            .filter(|event| knows(event))
+            .all(elsewhere)
+        {
+            return;
+        }
+        let disk = match (wipe, &self.copies[at]) {
+            (true, _) => Disk::default(),
+            (false, Some(copy)) => copy.clone(),
+            (false, None) => return,
+        };
+        self.world.crash(at);
+        self.world.nodes[at].disk = disk;
+        self.counts.losses += 1;
+    }
+
+    fn resolve(&mut self, at: usize, address: usize) {
+        if self.world.up(at) {
+            let (name, paths) = ADDRESSES[address];
+            let resolution = self.world.resolve(at, name, paths);
+            let read_at = self.tick;
+            let call = None;
+            self.fills.push(Fill {
+                at,
+                address,
+                resolution,
+                read_at,
+                call,
+            });
+        }
+    }
+
+    /// Goes on with one of the fills.
+    fn store(&mut self, x: usize) {
+        if self.fills.is_empty() {
+            return;
+        }
+        let mut fill = self.fills.remove(x % self.fills.len());
+        let (name, paths) = ADDRESSES[fill.address];
+        let target = fill.resolution.targets[0].address.to_string();
+        if !fill.resolution.commit_required() {
+            let value = Value {
+                token: fill.resolution.token,
+                read_at: fill.read_at,
+            };
+            self.cache.insert(target, value);
+            return;
+        }
+        let Some((run, call)) = fill.call else {
+            if self.world.up(fill.at) {
+                let lease = LeaseClaim::Lease(fill.resolution.lease);
+                let call = self.world.register(fill.at, name, paths, lease);
+                fill.call = Some((self.world.incarnation(fill.at), call));
+                self.fills.push(fill);
+            }
+            return;
+        };
+        match self.world.verdict(fill.at, call) {
+            Some(Verdict::Accepted(token)) => {
+                self.cache.insert(
+                    target,
+                    Value {
+                        token,
+                        read_at: fill.read_at,
+                    },
+                );
+            }
+            Some(Verdict::Condemned(_)) => {}
+            // It may come yet, unless the process that was asked is gone.
+            None => {
+                if self.world.up(fill.at) && self.world.incarnation(fill.at) == run {
+                    self.fills.push(fill);
+                }
+            }
+        }
+    }
+
+    fn read(&mut self, at: usize, address: usize) -> Result<(), String> {
+        if !self.world.up(at) {
+            return Ok(());
+        }
+        let (name, paths) = ADDRESSES[address];
+        let resolution = self.world.resolve(at, name, paths);
+        self.counts.reads += 1;
+        let Some(value) = self.cache.get(resolution.targets[0].address.as_str()) else {
+            return Ok(());
+        };
+        if value.token != resolution.token {
+            return Ok(());
+        }
+        self.counts.hits += 1;
+        for (event, issued) in &self.issued {
+            let Some((BumpEvent::Bump(bump), _)) = self.applied.get(event) else {
+                continue;
+            };
+            let met =
+                |path: &grapevine_core::names::ClassPath| paths.iter().any(|of| path.covers(of));
+            let concerned = match bump.matching {
+                Match::Any => bump.classes.iter().any(met),
+                Match::All => bump.classes.iter().all(met),
+            };
+            if concerned && self.world.core(at).progress().has(*event) && value.read_at < *issued {
+                return Err(format!(
+                    "G3: node {at} serves {name} from before {event:?}, which it has applied"
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    fn check(&mut self) -> Result<(), String> {
+        for at in 0..NODES {
+            let node = &self.world.nodes[at];
+            for (event, what) in &node.applied[self.seen[at]..] {
+                let now = (what.clone(), self.world.now);
+                self.applied.entry(*event).or_insert(now);
+            }
+            self.seen[at] = node.applied.len();
+            if let Some(reason) = &node.stopped {
+                return Err(format!("{} stopped: {reason}", node.name));
+            }
+        }
+        for at in (0..NODES)
+            .filter(|at| self.world.up(*at))
+            .collect::<Vec<_>>()
+        {
+            self.check_node(at)?;
+        }
+        Ok(())
+    }
+
+    fn check_node(&mut self, at: usize) -> Result<(), String> {
+        let core = self.world.core(at);
+        let freshness = core.freshness(self.world.now);
+        let knows_all = core.members(self.world.now).len() == NODES - 1;
+        if freshness == Freshness::Fresh && knows_all {
+            self.counts.fresh += 1;
+            let bound = MAX_STALENESS + Duration::from_millis(1);
+            let old = |time: &Time| self.world.now.since(*time) > bound;
+            for (event, (_, applied)) in &self.applied {
+                if old(applied) && !core.progress().has(*event) {
+                    return Err(format!(
+                        "G11: node {at} calls itself fresh without {event:?}"
+                    ));
+                }
+            }
+        }
+        if matches!(freshness, Freshness::CatchingUp(_)) {
+            return Ok(());
+        }
+        for (index, (_, paths)) in ADDRESSES.iter().enumerate() {
+            let token = self.world.token(at, paths);
+            let before = self.current.insert((at, index), token);
+            if let Some(before) = before.filter(|before| *before != token) {
+                self.superseded.insert((at, index, before));
+            }
+            if self.superseded.contains(&(at, index, token)) {
+                return Err(format!(
+                    "G2: a superseded token of {paths:?} is current again on node {at}"
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    fn finish(&mut self) -> Result<(), String> {
+        (0..NODES).for_each(|at| self.start(at));
+        self.world.connect_all();
+        self.world
+            .converge()
+            .map_err(|error| format!("stuck:\n{error}"))?;
+        self.check()?;
+        let replies = self
+            .world
+            .nodes
+            .iter()
+            .flat_map(|node| node.replies.values());
+        for reply in replies {
+            if let Reply::Invalidated { event, .. } = reply {
+                for at in 0..NODES {
+                    if !self.world.core(at).has_all(&[*event]) {
+                        return Err(format!("G1: node {at} lacks {event:?}, which was answered"));
+                    }
+                }
+            }
+        }
+        for (name, paths) in ADDRESSES {
+            let tokens: BTreeSet<_> = (0..NODES).map(|at| self.world.token(at, paths)).collect();
+            if tokens.len() > 1 {
+                return Err(format!(
+                    "G12: {name} has {tokens:?}:\n{}",
+                    self.world.describe()
+                ));
+            }
+        }
+        for address in 0..ADDRESSES.len() {
+            for at in 0..NODES {
+                self.read(at, address)?;
+            }
+        }
+        let floor = |(event, _): &&(BumpEvent, Time)| matches!(event, BumpEvent::Floor(_));
+        self.counts.floors = self.applied.values().filter(floor).count();
+        self.counts.bumps = self.issued.len();
+        let cores = (0..NODES).map(|at| self.world.core(at).counters().snapshots_adopted);
+        self.counts.snapshots = cores.sum();
+        Ok(())
+    }
+}
+
+fn run(steps: &[Step]) -> Result<Counts, String> {
+    let mut chaos = Chaos::new();
+    chaos.check()?;
+    for step in steps {
+        chaos.step(*step)?;
+    }
+    chaos.finish()?;
+    Ok(chaos.counts)
+}
+
+fn steps() -> impl proptest::strategy::Strategy<Value = Vec<Step>> {
+    vec(any::<Step>(), 1..250).prop_map(|steps| steps)
+}
+
+proptest! {
+    #![proptest_config(crate::config(150))]
+
+    #[test]
+    fn g1_g2_g3_g11_g12_hold_under_random_schedules(schedule in steps()) {
+        run(&schedule).map_err(TestCaseError::fail)?;
+    }
+}
+
+#[test]
+fn g2_g3_the_schedules_do_what_they_are_for() {
+    let mut runner = TestRunner::deterministic();
+    let mut sum = Counts::default();
+    for _ in 0..60 {
+        let schedule = steps().new_tree(&mut runner).unwrap().current();
+        let counts = run(&schedule).unwrap();
+        sum.reads += counts.reads;
+        sum.hits += counts.hits;
+        sum.bumps += counts.bumps;
+        sum.floors += counts.floors;
+        sum.starts += counts.starts;
+        sum.losses += counts.losses;
+        sum.snapshots += counts.snapshots;
+        sum.fresh += counts.fresh;
+    }
+    println!("60 schedules: {sum:?}");
+    assert!(
+        sum.hits > 50 && sum.bumps > 500 && sum.floors > 50 && sum.losses > 10,
+        "{sum:?}"
+    );
+    assert!(
+        sum.starts > 50 && sum.snapshots > 5 && sum.fresh > 500,
+        "{sum:?}"
+    );
+}
+
+/// The class that stands for everything, so that the names used here are known to be no part of it.
+#[test]
+fn the_schedules_name_valid_classes() {
+    for path in ADDRESSES
+        .iter()
+        .flat_map(|(_, paths)| *paths)
+        .chain(BUMPED.iter().copied().flatten())
+    {
+        assert!(!class(path).is_reserved(), "{path}");
+    }
+}

@@ -1,0 +1,397 @@
+//! G11: absence is not freshness. Who starts, is wiped, is cut off or leaves vouches for nothing.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use grapevine_core::id::Time;
+use grapevine_core::machine::effects::{Freshness, Input, LeaseClaim, PeerMessage, Verdict};
+use grapevine_core::policy::{OnUnknown, Policy, PolicySet};
+
+use crate::world::{MAX_STALENESS, World};
+
+fn fresh(world: &World, at: usize) -> bool {
+    let fresh = world.core(at).freshness(world.now) == Freshness::Fresh;
+    // Who is not fresh and may not serve says so in every answer.
+    assert_eq!(world.resolve(at, "x", &["cart/13"]).bypass, !fresh);
+    fresh
+}
+
+fn strict(config: &mut grapevine_core::machine::CoreConfig) {
+    let policy = Policy {
+        on_unknown: OnUnknown::Bypass,
+        ..Policy::fallback()
+    };
+    config.policies = PolicySet::new(Vec::new(), policy).unwrap();
+}
+
+fn catching_up(world: &World, at: usize) -> bool {
+    matches!(
+        world.core(at).freshness(world.now),
+        Freshness::CatchingUp(_)
+    )
+}
+
+#[test]
+fn g11_a_start_catches_up_with_tokens_that_nobody_else_has() {
+    let mut world = World::running_with(3, strict);
+    world.invalidate(0, &["cart/13"]);
+    world.settle();
+    let shared = world.token(0, &["cart/13"]);
+    let mut seen = BTreeSet::from([shared]);
+    for wiped in [false, true, false] {
+        world.crash(2);
+        if wiped {
+            world.wipe(2);
+        }
+        world.start(2);
+        assert!(catching_up(&world, 2) && !fresh(&world, 2));
+        assert!(seen.insert(world.token(2, &["cart/13"])), "an old token");
+        world.connect_all();
+        world.converge().unwrap();
+        assert!(fresh(&world, 2));
+        assert_eq!(world.token(2, &["cart/13"]), shared);
+    }
+}
+
+#[test]
+fn g11_nobody_vouches_before_the_heads_of_every_grant_are_applied() {
+    let mut world = World::running_with(3, strict);
+    world.crash(2);
+    world.wipe(2);
+    world.invalidate(0, &["cart/13"]);
+    world.settle();
+    world.start(2);
+    world.connect_all();
+    // Grants come and go; events do not get through.
+    let begin = world.now;
+    while world.now.since(begin) < MAX_STALENESS * 3 {
+        for from in 0..3 {
+            for to in 0..3 {
+                let is_event = |message: &PeerMessage| {
+                    matches!(
+                        message,
+                        PeerMessage::Bumps { .. } | PeerMessage::Compacted { .. }
+                    )
+                };
+                if to == 2
+                    && let Some(queue) = world.links.get_mut(&(from, to))
+                {
+                    queue.retain(|message| !is_event(message));
+                }
+                world.deliver(from, to);
+            }
+        }
+        for at in 0..3 {
+            world.flush(at);
+        }
+        world.advance(Duration::from_millis(10));
+        assert!(
+            catching_up(&world, 2),
+            "without an event that was acknowledged"
+        );
+        assert!(!fresh(&world, 2));
+    }
+    world.converge().unwrap();
+    assert!(fresh(&world, 2));
+}
+
+#[test]
+fn g11_a_minority_is_never_fresh() {
+    let mut world = World::with(3, |config| {
+        strict(config);
+        config.member_timeout = Duration::from_secs(25);
+    });
+    world.start(0);
+    world.advance(Duration::from_secs(20));
+    world.settle();
+    let alone = !fresh(&world, 0) && catching_up(&world, 0);
+    assert!(alone, "one of three");
+    world.start(1);
+    world.connect(0, 1);
+    let begin = world.now;
+    world.converge().unwrap();
+    assert!(fresh(&world, 0) && fresh(&world, 1), "two of three");
+    let waited = world.now.since(begin) >= Duration::from_secs(24);
+    assert!(waited, "without giving the third its time");
+    world.cut(0, 1);
+    world.advance(MAX_STALENESS);
+    assert!(!fresh(&world, 0) && !fresh(&world, 1));
+    assert!(!catching_up(&world, 0), "it has learned all once");
+}
+
+/// Two of three would do; but the second has lost its disk, and what it had acknowledged is with the first only.
+#[test]
+fn g2_g11_a_wiped_node_asks_all_before_it_vouches() {
+    let mut world = World::running_with(3, strict);
+    world.cut(0, 2);
+    world.cut(1, 2);
+    let before = world.token(1, &["cart/13"]);
+    world.invalidate(0, &["cart/13"]);
+    world.settle();
+    let after = world.token(1, &["cart/13"]);
+    world.crash(1);
+    world.wipe(1);
+    world.start(1);
+    world.connect(1, 2);
+    for _ in 0..100 {
+        world.settle();
+        world.advance(Duration::from_millis(50));
+        assert!(!fresh(&world, 1));
+        let token = world.token(1, &["cart/13"]);
+        assert!(token != before && token != after);
+    }
+    world.connect_all();
+    world.converge().unwrap();
+    assert_eq!(world.token(1, &["cart/13"]), after);
+}
+
+#[test]
+fn g11_a_minority_that_drops_its_members_is_still_one() {
+    let mut world = World::running_with(3, |config| {
+        strict(config);
+        config.member_timeout = Duration::from_secs(5);
+    });
+    world.cut(0, 1);
+    world.cut(0, 2);
+    for _ in 0..30 {
+        (0..3).for_each(|at| world.input(at, Input::Seen(Vec::new())));
+        world.advance(Duration::from_secs(1));
+        world.settle();
+        assert!(!fresh(&world, 0) || world.now < Time::from_start(Duration::from_secs(3)));
+    }
+    assert!(world.core(0).members(world.now).is_empty());
+    assert!(
+        fresh(&world, 1) && fresh(&world, 2),
+        "the others go on without it"
+    );
+}
+
+#[test]
+fn g11_freshness_ends_when_the_first_grant_is_over_and_begins_when_the_last_is_renewed() {
+    let mut world = World::running_with(3, strict);
+    world.advance(Duration::from_millis(300));
+    world.settle();
+    let begin = world.now;
+    world.cut(0, 2);
+    let mut lost = None;
+    while lost.is_none() {
+        world.advance(Duration::from_millis(10));
+        world.settle();
+        lost = (!fresh(&world, 0)).then(|| world.now.since(begin));
+    }
+    assert!(lost.unwrap() <= MAX_STALENESS);
+    world.connect(0, 2);
+    world.settle();
+    assert!(fresh(&world, 0));
+}
+
+#[test]
+fn g11_under_a_stream_of_events_grants_still_count() {
+    let mut world = World::running_with(2, strict);
+    // Every message takes long enough for the next question and the next event to be on their way.
+    for round in 0..60 {
+        world.invalidate(1, &["cart/13"]);
+        world.flush(1);
+        world.advance(Duration::from_millis(100));
+        if round % 3 == 0 {
+            for (from, to) in [(0, 1), (1, 0)] {
+                let count = world.links[&(from, to)].len();
+                for _ in 2..count {
+                    world.deliver(from, to);
+                }
+                world.flush(to);
+            }
+        }
+        assert!(
+            round < 20 || fresh(&world, 0),
+            "round {round}: {}",
+            world.describe()
+        );
+    }
+}
+
+#[test]
+fn g7_serving_while_unknown_counts_from_when_freshness_was_shown_last() {
+    let limit = Duration::from_secs(2);
+    let mut world = World::running_with(2, |config| {
+        let policy = Policy {
+            on_unknown: OnUnknown::Serve(limit),
+            ..Policy::fallback()
+        };
+        config.policies = PolicySet::new(Vec::new(), policy).unwrap();
+    });
+    world.advance(Duration::from_secs(5));
+    world.settle();
+    world.advance(Duration::from_secs(5));
+    world.settle();
+    let is_fresh = |world: &World| world.core(0).freshness(world.now) == Freshness::Fresh;
+    let bypass = |world: &World| world.resolve(0, "x", &["cart/13"]).bypass;
+    assert!(is_fresh(&world));
+    world.cut(0, 1);
+    while is_fresh(&world) {
+        assert!(!bypass(&world));
+        world.advance(Duration::from_millis(10));
+    }
+    let lost = world.now;
+    while world.now.since(lost) + Duration::from_millis(20) < limit {
+        assert!(
+            !bypass(&world),
+            "{:?} after freshness was lost",
+            world.now.since(lost)
+        );
+        world.advance(Duration::from_millis(10));
+    }
+    world.advance(Duration::from_millis(30));
+    assert!(bypass(&world));
+}
+
+#[test]
+fn g7_a_newcomer_that_has_not_granted_yet_does_not_end_serving() {
+    let mut world = World::with(3, |config| {
+        let policy = Policy {
+            on_unknown: OnUnknown::Serve(Duration::from_secs(2)),
+            ..Policy::fallback()
+        };
+        config.policies = PolicySet::new(Vec::new(), policy).unwrap();
+        config.member_timeout = Duration::from_secs(2);
+    });
+    (0..3).for_each(|at| world.start(at));
+    world.connect(0, 1);
+    for _ in 0..50 {
+        world.settle();
+        world.advance(Duration::from_millis(200));
+    }
+    world.settle();
+    assert_eq!(world.core(0).freshness(world.now), Freshness::Fresh);
+    world.dial(2, 0);
+    assert!(matches!(
+        world.core(0).freshness(world.now),
+        Freshness::Unknown(_)
+    ));
+    assert!(!world.resolve(0, "x", &["cart/13"]).bypass);
+}
+
+#[test]
+fn g11_leases_of_the_catching_up_are_unknown_afterwards() {
+    let mut world = World::with(2, |_| {});
+    world.start(0);
+    let lease = LeaseClaim::Lease(world.resolve(0, "x", &["cart/13"]).lease);
+    world.start(1);
+    world.connect_all();
+    world.converge().unwrap();
+    let call = world.register(0, "x", &["cart/13"], lease);
+    world.settle();
+    assert!(matches!(
+        world.verdict(0, call),
+        Some(Verdict::Condemned(_))
+    ));
+}
+
+#[test]
+fn g11_one_that_left_is_not_let_in_again_by_stale_gossip() {
+    let mut world = World::running_with(3, strict);
+    let hello = world.hello(2);
+    world.input(2, Input::Drain);
+    world.settle();
+    world.crash(2);
+    let seen = grapevine_core::machine::effects::Sighting {
+        hello: hello.clone(),
+        alive: true,
+    };
+    world.input(0, Input::Seen(vec![seen]));
+    assert_eq!(world.core(0).members(world.now).len(), 1);
+    world.advance(Duration::from_millis(300));
+    world.settle();
+    assert!(fresh(&world, 0));
+    // The next run of that node is welcome.
+    world.start(2);
+    world.connect_all();
+    world.converge().unwrap();
+    assert!(fresh(&world, 2));
+}
+
+#[test]
+fn g11_a_link_that_flaps_costs_no_freshness() {
+    let mut world = World::running_with(3, strict);
+    for round in 0..40 {
+        world.cut(0, 1);
+        world.advance(Duration::from_millis(20));
+        world.connect(0, 1);
+        world.settle();
+        world.advance(Duration::from_millis(20));
+        world.settle();
+        assert!(fresh(&world, 0) && fresh(&world, 1), "round {round}");
+    }
+}
+
+#[test]
+fn g2_a_sidecar_whose_own_events_are_known_further_than_it_issued_them_stops() {
+    let mut world = World::running(2);
+    world.invalidate(0, &["cart/13"]);
+    world.settle();
+    // A copy of its memory from before that event runs on.
+    let (from, own) = (world.incarnation(1), world.incarnation(0));
+    let head = grapevine_core::progress::OriginHead {
+        incarnation: own,
+        bump: 7,
+        directory: 0,
+    };
+    let message = PeerMessage::Grant {
+        nonce: 0,
+        duration: MAX_STALENESS,
+        heads: vec![head],
+    };
+    world.input(0, Input::Peer { from, message });
+    assert!(
+        world.nodes[0]
+            .stopped
+            .as_ref()
+            .is_some_and(|reason| reason.contains("copied"))
+    );
+}
+
+#[test]
+fn g2_two_runs_under_one_name_do_not_both_stay() {
+    let mut world = World::running(3);
+    let mut twin = world.hello(2);
+    twin.incarnation = grapevine_core::id::Incarnation::new(99).unwrap();
+    let error = world
+        .core(0)
+        .admit_peer(&twin, world.now)
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.contains("node id c is in use by incarnation"),
+        "{error}"
+    );
+    let mut own = world.hello(0);
+    own.incarnation = twin.incarnation;
+    let error = world
+        .core(0)
+        .admit_peer(&own, world.now)
+        .unwrap_err()
+        .to_string();
+    assert!(error.contains("this sidecar's own"), "{error}");
+    // The twin gives up when everybody refuses it for long enough.
+    world.nodes[2].core = None;
+    world.links.clear();
+    let mut alone = World::with(3, |_| {});
+    alone.start(0);
+    let reason = "node id c is in use";
+    for _ in 0..6 {
+        alone.input(
+            0,
+            Input::NodeIdRefused {
+                reason: reason.to_owned(),
+            },
+        );
+        alone.advance(Duration::from_secs(2));
+    }
+    alone.input(
+        0,
+        Input::NodeIdRefused {
+            reason: reason.to_owned(),
+        },
+    );
+    assert_eq!(alone.nodes[0].stopped.as_deref(), Some(reason));
+}

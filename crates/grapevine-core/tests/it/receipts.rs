@@ -1,0 +1,324 @@
+//! G6: receipts tell the truth, by incarnation: who has it, who has not, who can no longer serve old data.
+
+use std::time::Duration;
+
+use grapevine_core::event::Match;
+use grapevine_core::machine::effects::{
+    Freshness, HolderState, Input, Receipt, ReceiptLevel, Reply,
+};
+
+use crate::world::{MAX_STALENESS, World};
+
+const PATIENCE: Duration = Duration::from_secs(10);
+
+fn call(world: &mut World, at: usize, level: ReceiptLevel) -> u64 {
+    world.invalidate_as(at, &["cart/13"], Match::Any, level, PATIENCE)
+}
+
+fn receipt(world: &World, at: usize, call: u64) -> Option<Receipt> {
+    match world.nodes[at].replies.get(&call)? {
+        Reply::Invalidated { receipt, .. } => Some(receipt.clone()),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// The rows in letters: `h`as, has `n`ot, `c`annot serve.
+fn rows(receipt: &Receipt) -> String {
+    let letter = |state| match state {
+        HolderState::Has => 'h',
+        HolderState::HasNot => 'n',
+        HolderState::CannotServe => 'c',
+    };
+    receipt
+        .holders
+        .iter()
+        .map(|row| letter(row.state))
+        .collect()
+}
+
+/// Brings what `a` has pushed to a peer, and its acknowledgement back.
+fn spread(world: &mut World, to: usize) {
+    world.deliver_all(0, to);
+    world.flush(to);
+    world.deliver_all(to, 0);
+}
+
+#[test]
+fn g6_receipts_none_one_quorum_and_all_are_answered_when_so_many_have_it() {
+    let mut world = World::running(5);
+    let levels = [
+        ReceiptLevel::None,
+        ReceiptLevel::One,
+        ReceiptLevel::Quorum,
+        ReceiptLevel::All,
+    ];
+    let calls = levels.map(|level| call(&mut world, 0, level));
+    let answered = |world: &World| calls.map(|call| receipt(world, 0, call).is_some());
+    assert_eq!(answered(&world), [false; 4]);
+    world.flush(0);
+    assert_eq!(answered(&world), [true, false, false, false]);
+    spread(&mut world, 1);
+    assert_eq!(answered(&world), [true, true, false, false]);
+    spread(&mut world, 2);
+    assert_eq!(answered(&world), [true, true, true, false]);
+    spread(&mut world, 3);
+    assert_eq!(answered(&world), [true, true, true, false]);
+    spread(&mut world, 4);
+    let all: Vec<_> = calls
+        .iter()
+        .map(|call| receipt(&world, 0, *call).unwrap())
+        .collect();
+    assert!(all.iter().all(|receipt| receipt.satisfied));
+    let shown: Vec<_> = all.iter().map(rows).collect();
+    assert_eq!(shown, ["hnnnn", "hhnnn", "hhhnn", "hhhhh"]);
+    let own = &all[3].holders[0];
+    assert_eq!(
+        (own.node_id.as_str(), own.incarnation),
+        ("a", world.incarnation(0))
+    );
+}
+
+#[test]
+fn g6_receipts_never_name_a_peer_that_has_not_flushed() {
+    let mut world = World::running(2);
+    let call = call(&mut world, 0, ReceiptLevel::One);
+    world.flush(0);
+    // The same events again and again: none of the answers may run ahead of the flush.
+    let event = world.links[&(0, 1)].back().unwrap().clone();
+    for _ in 0..3 {
+        let (from, message) = (world.incarnation(0), event.clone());
+        world.input(1, Input::Peer { from, message });
+    }
+    world.deliver_all(0, 1);
+    world.deliver_all(1, 0);
+    assert!(receipt(&world, 0, call).is_none());
+    world.crash(1);
+    assert!(receipt(&world, 0, call).is_none());
+    world.advance(PATIENCE);
+    let receipt = receipt(&world, 0, call).unwrap();
+    assert!(!receipt.satisfied, "{receipt:?}");
+    assert_eq!(rows(&receipt), "hc");
+}
+
+#[test]
+fn g6_receipts_of_all_wait_until_the_last_grant_of_a_cut_off_peer_is_over() {
+    let mut world = World::running(3);
+    world.advance(Duration::from_millis(400));
+    world.settle();
+    world.cut(0, 2);
+    world.cut(1, 2);
+    let (begin, call) = (world.now, call(&mut world, 0, ReceiptLevel::All));
+    world.flush(0);
+    spread(&mut world, 1);
+    while receipt(&world, 0, call).is_none() {
+        assert!(world.now < begin.plus(PATIENCE));
+        world.advance(Duration::from_millis(5));
+    }
+    let receipt = receipt(&world, 0, call).unwrap();
+    assert!(receipt.satisfied);
+    assert_eq!(rows(&receipt), "hhc");
+    assert!(world.now.since(begin) < MAX_STALENESS + Duration::from_millis(300));
+    // What the receipt says of the third is so: it does not call itself fresh any more.
+    assert!(matches!(
+        world.core(2).freshness(world.now),
+        Freshness::Unknown(_)
+    ));
+    assert!(world.resolve(2, "x", &["cart/13"]).lease_duration > Duration::ZERO);
+}
+
+#[test]
+fn g6_receipts_at_their_deadline_say_what_is_so() {
+    let mut world = World::running(3);
+    let patience = Duration::from_millis(200);
+    let call = world.invalidate_as(0, &["cart/13"], Match::Any, ReceiptLevel::All, patience);
+    world.flush(0);
+    spread(&mut world, 1);
+    world.drop_all(0, 2);
+    world.advance(Duration::from_millis(199));
+    assert!(receipt(&world, 0, call).is_none());
+    world.advance(Duration::from_millis(1));
+    let receipt = receipt(&world, 0, call).unwrap();
+    assert!(!receipt.satisfied);
+    assert_eq!(rows(&receipt), "hhn");
+}
+
+#[test]
+fn g6_receipts_of_all_wait_for_a_superseded_run_that_may_still_be_there() {
+    let mut world = World::running(3);
+    let old = world.incarnation(2);
+    world.advance(Duration::from_millis(300));
+    world.settle();
+    // The third is paused, not gone; meanwhile another process runs under its name.
+    let paused = world.nodes[2].core.take();
+    world.links.retain(|(from, to), _| *from != 2 && *to != 2);
+    for (at, side) in [0, 1].into_iter().flat_map(|at| [(at, 0), (at, 1)]) {
+        let side = [
+            grapevine_core::machine::effects::Side::Inbound,
+            grapevine_core::machine::effects::Side::Outbound,
+        ][side];
+        world.input(at, Input::LinkDown { peer: old, side });
+    }
+    world.start(2);
+    world.connect_all();
+    world.settle();
+    let begin = world.now;
+    let call = call(&mut world, 0, ReceiptLevel::All);
+    world.settle();
+    assert!(
+        receipt(&world, 0, call).is_none(),
+        "the successor has it, and the old run is still fresh"
+    );
+    let mut until = begin;
+    while receipt(&world, 0, call).is_none() {
+        world.advance(Duration::from_millis(5));
+        world.settle();
+        until = world.now;
+    }
+    let receipt = receipt(&world, 0, call).unwrap();
+    assert!(receipt.satisfied);
+    assert_eq!(rows(&receipt), "hhhc");
+    assert_eq!(receipt.holders[3].incarnation, old);
+    assert_ne!(paused.unwrap().freshness(until), Freshness::Fresh);
+}
+
+#[test]
+fn g6_receipts_speak_of_the_runs_that_were_members_when_the_event_was_flushed() {
+    let mut world = World::running(3);
+    let old = world.incarnation(2);
+    let call = call(&mut world, 0, ReceiptLevel::All);
+    world.flush(0);
+    spread(&mut world, 1);
+    world.crash(2);
+    world.advance(Duration::from_millis(100));
+    world.start(2);
+    world.connect_all();
+    world.settle();
+    while receipt(&world, 0, call).is_none() {
+        world.advance(Duration::from_millis(50));
+        world.settle();
+    }
+    let receipt = receipt(&world, 0, call).unwrap();
+    assert!(receipt.satisfied, "{receipt:?}");
+    assert_eq!(receipt.holders[2].incarnation, old);
+    assert_eq!(rows(&receipt), "hhc");
+}
+
+#[test]
+fn g6_receipts_are_settled_when_a_member_leaves() {
+    let mut world = World::running(3);
+    let call = call(&mut world, 0, ReceiptLevel::All);
+    world.flush(0);
+    spread(&mut world, 1);
+    world.drop_all(0, 2);
+    assert!(receipt(&world, 0, call).is_none());
+    world.input(2, Input::Drain);
+    assert_ne!(
+        world.core(2).freshness(world.now),
+        Freshness::Fresh,
+        "nobody waits for it"
+    );
+    world.flush(2);
+    world.deliver_all(2, 0);
+    let receipt = receipt(&world, 0, call).unwrap();
+    assert!(receipt.satisfied);
+    assert_eq!(rows(&receipt), "hhc");
+}
+
+#[test]
+fn g6_receipts_of_a_minority_never_say_all() {
+    let mut world = World::running(3);
+    world.cut(0, 1);
+    world.cut(0, 2);
+    let all = call(&mut world, 0, ReceiptLevel::All);
+    let quorum = call(&mut world, 0, ReceiptLevel::Quorum);
+    let one = call(&mut world, 0, ReceiptLevel::One);
+    world.flush(0);
+    world.advance(PATIENCE);
+    // Of the two that it knows it can say that they serve nothing without it; of a quorum it can say nothing.
+    assert!(receipt(&world, 0, all).unwrap().satisfied);
+    assert!(!receipt(&world, 0, quorum).unwrap().satisfied);
+    assert!(!receipt(&world, 0, one).unwrap().satisfied);
+
+    let mut alone = World::with(3, |_| {});
+    alone.start(0);
+    let all = call(&mut alone, 0, ReceiptLevel::All);
+    let one = call(&mut alone, 0, ReceiptLevel::One);
+    alone.flush(0);
+    alone.advance(PATIENCE);
+    assert!(
+        !receipt(&alone, 0, all).unwrap().satisfied,
+        "it has met none of the members that are expected"
+    );
+    assert!(!receipt(&alone, 0, one).unwrap().satisfied);
+}
+
+#[test]
+fn g6_receipts_of_a_restarted_sidecar_wait_for_whom_its_last_run_granted_freshness() {
+    let mut world = World::running(3);
+    world.advance(Duration::from_millis(300));
+    world.settle();
+    world.crash(0);
+    world.wipe(0);
+    world.start(0);
+    world.connect(0, 1);
+    world.settle();
+    let call = call(&mut world, 0, ReceiptLevel::All);
+    world.settle();
+    // The third is fresh by a grant of the first's last run, and the new run has not met it.
+    assert_eq!(world.core(2).freshness(world.now), Freshness::Fresh);
+    assert!(receipt(&world, 0, call).is_none());
+    while receipt(&world, 0, call).is_none() {
+        world.advance(Duration::from_millis(20));
+    }
+    assert_ne!(world.core(2).freshness(world.now), Freshness::Fresh);
+}
+
+#[test]
+fn g6_receipts_come_also_when_the_push_and_the_acknowledgement_were_lost() {
+    let mut world = World::running(3);
+    let event = world.next_event(0);
+    let call = call(&mut world, 0, ReceiptLevel::All);
+    world.flush(0);
+    // The push to the second is lost; it learns of the event from the third. Its first acknowledgement is lost, too.
+    world.drop_all(0, 1);
+    spread(&mut world, 2);
+    world.cut(0, 1);
+    let begin = world.now;
+    while !world.core(1).has_all(&[event]) {
+        world.settle();
+        world.advance(Duration::from_millis(10));
+        assert!(world.now.since(begin) < Duration::from_secs(3));
+    }
+    world.flush(1);
+    world.dial(0, 1);
+    world.dial(1, 0);
+    world.flush(1);
+    world.drop_all(1, 0);
+    world.advance(Duration::from_millis(300));
+    world.settle();
+    assert!(
+        receipt(&world, 0, call).is_some_and(|receipt| receipt.satisfied),
+        "{}",
+        world.describe()
+    );
+}
+
+#[test]
+fn g6_receipts_need_no_link_to_the_origin_s_own_push() {
+    let mut world = World::running(3);
+    let call = call(&mut world, 0, ReceiptLevel::All);
+    world.flush(0);
+    world.drop_all(0, 1);
+    spread(&mut world, 2);
+    // The second learns the head from the third, pulls from whom it likes, and tells the origin.
+    let begin = world.now;
+    while receipt(&world, 0, call).is_none() {
+        world.settle();
+        world.advance(Duration::from_millis(10));
+    }
+    assert!(receipt(&world, 0, call).unwrap().satisfied);
+    assert!(
+        world.now.since(begin) < Duration::from_millis(700),
+        "not only when a grant is over"
+    );
+}

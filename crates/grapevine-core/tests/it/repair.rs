@@ -1,0 +1,473 @@
+//! Gaps, pulls and snapshots: whatever a push does not bring is fetched, and nothing half-done hides a hole.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use grapevine_core::id::{EventId, Incarnation, Lane};
+use grapevine_core::machine::effects::{Freshness, Input, LeaseClaim, PeerMessage};
+use grapevine_core::progress::OriginHead;
+
+use crate::world::World;
+
+fn same_tokens(world: &World, paths: &[&str]) {
+    let tokens: BTreeSet<_> = (0..world.nodes.len())
+        .filter(|at| world.up(*at))
+        .map(|at| world.token(at, paths))
+        .collect();
+    assert_eq!(tokens.len(), 1, "{paths:?}: {}", world.describe());
+}
+
+fn only(lane: Lane, message: &PeerMessage) -> bool {
+    match message {
+        PeerMessage::Bumps { .. } => lane == Lane::Bump,
+        PeerMessage::Directory { .. } => lane == Lane::Directory,
+        _ => false,
+    }
+}
+
+#[test]
+fn g1_lost_pushes_of_both_lanes_are_pulled() {
+    let mut world = World::running(3);
+    let event = world.next_event(0);
+    world.invalidate(0, &["cart/13"]);
+    world.register(0, "items::12", &["cart/12"], LeaseClaim::Absent);
+    world.input(0, Input::Seal);
+    world.flush(0);
+    assert!(world.drop_all(0, 1) >= 2);
+    world.converge().unwrap();
+    assert!(world.core(1).has_all(&[event]));
+    assert!(world.nodes[1].disk.lists("items::12"));
+    same_tokens(&world, &["cart/13"]);
+}
+
+#[test]
+fn g1_events_of_a_dead_incarnation_are_fetched_from_whoever_has_them() {
+    let mut world = World::running(4);
+    // It reaches one peer only; then its origin is gone for ever, and its node runs again with an empty disk.
+    let event = world.next_event(0);
+    world.invalidate(0, &["cart/13"]);
+    world.flush(0);
+    world.deliver_all(0, 1);
+    world.flush(1);
+    world.crash(0);
+    world.wipe(0);
+    world.start(0);
+    world.connect_all();
+    world.converge().unwrap();
+    for at in 0..4 {
+        assert!(world.core(at).has_all(&[event]), "{}", world.describe());
+    }
+    same_tokens(&world, &["cart/13"]);
+}
+
+#[test]
+fn g11_heads_of_dead_incarnations_travel_by_way_of_a_third() {
+    let mut world = World::running(3);
+    let event = world.next_event(0);
+    world.cut(0, 2);
+    world.invalidate(0, &["cart/13"]);
+    world.flush(0);
+    world.deliver_all(0, 1);
+    world.flush(1);
+    world.crash(0);
+    // The third hears of it from the second, and is not fresh before it has it.
+    let begin = world.now;
+    while !world.core(2).has_all(&[event]) {
+        world.settle();
+        world.advance(Duration::from_millis(10));
+        assert!(world.now.since(begin) < Duration::from_secs(2));
+    }
+}
+
+#[test]
+fn events_that_arrive_in_the_wrong_order_leave_no_gap() {
+    let mut world = World::running(2);
+    for number in 0..6 {
+        world.invalidate(0, &[&format!("cart/{number}")]);
+        world.flush(0);
+    }
+    while !world.links[&(0, 1)].is_empty() {
+        world.deliver_nth(0, 1, world.links[&(0, 1)].len() - 1);
+    }
+    world.settle();
+    let lane = world
+        .core(1)
+        .progress()
+        .lane(world.incarnation(0), Lane::Bump)
+        .unwrap()
+        .clone();
+    assert_eq!((lane.watermark(), lane.first_gap()), (lane.head(), None));
+    (0..6).for_each(|number| same_tokens(&world, &[&format!("cart/{number}")]));
+}
+
+/// Two nodes know much that a third does not, and have compacted it.
+fn compacted() -> World {
+    let mut world = World::running(3);
+    world.crash(2);
+    for number in 0..9 {
+        world.invalidate(number % 2, &[&format!("cart/{number}")]);
+        world.register(
+            number % 2,
+            &format!("items::{number}"),
+            &["shop"],
+            LeaseClaim::Absent,
+        );
+        world.settle();
+    }
+    for at in [0, 1] {
+        world.nodes[at].disk.compact();
+    }
+    world.wipe(2);
+    world.start(2);
+    world
+}
+
+#[test]
+fn g1_what_is_compacted_comes_as_a_snapshot() {
+    let mut world = compacted();
+    world.connect_all();
+    world.converge().unwrap();
+    (0..9).for_each(|number| same_tokens(&world, &[&format!("cart/{number}")]));
+    assert!((0..9).all(|number| world.nodes[2].disk.lists(&format!("items::{number}"))));
+    assert!(world.core(2).counters().snapshots_adopted >= 1);
+    assert!(world.nodes[2].resyncs >= 1, "watchers are told");
+    // And it is durable.
+    world.crash(2);
+    world.start(2);
+    world.connect_all();
+    world.converge().unwrap();
+    assert_eq!(world.core(2).counters().snapshots_requested, 0);
+    (0..9).for_each(|number| same_tokens(&world, &[&format!("cart/{number}")]));
+}
+
+/// Every part of a snapshot in turn is the last that arrives: by a crash of the receiver, of the sender, by a cut link.
+#[test]
+fn g1_g11_a_snapshot_that_breaks_off_hides_no_hole() {
+    for ending in ["receiver", "sender", "link", "flushed receiver"] {
+        for parts in 0..12 {
+            let mut world = compacted();
+            world.cut(1, 2);
+            world.connect(0, 2);
+            let mut seen = 0;
+            for _ in 0..60 {
+                for at in [0, 2] {
+                    world.flush(at);
+                }
+                world.deliver_all(2, 0);
+                world.pump(0);
+                while world.links[&(0, 2)]
+                    .front()
+                    .is_some_and(|message| seen < parts || !part(message))
+                {
+                    seen += usize::from(part(&world.links[&(0, 2)][0]));
+                    world.deliver(0, 2);
+                }
+                world.advance(Duration::from_millis(5));
+            }
+            match ending {
+                "receiver" => world.crash(2),
+                "flushed receiver" => {
+                    world.flush(2);
+                    world.crash(2);
+                }
+                "sender" => world.crash(0),
+                _ => world.cut(0, 2),
+            }
+            (0..3)
+                .filter(|at| !world.up(*at))
+                .collect::<Vec<_>>()
+                .into_iter()
+                .for_each(|at| world.start(at));
+            // A watermark says that a state is whole: it must be.
+            let ends = |head: &OriginHead| {
+                world
+                    .core(2)
+                    .progress()
+                    .lane(head.incarnation, Lane::Bump)
+                    .map_or(0, grapevine_core::progress::LaneProgress::watermark)
+            };
+            let whole = world
+                .core(1)
+                .progress()
+                .heads()
+                .iter()
+                .all(|head| ends(head) >= head.bump);
+            let told = format!("{ending} after {parts} parts, {seen} seen");
+            if whole {
+                for number in 0..9 {
+                    let path = format!("cart/{number}");
+                    let changed = world.core(2).versions().exceeds(
+                        &[crate::world::class(&path)],
+                        &grapevine_core::vector::VersionVector::new(),
+                    );
+                    assert!(changed, "{told}: {path} is missing");
+                }
+            }
+            world.connect_all();
+            world
+                .converge()
+                .unwrap_or_else(|error| panic!("{told}: {error}"));
+            (0..9).for_each(|number| same_tokens(&world, &[&format!("cart/{number}")]));
+            assert!(
+                (0..9).all(|number| world.nodes[2].disk.lists(&format!("items::{number}"))),
+                "{told}"
+            );
+        }
+    }
+}
+
+fn part(message: &PeerMessage) -> bool {
+    matches!(
+        message,
+        PeerMessage::SnapshotBegin { .. }
+            | PeerMessage::SnapshotVersions { .. }
+            | PeerMessage::SnapshotDirectory { .. }
+            | PeerMessage::SnapshotEnd { .. }
+    )
+}
+
+#[test]
+fn g11_a_snapshot_during_bumps_and_evictions_misses_none_of_them() {
+    for when in 0..10 {
+        let mut world = compacted();
+        world.cut(1, 2);
+        world.connect(0, 2);
+        for step in 0..40 {
+            for at in [0, 1, 2] {
+                world.flush(at);
+            }
+            world.deliver_all(2, 0);
+            world.pump(0);
+            if step == when + 8 {
+                // A class that the snapshot has passed, one that it has not, and a registration.
+                world.invalidate(0, &["cart/0", "cart/8"]);
+                world.register(0, "items::new", &["shop"], LeaseClaim::Absent);
+                world.input(0, Input::Seal);
+                world.flush(0);
+            }
+            world.deliver_all(0, 1);
+            world.deliver_all(1, 0);
+            world.deliver_all(0, 2);
+            world.advance(Duration::from_millis(2));
+        }
+        world.connect_all();
+        world.converge().unwrap();
+        (0..9).for_each(|number| same_tokens(&world, &[&format!("cart/{number}")]));
+        assert!(world.nodes[2].disk.lists("items::new"), "{when}");
+    }
+}
+
+#[test]
+fn g11_parts_of_another_snapshot_are_not_mixed_in() {
+    let mut world = compacted();
+    world.connect(0, 2);
+    let from = world.incarnation(0);
+    let cut: Vec<_> = world.core(1).progress().heads();
+    for message in [
+        PeerMessage::SnapshotBegin {
+            id: 77,
+            cut: cut.clone(),
+        },
+        PeerMessage::SnapshotEnd { id: 77 },
+        PeerMessage::SnapshotEnd { id: 1 },
+    ] {
+        world.input(2, Input::Peer { from, message });
+    }
+    assert_eq!(world.core(2).counters().snapshots_adopted, 0);
+    assert!(matches!(
+        world.core(2).freshness(world.now),
+        Freshness::CatchingUp(_)
+    ));
+}
+
+#[test]
+fn bumps_are_pulled_while_a_snapshot_is_under_way() {
+    let mut world = World::running(3);
+    world.register(0, "items::1", &["shop"], LeaseClaim::Absent);
+    world.input(0, Input::Seal);
+    world.flush(0);
+    // The registration is lost and compacted: only a snapshot can bring it. It begins, and stalls.
+    world
+        .links
+        .get_mut(&(0, 1))
+        .unwrap()
+        .retain(|message| !only(Lane::Directory, message));
+    world.nodes[0].disk.compact();
+    world.cut(1, 2);
+    world.cut(0, 2);
+    let mut requested = false;
+    for _ in 0..200 {
+        for (from, to) in [(0, 1), (1, 0)] {
+            world.deliver_all(from, to);
+        }
+        world.flush(0);
+        world.flush(1);
+        requested |= !world.nodes[0].sending.is_empty();
+        if requested {
+            break;
+        }
+        world.advance(Duration::from_millis(10));
+    }
+    assert!(requested);
+    world.pump(0);
+    world.deliver_all(0, 1);
+    // A bump gets lost now. It does not wait for the snapshot.
+    let event = world.next_event(0);
+    world.invalidate(0, &["cart/13"]);
+    world.flush(0);
+    world.drop_all(0, 1);
+    let begin = world.now;
+    while !world.core(1).has_all(&[event]) {
+        for (from, to) in [(0, 1), (1, 0)] {
+            world.deliver_all(from, to);
+        }
+        world.flush(0);
+        world.flush(1);
+        world.advance(Duration::from_millis(10));
+        assert!(world.now.since(begin) < Duration::from_millis(700));
+    }
+}
+
+#[test]
+fn gaps_that_nobody_can_fill_keep_no_others_waiting() {
+    let mut world = World::running(2);
+    let from = world.incarnation(1);
+    // Heads of fifty runs whose events are lost with their disks.
+    let heads: Vec<_> = (1..=50)
+        .map(|number| OriginHead {
+            incarnation: Incarnation::new(number).unwrap(),
+            bump: 3,
+            directory: 0,
+        })
+        .collect();
+    let message = PeerMessage::Grant {
+        nonce: 0,
+        duration: Duration::from_secs(1),
+        heads,
+    };
+    world.input(0, Input::Peer { from, message });
+    for _ in 0..200 {
+        world.advance(Duration::from_millis(10));
+        world.settle();
+    }
+    let event = world.next_event(1);
+    world.invalidate(1, &["cart/13"]);
+    world.flush(1);
+    world.drop_all(1, 0);
+    let begin = world.now;
+    while !world.core(0).has_all(&[event]) {
+        world.advance(Duration::from_millis(10));
+        world.settle();
+        assert!(
+            world.now.since(begin) < Duration::from_millis(1_500),
+            "{}",
+            world.describe()
+        );
+    }
+    let sent = world.core(0).counters().pulls_sent;
+    world.advance(Duration::from_secs(16));
+    let more = world.core(0).counters().pulls_sent - sent;
+    assert!(
+        more <= 50 * 3,
+        "{more} pulls in sixteen seconds for what nobody has"
+    );
+}
+
+#[test]
+fn gaps_wait_for_a_link_and_are_asked_for_as_soon_as_there_is_one() {
+    let mut world = World::running(3);
+    let event = world.next_event(0);
+    world.invalidate(0, &["cart/13"]);
+    world.flush(0);
+    world.drop_all(0, 1);
+    world.drop_all(0, 2);
+    // The second learns of it, and is cut off before it can ask.
+    let from = world.incarnation(0);
+    let heads = world.core(0).progress().heads();
+    world.cut(0, 1);
+    world.cut(1, 2);
+    world.input(
+        1,
+        Input::LinkUp {
+            hello: world.hello(0),
+            side: grapevine_core::machine::effects::Side::Inbound,
+        },
+    );
+    let message = PeerMessage::Grant {
+        nonce: 0,
+        duration: Duration::from_secs(1),
+        heads,
+    };
+    world.input(1, Input::Peer { from, message });
+    world.advance(Duration::from_mins(1));
+    assert!(!world.core(1).has_all(&[event]));
+    world.connect(0, 1);
+    world.settle();
+    assert!(
+        world.core(1).has_all(&[event]),
+        "at once, not when a long patience ends"
+    );
+}
+
+#[test]
+fn a_compacted_answer_for_what_has_come_meanwhile_asks_for_no_snapshot() {
+    let mut world = World::running(2);
+    let event = world.next_event(0);
+    world.invalidate(0, &["cart/13"]);
+    world.settle();
+    let EventId {
+        origin,
+        sequence: first,
+    } = event;
+    let message = PeerMessage::Compacted {
+        origin,
+        lane: Lane::Bump,
+        first,
+    };
+    world.input(
+        1,
+        Input::Peer {
+            from: origin,
+            message,
+        },
+    );
+    assert_eq!(world.core(1).counters().snapshots_requested, 0);
+}
+
+#[test]
+fn malformed_numbers_are_refused_and_harm_nothing() {
+    let mut world = World::running(2);
+    let (from, own) = (world.incarnation(1), world.incarnation(0));
+    let event = world.nodes[0].applied.last().unwrap().1.clone();
+    let bumps = |origin, first| PeerMessage::Bumps {
+        origin,
+        first,
+        events: vec![std::sync::Arc::new(event.clone())],
+    };
+    let refused = world.core(0).counters().peer_messages_refused;
+    for message in [bumps(from, 0), bumps(from, u64::MAX), bumps(own, 9)] {
+        world.input(0, Input::Peer { from, message });
+    }
+    let stranger = Incarnation::new(9).unwrap();
+    world.input(
+        0,
+        Input::Peer {
+            from: stranger,
+            message: PeerMessage::Probe { nonce: 1 },
+        },
+    );
+    assert_eq!(world.core(0).counters().peer_messages_refused, refused + 4);
+    let head = OriginHead {
+        incarnation: stranger,
+        bump: u64::MAX,
+        directory: u64::MAX,
+    };
+    let message = PeerMessage::Grant {
+        nonce: 0,
+        duration: Duration::from_secs(1),
+        heads: vec![head],
+    };
+    world.input(0, Input::Peer { from, message });
+    world.advance(Duration::from_secs(2));
+    assert_eq!(world.core(0).progress().missing(), u64::MAX);
+}

@@ -1,0 +1,262 @@
+//! Effects in words, one line each, for transcripts.
+
+use grapevine_core::event::{Bump, BumpEvent, Event, Match};
+use grapevine_core::id::{Incarnation, Lane};
+use grapevine_core::machine::effects::{
+    Action, CondemnReason, Effects, HolderState, PeerMessage, Receipt, Reply, Verdict,
+};
+use grapevine_core::progress::OriginHead;
+use grapevine_core::store::{Taken, Write};
+use grapevine_core::vector::VersionVector;
+
+/// A run's short name: its node's letter and the number of the run.
+fn run(incarnation: Incarnation) -> String {
+    format!("{:x}", incarnation.get())
+}
+
+fn list<T>(items: impl IntoIterator<Item = T>, show: impl Fn(T) -> String) -> String {
+    items.into_iter().map(show).collect::<Vec<_>>().join(" ")
+}
+
+pub(crate) fn vector(vector: &VersionVector) -> String {
+    format!(
+        "{{{}}}",
+        list(vector.iter(), |(origin, sequence)| format!(
+            "{}:{sequence}",
+            run(origin)
+        ))
+    )
+}
+
+fn heads(heads: &[OriginHead]) -> String {
+    let one =
+        |head: &OriginHead| format!("{}:{}+{}", run(head.incarnation), head.bump, head.directory);
+    format!("{{{}}}", list(heads, one))
+}
+
+fn bump(bump: &Bump) -> String {
+    let joint = if bump.matching == Match::All {
+        " & "
+    } else {
+        " "
+    };
+    let classes: Vec<_> = bump.classes.iter().map(ToString::to_string).collect();
+    classes.join(joint)
+}
+
+pub(crate) fn event(event: &BumpEvent) -> String {
+    match event {
+        BumpEvent::Bump(it) => bump(it),
+        BumpEvent::Floor(floor) => {
+            format!(
+                "floor {}#{} {}",
+                floor.top,
+                floor.bucket,
+                vector(&floor.vector)
+            )
+        }
+    }
+}
+
+fn lane(lane: Lane) -> &'static str {
+    match lane {
+        Lane::Bump => "bump",
+        Lane::Directory => "directory",
+    }
+}
+
+fn write(write: &Write) -> Option<String> {
+    Some(match write {
+        Write::Log {
+            origin,
+            sequence,
+            event: Event::Bump(it),
+        } => format!("{}:{sequence} = {}", run(*origin), event(it)),
+        Write::Log {
+            origin,
+            sequence,
+            event: Event::Directory(batch),
+        } => format!(
+            "{}+{sequence} = register {} at {}",
+            run(*origin),
+            list(&batch.registrations, |item| item.address.to_string()),
+            vector(&batch.stamp)
+        ),
+        Write::Unregister { registrations } => format!(
+            "unregister {}",
+            list(registrations, |item| item.address.to_string())
+        ),
+        Write::PutMember(record) => {
+            format!("member {} is {}", record.node_id, run(record.incarnation))
+        }
+        Write::RemoveMember(node) => format!("member {node} is gone"),
+        Write::OwnIncarnation(incarnation) => format!("runs as {}", run(*incarnation)),
+        // What follows from the log record, or happens all the time.
+        Write::JoinClass { .. }
+        | Write::JoinFloor { .. }
+        | Write::Progress { .. }
+        | Write::Register { .. }
+        | Write::Take { .. }
+        | Write::Expire { .. } => return None,
+    })
+}
+
+pub(crate) fn message(message: &PeerMessage) -> String {
+    match message {
+        PeerMessage::Bumps {
+            origin,
+            first,
+            events,
+        } => {
+            let events: Vec<_> = events.iter().map(|it| event(it)).collect();
+            format!("bumps {}:{first} [{}]", run(*origin), events.join(", "))
+        }
+        PeerMessage::Directory {
+            origin,
+            first,
+            batches,
+        } => {
+            let addresses = |batch: &std::sync::Arc<grapevine_core::event::RegistrationBatch>| {
+                list(&batch.registrations, |item| item.address.to_string())
+            };
+            format!(
+                "directory {}+{first} [{}]",
+                run(*origin),
+                list(batches, addresses)
+            )
+        }
+        PeerMessage::Ack { watermark, above } => format!("ack {watermark} {above:?}"),
+        PeerMessage::Probe { nonce } => format!("probe {nonce}"),
+        PeerMessage::Grant {
+            nonce, heads: it, ..
+        } => format!("grant {nonce} {}", heads(it)),
+        PeerMessage::Pull {
+            origin,
+            lane: it,
+            first,
+            last,
+        } => format!("pull {} {} {first}..={last}", run(*origin), lane(*it)),
+        PeerMessage::Compacted {
+            origin,
+            lane: it,
+            first,
+        } => format!("compacted {} {} {first}", run(*origin), lane(*it)),
+        PeerMessage::SnapshotRequest { id } => format!("snapshot {id} please"),
+        PeerMessage::SnapshotBegin { id, cut } => format!("snapshot {id} begins at {}", heads(cut)),
+        PeerMessage::SnapshotVersions {
+            id,
+            classes,
+            floors,
+        } => format!(
+            "snapshot {id}: {} floors, classes {}",
+            floors.len(),
+            list(classes, |class| class.class.to_string())
+        ),
+        PeerMessage::SnapshotDirectory { id, registrations } => format!(
+            "snapshot {id}: addresses {}",
+            list(registrations, |item| item.address.to_string())
+        ),
+        PeerMessage::SnapshotEnd { id } => format!("snapshot {id} ends"),
+        PeerMessage::Leave {
+            bump_head,
+            directory_head,
+        } => format!("leave at {bump_head}+{directory_head}"),
+    }
+}
+
+fn receipt(receipt: &Receipt) -> String {
+    let word = if receipt.satisfied {
+        "reached"
+    } else {
+        "NOT reached"
+    };
+    let rows = list(&receipt.holders, |row| {
+        let state = match row.state {
+            HolderState::Has => "has",
+            HolderState::HasNot => "has-not",
+            HolderState::CannotServe => "cannot-serve",
+        };
+        format!("{}={state}", run(row.incarnation))
+    });
+    format!("{:?} {word}: {rows}", receipt.level).to_lowercase()
+}
+
+pub(crate) fn reply(reply: &Reply) -> String {
+    match reply {
+        Reply::Invalidated { event, receipt: it } => {
+            format!(
+                "{}:{} invalidated, {}",
+                run(event.origin),
+                event.sequence,
+                receipt(it)
+            )
+        }
+        Reply::Refused(refusal) => format!("refused: {refusal}"),
+        Reply::Registered(verdicts) => list(verdicts, |verdict| {
+            match verdict {
+                Verdict::Accepted(_) => "accepted",
+                Verdict::Condemned(CondemnReason::Bumped) => "condemned: bumped",
+                Verdict::Condemned(CondemnReason::LeaseUnknown) => "condemned: lease unknown",
+            }
+            .to_owned()
+        }),
+    }
+}
+
+fn action(action: &Action) -> String {
+    match action {
+        Action::Send { to, message: it } => format!("-> {}: {}", run(*to), message(it)),
+        Action::Broadcast(it) => format!("-> all: {}", message(it)),
+        Action::Reply(ticket, it) => format!("answers {}: {}", ticket.0, reply(it)),
+        Action::Applied(id, it) => {
+            format!("applies {}:{} = {}", run(id.origin), id.sequence, event(it))
+        }
+        Action::Resync => "resync".to_owned(),
+        Action::Purge { addresses, .. } => {
+            format!("purges {}", list(addresses, ToString::to_string))
+        }
+        Action::ServeLog {
+            to,
+            origin,
+            lane: it,
+            first,
+            last,
+        } => format!(
+            "serves {} {} {} {first}..={last}",
+            run(*to),
+            run(*origin),
+            lane(*it)
+        ),
+        Action::ServeSnapshot { to, id, cut } => {
+            format!("serves {} snapshot {id} at {}", run(*to), heads(cut))
+        }
+        Action::Stop(reason) => format!("STOPS: {reason}"),
+    }
+}
+
+/// What a node writes and does.
+pub(crate) fn effects(name: char, effects: &Effects) -> Vec<String> {
+    let writes = effects
+        .writes
+        .iter()
+        .filter_map(write)
+        .map(|text| format!("{name} writes {text}"));
+    let actions = effects
+        .actions
+        .iter()
+        .map(|it| format!("{name} {}", action(it)));
+    writes.chain(actions).collect()
+}
+
+/// What a flush found to purge.
+pub(crate) fn taken(name: char, taken: &Taken) -> Option<String> {
+    let addresses = list(&taken.addresses, ToString::to_string);
+    let (origin, sequence) = (taken.event.origin, taken.event.sequence);
+    (!addresses.is_empty())
+        .then(|| format!("{name} purges {addresses} for {}:{sequence}", run(origin)))
+}
+
+/// What a node reads from its disk for a peer.
+pub(crate) fn served(name: char, to: Incarnation, it: &PeerMessage) -> String {
+    format!("{name} reads for {}: {}", run(to), message(it))
+}
