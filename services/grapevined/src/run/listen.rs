@@ -170,7 +170,7 @@ async fn stopped(mut stop: watch::Receiver<bool>) {
     let _ = stop.wait_for(|stop| *stop).await;
 }
 
-/// Serving while listening; the application service only while this sidecar is caught up.
+/// Serving while listening, to operators too; the application service only while this sidecar is caught up.
 async fn report_health(
     engine: Engine,
     reporter: tonic_health::server::HealthReporter,
@@ -178,10 +178,13 @@ async fn report_health(
 ) {
     use grapevine_core::machine::effects::Freshness;
     type Service = ApplicationServiceServer<Application>;
+    type ForOperators = AdminServiceServer<Admin>;
+    reporter.set_serving::<ForOperators>().await;
     let mut applied = engine.applied.clone();
     loop {
         if *stop.borrow() {
             reporter.set_not_serving::<Service>().await;
+            reporter.set_not_serving::<ForOperators>().await;
             reporter
                 .set_service_status("", tonic_health::ServingStatus::NotServing)
                 .await;
