@@ -1,6 +1,8 @@
-//! `grapevine members`: the cluster as one sidecar sees it.
+//! `grapevine members`: the cluster as one sidecar sees it, and waiting until it is complete.
 
-use grapevine_client::v1;
+use std::time::{Duration, Instant};
+
+use grapevine_client::{Client, v1};
 use serde::Serialize;
 
 use crate::connection::Connection;
@@ -8,9 +10,15 @@ use crate::exit::Failure;
 use crate::format;
 use crate::output::{Output, Rows};
 
+/// Between two looks at a cluster that is not complete yet.
+const LOOK_INTERVAL: Duration = Duration::from_millis(50);
+
 /// List the members of the cluster, as a sidecar sees them
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
+    /// Wait until so many are there and vouch for the sidecar, for up to --timeout; exit code 3 when they are not
+    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u16).range(1..))]
+    expect: Option<u16>,
     #[command(flatten)]
     pub(crate) connection: Connection,
 }
@@ -29,7 +37,11 @@ struct MemberJson<'a> {
 }
 
 pub(crate) async fn run(args: Args) -> Result<(), Failure> {
-    let members = args.connection.client()?.members().await?;
+    let client = args.connection.client()?;
+    let (members, failure) = match args.expect {
+        None => (client.members().await?, None),
+        Some(number) => expect(&client, number, args.connection.timeout).await?,
+    };
     let mut out = Output::stdout();
     if args.connection.json {
         for member in &members {
@@ -38,7 +50,48 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
     } else {
         out.table(&table(&members))?;
     }
-    out.flush()
+    out.flush()?;
+    failure.map_or(Ok(()), Err)
+}
+
+/// The last answer, and what is wrong with it when the time was up.
+async fn expect(
+    client: &Client,
+    number: u16,
+    within: Duration,
+) -> Result<(Vec<v1::Member>, Option<Failure>), Failure> {
+    let started = Instant::now();
+    loop {
+        let answer = client.members().await;
+        let late = started.elapsed() >= within;
+        match answer {
+            Ok(members) => {
+                let there = members.iter().filter(|member| is_there(member)).count();
+                if there >= usize::from(number) {
+                    return Ok((members, None));
+                }
+                if late {
+                    let why = format!(
+                        "{there} of {number} members are there after {}",
+                        format::duration(within)
+                    );
+                    return Ok((members, Some(Failure::NotReached(why))));
+                }
+            }
+            Err(error) if late => return Err(error.into()),
+            Err(_) => {}
+        }
+        tokio::time::sleep(LOOK_INTERVAL).await;
+    }
+}
+
+/// Connected, and vouching for the sidecar that was asked.
+fn is_there(member: &v1::Member) -> bool {
+    match member.state() {
+        v1::MemberState::Self_ => true,
+        v1::MemberState::Alive => member.grant_left_ms > 0,
+        v1::MemberState::Suspect | v1::MemberState::Unspecified => false,
+    }
 }
 
 fn json(member: &v1::Member) -> MemberJson<'_> {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use grapevine_lab::arm::Arm;
 use grapevine_lab::caches::CacheKind;
-use grapevine_lab::replay::{ReplayOptions, ReplayReceipt};
+use grapevine_lab::replay::{ReplayOptions, ReplayReceipt, WORKERS_DEFAULT};
 
 use super::demo::own_executable;
 use crate::connection::positive_duration;
@@ -51,7 +51,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = positive_duration)]
     ttl: Duration,
     /// Readers and writers per node, 1 to 1024
-    #[arg(long, value_name = "NUMBER", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    #[arg(long, value_name = "NUMBER", default_value_t = WORKERS_DEFAULT, value_parser = clap::value_parser!(u32).range(1..=1024))]
     workers: u32,
     /// Print the figures as one line of JSON in place of a table
     #[arg(long)]

@@ -336,8 +336,12 @@ pub(crate) fn cluster(nodes: usize) -> Vec<Sidecar> {
             Sidecar::start(&name, &extra)
         };
         let sidecars: Vec<Sidecar> = (0..nodes).map(place).collect();
-        let fresh = |sidecar: &Sidecar| sidecar.ask(&["status", "--wait-fresh", "30s"]).code == 0;
-        if sidecars.iter().all(fresh) {
+        let complete = |sidecar: &Sidecar| {
+            let expect = ["members", "--expect", &members, "--timeout", "30s"];
+            sidecar.ask(&["status", "--wait-fresh", "30s"]).code == 0
+                && sidecar.ask(&expect).code == 0
+        };
+        if sidecars.iter().all(complete) {
             return sidecars;
         }
     }
