@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::time::Duration;
 
 use grapevine_core::event::{BumpEvent, Match};
-use grapevine_core::id::{EventId, Incarnation, Time};
+use grapevine_core::id::{EventId, Incarnation, Lane, Time};
 use grapevine_core::machine::effects::{
     Freshness, Input, LeaseClaim, ReceiptLevel, Reply, Resolution, Verdict,
 };
@@ -385,7 +385,7 @@ impl Chaos {
         (0..NODES).for_each(|at| self.start(at));
         self.world.connect_all();
         self.world
-            .converge()
+            .converge_on(&[Lane::Bump])
             .map_err(|error| format!("stuck:\n{error}"))?;
         self.check()?;
         let replies = self
