@@ -208,11 +208,6 @@ fn bucket_address(class: &ClassPath, bucket: u16, n: u16) -> String {
     format!("{class}~b{n}.{bucket}")
 }
 
-/// All cache addresses of a bucketed class: what a bump of it may delete.
-pub fn bucket_addresses(class: &ClassPath, n: u16) -> impl Iterator<Item = Address> + '_ {
-    (0..n).map(move |bucket| checked(&bucket_address(class, bucket, n)))
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
@@ -262,7 +257,6 @@ mod tests {
             one(&policy, None)[0].address.as_str(),
             format!("cart/13~b8.{bucket}")
         );
-        assert_eq!(bucket_addresses(&class(), 8).count(), 8);
     }
 
     #[test]

@@ -42,6 +42,13 @@ impl LaneProgress {
                 .is_some_and(|(_, &last)| sequence <= last)
     }
 
+    /// The highest sequence applied, with or without holes below it.
+    pub fn held(&self) -> u64 {
+        self.above
+            .last_key_value()
+            .map_or(self.watermark, |(_, &last)| last)
+    }
+
     /// Marks an event as applied. Tells whether it was new.
     pub fn apply(&mut self, sequence: u64) -> bool {
         self.head = self.head.max(sequence);
@@ -224,6 +231,20 @@ impl Progress {
                         lanes.directory.watermark
                     },
                 )
+            })
+            .collect()
+    }
+
+    /// The highest sequences *applied* here of every incarnation: what this sidecar can serve, and so all that it tells
+    /// others. What it only heard of is not passed on: whoever holds it tells it, and a rumour of an event that
+    /// nobody holds must not keep a cluster waiting.
+    pub fn held(&self) -> Vec<OriginHead> {
+        self.origins
+            .iter()
+            .map(|(&incarnation, lanes)| OriginHead {
+                incarnation,
+                bump: lanes.bump.held(),
+                directory: lanes.directory.held(),
             })
             .collect()
     }

@@ -6,7 +6,8 @@ use std::str::FromStr;
 
 use thiserror::Error;
 
-const BUCKETS_DEFAULT: u32 = 64;
+/// Enough that the values of most classes of a trace do not push each other out.
+const BUCKETS_DEFAULT: u32 = 1_024;
 const BUCKETS_MAX: u32 = 65_536;
 
 /// How a replay reads and writes.
@@ -128,7 +129,7 @@ mod tests {
         ] {
             assert_eq!(name.parse::<Arm>().unwrap().to_string(), name);
         }
-        assert_eq!("bucketed".parse::<Arm>().unwrap(), Arm::Bucketed(64));
+        assert_eq!("bucketed".parse::<Arm>().unwrap(), Arm::Bucketed(1_024));
     }
 
     #[test]

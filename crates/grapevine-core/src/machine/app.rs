@@ -15,14 +15,12 @@ use super::effects::{
     Reply, Ticket, Verdict,
 };
 use super::flushed::{OwnBatch, Pending};
-use crate::address::bucket_addresses;
 use crate::event::{
     BATCH_REGISTRATIONS_MAX, BUMP_CLASSES_MAX, Bump, BumpEvent, CONJUNCTION_CLASSES_MAX, Event,
     Match, PurgeMode, Registration, RegistrationBatch,
 };
 use crate::id::{EventId, Lane, Time};
 use crate::names::ClassPath;
-use crate::policy::Strategy;
 use crate::store::Write;
 use crate::vector::VersionVector;
 use crate::versions::{CONJUNCTIONS_MAX, Stamp, Versions, bucket_of, sorted_classes};
@@ -294,7 +292,6 @@ impl Core {
         }
         if !condemned.is_empty() {
             effects.actions.push(Action::Purge {
-                event: None,
                 addresses: condemned,
                 mode: PurgeMode::Hard,
             });
@@ -416,17 +413,6 @@ impl Core {
             groups.push((stamp, fit.map(|(_, _, item)| item).collect()));
         }
         groups
-    }
-
-    /// The addresses of bucketed classes among the bump's: their directory is arithmetic.
-    pub(super) fn bucket_purge(&self, bump: &Bump) -> Vec<crate::names::Address> {
-        bump.classes
-            .iter()
-            .flat_map(|class| match self.config.policies.of(class).strategy {
-                Strategy::Bucketed(n) => bucket_addresses(class, n).collect(),
-                _ => Vec::new(),
-            })
-            .collect()
     }
 
     /// Evicts a bucket if there are too many classes, by the limits and this divisor's share more: an own floor event,

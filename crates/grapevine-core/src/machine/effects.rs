@@ -316,10 +316,8 @@ pub enum Action {
     Applied(EventId, Arc<BumpEvent>),
     /// A state was adopted whole: watchers must treat everything as changed.
     Resync,
-    /// Delete addresses from the caches.
+    /// Delete addresses of condemned registrations from the caches.
     Purge {
-        /// The bump that this belongs to; `None` for condemned registrations.
-        event: Option<EventId>,
         /// Which.
         addresses: Vec<Address>,
         /// How.

@@ -156,17 +156,7 @@ impl Core {
             .apply(id.sequence);
         match &**event {
             BumpEvent::Floor(_) => self.evicting = false,
-            BumpEvent::Bump(bump) => {
-                self.admitted.applied(bump);
-                let addresses = self.bucket_purge(bump);
-                if !addresses.is_empty() {
-                    effects.actions.push(Action::Purge {
-                        event: Some(id),
-                        addresses,
-                        mode: bump.purge,
-                    });
-                }
-            }
+            BumpEvent::Bump(bump) => self.admitted.applied(bump),
         }
         effects.actions.push(Action::Applied(id, event.clone()));
     }
@@ -254,7 +244,6 @@ impl Core {
             .map(|registration| registration.address.clone())
             .collect();
         effects.actions.push(Action::Purge {
-            event: None,
             addresses,
             mode: PurgeMode::Hard,
         });

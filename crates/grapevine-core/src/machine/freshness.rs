@@ -50,7 +50,7 @@ impl Core {
             .progress
             .lane(self.config.incarnation, Lane::Bump)
             .map_or(0, LaneProgress::watermark);
-        let heads = self.progress.heads();
+        let heads = self.progress.held();
         // Longer here than there, by the rate bound: this sidecar must never think a grant over before its holder does.
         let ends = now.plus(stretched(duration, self.config.clock_rate_ppm));
         if let Some(member) = self.members.by_incarnation(from) {

@@ -309,7 +309,6 @@ impl Core {
                     .map(|registration| registration.address)
                     .collect();
                 effects.actions.push(Action::Purge {
-                    event: None,
                     addresses,
                     mode: PurgeMode::Hard,
                 });

@@ -115,7 +115,7 @@ knobs! {
         registrations_max: usize = "50000000", from "1" to "1000000000",
             raising "costs disk (about 50 to 150 bytes each) and memory for the store's index.";
         /// Watchers at a time; a further one is refused.
-        watchers_max: usize = "1000", from "1" to "100000",
+        watchers_max: usize = "200", from "1" to "100000",
             raising "costs memory: each has a queue of `limits.queue_watch_max`.";
         /// The largest gRPC message taken from anybody.
         message_bytes_max: ByteSize = "16MiB", from "1MiB" to "256MiB",

@@ -264,19 +264,12 @@ impl EventLoop {
                     applied += 1;
                     let _ = self.parts.engine.news.send(News::Resync);
                 }
-                Action::Purge {
-                    event,
-                    addresses,
-                    mode,
-                } => {
-                    let attempt = self.parts.purger.submit(Job {
+                Action::Purge { addresses, mode } => {
+                    self.parts.purger.submit(Job {
                         addresses,
                         mode,
                         lifetime: None,
                     });
-                    if let Some(event) = event {
-                        self.note_purge(event, attempt);
-                    }
                 }
                 Action::ServeLog {
                     to,

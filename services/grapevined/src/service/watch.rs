@@ -17,7 +17,7 @@ use crate::wire;
 use crate::wire::status::exhausted;
 
 /// Messages between a watcher's turn and its socket; the news behind them wait in the shared ring.
-const AHEAD: usize = 16;
+const AHEAD: usize = 2;
 
 pub(crate) fn start(
     engine: &Engine,

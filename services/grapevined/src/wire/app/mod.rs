@@ -58,6 +58,14 @@ pub(super) fn address_class(value: &str) -> Result<ClassPath, String> {
             "class {value:?}: {EVERYTHING:?} stands for every class, and no address belongs to it"
         ));
     }
+    if let Some(star) = value
+        .split('/')
+        .find(|segment| matches!(*segment, "*" | "**"))
+    {
+        return Err(format!(
+            "class {value:?} has the segment {star:?}: a class covers everything below it, so patterns are not needed here"
+        ));
+    }
     Ok(class)
 }
 
