@@ -124,7 +124,18 @@ struct Opened {
     verified: bool,
 }
 
-fn lock(directory: &Path) -> Result<File, StoreError> {
+/// The lock of a store's directory.
+pub(crate) struct DirectoryLock(File);
+
+impl Drop for DirectoryLock {
+    fn drop(&mut self) {
+        // Closing is not enough: a child process that is just being started shares the open file, and its lock, for
+        // a moment. If this fails, closing is what is left.
+        let _ = self.0.unlock();
+    }
+}
+
+fn lock(directory: &Path) -> Result<DirectoryLock, StoreError> {
     let path = directory.join("lock");
     let unusable = |source| StoreError::Unusable {
         path: path.clone(),
@@ -137,7 +148,7 @@ fn lock(directory: &Path) -> Result<File, StoreError> {
         .open(&path)
         .map_err(unusable)?;
     match file.try_lock() {
-        Ok(()) => Ok(file),
+        Ok(()) => Ok(DirectoryLock(file)),
         Err(TryLockError::WouldBlock) => Err(StoreError::Locked {
             path: directory.to_owned(),
         }),
@@ -195,7 +206,8 @@ fn open_engine(
 }
 
 /// Opens the engine as soon as its own lock is free. Our lock is held, so no other store has these files; but a store
-/// that this process has just closed lets go of the engine's lock only when the last of its threads has finished.
+/// that this process has just closed lets go of the engine's lock only when the last of its threads has finished, and
+/// a child process that is just being started has run its program.
 fn open_unlocked(config: &sled::Config) -> sled::Result<Db> {
     let begun = Instant::now();
     loop {

@@ -1,6 +1,5 @@
 //! The store on disk.
 
-use std::fs::File;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -15,6 +14,7 @@ use crate::guard::{Guard, Phase};
 use crate::keys;
 use crate::ledger::Ledger;
 use crate::log::{self, LogWriter};
+use crate::open::DirectoryLock;
 use crate::recover::Counters;
 use crate::tally::Tally;
 use crate::txn::Txn;
@@ -41,7 +41,7 @@ struct Writer {
     failed: Option<String>,
 }
 
-/// A store on disk; [`crate::open`] makes one.
+/// A store on disk; [`crate::open()`] makes one.
 pub struct SledStore {
     tree: Tree,
     db: Db,
@@ -50,11 +50,16 @@ pub struct SledStore {
     log_bytes_max: u64,
     guard: Guard,
     /// Held until the engine is gone: fields are dropped in order.
-    _lock: File,
+    _lock: DirectoryLock,
 }
 
 impl SledStore {
-    pub(crate) fn new(engine: Engine, guard: Guard, log_bytes_max: u64, lock: File) -> Self {
+    pub(crate) fn new(
+        engine: Engine,
+        guard: Guard,
+        log_bytes_max: u64,
+        lock: DirectoryLock,
+    ) -> Self {
         Self {
             tree: engine.tree,
             db: engine.db,
@@ -71,7 +76,7 @@ impl SledStore {
         }
     }
 
-    /// Reads again what [`crate::open`] told.
+    /// Reads again what [`crate::open()`] told.
     pub fn recover(&self) -> Result<Recovered, StoreError> {
         let writer = self.writer();
         self.read(|txn| recover::recover(txn, &writer.ledger))
