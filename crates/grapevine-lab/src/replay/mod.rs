@@ -46,6 +46,8 @@ pub const GROUPS: u32 = 64;
 pub const PAGE_ITEMS: u32 = 10;
 
 const WORKERS_MAX: u32 = 1_024;
+/// Readers and writers per node unless told otherwise.
+pub const WORKERS_DEFAULT: u32 = 32;
 /// Caches that count in whole seconds keep a shorter one for a second too.
 const TTL_MIN: Duration = Duration::from_secs(1);
 /// Longer than any run: under the strategies that invalidate, only invalidations make values go.
@@ -113,7 +115,7 @@ impl ReplayOptions {
             seed: 1,
             limit: None,
             ttl: Duration::from_secs(10),
-            workers: 64,
+            workers: WORKERS_DEFAULT,
             json: false,
             progress: true,
         }

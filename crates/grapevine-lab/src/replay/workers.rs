@@ -24,8 +24,9 @@ use crate::truth::{Truth, Versions};
 use crate::value::{WrongValue, check_single, check_slice};
 use crate::workload::{Action, Slice, list_items};
 
-/// Small, so that the order stays close to the sequence's.
-const BATCH_STEPS: usize = 8;
+/// Accesses that belong together stand together in a trace; so long a run of them is done by one worker, one after another, as
+/// it was by the application. Raising it moves the order away from the sequence's.
+const BATCH_STEPS: usize = 64;
 /// When it is full the thread that makes the sequence waits.
 const QUEUE_BATCHES: usize = 64;
 /// So many problems are told; the others are only counted.
