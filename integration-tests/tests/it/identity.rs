@@ -78,6 +78,61 @@ async fn a_sidecar_of_another_cluster_stays_outside() {
     .unwrap();
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sidecar_with_other_policies_is_noticed_by_all_and_works() {
+    let mut cluster = Setup::of(2).start().await.unwrap();
+    for node in cluster.nodes() {
+        let status = node.api.status().await.unwrap();
+        assert!(status.policy_mismatch.is_empty());
+    }
+    cluster[1].kill().await.unwrap();
+    let config = cluster[1].data_dir.with_extension("toml");
+    std::fs::write(&config, "[policy_default]\nttl = \"5s\"\n").unwrap();
+    cluster[1]
+        .set("config", &config.display().to_string())
+        .unwrap();
+    cluster[1].start_fresh().await.unwrap();
+    cluster.wait_fresh().await.unwrap();
+    for (node, other) in [(0, "n2"), (1, "n1")] {
+        let api = &cluster[node].api;
+        eventually("the difference is told", SOON, async || {
+            let status = api.status().await?;
+            ensure!(
+                status.policy_mismatch == [other],
+                "{:?}",
+                status.policy_mismatch
+            );
+            let members = api.members().await?;
+            let member = members.iter().find(|member| member.node_id == other);
+            ensure!(member.is_some_and(|member| !member.policy_agrees));
+            Ok(())
+        })
+        .await
+        .unwrap();
+        let log = cluster[node].log();
+        let told = |line: &str| line.contains("WARN") && line.contains("policies");
+        assert!(log.lines().any(told), "{log}");
+    }
+    let answer = cluster[0]
+        .api
+        .invalidate("class", ReceiptLevel::All)
+        .await
+        .unwrap();
+    assert!(answer.receipt.unwrap().satisfied);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn seeds_may_be_dns_names_and_may_be_wrong() {
+    let mut cluster = Setup::of(2).prepare().await.unwrap();
+    let first = cluster[0].gossip.port();
+    let seeds = format!("no-such-host.invalid:1,127.0.0.1:9,localhost:{first}");
+    cluster[0].set("seeds", "no-such-host.invalid:1").unwrap();
+    cluster[1].set("seeds", &seeds).unwrap();
+    cluster[0].start().unwrap();
+    cluster[1].start().unwrap();
+    cluster.wait_fresh().await.unwrap();
+}
+
 /// A peer made by hand.
 struct Peer {
     client: PeerServiceClient<Channel>,

@@ -10,6 +10,7 @@ mod fence;
 mod freshness;
 mod full_disk;
 mod identity;
+mod known_failures;
 mod listing;
 mod no_past;
 mod receipts;

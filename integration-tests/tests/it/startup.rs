@@ -2,11 +2,10 @@
 //! rest.
 
 use std::fs;
-use std::net::TcpListener;
-use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::time::Duration;
 
+use grapevine_client::Client;
 use grapevine_integration_tests::{Ended, Setup, free_ports, grapevine, run_to_end};
 use tempfile::TempDir;
 
@@ -147,40 +146,43 @@ fn line<'a>(dir: &'a str, app: &'a str, peer: &'a str, gossip: &'a str) -> Vec<&
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_port_in_use_is_named() {
+    let mut cluster = Setup::of(1).start().await.unwrap();
     let dir = TempDir::new().unwrap();
     let data = dir.path().join("data").display().to_string();
     let ports = free_ports(3).unwrap();
-    let [app, peer, gossip] = [0, 1, 2].map(|at: usize| format!("127.0.0.1:{}", ports[at]));
-    for (busy, knob) in [(&app, "app.tcp"), (&peer, "peer.listen")] {
-        let _listener = TcpListener::bind(busy).unwrap();
-        check(
-            &refused(&line(&data, &app, &peer, &gossip)).await,
-            1,
-            &[knob, busy, "in use"],
-        );
+    let free = [0, 1, 2].map(|at: usize| format!("127.0.0.1:{}", ports[at]));
+    let node = &cluster[0];
+    let taken = [node.app_tcp, node.peer, node.gossip].map(|address| address.to_string());
+    for (at, knob) in ["app.tcp", "peer.listen", "gossip.listen"]
+        .into_iter()
+        .enumerate()
+    {
+        let mut places = free.each_ref();
+        places[at] = &taken[at];
+        let [app, peer, gossip] = places;
+        let ended = refused(&line(&data, app, peer, gossip)).await;
+        check(&ended, 1, &[knob, &taken[at], "in use"]);
     }
-    let _socket = std::net::UdpSocket::bind(&gossip).unwrap();
-    check(
-        &refused(&line(&data, &app, &peer, &gossip)).await,
-        1,
-        &["gossip.listen", &gossip, "in use"],
-    );
+    assert!(cluster[0].is_running().unwrap());
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_unix_path_in_use_is_named_and_a_stale_one_is_replaced() {
-    let mut cluster = Setup::of(1).prepare().await.unwrap();
+    let mut cluster = Setup::of(1).start().await.unwrap();
     let path = cluster[0].app_unix.clone();
     let shown = path.display().to_string();
-    {
-        let _listener = UnixListener::bind(&path).unwrap();
-        cluster[0].start().unwrap();
-        let ended = cluster[0].end(AT_ONCE).await.unwrap();
-        check(&ended, 1, &["app.unix", &shown, "in use"]);
-    }
-    // The listener is gone and its file is left, as after kill -9.
+    let second = cluster.add("n2").await.unwrap();
+    second.set("app-unix", &shown).unwrap();
+    second.start().unwrap();
+    let ended = second.end(AT_ONCE).await.unwrap();
+    check(&ended, 1, &["app.unix", &shown, "in use"]);
+
+    // Its file outlives a killed one.
+    cluster[0].kill().await.unwrap();
     assert!(path.exists());
     cluster[0].start_fresh().await.unwrap();
+    let client = Client::connect(format!("unix:{shown}")).unwrap();
+    assert_eq!(client.status().await.unwrap().node_id, "n1");
     cluster[0].kill().await.unwrap();
     fs::remove_file(&path).unwrap();
     fs::write(&path, "precious").unwrap();
