@@ -13,7 +13,7 @@ use super::Core;
 use super::effects::{Action, Effects, PeerMessage};
 use super::flushed::Pending;
 use crate::event::{Bump, Match, PurgeMode};
-use crate::id::{Incarnation, Lane, Time, UnixSeconds};
+use crate::id::{EventId, Incarnation, Lane, Time, UnixSeconds};
 use crate::names::NodeId;
 use crate::progress::{LaneProgress, OriginHead};
 use crate::store::Write;
@@ -193,13 +193,32 @@ impl Core {
         if !due || self.began.is_some() || self.draining() {
             return;
         }
+        self.began = Some(self.bump_everything(effects));
+    }
+
+    /// Removes a member that was silent for too long. If one of its events is known of and was not found by now, those
+    /// who hold it may be gone together: everything counts as changed, once.
+    fn give_up(&mut self, node: &NodeId, effects: &mut Effects) {
+        let gone = self
+            .members
+            .by_node(node)
+            .map(|member| member.hello.incarnation);
+        let lane = gone.and_then(|origin| self.progress.lane(origin, Lane::Bump));
+        let lacking = lane.is_some_and(|lane| lane.first_gap().is_some());
+        self.remove(node, effects);
+        if lacking && !self.draining() {
+            self.bump_everything(effects);
+        }
+    }
+
+    fn bump_everything(&mut self, effects: &mut Effects) -> EventId {
         let classes = vec![crate::names::ClassPath::everything()];
         let bump = Bump {
             classes,
             matching: Match::Any,
             purge: PurgeMode::Hard,
         };
-        self.began = Some(self.issue(bump, None, effects));
+        self.issue(bump, None, effects)
     }
 
     pub(super) fn wake(&mut self, now: Time, unix: UnixSeconds, effects: &mut Effects) {
@@ -214,7 +233,7 @@ impl Core {
         }
         let gone = self.members.departing(&self.config, now);
         for node in gone {
-            self.remove(&node, effects);
+            self.give_up(&node, effects);
         }
         if self.members.next_sweep <= now {
             self.members.next_sweep = now.plus(EXPIRY_SWEEP);

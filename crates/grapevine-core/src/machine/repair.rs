@@ -31,8 +31,8 @@ const PULLS_MAX: usize = 32;
 const PULL_BUMPS_MAX: u64 = 1_000;
 /// Directory-lane batches asked for at once.
 const PULL_BATCHES_MAX: u64 = 64;
-/// How long a snapshot may stall.
-const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a snapshot may stall: longer than a busy disk holds its chunks up. The end of a link ends it at once.
+const SNAPSHOT_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// A lane's first gap.
 #[derive(Debug)]

@@ -80,8 +80,8 @@ knobs! {
             raising "costs memory; lowering it costs disk reads for registrations, purges and listings.";
         /// How many bytes of events are kept for peers that missed them; beyond, the oldest are compacted and such peers
         /// get a snapshot.
-        log_bytes_max: ByteSize = "256MiB", from "1MiB" to "1TiB",
-            raising "costs disk; lowering it makes peers that were away for long fetch snapshots.";
+        log_bytes_max: ByteSize = "32MiB", from "1MiB" to "1TiB",
+            raising "costs about ten times as much disk; lowering it makes peers that were away for long fetch snapshots.";
     }
 
     /// How long this sidecar's knowledge counts.
@@ -116,7 +116,7 @@ knobs! {
             raising "costs disk (about 50 to 150 bytes each) and memory for the store's index.";
         /// Watchers at a time; a further one is refused.
         watchers_max: usize = "200", from "1" to "100000",
-            raising "costs memory: each has a queue of `limits.queue_watch_max`.";
+            raising "costs memory: what waits on its connection, some 100 KB when it does not read.";
         /// The largest gRPC message taken from anybody.
         message_bytes_max: ByteSize = "16MiB", from "1MiB" to "256MiB",
             raising "costs memory for each call in flight.";
@@ -133,9 +133,9 @@ knobs! {
         /// Messages with registrations and snapshots waiting for one peer; beyond, they are dropped and pulled later.
         queue_peer_bulk_max: usize = "256", from "4" to "100000",
             raising "costs memory per peer (up to 1 MB each); lowering it costs repairs when a peer is slow.";
-        /// Bumps waiting for one watcher; beyond, it gets a RESYNC marker in their place.
+        /// Bumps that a watcher may be behind; beyond, it gets a RESYNC marker in their place.
         queue_watch_max: usize = "1024", from "1" to "1000000",
-            raising "costs memory per watcher; lowering it costs resyncs when a watcher is slow.";
+            raising "costs memory, once for all watchers; lowering it costs resyncs when a watcher is slow.";
     }
 
     /// What a resolve grants.

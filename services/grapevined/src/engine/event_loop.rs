@@ -28,6 +28,8 @@ use crate::telemetry::Counter;
 
 /// Commands taken in one turn.
 const TURN_MAX: usize = 1_024;
+/// Registrations and other items taken in one turn, after which look-ups get at the machine again.
+const TURN_WEIGHT_MAX: usize = 20_000;
 
 /// How long a drain waits for deletes that are being retried.
 const PURGE_WAIT: Duration = Duration::from_millis(500);
@@ -123,8 +125,9 @@ impl EventLoop {
 
     fn turn(&mut self, first: Turn, stalled: bool, slow: bool) -> anyhow::Result<()> {
         let mut inputs = Vec::new();
+        let mut weight = 0;
         match first {
-            Turn::Wake => inputs.push(Input::Wake),
+            Turn::Wake => {}
             Turn::Command(command) => self.take(command, &mut inputs),
             Turn::Written(outcome) => {
                 let Committed {
@@ -144,7 +147,14 @@ impl EventLoop {
                 inputs.push(Input::Flushed(commit));
             }
         }
+        // Its time may have come however much else there is to do: probes, deadlines and departures hang on it.
+        if self.wake_is_due() {
+            inputs.push(Input::Wake);
+        }
         for _ in 0..TURN_MAX {
+            if weight >= TURN_WEIGHT_MAX {
+                break;
+            }
             let urgent = if stalled {
                 None
             } else {
@@ -156,7 +166,10 @@ impl EventLoop {
                 urgent
             };
             match next {
-                Some(command) => self.take(command, &mut inputs),
+                Some(command) => {
+                    weight += command.weight();
+                    self.take(command, &mut inputs);
+                }
                 None => break,
             }
         }
@@ -168,6 +181,11 @@ impl EventLoop {
             self.tell_members();
         }
         Ok(())
+    }
+
+    fn wake_is_due(&self) -> bool {
+        let now = self.parts.engine.clock.now();
+        self.parts.engine.core.read().next_wake(now) <= now
     }
 
     /// Hands the inputs to the machine under one lock.

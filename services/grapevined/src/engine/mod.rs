@@ -14,7 +14,9 @@ use std::time::Duration;
 use grapevine_core::event::BumpEvent;
 use grapevine_core::id::EventId;
 use grapevine_core::machine::Core;
-use grapevine_core::machine::effects::{Input, Invalidate, PeerHello, RegisterItem, Reply, Side};
+use grapevine_core::machine::effects::{
+    Input, Invalidate, PeerHello, PeerMessage, RegisterItem, Reply, Side,
+};
 use grapevine_store::Store;
 use parking_lot::RwLock;
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
@@ -67,6 +69,25 @@ pub(crate) enum Command {
     LinkDown(PeerHello, Side),
     /// Flush, tell the peers, stop.
     Drain(oneshot::Sender<()>),
+}
+
+impl Command {
+    /// How much work it is: registrations count each, everything else counts as one.
+    fn weight(&self) -> usize {
+        match self {
+            Self::Call(Call::Register(items), _) => items.len(),
+            Self::Input(Input::Peer { message, .. }) => match message {
+                PeerMessage::Directory { batches, .. } => {
+                    batches.iter().map(|batch| batch.registrations.len()).sum()
+                }
+                PeerMessage::SnapshotDirectory { registrations, .. } => registrations.len(),
+                PeerMessage::SnapshotVersions { classes, .. } => classes.len(),
+                PeerMessage::Bumps { events, .. } => events.len(),
+                _ => 1,
+            },
+            _ => 1,
+        }
+    }
 }
 
 /// A call.

@@ -8,10 +8,11 @@ mod dial;
 pub(crate) mod serve;
 mod server;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use grapevine_core::machine::effects::PeerMessage;
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 
 pub(crate) use dial::{Dialler, run as run_dialler};
 pub(crate) use server::PeerServer;
@@ -19,11 +20,18 @@ pub(crate) use server::PeerServer;
 /// How long a served message waits for room before serving is given up.
 const SERVE_WAIT: Duration = Duration::from_secs(10);
 
+/// Pulls served at once on one link; a further one is dropped, and asked for again.
+const PULLS_SERVED_MAX: usize = 4;
+/// Snapshots served at once on one link; a further request is dropped, and made again.
+const SNAPSHOTS_SERVED_MAX: usize = 1;
+
 /// A link's queues, as the loop sees them.
 #[derive(Clone, Debug)]
 pub(crate) struct LinkSender {
     urgent: mpsc::Sender<PeerMessage>,
     bulk: mpsc::Sender<PeerMessage>,
+    pulls: Arc<Semaphore>,
+    snapshots: Arc<Semaphore>,
 }
 
 /// A link's queues, as its stream sees them.
@@ -38,7 +46,12 @@ pub(crate) fn link(urgent_max: usize, bulk_max: usize) -> (LinkSender, LinkRecei
     let (urgent, urgent_out) = mpsc::channel(urgent_max);
     let (bulk, bulk_out) = mpsc::channel(bulk_max);
     (
-        LinkSender { urgent, bulk },
+        LinkSender {
+            urgent,
+            bulk,
+            pulls: Arc::new(Semaphore::new(PULLS_SERVED_MAX)),
+            snapshots: Arc::new(Semaphore::new(SNAPSHOTS_SERVED_MAX)),
+        },
         LinkReceiver {
             urgent: urgent_out,
             bulk: bulk_out,

@@ -29,7 +29,11 @@ pub(crate) fn log(
     range: (u64, u64),
 ) {
     let (store, counters) = (engine.store.clone(), engine.counters.clone());
+    let Ok(place) = link.pulls.clone().try_acquire_owned() else {
+        return counters.inc(Counter::PushesDropped);
+    };
     tokio::spawn(async move {
+        let _place = place;
         let (first, last) = range;
         let read = blocking(move || store.read_log(origin, lane, first, last, LOG_BYTES_MAX)).await;
         let message = match read {
@@ -78,7 +82,11 @@ fn events_message(
 /// Sends a snapshot: the cut first, then versions, floors and registrations, then the end.
 pub(crate) fn snapshot(engine: &Engine, link: LinkSender, id: u64, cut: Vec<OriginHead>) {
     let store = engine.store.clone();
+    let Ok(place) = link.snapshots.clone().try_acquire_owned() else {
+        return engine.counters.inc(Counter::PushesDropped);
+    };
     tokio::spawn(async move {
+        let _place = place;
         if !link
             .queue_when_room(PeerMessage::SnapshotBegin { id, cut })
             .await

@@ -4,10 +4,10 @@
 //! wait. A malformed message ends its stream: the peer is of another make, or hostile.
 
 use grapevine_core::machine::AdmitError;
-use grapevine_core::machine::effects::{Input, PeerHello, Side};
+use grapevine_core::machine::effects::{Input, PeerHello, PeerMessage, Side};
 use grapevine_proto::v1;
 use grapevine_proto::v1::peer_service_server::PeerService;
-use tokio::sync::mpsc;
+use tokio::sync::mpsc::{self, error::TrySendError};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 use tracing::warn;
@@ -125,16 +125,30 @@ async fn listen(
                 break;
             }
         };
-        let queue = if is_bulk(&message) {
-            &engine.bulk
-        } else {
-            &engine.urgent
-        };
-        let input = Input::Peer {
+        let (bulk, registrations) = (
+            is_bulk(&message),
+            matches!(message, PeerMessage::Directory { .. }),
+        );
+        let input = Command::Input(Input::Peer {
             from: peer.incarnation,
             message,
+        });
+        let taken = if registrations {
+            // Bumps that follow must not wait for the disk: what finds no room is dropped, and pulled later.
+            match engine.bulk.try_send(input) {
+                Err(TrySendError::Full(_)) => {
+                    engine.counters.inc(Counter::PushesDropped);
+                    true
+                }
+                sent => sent.is_ok(),
+            }
+        } else if bulk {
+            // A piece of a snapshot is never dropped: the end of the snapshot would hide the hole.
+            engine.bulk.send(input).await.is_ok()
+        } else {
+            engine.urgent.send(input).await.is_ok()
         };
-        if queue.send(Command::Input(input)).await.is_err() {
+        if !taken {
             return;
         }
     }

@@ -187,7 +187,15 @@ async fn open_store(
     let path = config.store.path.display();
     let (store, recovered, report) = opened.with_context(|| format!("store.path {path}"))?;
     if let Some(aside) = report.set_aside {
-        error!(set_aside = %aside.display(), "the store was damaged: starting empty, to be rebuilt from peers");
+        let reason = report.reason.as_deref().unwrap_or("it cannot be read");
+        error!(set_aside = %aside.display(), reason, "the store was damaged: starting empty, to be rebuilt from peers");
+    }
+    if report.commits_lost > 0 {
+        let commits = report.commits_lost;
+        error!(
+            commits,
+            "the store lost what it had flushed, as an older copy would: catching up from peers"
+        );
     }
     Ok((Arc::new(store), recovered))
 }
