@@ -13,7 +13,7 @@
 
 use std::any::Any;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use grapevine_proto::v1;
@@ -68,6 +68,8 @@ pub(crate) struct Unit<'a> {
     pub(crate) base: &'a str,
     pub(crate) resolution: &'a v1::Resolution,
     pub(crate) ttl: Duration,
+    /// Before anything is read from the source.
+    looked_up: Instant,
     pub(crate) paged: bool,
 }
 
@@ -91,6 +93,7 @@ impl<'a> Unit<'a> {
             base,
             resolution,
             ttl: ttl.map_or(policy_ttl, |ttl| ttl.min(policy_ttl)),
+            looked_up: Instant::now(),
             paged: target.page_size > 0,
         }
     }
@@ -364,9 +367,11 @@ impl CachedClient {
         }
     }
 
-    /// Says whether the value is in the cache now.
+    /// Says whether the value is in the cache now. It lives until its TTL after the look-up, not after the store: how old a
+    /// value under `ttl` can be must not depend on how long it took to compute.
     async fn store(&self, unit: &Unit<'_>, value: &Value) -> bool {
-        if unit.ttl.is_zero() {
+        let ttl = unit.ttl.saturating_sub(unit.looked_up.elapsed());
+        if ttl.is_zero() {
             return false;
         }
         let bytes = match wrap(unit, value) {
@@ -377,12 +382,7 @@ impl CachedClient {
                 return false;
             }
         };
-        match self
-            .shared()
-            .cache
-            .set(&unit.key.target, bytes, unit.ttl)
-            .await
-        {
+        match self.shared().cache.set(&unit.key.target, bytes, ttl).await {
             Ok(()) => {
                 self.shared().counters.stored.increment();
                 true
