@@ -181,6 +181,20 @@ impl Failure {
     }
 }
 
+/// An error of the lab with its causes, but for those that the text before has told already.
+pub(crate) fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(error) = next {
+        let cause = error.to_string();
+        if !text.contains(&cause) {
+            let _ = write!(text, ": {cause}");
+        }
+        next = error.source();
+    }
+    text
+}
+
 impl From<ConfigError> for Failure {
     fn from(error: ConfigError) -> Self {
         Self::Usage(error.to_string())
@@ -309,6 +323,34 @@ mod tests {
             invalid()
                 .json()
                 .contains(r#"{"description":"it is empty","field":"classes[4]"}"#)
+        );
+    }
+
+    #[derive(Debug)]
+    struct Layer(&'static str, Option<Box<Layer>>);
+
+    impl std::fmt::Display for Layer {
+        fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.write_str(self.0)
+        }
+    }
+
+    impl std::error::Error for Layer {
+        fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+            self.1.as_deref().map(|cause| cause as _)
+        }
+    }
+
+    #[test]
+    fn causes_are_told_once() {
+        let cause = |text| Layer(text, Some(Box::new(Layer("no such file", None))));
+        assert_eq!(
+            with_causes(&cause("trace t: no such file")),
+            "trace t: no such file"
+        );
+        assert_eq!(
+            with_causes(&cause("cannot begin")),
+            "cannot begin: no such file"
         );
     }
 

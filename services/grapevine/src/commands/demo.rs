@@ -2,7 +2,7 @@
 
 use grapevine_lab::demo::DemoOptions;
 
-use crate::exit::Failure;
+use crate::exit::{Failure, with_causes};
 
 /// See it work: three sidecars, a cache and a shop, in under a minute
 ///
@@ -26,7 +26,7 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
     };
     let outcome = grapevine_lab::demo::run(options)
         .await
-        .map_err(|error| Failure::Failed(format!("demo: {error:#}")))?;
+        .map_err(|error| Failure::Failed(format!("demo: {}", with_causes(error.as_ref()))))?;
     if outcome.failures.is_empty() {
         return Ok(());
     }

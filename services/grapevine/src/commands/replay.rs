@@ -9,7 +9,7 @@ use grapevine_lab::replay::{ReplayOptions, ReplayReceipt, WORKERS_DEFAULT};
 
 use super::demo::own_executable;
 use crate::connection::positive_duration;
-use crate::exit::Failure;
+use crate::exit::{Failure, with_causes};
 
 /// Replay a trace through real sidecars and a real cache, and look for stale reads
 ///
@@ -78,7 +78,7 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
     };
     let outcome = grapevine_lab::replay::run(options)
         .await
-        .map_err(|error| Failure::Failed(format!("replay: {error:#}")))?;
+        .map_err(|error| Failure::Failed(format!("replay: {}", with_causes(error.as_ref()))))?;
     if outcome.failures().is_empty() {
         return Ok(());
     }

@@ -10,6 +10,7 @@ use super::line::Line;
 use super::position::Mark;
 use crate::commands::invalidate::How;
 use crate::exit::Failure;
+use crate::format;
 
 /// The pauses between tries grow from the first to the second.
 const PAUSE_MIN: Duration = Duration::from_millis(100);
@@ -114,7 +115,7 @@ impl Sender {
                 return Err(error);
             }
             if pause == PAUSE_MIN {
-                tracing::warn!(%error, "trying again for {left:?}");
+                tracing::warn!(%error, "trying again for {}", format::duration(left));
             }
             tokio::time::sleep(pause.max(error.retry_after().unwrap_or_default()).min(left)).await;
             pause = (pause * 2).min(PAUSE_MAX);

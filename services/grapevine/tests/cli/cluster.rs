@@ -27,7 +27,7 @@ fn g6_a_receipt_that_is_not_reached_has_a_code_of_its_own() {
             .collect()
     };
     assert_eq!(states(&outcome), ["has", "has", "has"]);
-    let said = sidecars[0].ask(&["members", "--expect", "4", "--timeout", "100ms", "--json"]);
+    let said = sidecars[0].ask(&["members", "--expect", "4", "--timeout", "2s", "--json"]);
     let said = said.code(3);
     assert_eq!(
         (said.lines().len(), &said.error()["kind"]),
@@ -35,7 +35,7 @@ fn g6_a_receipt_that_is_not_reached_has_a_code_of_its_own() {
     );
     // Stopped, it still holds grants for a while: it may serve what is stale now.
     sidecars[2].process().signal("STOP");
-    let said = ask(&sidecars, "500ms").code(3);
+    let said = ask(&sidecars, "1s").code(3);
     assert_eq!(said.error()["kind"], "not_reached");
     let states_then = states(&said.json());
     assert_eq!(

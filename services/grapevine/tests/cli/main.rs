@@ -5,6 +5,7 @@
 
 mod asking;
 mod cluster;
+mod documents;
 mod feeding;
 mod kit;
 mod misuse;
