@@ -102,6 +102,19 @@ pub struct SummaryMs {
     pub max: f64,
 }
 
+impl SummaryMs {
+    /// The same to a microsecond.
+    #[must_use]
+    pub fn rounded(self) -> Self {
+        let to_us = |ms: f64| (ms * 1e3).round() / 1e3;
+        Self {
+            p50: to_us(self.p50),
+            p99: to_us(self.p99),
+            max: to_us(self.max),
+        }
+    }
+}
+
 fn bucket(value_ns: u64) -> usize {
     let bits = u64::BITS - value_ns.leading_zeros();
     let octave = bits.saturating_sub(STEP_BITS + 1);

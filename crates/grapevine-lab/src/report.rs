@@ -9,6 +9,7 @@ use serde::Serialize;
 use crate::arm::Arm;
 use crate::auditor::Tally;
 use crate::converge::Convergence;
+use crate::histogram::SummaryMs;
 
 /// The least share of the oracle's hit ratio that is good enough.
 pub const HIT_SHARE_MIN: f64 = 0.95;
@@ -109,7 +110,7 @@ pub struct Outcome {
     /// The oracle's reads and hits.
     pub oracle_reads_and_hits: (u64, u64),
     /// Convergence as median, 99th percentile and maximum in milliseconds, if there were sidecars.
-    pub converge_ms: Option<crate::histogram::SummaryMs>,
+    pub converge_ms: Option<SummaryMs>,
     /// Events whose convergence could not be told.
     pub converge_incomplete: u64,
     /// From the first operation to the last.
@@ -128,15 +129,16 @@ impl Outcome {
     /// The figures.
     pub fn report(&self) -> Report {
         let counts = &self.counts;
-        let lag = counts.tally.age.summary_ms();
+        let lag = counts.tally.age.summary_ms().map(SummaryMs::rounded);
+        let converge = self.converge_ms.map(SummaryMs::rounded);
         let elapsed_s = self.elapsed.as_secs_f64();
         let (oracle_reads, oracle_hits) = self.oracle_reads_and_hits;
         Report {
             strategy: self.arm.to_string(),
             reads: counts.tally.reads,
             hits: counts.hits,
-            hit_ratio: ratio(counts.hits, counts.tally.reads),
-            oracle_hit_ratio: ratio(oracle_hits, oracle_reads),
+            hit_ratio: rounded(ratio(counts.hits, counts.tally.reads), 6),
+            oracle_hit_ratio: rounded(ratio(oracle_hits, oracle_reads), 6),
             bypasses: counts.bypasses,
             over_invalidations: counts.over_invalidations,
             writes: counts.writes,
@@ -147,12 +149,12 @@ impl Outcome {
             lag_ms_p50: lag.map_or(0.0, |lag| lag.p50),
             lag_ms_p99: lag.map_or(0.0, |lag| lag.p99),
             lag_ms_max: lag.map_or(0.0, |lag| lag.max),
-            converge_ms_p50: self.converge_ms.map(|converge| converge.p50),
-            converge_ms_p99: self.converge_ms.map(|converge| converge.p99),
-            converge_ms_max: self.converge_ms.map(|converge| converge.max),
-            elapsed_s,
+            converge_ms_p50: converge.map(|converge| converge.p50),
+            converge_ms_p99: converge.map(|converge| converge.p99),
+            converge_ms_max: converge.map(|converge| converge.max),
+            elapsed_s: rounded(elapsed_s, 3),
             reads_per_s: if elapsed_s > 0.0 {
-                as_f64(counts.tally.reads) / elapsed_s
+                rounded(as_f64(counts.tally.reads) / elapsed_s, 1)
             } else {
                 0.0
             },
@@ -266,6 +268,12 @@ fn human(value: &serde_json::Value) -> String {
     }
 }
 
+/// Digits beyond what was measured are noise in the line.
+fn rounded(value: f64, digits: i32) -> f64 {
+    let scale = 10_f64.powi(digits);
+    (value * scale).round() / scale
+}
+
 fn ratio(part: u64, whole: u64) -> f64 {
     if whole == 0 {
         0.0
@@ -347,11 +355,13 @@ mod tests {
             (report.reads, report.stale_reads, report.lagging_reads),
             (102, 1, 2)
         );
-        assert!((report.hit_ratio - 75.0 / 102.0).abs() < 1e-9);
+        assert!((report.hit_ratio - 75.0 / 102.0).abs() < 1e-6);
         assert!((report.oracle_hit_ratio - 0.8).abs() < 1e-9);
         assert!((report.lag_ms_max - 3_000.0).abs() < 1e-6);
         assert!((report.reads_per_s - 51.0).abs() < 1e-9);
         assert_eq!(report.converge_ms_max, None);
+        let line = report.json_line();
+        assert!(line.contains("\"hit_ratio\":0.735294,"), "{line}");
     }
 
     #[test]

@@ -173,6 +173,12 @@ pub async fn run(options: ReplayOptions) -> anyhow::Result<Outcome> {
     } else {
         println!("{}", report.table());
     }
+    if outcome.converge_incomplete > 0 {
+        eprintln!(
+            "replay: how long {} invalidations took to all sidecars is not known",
+            outcome.converge_incomplete
+        );
+    }
     for failure in outcome.failures() {
         eprintln!("replay: {failure}");
     }
@@ -380,3 +386,6 @@ async fn settle(convergence: &Mutex<Convergence>) {
         tokio::time::sleep(SETTLE_POLL).await;
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,155 @@
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+use std::io::Write;
+
+use liblzma::write::XzEncoder;
+use tempfile::NamedTempFile;
+
+use super::*;
+use crate::trace::Record;
+
+/// A trace in which few objects are read again and again, so that a race that is there is met.
+fn busy_trace(records: u32) -> NamedTempFile {
+    let mut file = NamedTempFile::new().unwrap();
+    let mut encoder = XzEncoder::new(&mut file, 1);
+    for n in 0..records {
+        let record = Record::new(n % 3, n.wrapping_mul(7_919) % 20, n % 2).unwrap();
+        encoder.write_all(&record.bits().to_be_bytes()).unwrap();
+    }
+    encoder.finish().unwrap();
+    file
+}
+
+async fn replayed(trace: &NamedTempFile, arm: Arm, pages: bool) -> Outcome {
+    // No sidecar is started: the executable is never run.
+    let options = ReplayOptions {
+        pages,
+        progress: false,
+        ..ReplayOptions::new("none".into(), trace.path().to_owned(), arm)
+    };
+    replay(&options).await.unwrap()
+}
+
+fn sum_of_the_parts(outcome: &Outcome, operations: u64) {
+    let counts = &outcome.counts;
+    assert_eq!(counts.tally.reads + counts.writes, operations);
+    assert_eq!(counts.tally.reads, outcome.oracle_reads_and_hits.0);
+    assert_eq!(
+        (
+            counts.failed_reads,
+            counts.failed_writes,
+            counts.wrong_values,
+            counts.tally.ahead
+        ),
+        (0, 0, 0, 0)
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cache_that_is_never_told_is_caught() {
+    let trace = busy_trace(5_000);
+    for pages in [false, true] {
+        let outcome = replayed(&trace, Arm::None, pages).await;
+        sum_of_the_parts(&outcome, 5_000);
+        assert!(outcome.counts.tally.stale > 1_000);
+        assert!(outcome.failures().iter().any(|f| f.contains("stale reads")));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn g3_deleting_without_a_fence_is_caught() {
+    let trace = busy_trace(20_000);
+    for pages in [false, true] {
+        let outcome = replayed(&trace, Arm::NaiveDelete, pages).await;
+        sum_of_the_parts(&outcome, 20_000);
+        assert_eq!(outcome.counts.invalidations, outcome.counts.writes);
+        assert!(outcome.counts.addresses_purged > 0);
+        assert!(outcome.counts.tally.stale > 0);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn never_asking_the_cache_is_never_stale_and_fails_on_hits() {
+    let trace = busy_trace(5_000);
+    let outcome = replayed(&trace, Arm::BypassAll, false).await;
+    sum_of_the_parts(&outcome, 5_000);
+    assert_eq!((outcome.counts.tally.stale, outcome.counts.hits), (0, 0));
+    let failures = outcome.failures();
+    assert!(
+        failures.len() == 1 && failures[0].contains("hit ratio"),
+        "{failures:?}"
+    );
+}
+
+#[tokio::test]
+async fn a_trace_that_ends_too_early_fails_the_run() {
+    let whole = busy_trace(50_000);
+    let bytes = std::fs::read(whole.path()).unwrap();
+    let cut = NamedTempFile::new().unwrap();
+    std::fs::write(cut.path(), &bytes[..bytes.len() - 20]).unwrap();
+    let options = ReplayOptions {
+        progress: false,
+        ..ReplayOptions::new("none".into(), cut.path().to_owned(), Arm::BypassAll)
+    };
+    let error = replay(&options).await.unwrap_err();
+    assert!(error.to_string().contains("truncated"), "{error}");
+}
+
+#[tokio::test]
+async fn knobs_out_of_range_are_named_before_anything_is_started() {
+    let trace = busy_trace(1);
+    let options = ReplayOptions::new("none".into(), trace.path().to_owned(), Arm::None);
+    for (options, word) in [
+        (
+            ReplayOptions {
+                workers: 0,
+                ..options.clone()
+            },
+            "workers: 0",
+        ),
+        (
+            ReplayOptions {
+                ttl: Duration::ZERO,
+                ..options.clone()
+            },
+            "ttl: 0ns",
+        ),
+        (
+            ReplayOptions {
+                nodes: 0,
+                ..options.clone()
+            },
+            "nodes: 0",
+        ),
+        (
+            ReplayOptions {
+                writes: 2.0,
+                ..options.clone()
+            },
+            "writes: 2",
+        ),
+        (
+            ReplayOptions {
+                trace: "absent".into(),
+                ..options
+            },
+            "absent",
+        ),
+    ] {
+        let error = replay(&options).await.unwrap_err();
+        assert!(error.to_string().contains(word), "{error}");
+    }
+}
+
+#[test]
+fn the_sidecars_configuration_says_what_was_asked_for() {
+    let mut options = ReplayOptions::new("x".into(), "t".into(), Arm::Bucketed(8));
+    options.pages = true;
+    let config = options.sidecar_config();
+    assert!(config.contains("strategy = \"bucketed(8)\"") && config.contains("paging = 10"));
+    assert!(config.contains("ttl = \"43200000ms\""), "{config}");
+    options.strategy = Arm::Ttl;
+    options.pages = false;
+    let config = options.sidecar_config();
+    assert!(config.contains("ttl = \"10000ms\"") && config.contains("paging = \"off\""));
+}
