@@ -2,8 +2,8 @@
 //! restored from older copies, logs compacted, snapshots broken off, tables so small that floors come all the time.
 //!
 //! After every step: a superseded token is not current again (G2); a read through the cache gives no value older than
-//! what its sidecar has applied (G3); who is fresh has applied all that any member had issued one staleness bound ago
-//! (G7, G11). At the end everything is started and linked: all know all that was answered (G1), with equal tokens (G12),
+//! what its sidecar has applied (G3); who is fresh has applied all that two members had on disk, which is when it counts
+//! as acknowledged, one staleness bound ago (G7, G11). At the end everything is started and linked: all know all that was answered (G1), with equal tokens (G12),
 //! and all are fresh, so nothing is stuck.
 //!
 //! A disk is lost or replaced only while other disks hold all that its node ever showed: that is the loss which G1
@@ -84,9 +84,11 @@ struct Chaos {
     world: World,
     /// Counts what happens, so that a read and a write can be told apart in time.
     tick: u64,
-    /// When a bump was asked for, and when it was applied where it was asked for.
+    /// When a bump was asked for.
     issued: BTreeMap<EventId, u64>,
-    applied: BTreeMap<EventId, (BumpEvent, Time)>,
+    applied: BTreeMap<EventId, BumpEvent>,
+    /// When an event was on two disks for the first time.
+    acknowledged: BTreeMap<EventId, Time>,
     seen: [usize; NODES],
     fills: Vec<Fill>,
     cache: HashMap<String, Value>,
@@ -116,6 +118,7 @@ impl Chaos {
             tick: 0,
             issued: BTreeMap::new(),
             applied: BTreeMap::new(),
+            acknowledged: BTreeMap::new(),
             seen: [0; NODES],
             fills: Vec::new(),
             cache: HashMap::new(),
@@ -308,7 +311,7 @@ impl Chaos {
         }
         self.counts.hits += 1;
         for (event, issued) in &self.issued {
-            let Some((BumpEvent::Bump(bump), _)) = self.applied.get(event) else {
+            let Some(BumpEvent::Bump(bump)) = self.applied.get(event) else {
                 continue;
             };
             let met =
@@ -330,12 +333,18 @@ impl Chaos {
         for at in 0..NODES {
             let node = &self.world.nodes[at];
             for (event, what) in &node.applied[self.seen[at]..] {
-                let now = (what.clone(), self.world.now);
-                self.applied.entry(*event).or_insert(now);
+                self.applied.entry(*event).or_insert_with(|| what.clone());
             }
             self.seen[at] = node.applied.len();
             if let Some(reason) = &node.stopped {
                 return Err(format!("{} stopped: {reason}", node.name));
+            }
+        }
+        for event in self.applied.keys() {
+            let disks = self.world.nodes.iter().map(|node| &node.disk);
+            if disks.filter(|disk| disk.holds(*event)).count() >= 2 {
+                let now = self.world.now;
+                self.acknowledged.entry(*event).or_insert(now);
             }
         }
         for at in (0..NODES)
@@ -355,8 +364,8 @@ impl Chaos {
             self.counts.fresh += 1;
             let bound = MAX_STALENESS + Duration::from_millis(1);
             let old = |time: &Time| self.world.now.since(*time) > bound;
-            for (event, (_, applied)) in &self.applied {
-                if old(applied) && !core.progress().has(*event) {
+            for (event, acknowledged) in &self.acknowledged {
+                if old(acknowledged) && !core.progress().has(*event) {
                     return Err(format!(
                         "G11: node {at} calls itself fresh without {event:?}"
                     ));
@@ -416,7 +425,7 @@ impl Chaos {
                 self.read(at, address)?;
             }
         }
-        let floor = |(event, _): &&(BumpEvent, Time)| matches!(event, BumpEvent::Floor(_));
+        let floor = |event: &&BumpEvent| matches!(event, BumpEvent::Floor(_));
         self.counts.floors = self.applied.values().filter(floor).count();
         self.counts.bumps = self.issued.len();
         let cores = (0..NODES).map(|at| self.world.core(at).counters().snapshots_adopted);

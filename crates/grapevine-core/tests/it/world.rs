@@ -517,7 +517,7 @@ impl World {
 
     /// Flushes, sends and delivers until nothing is under way. Time stands still.
     pub(crate) fn settle(&mut self) {
-        for _ in 0..100_000 {
+        for _ in 0..10_000 {
             let mut busy = false;
             for at in 0..self.nodes.len() {
                 self.input(at, Input::Seal);
