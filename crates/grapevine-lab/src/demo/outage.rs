@@ -31,9 +31,9 @@ pub(crate) async fn tell(stage: &mut Stage, screen: &Screen) -> anyhow::Result<F
     let killed = Instant::now();
     stage.cluster.kill(VICTIM).await?;
     screen.line(&format!(
-        "{}: {} ({process} was a process of its own).",
+        "{}: {}, process {process}.",
         screen.strong(&format!("{:>7}", "0 ms")),
-        screen.code(&format!("kill -9 {id}")),
+        screen.code(&format!("`kill -9` of {id}")),
     ));
     let after = |what: String| {
         let since = screen.strong(&format!("{:>7}", ms(killed.elapsed())));

@@ -103,6 +103,8 @@ impl Stage {
     /// Ends the sidecars in order.
     pub(crate) async fn clear(self) -> anyhow::Result<()> {
         self.cluster.stop().await?;
+        // Before the server, which it would miss.
+        drop(self.world);
         self.cache.shutdown().await;
         Ok(())
     }

@@ -47,9 +47,9 @@ pub(crate) async fn tell(
     let added = add_item(world, &scenario, WRITER, CART, None).await?;
     let knew = converged(world).await;
     screen.line(&format!(
-        "n{}: an item is added, and `{}` invalidated: {}.",
+        "n{}: an item goes into the cart; {}: {}.",
         WRITER + 1,
-        screen.code(&format!("invalidate {}", scenario.class(CART))),
+        screen.code(&format!("`invalidate {}`", scenario.class(CART))),
         told(&scenario, &added.outcome, held),
     ));
     screen.line(&format!(
@@ -61,7 +61,7 @@ pub(crate) async fn tell(
     let old = second.tally.lagging;
     screen.line(&if scenario.promises_writes() {
         format!(
-            "Read again: {} of {} slices are old, {} are new to the cache.",
+            "Read again: {} of {} slices are old; {} had to ask the database.",
             screen.verdict(old),
             count(second.tally.reads),
             count(second.tally.reads - second.hits),
