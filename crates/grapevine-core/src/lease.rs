@@ -147,4 +147,18 @@ mod tests {
         history.cut(Stamp(5));
         assert!(!history.knows(Stamp(4)) && history.knows(Stamp(5)));
     }
+
+    #[test]
+    fn g4_events_that_came_late_are_in_no_stamp_before_them() {
+        let a = Incarnation::new(1).unwrap();
+        let mut history = History::default();
+        for (stamp, sequence) in [(1, 1), (2, 4), (3, 3), (4, 2)] {
+            let origin = a;
+            history.note(Stamp(stamp), EventId { origin, sequence });
+        }
+        let now: VersionVector = [(a, 4)].into_iter().collect();
+        let at = |stamp| history.vector_at(Stamp(stamp), &now).get(a);
+        // Until the second event came nothing above the first was there without a hole.
+        assert_eq!([at(0), at(1), at(2), at(3), at(4)], [0, 1, 1, 1, 4]);
+    }
 }

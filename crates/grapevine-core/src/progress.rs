@@ -13,6 +13,9 @@ use crate::vector::VersionVector;
 /// such: it is pulled again later, which is harmless.
 pub const RANGES_MAX: usize = 1_024;
 
+/// How far above what is applied a sequence may lie: a thousand events a microsecond for more than an hour.
+const AHEAD_MAX: u64 = 1 << 42;
+
 /// One lane of one incarnation.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LaneProgress {
@@ -40,6 +43,12 @@ impl LaneProgress {
                 .range(..=sequence)
                 .next_back()
                 .is_some_and(|(_, &last)| sequence <= last)
+    }
+
+    /// Whether a sequence can have been issued by now: it is not absurdly far above what is applied. Whoever tells of
+    /// more is broken or hostile, and its gap would never be filled.
+    pub fn plausible(&self, sequence: u64) -> bool {
+        sequence <= self.held().saturating_add(AHEAD_MAX)
     }
 
     /// The highest sequence applied, with or without holes below it.
@@ -231,20 +240,6 @@ impl Progress {
                         lanes.directory.watermark
                     },
                 )
-            })
-            .collect()
-    }
-
-    /// The highest sequences *applied* here of every incarnation: what this sidecar can serve, and so all that it tells
-    /// others. What it only heard of is not passed on: whoever holds it tells it, and a rumour of an event that
-    /// nobody holds must not keep a cluster waiting.
-    pub fn held(&self) -> Vec<OriginHead> {
-        self.origins
-            .iter()
-            .map(|(&incarnation, lanes)| OriginHead {
-                incarnation,
-                bump: lanes.bump.held(),
-                directory: lanes.directory.held(),
             })
             .collect()
     }

@@ -13,7 +13,7 @@ use super::Core;
 use super::effects::{Action, Effects, PeerMessage};
 use super::flushed::Pending;
 use crate::event::{Bump, Match, PurgeMode};
-use crate::id::{EventId, Incarnation, Lane, Time, UnixSeconds};
+use crate::id::{Incarnation, Lane, Time, UnixSeconds};
 use crate::names::NodeId;
 use crate::progress::{LaneProgress, OriginHead};
 use crate::store::Write;
@@ -50,7 +50,7 @@ impl Core {
             .progress
             .lane(self.config.incarnation, Lane::Bump)
             .map_or(0, LaneProgress::watermark);
-        let heads = self.progress.held();
+        let heads = self.progress.heads();
         // Longer here than there, by the rate bound: this sidecar must never think a grant over before its holder does.
         let ends = now.plus(stretched(duration, self.config.clock_rate_ppm));
         if let Some(member) = self.members.by_incarnation(from) {
@@ -91,7 +91,7 @@ impl Core {
                 )));
                 return;
             }
-            if own || !self.may_follow(head.incarnation) {
+            if own || !self.may_follow(head.incarnation) || !self.may_be(head) {
                 continue;
             }
             self.progress
@@ -193,32 +193,13 @@ impl Core {
         if !due || self.began.is_some() || self.draining() {
             return;
         }
-        self.began = Some(self.bump_everything(effects));
-    }
-
-    /// Removes a member that was silent for too long. If one of its events is known of and was not found by now, those
-    /// who hold it may be gone together: everything counts as changed, once.
-    fn give_up(&mut self, node: &NodeId, effects: &mut Effects) {
-        let gone = self
-            .members
-            .by_node(node)
-            .map(|member| member.hello.incarnation);
-        let lane = gone.and_then(|origin| self.progress.lane(origin, Lane::Bump));
-        let lacking = lane.is_some_and(|lane| lane.first_gap().is_some());
-        self.remove(node, effects);
-        if lacking && !self.draining() {
-            self.bump_everything(effects);
-        }
-    }
-
-    fn bump_everything(&mut self, effects: &mut Effects) -> EventId {
         let classes = vec![crate::names::ClassPath::everything()];
         let bump = Bump {
             classes,
             matching: Match::Any,
             purge: PurgeMode::Hard,
         };
-        self.issue(bump, None, effects)
+        self.began = Some(self.issue(bump, None, effects));
     }
 
     pub(super) fn wake(&mut self, now: Time, unix: UnixSeconds, effects: &mut Effects) {
@@ -233,7 +214,7 @@ impl Core {
         }
         let gone = self.members.departing(&self.config, now);
         for node in gone {
-            self.give_up(&node, effects);
+            self.remove(&node, effects);
         }
         if self.members.next_sweep <= now {
             self.members.next_sweep = now.plus(EXPIRY_SWEEP);

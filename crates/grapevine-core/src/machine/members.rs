@@ -16,7 +16,7 @@ use super::grants::{Asked, Given};
 use super::{Core, CoreConfig};
 use crate::id::{Incarnation, Lane, Time};
 use crate::names::NodeId;
-use crate::progress::{LaneProgress, Progress};
+use crate::progress::{LaneProgress, OriginHead, Progress};
 use crate::store::{MemberRecord, Write};
 
 /// The most members remembered.
@@ -210,7 +210,7 @@ impl Members {
 
     /// Until when this sidecar may call itself fresh.
     pub(super) fn review(&self, config: &CoreConfig, progress: &Progress, now: Time) -> Time {
-        if progress.len() > config.limits.origins_max {
+        if progress.len() >= config.limits.origins_max {
             return Time::ZERO;
         }
         let majority = config.expected_members / 2 + 1;
@@ -339,9 +339,9 @@ impl Core {
         let full = members.by_node.len() >= MEMBERS_MAX;
         let changed = match members.by_node.get_mut(&hello.node_id) {
             Some(member) if member.hello.incarnation == hello.incarnation => {
-                let moved = member.hello.peer_address != hello.peer_address;
-                member.hello = hello.clone();
-                moved
+                // A run keeps its address: another one in a later introduction is a mistake or a lie.
+                member.hello.policy_digest = hello.policy_digest;
+                false
             }
             Some(member) => {
                 members.former.retain(|former| former.given.until() > now);
@@ -462,7 +462,12 @@ impl Core {
         directory: u64,
         effects: &mut Effects,
     ) {
-        if self.may_follow(from) {
+        let told = OriginHead {
+            incarnation: from,
+            bump,
+            directory,
+        };
+        if self.may_follow(from) && self.may_be(&told) {
             self.progress.lane_mut(from, Lane::Bump).learn_head(bump);
             self.progress
                 .lane_mut(from, Lane::Directory)

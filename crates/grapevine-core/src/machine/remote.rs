@@ -7,10 +7,10 @@ use super::Core;
 use super::app::bump_writes;
 use super::effects::{Action, Effects, PeerMessage};
 use super::flushed::Pending;
-use crate::event::{BumpEvent, Event, PurgeMode, Registration, RegistrationBatch};
+use crate::event::{Bump, BumpEvent, Event, Match, PurgeMode, Registration, RegistrationBatch};
 use crate::id::{EventId, Incarnation, Lane, Time};
 use crate::names::ClassPath;
-use crate::progress::Progress;
+use crate::progress::{LaneProgress, OriginHead, Progress};
 use crate::store::Write;
 use crate::vector::VersionVector;
 
@@ -144,9 +144,49 @@ impl Core {
     }
 
     /// Whether events with these numbers may be taken from a peer.
-    fn may_take(&self, origin: Incarnation, first: u64, count: usize) -> bool {
-        let numbered = first > 0 && first.checked_add(count as u64).is_some();
+    fn may_take(&self, origin: Incarnation, lane: Lane, first: u64, count: usize) -> bool {
+        let last = first.checked_add(count as u64);
+        let numbered = first > 0 && last.is_some_and(|last| self.may_exist(origin, lane, last));
         numbered && origin != self.config.incarnation && self.may_follow(origin)
+    }
+
+    /// Whether an event with this number can have been issued.
+    pub(super) fn may_exist(&self, origin: Incarnation, lane: Lane, sequence: u64) -> bool {
+        match self.progress.lane(origin, lane) {
+            Some(lane) => lane.plausible(sequence),
+            None => LaneProgress::default().plausible(sequence),
+        }
+    }
+
+    /// Whether a peer's word on heads can be true, and says anything.
+    pub(super) fn may_be(&self, head: &OriginHead) -> bool {
+        let told = head.bump > 0 || head.directory > 0;
+        told && Lane::ALL
+            .into_iter()
+            .all(|lane| self.may_exist(head.incarnation, lane, head.lane(lane)))
+    }
+
+    /// What is applied in place of a peer's event. Top-level classes are never evicted, so a bump that would bring in
+    /// more of them than twice the limit counts as a bump of everything; origins refuse such a bump before that.
+    fn within_limits(&self, event: &Arc<BumpEvent>) -> Arc<BumpEvent> {
+        let most = 2 * self.config.limits.top_level_classes_max;
+        match &**event {
+            BumpEvent::Bump(bump) if self.versions.tops() + bump.classes.len() > most => {
+                if bump
+                    .classes
+                    .iter()
+                    .all(|class| self.versions.has_top(class))
+                {
+                    return event.clone();
+                }
+                Arc::new(BumpEvent::Bump(Bump {
+                    classes: vec![ClassPath::everything()],
+                    matching: Match::Any,
+                    purge: bump.purge,
+                }))
+            }
+            _ => event.clone(),
+        }
     }
 
     fn remote_bumps(
@@ -157,7 +197,7 @@ impl Core {
         events: &[Arc<BumpEvent>],
         effects: &mut Effects,
     ) {
-        if !self.may_take(origin, first, events.len()) {
+        if !self.may_take(origin, Lane::Bump, first, events.len()) {
             self.counters.peer_messages_refused += 1;
             return;
         }
@@ -171,6 +211,8 @@ impl Core {
                 continue;
             }
             self.counters.bumps_remote += 1;
+            let logged = event.clone();
+            let event = &self.within_limits(event);
             let evict = match &**event {
                 BumpEvent::Floor(floor) => self.versions.bucket_classes(&floor.top, floor.bucket),
                 BumpEvent::Bump(_) => Vec::new(),
@@ -180,7 +222,7 @@ impl Core {
             writes.push(Write::Log {
                 origin,
                 sequence,
-                event: Event::Bump(event.clone()),
+                event: Event::Bump(logged),
             });
             match &**event {
                 // A class that is not held now is covered by its floor: a record of it would never be evicted again.
@@ -283,7 +325,7 @@ impl Core {
         batches: &[Arc<RegistrationBatch>],
         effects: &mut Effects,
     ) {
-        if !self.may_take(origin, first, batches.len()) {
+        if !self.may_take(origin, Lane::Directory, first, batches.len()) {
             self.counters.peer_messages_refused += 1;
             return;
         }

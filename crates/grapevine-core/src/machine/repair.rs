@@ -383,7 +383,8 @@ impl Core {
         };
         let mut writes = Vec::new();
         for head in snapshot.cut.into_iter().flatten() {
-            if head.incarnation == self.config.incarnation || !self.may_follow(head.incarnation) {
+            let own = head.incarnation == self.config.incarnation;
+            if own || !self.may_follow(head.incarnation) || !self.may_be(&head) {
                 continue;
             }
             for lane in Lane::ALL {

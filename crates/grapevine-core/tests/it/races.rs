@@ -412,3 +412,62 @@ fn g4_registrations_of_one_seal_keep_their_own_stamps_apart() {
         "as many batches as stamps that differ, and no more"
     );
 }
+
+#[test]
+fn a_repeated_registration_costs_nothing_until_it_says_something_new() {
+    let mut world = World::running(2);
+    let known = |world: &World| world.core(READER).counters().registrations_suppressed;
+    let register = |world: &mut World| {
+        let call = world.register(READER, ADDRESS, &CLASSES, LeaseClaim::Absent);
+        world.settle();
+        assert!(matches!(
+            world.verdict(READER, call),
+            Some(Verdict::Accepted(_))
+        ));
+    };
+    register(&mut world);
+    register(&mut world);
+    assert_eq!(known(&world), 1);
+    // It will lapse later than the directory knows.
+    world.advance(std::time::Duration::from_secs(65));
+    world.settle();
+    register(&mut world);
+    assert_eq!(known(&world), 1);
+    // A bump took it out of every directory.
+    for at in [WRITER, READER] {
+        world.invalidate(at, &["cart/13"]);
+        world.settle();
+        assert!(!world.nodes[WRITER].disk.lists_below("cart/13", ADDRESS));
+        register(&mut world);
+        assert_eq!(known(&world), 1);
+        assert!(world.nodes[WRITER].disk.lists_below("cart/13", ADDRESS));
+    }
+}
+
+#[test]
+fn g4_a_registration_is_judged_by_what_its_sidecar_knew_also_with_holes() {
+    let mut world = World::running(3);
+    // The reader has the second bump of the writer, and not the first.
+    world.invalidate(WRITER, &["other/1"]);
+    world.flush(WRITER);
+    world.drop_all(WRITER, READER);
+    world.invalidate(WRITER, &["cart/13"]);
+    world.flush(WRITER);
+    world.deliver_all(WRITER, READER);
+    let lease = LeaseClaim::Lease(world.resolve(READER, "x", &["other/1"]).lease);
+    let call = world.register(READER, "x", &["other/1"], lease);
+    world.input(READER, Input::Seal);
+    world.flush(READER);
+    // It was right to accept it: it has never heard of the first. Whoever has must not believe it.
+    assert!(matches!(
+        world.verdict(READER, call),
+        Some(Verdict::Accepted(_))
+    ));
+    world.deliver_all(READER, WRITER);
+    world.flush(WRITER);
+    assert!(!world.nodes[WRITER].disk.lists("x"));
+    world.converge().unwrap();
+    for node in &world.nodes {
+        assert!(!node.disk.lists("x"), "{} keeps it", node.name);
+    }
+}

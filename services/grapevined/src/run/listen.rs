@@ -24,6 +24,8 @@ use crate::peers::PeerServer;
 use crate::service::admin::Admin;
 use crate::service::application::{Application, UNDER_WAY_MAX};
 
+/// What a peer may have under way to this sidecar.
+const PEER_WINDOW_BYTES: u32 = 4 << 20;
 /// Streams of one connection.
 const STREAMS_MAX: u32 = 1_024;
 
@@ -143,7 +145,11 @@ pub(super) fn serve(
         hello: hello.clone(),
     })
     .max_decoding_message_size(bytes_max);
-    let router = builder().add_service(peers);
+    // Many small messages wait unread while this sidecar is busy; small windows would make HTTP/2 cut the link for that.
+    let router = builder()
+        .initial_stream_window_size(PEER_WINDOW_BYTES)
+        .initial_connection_window_size(PEER_WINDOW_BYTES)
+        .add_service(peers);
     let incoming = without_delay(listeners.peer);
     // Peers' streams never end by themselves: theirs is cut when the process ends.
     tokio::spawn(async move {
