@@ -4,7 +4,7 @@
 //! moment it ends on that incarnation's clock. A commit whose lease is not of this run, or has ended, is condemned: its
 //! stamp says nothing any more. The bytes are opaque to clients; docs/formats.md draws them.
 //!
-//! Peers that receive a registration need its stamp as a vector. The [`History`] keeps the last applied events, from
+//! Peers that receive a registration need its stamp as a vector. The history keeps the last applied events, from
 //! which the vector at any stamp still leased is the watermarks, lowered below every event applied since.
 
 use std::collections::VecDeque;
