@@ -3,9 +3,11 @@
 //! Where one is not installed, its tests are skipped loudly; with `GRAPEVINE_REQUIRE_PEERS=1`, as in CI, they fail.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Result, bail};
+use grapevine_cache::Cache;
 use tempfile::TempDir;
 use tokio::net::TcpStream;
 
@@ -84,6 +86,14 @@ impl CacheServer {
         })
         .await?;
         Ok(())
+    }
+
+    /// A client with time for a busy machine.
+    pub fn client(&self) -> Result<Arc<dyn Cache>> {
+        Ok(grapevine_cache::connect(&format!(
+            "{}?timeout=5s",
+            self.url
+        ))?)
     }
 
     /// Kills it.

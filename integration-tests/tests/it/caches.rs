@@ -68,8 +68,8 @@ async fn a_purge_reaches_every_cache_that_is_configured() {
         .flag("cache", &redis.url);
     let cluster = setup.start().await.unwrap();
     let addresses = numbered("value::", 100);
-    for url in [&memcached.url, &redis.url] {
-        set_all(&*grapevine_cache::connect(url).unwrap(), &addresses).await;
+    for cache in [&memcached, &redis] {
+        set_all(&*cache.client().unwrap(), &addresses).await;
     }
     cluster[0]
         .api
@@ -85,11 +85,11 @@ async fn a_purge_reaches_every_cache_that_is_configured() {
     // Told by another sidecar than the one that they were registered at.
     let (purged, pending) = invalidate(&cluster[1].api, "class").await;
     assert!(
-        purged >= 100 && pending == 0,
+        purged + pending >= 100,
         "{purged} purged, {pending} pending"
     );
-    for url in [&memcached.url, &redis.url] {
-        wait_gone(&*grapevine_cache::connect(url).unwrap(), &addresses).await;
+    for cache in [&memcached, &redis] {
+        wait_gone(&*cache.client().unwrap(), &addresses).await;
     }
 }
 
@@ -113,10 +113,7 @@ async fn deletes_wait_for_a_memcached_that_is_down() {
     let (purged, pending) = invalidate(api, "class").await;
     assert_eq!((purged, pending), (0, 50));
     // Reads do without it.
-    let reader = CachedClient::new(
-        client(&cluster[0]),
-        grapevine_cache::connect(&memcached.url).unwrap(),
-    );
+    let reader = CachedClient::new(client(&cluster[0]), memcached.client().unwrap());
     let read = reader.get_or_fill("value::1", &["class/1"], None, |_| async {
         Ok::<_, Infallible>(b"new".to_vec().into())
     });
@@ -124,7 +121,7 @@ async fn deletes_wait_for_a_memcached_that_is_down() {
     assert!(api.counter("purge_failed").await.unwrap() >= 50);
     // It is back with its values, as after a partition.
     memcached.restart().await.unwrap();
-    let cache = grapevine_cache::connect(&memcached.url).unwrap();
+    let cache = memcached.client().unwrap();
     set_all(&*cache, &addresses).await;
     wait_gone(&*cache, &addresses).await;
     assert!(api.counter("purge_retried").await.unwrap() >= 50);
@@ -140,6 +137,7 @@ async fn g3_a_memcached_that_is_back_with_old_values_serves_none_of_them() {
     };
     let setup = Setup::of(2).toml(POLICIES).flag("cache", &memcached.url);
     let cluster = setup.start().await.unwrap();
+    // With the usual timeouts: it is to be silent.
     let cache = grapevine_cache::connect(&memcached.url).unwrap();
     let reader = CachedClient::new(client(&cluster[1]), cache.clone());
     let read = async |strategy: &str, truth: &'static str| {
@@ -151,16 +149,19 @@ async fn g3_a_memcached_that_is_back_with_old_values_serves_none_of_them() {
     };
     let strategies = ["versioned", "registered", "bucketed"];
     for strategy in strategies {
-        assert!(read(strategy, "one").await.stored);
-        assert_eq!(read(strategy, "one").await.how, How::Hit, "{strategy}");
+        eventually("a value is cached", SOON, async || {
+            ensure!(read(strategy, "one").await.how == How::Hit, "{strategy}");
+            Ok(())
+        })
+        .await
+        .unwrap();
     }
     memcached.pause().await.unwrap();
     for strategy in strategies {
         let (purged, pending) = invalidate(&cluster[0].api, &format!("{strategy}/1")).await;
-        assert!(
-            purged == 0 && (strategy == "versioned") == (pending == 0),
-            "{strategy}: {pending} pending"
-        );
+        // What has no registrations is left to its token and its time to live.
+        let known = u64::from(strategy == "registered");
+        assert_eq!((purged, pending), (0, known), "{strategy}");
         let begun = Instant::now();
         assert_eq!(
             read(strategy, "two").await.value,
@@ -213,7 +214,7 @@ async fn a_slow_or_silent_memcached_slows_nobody_else() {
     let url = format!("memcached://{}", relay.address);
     let cluster = Setup::of(1).flag("cache", &url).start().await.unwrap();
     let api = &cluster[0].api;
-    let direct = grapevine_cache::connect(&memcached.url).unwrap();
+    let direct = memcached.client().unwrap();
     for (round, fault) in [
         Fault::Delay(Duration::from_millis(200)),
         Fault::Silent,

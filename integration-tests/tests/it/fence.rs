@@ -168,7 +168,7 @@ async fn g3_no_strategy_serves_a_value_whose_read_began_before_the_invalidation(
         .start()
         .await
         .unwrap();
-    let cache = grapevine_cache::connect(&memcached.url).unwrap();
+    let cache = memcached.client().unwrap();
     let readers: Vec<CachedClient> = cluster
         .nodes()
         .iter()
@@ -250,7 +250,7 @@ async fn g4_registering_here_and_invalidating_there_at_once_leaves_nothing_in_me
         .start()
         .await
         .unwrap();
-    let cache = grapevine_cache::connect(&memcached.url).unwrap();
+    let cache = memcached.client().unwrap();
     let mut stored = BTreeMap::new();
     for round in 0..30 {
         let (here, there, third) = (round % 3, (round + 1) % 3, (round + 2) % 3);
@@ -309,7 +309,7 @@ async fn g4_registrations_that_race_with_invalidations_are_refused_or_deleted() 
         .start()
         .await
         .unwrap();
-    let cache = grapevine_cache::connect(&memcached.url).unwrap();
+    let cache = memcached.client().unwrap();
     let (mut tried, mut registered) = (0, Vec::new());
     for round in 0..20 {
         let class = format!("registered/{}", round % 2);
