@@ -106,19 +106,14 @@ impl Entries {
         others: [Option<&Self>; N],
         origins: &Origins,
     ) -> Vec<(Incarnation, u64)> {
-        let mut joined: Vec<_> = self
-            .0
-            .iter()
-            .map(|&(o, s)| (origins.incarnation(o), s))
+        let all = others.into_iter().flatten().chain([self]);
+        let mut joined: Vec<_> = all
+            .flat_map(|entries| &entries.0)
+            .map(|&(origin, sequence)| (origins.incarnation(origin), sequence))
             .collect();
-        for &(origin, sequence) in others.into_iter().flatten().flat_map(|e| &e.0) {
-            let origin = origins.incarnation(origin);
-            match joined.iter_mut().find(|(known, _)| *known == origin) {
-                Some((_, known)) => *known = (*known).max(sequence),
-                None => joined.push((origin, sequence)),
-            }
-        }
-        joined.sort_unstable_by_key(|&(origin, _)| origin);
+        // Of equal incarnations the highest sequence comes first, and stays.
+        joined.sort_unstable_by_key(|&(origin, sequence)| (origin, std::cmp::Reverse(sequence)));
+        joined.dedup_by_key(|(origin, _)| *origin);
         joined
     }
 }
