@@ -107,14 +107,27 @@ impl LaneProgress {
 
     /// The first gap: its first and last missing sequence.
     pub fn first_gap(&self) -> Option<(u64, u64)> {
-        if self.watermark >= self.head {
-            return None;
-        }
-        let last = self
-            .above
-            .first_key_value()
-            .map_or(self.head, |(&first, _)| first - 1);
-        Some((self.watermark + 1, last))
+        self.gaps().next()
+    }
+
+    /// Every gap, ascending: its first and last missing sequence.
+    pub fn gaps(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
+        let held = std::iter::once((0, self.watermark)).chain(self.above());
+        let next = self.above().map(|(first, _)| first - 1);
+        // What is missing lies between the end of what is held and the begin of what is held next.
+        held.zip(next.chain([self.head]))
+            .filter(|((_, end), last)| end < last)
+            .map(|((_, end), last)| (end + 1, last))
+    }
+
+    /// The first sequence applied in a range, both ends in it.
+    pub fn first_held(&self, first: u64, last: u64) -> Option<u64> {
+        let held = if self.has(first) {
+            first
+        } else {
+            *self.above.range(first..).next()?.0
+        };
+        (held <= last).then_some(held)
     }
 
     /// How many sequences are missing.
@@ -256,16 +269,17 @@ impl Progress {
             .collect()
     }
 
-    /// Every lane with a gap.
-    pub fn gaps(&self) -> impl Iterator<Item = (Incarnation, Lane, (u64, u64))> + '_ {
-        self.origins.iter().flat_map(|(&origin, lanes)| {
-            let bump = lanes.bump.first_gap().map(|gap| (origin, Lane::Bump, gap));
-            bump.into_iter().chain(
-                lanes
-                    .directory
-                    .first_gap()
-                    .map(|gap| (origin, Lane::Directory, gap)),
-            )
+    /// The gaps of every lane, at most so many of each.
+    pub fn gaps(
+        &self,
+        lane_max: usize,
+    ) -> impl Iterator<Item = (Incarnation, Lane, (u64, u64))> + '_ {
+        self.origins.iter().flat_map(move |(&origin, lanes)| {
+            let of = move |lane: Lane, progress: &'_ LaneProgress| {
+                let gaps: Vec<_> = progress.gaps().take(lane_max).collect();
+                gaps.into_iter().map(move |gap| (origin, lane, gap))
+            };
+            of(Lane::Bump, &lanes.bump).chain(of(Lane::Directory, &lanes.directory))
         })
     }
 
@@ -305,6 +319,24 @@ mod tests {
         lane.apply(8);
         lane.adopt(7);
         assert_eq!((lane.watermark(), lane.first_gap()), (8, Some((9, 9))));
+    }
+
+    #[test]
+    fn every_gap_is_told_and_what_is_held_in_a_range_is_found() {
+        let mut lane = LaneProgress::default();
+        for sequence in [1, 3, 4, 8] {
+            lane.apply(sequence);
+        }
+        lane.learn_head(9);
+        let gaps: Vec<_> = lane.gaps().collect();
+        assert_eq!(gaps, [(2, 2), (5, 7), (9, 9)]);
+        let held = |first, last| lane.first_held(first, last);
+        assert_eq!(
+            [held(1, 9), held(2, 9), held(4, 9)],
+            [Some(1), Some(3), Some(4)]
+        );
+        assert_eq!([held(5, 9), held(5, 7), held(9, 9)], [Some(8), None, None]);
+        assert_eq!(LaneProgress::default().gaps().next(), None);
     }
 
     #[test]

@@ -169,7 +169,7 @@ impl Core {
     }
 
     fn admit(&mut self, call: &Invalidate) -> Result<Bump, Refusal> {
-        if self.draining() {
+        if self.draining {
             return Err(Refusal::Draining);
         }
         let classes = sorted_classes(&call.classes);
@@ -421,7 +421,7 @@ impl Core {
         let limits = self.config.limits;
         let widened = |limit: usize| limit + spare.map_or(0, |divisor| limit / divisor);
         // One that leaves tells its last head when it does: nothing may follow.
-        if self.evicting || self.draining() {
+        if self.evicting || self.draining {
             return;
         }
         let Some((top, bucket)) = self.versions.overfull(

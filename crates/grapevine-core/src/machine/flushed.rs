@@ -6,15 +6,15 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
+use super::Core;
 use super::app::{Call, InDirectory};
 use super::effects::{
     Action, CommitId, CondemnReason, Effects, PeerMessage, ReceiptLevel, Reply, Ticket, Verdict,
 };
-use super::{Core, Departure};
 use crate::event::{BATCH_REGISTRATIONS_MAX, BumpEvent, PurgeMode, RegistrationBatch};
 use crate::id::{EventId, Incarnation, Lane, Time};
 use crate::names::Address;
-use crate::progress::{LaneProgress, OriginHead};
+use crate::progress::LaneProgress;
 use crate::store::Write;
 use crate::versions::Stamp;
 
@@ -44,12 +44,8 @@ pub(super) enum Pending {
         watermark: u64,
         above: Vec<u64>,
     },
-    /// A peer wants a snapshot of what is flushed by then.
-    Snapshot {
-        to: Incarnation,
-        id: u64,
-        cut: Vec<OriginHead>,
-    },
+    /// A peer wants a part of the log, or a snapshot, of what is flushed by then.
+    Serve(Action),
     /// This sidecar's departure, told once nothing of its own is being written.
     Leave,
     /// A registration batch of a peer, judged at this stamp.
@@ -69,6 +65,7 @@ pub(super) struct OwnBatch {
 impl Core {
     pub(super) fn flushed(&mut self, commit: CommitId, now: Time, effects: &mut Effects) {
         let mut pushes: Vec<(u64, Arc<BumpEvent>)> = Vec::new();
+        let mut called = Vec::new();
         while let Some((id, _)) = self.pending.front()
             && *id <= commit
         {
@@ -80,8 +77,9 @@ impl Core {
                 Pending::OwnBump { id, event, call } => {
                     self.apply_own(id, &event, effects);
                     pushes.push((id.sequence, event));
-                    if let Some((ticket, level, deadline)) = call {
-                        self.await_receipt(id, ticket, level, deadline, now, effects);
+                    if let Some(call) = call {
+                        self.await_receipt(id, call, now);
+                        called.push(id.sequence);
                     }
                 }
                 Pending::OwnBatch(batch) => self.own_batch_flushed(batch, effects),
@@ -95,10 +93,8 @@ impl Core {
                     }
                     effects.send(to, PeerMessage::Ack { watermark, above });
                 }
-                Pending::Leave => self.departure = Departure::Leaving,
-                Pending::Snapshot { to, id, cut } => {
-                    effects.actions.push(Action::ServeSnapshot { to, id, cut });
-                }
+                Pending::Leave => self.leave(now, effects),
+                Pending::Serve(served) => effects.actions.push(served),
                 Pending::RemoteBatch { batch, judged } => {
                     self.remote_batch_flushed(&batch, judged, effects);
                 }
@@ -128,16 +124,13 @@ impl Core {
             self.evict_if_overfull(None, effects);
         }
         self.review_freshness(now);
-        self.leave_if_nobody_waits(effects);
+        self.settle(called, now, effects);
     }
 
-    /// Tells the peers that this sidecar leaves, once all that it acknowledged is flushed and all its calls are answered:
-    /// peers do not listen to one that left.
-    pub(super) fn leave_if_nobody_waits(&mut self, effects: &mut Effects) {
-        if self.departure != Departure::Leaving || self.receipts.len() > 0 {
-            return;
-        }
-        self.departure = Departure::Left;
+    /// Tells the peers that this sidecar leaves: all that it acknowledged is flushed. Peers do not answer one that left,
+    /// so calls that still wait for receipts (the drain has cut them off) are answered first.
+    fn leave(&mut self, now: Time, effects: &mut Effects) {
+        self.settle_for_good(now, effects);
         let head = |lane| {
             self.progress
                 .lane(self.config.incarnation, lane)

@@ -139,13 +139,17 @@ impl Core {
         effects: &mut Effects,
     ) {
         let issued = self.next_bump - 1;
-        if let Some(member) = self.members.by_incarnation(from) {
-            member.acked.adopt(watermark.min(issued));
-            for &sequence in above.iter().filter(|sequence| **sequence <= issued) {
-                member.acked.apply(sequence);
-            }
+        let Some(member) = self.members.by_incarnation(from) else {
+            return;
+        };
+        let before = member.acked.watermark();
+        member.acked.adopt(watermark.min(issued));
+        for &sequence in above.iter().filter(|sequence| **sequence <= issued) {
+            member.acked.apply(sequence);
         }
-        self.settle_receipts(now, effects);
+        let now_at = member.acked.watermark();
+        let concerned = self.receipts.concerned(before, now_at, above);
+        self.settle(concerned, now, effects);
     }
 
     /// Takes grants whose heads are applied by now into account, and ends the catching up.
@@ -153,7 +157,7 @@ impl Core {
         for member in self.members.iter_mut() {
             member.asked.review(&self.progress, now);
         }
-        let until = if self.draining() {
+        let until = if self.draining {
             Time::ZERO
         } else {
             self.members.review(&self.config, &self.progress, now)
@@ -190,7 +194,7 @@ impl Core {
     pub(super) fn begin_history(&mut self, now: Time, effects: &mut Effects) {
         let fresh = now < self.members.fresh_until() && self.has_met(now);
         let due = !self.caught_up && fresh && !self.has_history();
-        if !due || self.began.is_some() || self.draining() {
+        if !due || self.began.is_some() || self.draining {
             return;
         }
         let classes = vec![crate::names::ClassPath::everything()];
@@ -213,8 +217,8 @@ impl Core {
             self.probe(&node, now, effects);
         }
         let gone = self.members.departing(&self.config, now);
-        for node in gone {
-            self.remove(&node, effects);
+        for node in &gone {
+            self.remove(node, effects);
         }
         if self.members.next_sweep <= now {
             self.members.next_sweep = now.plus(EXPIRY_SWEEP);
@@ -227,9 +231,14 @@ impl Core {
                 Pending::Nothing,
             );
         }
+        let knew = self.caught_up;
         self.review_freshness(now);
         self.review_repair(now, effects);
-        self.settle_receipts(now, effects);
+        if self.caught_up != knew || !gone.is_empty() {
+            self.settle_receipts(now, effects);
+        } else {
+            self.settle_due(now, effects);
+        }
     }
 }
 

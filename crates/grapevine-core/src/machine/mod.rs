@@ -99,20 +99,6 @@ pub enum ResolveError {
     Address(#[from] AddressError),
 }
 
-/// How far a sidecar has come in leaving.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum Departure {
-    /// It stays.
-    #[default]
-    No,
-    /// What it acknowledged is being written.
-    Draining,
-    /// It is, and calls wait for receipts: peers are to be told when they have been answered.
-    Leaving,
-    /// Peers are told.
-    Left,
-}
-
 /// One sidecar's state and decisions.
 #[derive(Debug)]
 pub struct Core {
@@ -133,7 +119,8 @@ pub struct Core {
     repair: repair::Repair,
     caught_up: bool,
     started: Time,
-    departure: Departure,
+    /// Set when this sidecar leaves: new invalidations are refused, and nothing is vouched for any more.
+    draining: bool,
     refused_since: Option<Time>,
     evicting: bool,
     /// The bump by which this run began a history, if it had to.
@@ -179,7 +166,7 @@ impl Core {
             repair: repair::Repair::default(),
             caught_up: false,
             started: now,
-            departure: Departure::default(),
+            draining: false,
             refused_since: None,
             evicting: false,
             began: None,
@@ -222,7 +209,7 @@ impl Core {
         let soon = [
             self.members.next_wake(&self.config),
             self.repair.next_wake(),
-            self.receipts.next_wake(&self.members, now),
+            self.receipts.next_wake(),
         ];
         let idle = now.plus(freshness::EXPIRY_SWEEP);
         soon.into_iter().flatten().fold(idle, Time::min)
@@ -290,7 +277,7 @@ impl Core {
         if !self.caught_up {
             return Freshness::CatchingUp(self.members.why_not_fresh(&self.config, now));
         }
-        if self.draining() {
+        if self.draining {
             return Freshness::Unknown("this sidecar is leaving".to_owned());
         }
         if now < self.members.fresh_until() {
@@ -347,16 +334,11 @@ impl Core {
         self.pending.push_back((self.commits, pending));
     }
 
-    /// Whether new invalidations are refused, and nothing is vouched for any more.
-    fn draining(&self) -> bool {
-        self.departure != Departure::No
-    }
-
     fn drain(&mut self, now: Time, effects: &mut Effects) {
-        if self.draining() {
+        if self.draining {
             return;
         }
-        self.departure = Departure::Draining;
+        self.draining = true;
         self.review_freshness(now);
         self.seal(effects);
         self.write(effects, [], Pending::Leave);

@@ -1,10 +1,12 @@
 //! Who has an event (G6), and the calls that wait to know.
+//!
+//! A call is looked at again when something happened to its event: a member acknowledged it, a grant lapsed, its time is
+//! up. Only what changes the members, or what this sidecar knows of them, makes all calls be looked at.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::Core;
 use super::effects::{Action, Effects, Holder, HolderState, Receipt, ReceiptLevel, Reply, Ticket};
-use super::members::Members;
 use crate::id::{EventId, Incarnation, Time};
 use crate::names::NodeId;
 
@@ -19,12 +21,23 @@ struct Waiting {
     rows: Vec<(NodeId, Incarnation)>,
     /// How many of the rows, at the end, speak of superseded runs that may still call themselves fresh.
     former: usize,
+    /// When it is to be looked at again whatever happens.
+    wake: Time,
+}
+
+impl Waiting {
+    /// How many members there were when the event was flushed, this sidecar among them.
+    fn members(&self) -> usize {
+        self.rows.len() - self.former + 1
+    }
 }
 
 /// The calls that wait, by the sequence of their event.
 #[derive(Debug, Default)]
 pub(super) struct Receipts {
     waiting: BTreeMap<u64, Waiting>,
+    /// When each of them is to be looked at again.
+    wakes: BTreeSet<(Time, u64)>,
     reserved: usize,
 }
 
@@ -38,34 +51,39 @@ impl Receipts {
         self.waiting.len() + self.reserved
     }
 
-    pub(super) fn next_wake(&self, members: &Members, now: Time) -> Option<Time> {
-        // The oldest waits for the lapse that comes first; the others are settled with it or woken for again.
-        let deadline = self
-            .waiting
-            .values()
-            .map(|waiting| waiting.deadline)
-            .min()?;
-        let oldest = self.waiting.keys().next()?;
-        let current = members.iter().map(|member| &member.given);
-        let former = members.former(now).map(|former| &former.given);
-        let lapse = current
-            .chain(former)
-            .filter_map(|given| given.without(*oldest))
-            .filter(|at| *at > now)
-            .min();
-        Some(lapse.map_or(deadline, |at| at.min(deadline)))
+    pub(super) fn next_wake(&self) -> Option<Time> {
+        self.wakes.first().map(|(at, _)| *at)
+    }
+
+    /// The events of calls that wait for a member's word on these.
+    pub(super) fn concerned(&self, from: u64, to: u64, above: &[u64]) -> Vec<u64> {
+        let range = (from < to).then(|| self.waiting.range(from + 1..=to));
+        let ranged = range.into_iter().flatten().map(|(sequence, _)| *sequence);
+        let named = above.iter().copied();
+        let named = named.filter(|sequence| self.waiting.contains_key(sequence));
+        ranged.chain(named).collect()
+    }
+
+    fn take(&mut self, sequence: u64) -> Option<Waiting> {
+        let waiting = self.waiting.remove(&sequence)?;
+        self.wakes.remove(&(waiting.wake, sequence));
+        Some(waiting)
+    }
+
+    fn put(&mut self, waiting: Waiting) {
+        let sequence = waiting.event.sequence;
+        self.wakes.insert((waiting.wake, sequence));
+        self.waiting.insert(sequence, waiting);
     }
 }
 
 impl Core {
+    /// Lets a call wait; it is looked at with [`Self::settle`].
     pub(super) fn await_receipt(
         &mut self,
         event: EventId,
-        ticket: Ticket,
-        level: ReceiptLevel,
-        deadline: Time,
+        (ticket, level, deadline): (Ticket, ReceiptLevel, Time),
         now: Time,
-        effects: &mut Effects,
     ) {
         self.receipts.reserved -= 1;
         let current = self
@@ -77,68 +95,107 @@ impl Core {
         let mut rows: Vec<_> = current.collect();
         let members = rows.len();
         rows.extend(superseded);
-        let waiting = Waiting {
+        self.receipts.put(Waiting {
             event,
             ticket,
             level,
             deadline,
             former: rows.len() - members,
             rows,
-        };
-        self.receipts.waiting.insert(event.sequence, waiting);
-        self.settle_receipts(now, effects);
+            wake: deadline,
+        });
     }
 
-    /// Answers the calls whose receipts are satisfied, or whose time is up.
+    /// Answers the calls whose receipts are satisfied, or whose time is up: all of them are looked at.
     pub(super) fn settle_receipts(&mut self, now: Time, effects: &mut Effects) {
-        let members = &self.members;
-        let settled: Vec<u64> = self
-            .receipts
-            .waiting
-            .iter()
-            .filter(|(_, waiting)| now >= waiting.deadline || self.satisfied(waiting, members, now))
-            .map(|(sequence, _)| *sequence)
-            .collect();
-        for sequence in settled {
-            let Some(waiting) = self.receipts.waiting.remove(&sequence) else {
+        let all: Vec<_> = self.receipts.waiting.keys().copied().collect();
+        self.settle(all, now, effects);
+    }
+
+    /// The same for those whose moment has come.
+    pub(super) fn settle_due(&mut self, now: Time, effects: &mut Effects) {
+        let due = self.receipts.wakes.iter().take_while(|(at, _)| *at <= now);
+        let due: Vec<_> = due.map(|(_, sequence)| *sequence).collect();
+        self.settle(due, now, effects);
+    }
+
+    /// The same for some.
+    pub(super) fn settle(&mut self, sequences: Vec<u64>, now: Time, effects: &mut Effects) {
+        for sequence in sequences {
+            let Some(mut waiting) = self.receipts.take(sequence) else {
                 continue;
             };
-            let satisfied = self.satisfied(&waiting, &self.members, now);
-            let own = Holder {
-                node_id: self.config.node_id.clone(),
-                incarnation: self.config.incarnation,
-                state: HolderState::Has,
-            };
-            let others = waiting.rows.iter().map(|(node, incarnation)| Holder {
-                node_id: node.clone(),
-                incarnation: *incarnation,
-                state: standing(&self.members, node, *incarnation, sequence, now),
-            });
-            let holders = std::iter::once(own).chain(others).collect();
-            let receipt = Receipt {
-                level: waiting.level,
-                satisfied,
-                holders,
-            };
-            let reply = Reply::Invalidated {
-                event: waiting.event,
-                receipt,
-            };
-            effects.actions.push(Action::Reply(waiting.ticket, reply));
+            if now >= waiting.deadline || self.satisfied(&waiting, now) {
+                self.answer(&waiting, now, effects);
+                continue;
+            }
+            let lapse = self.next_lapse(&waiting, now);
+            waiting.wake = lapse.map_or(waiting.deadline, |at| at.min(waiting.deadline));
+            self.receipts.put(waiting);
         }
-        self.leave_if_nobody_waits(effects);
     }
 
-    fn satisfied(&self, waiting: &Waiting, members: &Members, now: Time) -> bool {
-        let state = |row: &(NodeId, Incarnation)| {
-            standing(members, &row.0, row.1, waiting.event.sequence, now)
+    /// Answers all calls as things stand: nothing more will be heard.
+    pub(super) fn settle_for_good(&mut self, now: Time, effects: &mut Effects) {
+        while let Some(&sequence) = self.receipts.waiting.keys().next() {
+            if let Some(waiting) = self.receipts.take(sequence) {
+                self.answer(&waiting, now, effects);
+            }
+        }
+    }
+
+    fn answer(&self, waiting: &Waiting, now: Time, effects: &mut Effects) {
+        let own = Holder {
+            node_id: self.config.node_id.clone(),
+            incarnation: self.config.incarnation,
+            state: HolderState::Has,
         };
+        let others = waiting.rows.iter().map(|row| Holder {
+            node_id: row.0.clone(),
+            incarnation: row.1,
+            state: self.standing(waiting, row, now),
+        });
+        let holders = std::iter::once(own).chain(others).collect();
+        let receipt = Receipt {
+            level: waiting.level,
+            satisfied: self.satisfied(waiting, now),
+            holders,
+        };
+        let reply = Reply::Invalidated {
+            event: waiting.event,
+            receipt,
+        };
+        effects.actions.push(Action::Reply(waiting.ticket, reply));
+    }
+
+    /// When the next grant lapses that lets somebody serve without the event, or when this run stops having to think
+    /// that there are such grants of the last one.
+    fn next_lapse(&self, waiting: &Waiting, now: Time) -> Option<Time> {
+        let sequence = waiting.event.sequence;
+        let current = self.members.iter().map(|member| &member.given);
+        let former = self.members.former(now).map(|former| &former.given);
+        let lapses = current
+            .chain(former)
+            .filter_map(|given| given.without(sequence));
+        let unknown = self.started.plus(self.config.max_staleness * 2);
+        lapses.chain([unknown]).filter(|at| *at > now).min()
+    }
+
+    /// Whether this run can know whom the last one granted freshness: it learned that by catching up, if it knew
+    /// everybody then, or all such grants are over.
+    fn knows_grants(&self, waiting: &Waiting, now: Time) -> bool {
+        let knows = self.caught_up && waiting.members() >= self.config.expected_members;
+        knows || now.since(self.started) > self.config.max_staleness * 2
+    }
+
+    fn satisfied(&self, waiting: &Waiting, now: Time) -> bool {
+        let state = |row: &(NodeId, Incarnation)| self.standing(waiting, row, now);
         let have = waiting
             .rows
             .iter()
             .filter(|row| state(row) == HolderState::Has)
             .count();
-        let members = waiting.rows.len() - waiting.former + 1;
+        let members = waiting.members();
         let expected = self.config.expected_members;
         match waiting.level {
             ReceiptLevel::None => true,
@@ -146,10 +203,7 @@ impl Core {
             ReceiptLevel::One => have >= 1 || (members == 1 && expected <= 1),
             ReceiptLevel::Quorum => have + 1 > members.max(expected) / 2,
             ReceiptLevel::All => {
-                // Whom its last run granted freshness a sidecar learns by catching up, if it then knows everybody.
-                let since_start = now.since(self.started);
-                let knows = self.caught_up && members >= expected;
-                (knows || since_start > self.config.max_staleness * 2)
+                self.knows_grants(waiting, now)
                     && members > expected / 2
                     && waiting
                         .rows
@@ -158,31 +212,35 @@ impl Core {
             }
         }
     }
-}
 
-/// Where a run stands towards an event of this sidecar.
-fn standing(
-    members: &Members,
-    node: &NodeId,
-    incarnation: Incarnation,
-    sequence: u64,
-    now: Time,
-) -> HolderState {
-    let member = members
-        .by_node(node)
-        .filter(|member| member.hello.incarnation == incarnation);
-    let given = match member {
-        Some(member) if member.acked.has(sequence) => return HolderState::Has,
-        Some(member) => Some(&member.given),
-        // A superseded run may still be there for as long as its grants hold; its successor catches up before it
-        // serves. One that is not remembered at all left, or was silent for longer than any grant holds.
-        None => members
-            .former(now)
-            .find(|former| former.incarnation == incarnation)
-            .map(|former| &former.given),
-    };
-    match given.and_then(|given| given.without(sequence)) {
-        Some(ends) if ends > now => HolderState::HasNot,
-        _ => HolderState::CannotServe,
+    /// Where a run stands towards an event of this sidecar.
+    fn standing(
+        &self,
+        waiting: &Waiting,
+        (node, incarnation): &(NodeId, Incarnation),
+        now: Time,
+    ) -> HolderState {
+        let sequence = waiting.event.sequence;
+        let member = self
+            .members
+            .by_node(node)
+            .filter(|member| member.hello.incarnation == *incarnation);
+        let given = match member {
+            Some(member) if member.acked.has(sequence) => return HolderState::Has,
+            // What this sidecar's last run granted it may hold.
+            Some(_) if !self.knows_grants(waiting, now) => return HolderState::HasNot,
+            Some(member) => Some(&member.given),
+            // A superseded run may still be there for as long as its grants hold; its successor catches up before it
+            // serves. One that is not remembered at all left, or was silent for longer than any grant holds.
+            None => self
+                .members
+                .former(now)
+                .find(|former| former.incarnation == *incarnation)
+                .map(|former| &former.given),
+        };
+        match given.and_then(|given| given.without(sequence)) {
+            Some(ends) if ends > now => HolderState::HasNot,
+            _ => HolderState::CannotServe,
+        }
     }
 }

@@ -63,6 +63,7 @@ impl Core {
             return;
         }
         let left = matches!(message, PeerMessage::Leave { .. });
+        let knew = self.caught_up;
         match message {
             PeerMessage::Bumps {
                 origin,
@@ -88,24 +89,7 @@ impl Core {
                 lane,
                 first,
                 last,
-            } => {
-                // What this sidecar lacks itself is not compacted: the asker is better served by another one.
-                if !self
-                    .progress
-                    .lane(origin, lane)
-                    .is_some_and(|lane| lane.has(first))
-                {
-                    return;
-                }
-                self.counters.pulls_served += 1;
-                effects.actions.push(Action::ServeLog {
-                    to: from,
-                    origin,
-                    lane,
-                    first,
-                    last,
-                });
-            }
+            } => self.pulled(from, (origin, lane), (first, last), effects),
             PeerMessage::Compacted {
                 origin,
                 lane,
@@ -133,7 +117,7 @@ impl Core {
         }
         self.review_freshness(now);
         self.review_repair(now, effects);
-        if left {
+        if left || self.caught_up != knew {
             self.settle_receipts(now, effects);
         }
     }

@@ -25,19 +25,20 @@ const PATIENCE: Duration = Duration::from_millis(25);
 const PULL_TIMEOUT: Duration = Duration::from_millis(500);
 /// Gaps looked after at once.
 const GAPS_MAX: usize = 10_000;
+/// Gaps of one lane looked after at once: one that nobody can fill must not hide those behind it.
+const LANE_GAPS_MAX: usize = 64;
 /// Pulls under way at once.
 const PULLS_MAX: usize = 32;
-/// Bump-lane events asked for at once.
+/// Bump-lane events served at once.
 const PULL_BUMPS_MAX: u64 = 1_000;
-/// Directory-lane batches asked for at once.
+/// Directory-lane batches served at once.
 const PULL_BATCHES_MAX: u64 = 64;
 /// How long a snapshot may stall: longer than a busy disk holds its chunks up. The end of a link ends it at once.
 const SNAPSHOT_TIMEOUT: Duration = Duration::from_mins(1);
 
-/// A lane's first gap.
+/// A run of missing events.
 #[derive(Debug)]
 struct Gap {
-    first: u64,
     last: u64,
     since: Time,
     asked_until: Option<Time>,
@@ -50,6 +51,9 @@ impl Gap {
             .unwrap_or_else(|| self.since.plus(patience))
     }
 }
+
+/// Whose, of which lane, and its first sequence.
+type GapKey = (Incarnation, Lane, u64);
 
 /// A snapshot being received.
 #[derive(Debug)]
@@ -64,7 +68,7 @@ struct Receiving {
 #[derive(Debug, Default)]
 pub(super) struct Repair {
     /// At most [`GAPS_MAX`]; others come up as these are filled.
-    gaps: BTreeMap<(Incarnation, Lane), Gap>,
+    gaps: BTreeMap<GapKey, Gap>,
     snapshot: Option<Receiving>,
     snapshots: u64,
     next: Option<Time>,
@@ -97,23 +101,23 @@ impl Core {
         let mut free = PULLS_MAX;
         let mut next = self.repair.snapshot.as_ref().map(|snapshot| snapshot.until);
         let mut due = Vec::new();
-        for (&(origin, lane), gap) in &self.repair.gaps {
+        for (&key, gap) in &self.repair.gaps {
             let at = gap.due(patience);
             if at > now {
                 free = free.saturating_sub(usize::from(gap.asked_until.is_some()));
                 next = Some(next.map_or(at, |next| next.min(at)));
-            } else if lanes.contains(&lane) {
-                due.push((gap.attempts, origin, lane));
+            } else if lanes.contains(&key.1) {
+                due.push((gap.attempts, key));
             }
         }
         // What nobody answers must not keep others waiting. Those that find no room wait for an answer, or until one is
         // overdue; those that find nobody to ask wait for a link.
         due.sort_unstable();
-        for (attempts, origin, lane) in due.into_iter().take(free) {
-            let Some(to) = self.holder(origin, attempts) else {
+        for (attempts, key) in due.into_iter().take(free) {
+            let Some(to) = self.holder(key.0, attempts) else {
                 break;
             };
-            let asked = self.ask(to, origin, lane, now, effects);
+            let asked = self.ask(to, key, now, effects);
             next = Some(next.map_or(asked, |next| next.min(asked)));
         }
         self.repair.next = next;
@@ -122,52 +126,45 @@ impl Core {
     /// Brings the table of gaps up to date.
     fn note_gaps(&mut self, now: Time) {
         let mut known = std::mem::take(&mut self.repair.gaps);
-        for (origin, lane, (first, last)) in self.progress.gaps().take(GAPS_MAX) {
-            let gap = match known.remove(&(origin, lane)) {
-                Some(gap) if gap.first == first => Gap { last, ..gap },
+        for (origin, lane, (first, last)) in self.progress.gaps(LANE_GAPS_MAX).take(GAPS_MAX) {
+            // The run that it is what is left of.
+            let before = known
+                .range(..=(origin, lane, first))
+                .next_back()
+                .filter(|((of, on, _), gap)| (*of, *on) == (origin, lane) && gap.last >= first)
+                .map(|(&key, _)| key);
+            let gap = match before.and_then(|key| Some((key.2, known.remove(&key)?))) {
+                Some((same, gap)) if same == first => Gap { last, ..gap },
                 // It moved: what was asked for is arriving, so the rest is asked for without delay.
-                Some(gap) if gap.asked_until.is_some() => Gap {
-                    first,
+                Some((_, gap)) if gap.asked_until.is_some() => Gap {
                     last,
                     since: gap.since,
                     asked_until: Some(now),
                     attempts: 0,
                 },
                 _ => Gap {
-                    first,
                     last,
                     since: now,
                     asked_until: None,
                     attempts: 0,
                 },
             };
-            self.repair.gaps.insert((origin, lane), gap);
+            self.repair.gaps.insert((origin, lane, first), gap);
         }
     }
 
     /// Sends one pull; tells until when its answer may take.
-    fn ask(
-        &mut self,
-        to: Incarnation,
-        origin: Incarnation,
-        lane: Lane,
-        now: Time,
-        effects: &mut Effects,
-    ) -> Time {
+    fn ask(&mut self, to: Incarnation, key: GapKey, now: Time, effects: &mut Effects) -> Time {
+        let (origin, lane, first) = key;
         let gap = self
             .repair
             .gaps
-            .get_mut(&(origin, lane))
+            .get_mut(&key)
             .expect("invariant: what is due is in the table");
         let until = now.plus(PULL_TIMEOUT * (1 << gap.attempts.min(4)));
         gap.asked_until = Some(until);
         gap.attempts += 1;
-        let most = if lane == Lane::Bump {
-            PULL_BUMPS_MAX
-        } else {
-            PULL_BATCHES_MAX
-        };
-        let (first, last) = (gap.first, gap.last.min(gap.first.saturating_add(most - 1)));
+        let last = gap.last;
         self.counters.pulls_sent += 1;
         let pull = PeerMessage::Pull {
             origin,
@@ -177,6 +174,43 @@ impl Core {
         };
         effects.send(to, pull);
         until
+    }
+
+    /// Serves what is held of a range, from the first held event on: what lies before it may be lost for good, and must
+    /// not hide the rest. Behind the flush of what is being written, for the log does not have that yet. What this
+    /// sidecar lacks altogether is not compacted: the asker is better served by another one.
+    pub(super) fn pulled(
+        &mut self,
+        to: Incarnation,
+        (origin, lane): (Incarnation, Lane),
+        (first, last): (u64, u64),
+        effects: &mut Effects,
+    ) {
+        let held = self
+            .progress
+            .lane(origin, lane)
+            .and_then(|lane| lane.first_held(first, last));
+        let Some(first) = held else {
+            return;
+        };
+        let most = match lane {
+            Lane::Bump => PULL_BUMPS_MAX,
+            Lane::Directory => PULL_BATCHES_MAX,
+        };
+        let last = last.min(first.saturating_add(most - 1));
+        self.counters.pulls_served += 1;
+        let served = Action::ServeLog {
+            to,
+            origin,
+            lane,
+            first,
+            last,
+        };
+        if self.pending.is_empty() {
+            effects.actions.push(served);
+        } else {
+            self.write(effects, [], Pending::Serve(served));
+        }
     }
 
     /// A link stands: what nobody answered so far is asked for anew.
@@ -210,9 +244,9 @@ impl Core {
         if attempts == 0 && linked.contains(&origin) {
             return Some(origin);
         }
-        // Different sidecars begin at different holders, so a common gap does not fall on one of them.
-        let shift =
-            usize::try_from(self.config.incarnation.get() % linked.len() as u128).unwrap_or(0);
+        // Different sidecars begin at different holders, and different gaps do, so none of them is asked for all.
+        let spread = self.config.incarnation.get().wrapping_add(origin.get());
+        let shift = usize::try_from(spread % linked.len() as u128).unwrap_or(0);
         Some(linked[(attempts as usize + shift) % linked.len()])
     }
 
@@ -249,7 +283,8 @@ impl Core {
             &self.progress.watermarks(Lane::Directory),
         );
         // The cut may name events that are applied but still being written: the snapshot is read behind them.
-        self.write(effects, [], Pending::Snapshot { to: from, id, cut });
+        let served = Action::ServeSnapshot { to: from, id, cut };
+        self.write(effects, [], Pending::Serve(served));
     }
 
     fn receiving(&mut self, from: Incarnation, id: u64, now: Time) -> Option<&mut Receiving> {

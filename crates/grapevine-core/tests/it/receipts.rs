@@ -274,6 +274,67 @@ fn g6_receipts_of_a_restarted_sidecar_wait_for_whom_its_last_run_granted_freshne
 }
 
 #[test]
+fn g6_receipts_of_a_restarted_sidecar_count_nobody_out_before_it_can_know() {
+    let mut world = World::running(3);
+    world.advance(Duration::from_millis(300));
+    world.settle();
+    world.crash(0);
+    world.start(0);
+    world.connect(0, 1);
+    world.settle();
+    // The third is remembered from the disk, and fresh by a grant of the first's last run.
+    let call = call(&mut world, 0, ReceiptLevel::One);
+    world.settle();
+    assert_eq!(world.core(2).freshness(world.now), Freshness::Fresh);
+    assert_eq!(rows(&receipt(&world, 0, call).unwrap()), "hhn");
+    world.advance(MAX_STALENESS * 3);
+    world.settle();
+    let later = self::call(&mut world, 0, ReceiptLevel::One);
+    world.settle();
+    assert_eq!(rows(&receipt(&world, 0, later).unwrap()), "hhc");
+    assert_ne!(world.core(2).freshness(world.now), Freshness::Fresh);
+}
+
+#[test]
+fn g6_receipts_of_calls_that_a_drain_cuts_off_are_answered_and_the_peers_told() {
+    let mut world = World::running(3);
+    let call = call(&mut world, 0, ReceiptLevel::All);
+    world.flush(0);
+    assert!(receipt(&world, 0, call).is_none());
+    world.input(0, Input::Drain);
+    world.flush(0);
+    let receipt = receipt(&world, 0, call).unwrap();
+    assert!(!receipt.satisfied);
+    assert_eq!(rows(&receipt), "hnn");
+    world.deliver_all(0, 1);
+    assert_eq!(world.core(1).members(world.now).len(), 1, "told at once");
+}
+
+/// A call whose own grants lapse earlier is not held up by an older one that waits for something else.
+#[test]
+fn g6_receipts_are_answered_at_the_lapse_of_their_own_grants() {
+    let mut world = World::running(3);
+    world.advance(Duration::from_millis(2_500));
+    world.settle();
+    world.cut(0, 1);
+    world.cut(0, 2);
+    let quorum = call(&mut world, 0, ReceiptLevel::Quorum);
+    world.flush(0);
+    world.advance(Duration::from_millis(300));
+    let (begin, all) = (world.now, call(&mut world, 0, ReceiptLevel::All));
+    world.flush(0);
+    while receipt(&world, 0, all).is_none() {
+        assert!(
+            world.now.since(begin) < MAX_STALENESS,
+            "{}",
+            world.describe()
+        );
+        world.advance(Duration::from_millis(5));
+    }
+    assert!(receipt(&world, 0, quorum).is_none());
+}
+
+#[test]
 fn g6_receipts_come_also_when_the_push_and_the_acknowledgement_were_lost() {
     let mut world = World::running(3);
     let event = world.next_event(0);

@@ -60,6 +60,73 @@ fn g1_events_of_a_dead_incarnation_are_fetched_from_whoever_has_them() {
     same_tokens(&world, &["cart/13"]);
 }
 
+/// An event that only a lost disk had leaves a hole for ever; what is held behind it, and what was acknowledged above
+/// all, is fetched all the same.
+#[test]
+fn g1_an_acknowledged_event_behind_a_hole_that_nobody_can_fill_is_fetched() {
+    for held_by_asker in [false, true] {
+        let mut world = World::running(3);
+        let lost = world.next_event(0);
+        world.invalidate(0, &["cart/5"]);
+        world.flush(0);
+        world.drop_all(0, 1);
+        world.drop_all(0, 2);
+        if held_by_asker {
+            world.invalidate(0, &["cart/6"]);
+            world.flush(0);
+            world.drop_all(0, 1);
+            world.deliver_all(0, 2);
+        }
+        let event = world.next_event(0);
+        world.invalidate(0, &["cart/7"]);
+        world.flush(0);
+        world.deliver_all(0, 1);
+        world.flush(1);
+        world.crash(0);
+        world.wipe(0);
+        let begin = world.now;
+        while !world.core(2).has_all(&[event]) {
+            world.settle();
+            world.advance(Duration::from_millis(10));
+            assert!(
+                world.now.since(begin) < Duration::from_secs(3),
+                "{}",
+                world.describe()
+            );
+        }
+        assert!(!world.core(2).has_all(&[lost]));
+        same_tokens(&world, &["cart/7"]);
+    }
+}
+
+/// What a holder has applied and is still writing is not in its log: it answers when it is, and not that it has compacted
+/// it, which would cost a snapshot.
+#[test]
+fn g1_a_pull_of_what_is_being_written_is_answered_behind_its_flush() {
+    let mut world = World::running(3);
+    let event = world.next_event(0);
+    world.invalidate(0, &["cart/13"]);
+    world.flush(0);
+    world.drop_all(0, 2);
+    world.deliver_all(0, 1);
+    world.crash(0);
+    let begin = world.now;
+    // The second tells the head, is asked, and its disk is slow.
+    while world.core(1).counters().pulls_served == 0 {
+        world.flush(2);
+        world.deliver_all(1, 2);
+        world.deliver_all(2, 1);
+        world.advance(Duration::from_millis(10));
+        assert!(world.now.since(begin) < Duration::from_secs(2));
+    }
+    world.deliver_all(1, 2);
+    assert!(!world.core(2).has_all(&[event]));
+    world.flush(1);
+    world.deliver_all(1, 2);
+    assert!(world.core(2).has_all(&[event]));
+    assert_eq!(world.core(2).counters().snapshots_requested, 0);
+}
+
 #[test]
 fn g11_heads_of_dead_incarnations_travel_by_way_of_a_third() {
     let mut world = World::running(3);
