@@ -7,7 +7,7 @@
 //! Peers that receive a registration need its stamp as a vector. The history keeps the last applied events, from
 //! which the vector at any stamp still leased is the watermarks, lowered below every event applied since.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 use crate::id::{EventId, Incarnation, Time};
 use crate::vector::VersionVector;
@@ -86,25 +86,37 @@ impl History {
         stamp >= self.forgotten
     }
 
-    /// What had been applied without holes at the stamp, given the watermarks now. An event above a watermark then is
-    /// left out, which only condemns more.
-    pub(crate) fn vector_at(&self, stamp: Stamp, watermarks: &VersionVector) -> VersionVector {
-        let mut limit = VersionVector::new();
-        let mut touched = std::collections::BTreeMap::new();
-        for (at, event) in self.events.iter().rev() {
-            if *at <= stamp {
-                break;
-            }
-            let lowest = touched.entry(event.origin).or_insert(event.sequence);
-            *lowest = (*lowest).min(event.sequence);
-        }
-        for (origin, sequence) in watermarks.iter() {
-            let bound = touched
-                .get(&origin)
-                .map_or(sequence, |lowest| sequence.min(lowest - 1));
-            limit.raise(origin, bound);
-        }
-        limit
+    /// What had been applied without holes at each of the stamps, which rise, given the watermarks now. An event above a
+    /// watermark then is left out, which only condemns more. A stamp from before a state was adopted whole says nothing
+    /// any more: peers must think the worst of it.
+    pub(crate) fn vectors_at(
+        &self,
+        stamps: &[Stamp],
+        watermarks: &VersionVector,
+    ) -> Vec<VersionVector> {
+        debug_assert!(stamps.is_sorted(), "invariant: stamps rise");
+        let mut lowest: BTreeMap<Incarnation, u64> = BTreeMap::new();
+        let mut events = self.events.iter().rev().peekable();
+        let mut vectors: Vec<_> = stamps
+            .iter()
+            .rev()
+            .map(|&stamp| {
+                while let Some((_, event)) = events.next_if(|(at, _)| *at > stamp) {
+                    let known = lowest.entry(event.origin).or_insert(event.sequence);
+                    *known = (*known).min(event.sequence);
+                }
+                if !self.knows(stamp) {
+                    return VersionVector::new();
+                }
+                let bounded = watermarks.iter().map(|(origin, sequence)| {
+                    let bound = lowest.get(&origin).map_or(sequence, |&lowest| lowest - 1);
+                    (origin, sequence.min(bound))
+                });
+                bounded.filter(|(_, sequence)| *sequence > 0).collect()
+            })
+            .collect();
+        vectors.reverse();
+        vectors
     }
 }
 
@@ -138,13 +150,16 @@ mod tests {
             history.note(Stamp(stamp), EventId { origin, sequence });
         }
         let now: VersionVector = [(a, 2), (b, 2)].into_iter().collect();
-        assert_eq!(history.vector_at(Stamp(4), &now), now);
+        let then: VersionVector = [(a, 1), (b, 1)].into_iter().collect();
         assert_eq!(
-            history.vector_at(Stamp(2), &now),
-            [(a, 1), (b, 1)].into_iter().collect()
+            history.vectors_at(&[Stamp(0), Stamp(2), Stamp(4)], &now),
+            [VersionVector::new(), then, now.clone()]
         );
-        assert_eq!(history.vector_at(Stamp(0), &now), VersionVector::new());
         history.cut(Stamp(5));
+        assert_eq!(
+            history.vectors_at(&[Stamp(4), Stamp(5)], &now),
+            [VersionVector::new(), now]
+        );
         assert!(!history.knows(Stamp(4)) && history.knows(Stamp(5)));
     }
 
@@ -157,7 +172,7 @@ mod tests {
             history.note(Stamp(stamp), EventId { origin, sequence });
         }
         let now: VersionVector = [(a, 4)].into_iter().collect();
-        let at = |stamp| history.vector_at(Stamp(stamp), &now).get(a);
+        let at = |stamp| history.vectors_at(&[Stamp(stamp)], &now)[0].get(a);
         // Until the second event came nothing above the first was there without a hole.
         assert_eq!([at(0), at(1), at(2), at(3), at(4)], [0, 1, 1, 1, 4]);
     }

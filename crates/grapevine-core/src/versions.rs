@@ -77,6 +77,8 @@ struct Top {
     class: Class,
     buckets: BTreeMap<u16, Bucket>,
     classes: usize,
+    /// Whether a class came in since the last look for who is over the limits.
+    grown: bool,
 }
 
 /// The versions of all classes.
@@ -126,12 +128,19 @@ impl Versions {
 
     /// Conjunctions that a class anchors. An origin that finds [`CONJUNCTIONS_MAX`] of them bumps the anchor as a whole
     /// instead; receivers never decide that, for they would decide it differently (G12).
-    pub fn conjunctions(&self, anchor: &ClassPath) -> usize {
-        let found = self
-            .tops
-            .get(anchor.top())
-            .and_then(|top| top.find(anchor.as_str()).0);
-        found.map_or(0, |class| class.conjunctions.len())
+    pub fn conjunction_count(&self, anchor: &ClassPath) -> usize {
+        self.find(anchor)
+            .map_or(0, |class| class.conjunctions.len())
+    }
+
+    /// Whether a class anchors this conjunction already: one more bump of it takes no more room.
+    pub(crate) fn has_conjunction(&self, anchor: &ClassPath, others: &[ClassPath]) -> bool {
+        self.find(anchor)
+            .is_some_and(|class| class.conjunctions.iter().any(|(known, ..)| known == others))
+    }
+
+    fn find(&self, class: &ClassPath) -> Option<&Class> {
+        self.tops.get(class.top())?.find(class.as_str()).0
     }
 
     /// Applies a bump; tells whether any token changed. Applying it again, or after a floor that dominates it, changes
@@ -238,19 +247,26 @@ impl Versions {
         classes
     }
 
-    /// Which bucket to evict to come back within bounds: the fullest bucket of a top-level class over its own quota,
-    /// else, when all together are too many, of the largest top-level class. `None` when within bounds.
-    pub fn overfull(&self, per_top_max: usize, total_max: usize) -> Option<(ClassPath, u16)> {
-        let largest = self.tops.iter().max_by_key(|(_, top)| top.classes)?;
-        let (path, top) = largest;
-        if top.classes <= per_top_max && self.classes <= total_max {
-            return None;
+    /// Which buckets to evict to come back within bounds: the fullest ones of the largest top-level class over its own
+    /// quota, else, when all together are too many, of the largest one that grew since all were within bounds: a
+    /// neighbour that did not grow does not pay. None when within bounds.
+    pub fn overfull(&mut self, per_top_max: usize, total_max: usize) -> Vec<(ClassPath, u16)> {
+        let largest = self.tops.values().map(|top| top.classes).max().unwrap_or(0);
+        let over_quota = largest > per_top_max;
+        if !over_quota && self.classes <= total_max {
+            self.tops.values_mut().for_each(|top| top.grown = false);
+            return Vec::new();
         }
-        let (&bucket, _) = top
-            .buckets
-            .iter()
-            .max_by_key(|(_, bucket)| bucket.classes.len())?;
-        Some((ClassPath::parse(path).ok()?, bucket))
+        let paying = self.tops.iter().filter(|(_, top)| over_quota || top.grown);
+        let Some((path, top)) = paying.max_by_key(|(_, top)| top.classes) else {
+            return Vec::new();
+        };
+        let excess = top.classes.saturating_sub(per_top_max);
+        let excess = excess.max(self.classes.saturating_sub(total_max));
+        let buckets = top.fullest(excess).into_iter();
+        buckets
+            .filter_map(|bucket| Some((ClassPath::parse(path).ok()?, bucket)))
+            .collect()
     }
 
     /// The token of an address's classes, which need not be sorted. `salt` is set while catching up.
@@ -354,8 +370,7 @@ impl Versions {
 
     /// Whether a class is held: a bump of it is not covered by its floor.
     pub(crate) fn holds(&self, class: &ClassPath) -> bool {
-        let top = self.tops.get(class.top());
-        top.is_some_and(|top| top.find(class.as_str()).0.is_some())
+        self.find(class).is_some()
     }
 
     /// Whether anything that the classes' token rests on is an event which the vector does not cover.
@@ -399,6 +414,11 @@ impl Versions {
         let changed = found.entries.raise(origin, sequence);
         if changed {
             found.changed = applied;
+            // What the whole class's bumps cover says nothing any more, and is refused should it come again.
+            let entries = &found.entries;
+            found
+                .conjunctions
+                .retain(|(_, joint, _)| !entries.dominates(joint));
         }
         changed
     }
@@ -463,6 +483,7 @@ impl Versions {
                 .classes
                 .insert(class.as_str().into(), Class::default());
             top.classes += 1;
+            top.grown = true;
             self.classes += 1;
         }
         bucket.classes.get_mut(class.as_str())
@@ -470,6 +491,25 @@ impl Versions {
 }
 
 impl Top {
+    /// The fullest buckets that hold so many classes together.
+    fn fullest(&self, excess: usize) -> Vec<u16> {
+        let sizes = self.buckets.iter();
+        let mut sizes: Vec<_> = sizes
+            .map(|(&bucket, found)| (found.classes.len(), bucket))
+            .collect();
+        sizes.sort_unstable();
+        let mut held = 0;
+        let mut chosen = Vec::new();
+        for (size, bucket) in sizes.into_iter().rev() {
+            if held >= excess || size == 0 {
+                break;
+            }
+            held += size;
+            chosen.push(bucket);
+        }
+        chosen
+    }
+
     /// A prefix's class, and the bucket whose floor counts for it.
     fn find(&self, prefix: &str) -> (Option<&Class>, Option<&Bucket>) {
         if top_of(prefix).len() == prefix.len() {
@@ -498,8 +538,10 @@ impl Bucket {
 /// Whether every one of a conjunction's other classes covers a class of the address.
 fn meets(others: &[ClassPath], of: &[ClassPath]) -> bool {
     others.iter().all(|other| {
-        of.iter()
-            .any(|class| covers(other.as_str(), class.as_str()))
+        other.is_reserved()
+            || of
+                .iter()
+                .any(|class| covers(other.as_str(), class.as_str()))
     })
 }
 

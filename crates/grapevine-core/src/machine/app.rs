@@ -22,8 +22,7 @@ use crate::event::{
 use crate::id::{EventId, Lane, Time};
 use crate::names::ClassPath;
 use crate::store::Write;
-use crate::vector::VersionVector;
-use crate::versions::{CONJUNCTIONS_MAX, Stamp, Versions, bucket_of, sorted_classes};
+use crate::versions::{CONJUNCTIONS_MAX, Stamp, Versions, sorted_classes};
 
 /// Registrations and their callers, not yet sealed.
 #[derive(Debug, Default)]
@@ -100,6 +99,8 @@ impl Admitted {
     }
 }
 
+/// The most batches that one seal makes of registrations whose stamps differ.
+const GROUPS_MAX: usize = 64;
 /// The most registrations remembered as known.
 const SUPPRESSED_MAX: usize = 262_144;
 
@@ -112,7 +113,7 @@ pub(super) struct Suppressed {
 }
 
 impl Suppressed {
-    /// Whether the registration was made before, with the same token and in the same eighth of its life.
+    /// Whether the registration was made before, with the same token and the same end, to the directory's grain.
     fn knows(&self, key: u64) -> bool {
         self.young.contains(&key) || self.old.contains(&key)
     }
@@ -210,18 +211,24 @@ impl Core {
         Ok(self.shape(classes, call))
     }
 
-    /// A conjunction of one class, or one too many for its anchor, is a plain bump.
+    /// A conjunction of one class, or a further one too many for its anchor, is a plain bump. The class that stands for
+    /// all narrows nothing down.
     fn shape(&mut self, mut classes: Vec<ClassPath>, call: &Invalidate) -> Bump {
         let mut matching = call.matching;
+        if matching == Match::All && classes.len() > 1 {
+            classes.retain(|class| !class.is_reserved());
+        }
         if matching == Match::All && classes.len() == 1 {
             matching = Match::Any;
         }
-        let admitted = self.admitted.conjunctions.get(&classes[0]);
-        let conjunctions = self.versions.conjunctions(&classes[0]) + admitted.copied().unwrap_or(0);
-        if matching == Match::All && conjunctions >= CONJUNCTIONS_MAX {
-            self.counters.escalations += 1;
-            classes.truncate(1);
-            matching = Match::Any;
+        if matching == Match::All && !self.versions.has_conjunction(&classes[0], &classes[1..]) {
+            let admitted = self.admitted.conjunctions.get(&classes[0]);
+            let held = self.versions.conjunction_count(&classes[0]);
+            if held + admitted.copied().unwrap_or(0) >= CONJUNCTIONS_MAX {
+                self.counters.escalations += 1;
+                classes.truncate(1);
+                matching = Match::Any;
+            }
         }
         Bump {
             classes,
@@ -354,14 +361,11 @@ impl Core {
         }
         let mut writes = Vec::new();
         let mut batches = Vec::new();
+        let groups = self.grouped(registrations);
+        let stamps: Vec<_> = groups.iter().map(|(stamp, _)| *stamp).collect();
         let watermarks = self.progress.watermarks(Lane::Bump);
-        for (stamp, fit) in self.grouped(registrations) {
-            // A stamp from before a state was adopted whole says nothing any more: peers must think the worst.
-            let vector = if self.history.knows(stamp) {
-                self.history.vector_at(stamp, &watermarks)
-            } else {
-                VersionVector::new()
-            };
+        let vectors = self.history.vectors_at(&stamps, &watermarks);
+        for ((_, fit), vector) in groups.into_iter().zip(vectors) {
             for chunk in fit.chunks(BATCH_REGISTRATIONS_MAX) {
                 let batch = std::sync::Arc::new(RegistrationBatch {
                     stamp: vector.clone(),
@@ -395,90 +399,42 @@ impl Core {
     }
 
     /// Groups registrations by stamps that speak for each of the group: no later than the registration's own, no
-    /// earlier than the last change of its classes. Going by rising stamps makes the fewest groups.
+    /// earlier than the last change of its classes. Going by rising stamps makes the fewest groups. Beyond
+    /// [`GROUPS_MAX`] the rest goes under the oldest stamp among them, by which peers may condemn what they need not.
     fn grouped(
         &self,
         registrations: Vec<(Registration, Stamp)>,
     ) -> Vec<(Stamp, Vec<Registration>)> {
-        let mut waiting: Vec<_> = registrations
+        let mut by_own: Vec<_> = registrations
             .into_iter()
-            .map(|(item, own)| (own, self.versions.last_change(&item.classes), item))
+            .map(|(item, own)| (own, self.versions.last_change(&item.classes), Some(item)))
             .collect();
-        waiting.sort_by_key(|(own, _, _)| *own);
+        by_own.sort_by_key(|(own, _, _)| *own);
+        let mut by_change: Vec<_> = (0..by_own.len()).collect();
+        by_change.sort_by_key(|&at| by_own[at].1);
+        let mut by_change = by_change.into_iter().peekable();
         let mut groups = Vec::new();
-        while let Some(&(stamp, _, _)) = waiting.first() {
+        let mut next = 0;
+        while let Some((stamp, _, item)) = by_own.get(next) {
+            if item.is_none() {
+                next += 1;
+                continue;
+            }
+            let (stamp, last) = (*stamp, groups.len() + 1 == GROUPS_MAX);
+            let mut fit = Vec::new();
             // What changed after its own stamp is condemned wherever it goes.
-            let fit =
-                waiting.extract_if(.., |(own, changed, _)| *own == stamp || *changed <= stamp);
-            groups.push((stamp, fit.map(|(_, _, item)| item).collect()));
+            while let Some((own, _, item)) = by_own.get_mut(next)
+                && (*own == stamp || last)
+            {
+                fit.extend(item.take());
+                next += 1;
+            }
+            while let Some(at) = by_change.next_if(|&at| by_own[at].1 <= stamp) {
+                fit.extend(by_own[at].2.take());
+            }
+            groups.push((stamp, fit));
         }
         groups
-    }
-
-    /// Evicts a bucket if there are too many classes, by the limits and this divisor's share more: an own floor event,
-    /// one at a time.
-    pub(super) fn evict_if_overfull(&mut self, spare: Option<usize>, effects: &mut Effects) {
-        let limits = self.config.limits;
-        let widened = |limit: usize| limit + spare.map_or(0, |divisor| limit / divisor);
-        // One that leaves tells its last head when it does: nothing may follow.
-        if self.evicting || self.draining {
-            return;
-        }
-        let Some((top, bucket)) = self.versions.overfull(
-            widened(limits.classes_per_top_max),
-            widened(limits.classes_max),
-        ) else {
-            return;
-        };
-        self.evicting = true;
-        self.counters.floors_own += 1;
-        let id = self.next_bump_id();
-        let floor = self.versions.eviction(id, &top, bucket);
-        let mut evict = self.versions.bucket_classes(&top, bucket);
-        evict.extend(self.unflushed_classes(&top, bucket));
-        let event = std::sync::Arc::new(BumpEvent::Floor(floor.clone()));
-        let writes = [
-            Write::Log {
-                origin: id.origin,
-                sequence: id.sequence,
-                event: Event::Bump(event.clone()),
-            },
-            Write::JoinFloor { floor, evict },
-            Write::Progress {
-                origin: id.origin,
-                lane: Lane::Bump,
-                watermark: id.sequence,
-            },
-        ];
-        self.write(
-            effects,
-            writes,
-            Pending::OwnBump {
-                id,
-                event,
-                call: None,
-            },
-        );
-    }
-
-    /// The classes of a bucket that own bumps are being written for: a floor with a later number covers them, too.
-    fn unflushed_classes(&self, top: &ClassPath, bucket: u16) -> Vec<ClassPath> {
-        let bumps = self
-            .pending
-            .iter()
-            .filter_map(|(_, pending)| match pending {
-                Pending::OwnBump { event, .. } => match &**event {
-                    BumpEvent::Bump(bump) => Some(bump),
-                    BumpEvent::Floor(_) => None,
-                },
-                _ => None,
-            });
-        bumps
-            .flat_map(|bump| &bump.classes)
-            .filter(|class| class.top() == top.as_str() && !class.is_top())
-            .filter(|class| bucket_of(class.as_str()) == bucket)
-            .cloned()
-            .collect()
     }
 }
 

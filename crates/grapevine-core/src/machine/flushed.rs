@@ -143,24 +143,27 @@ impl Core {
     }
 
     fn apply_own(&mut self, id: EventId, event: &Arc<BumpEvent>, effects: &mut Effects) {
-        self.apply_event(id, event);
+        match &**event {
+            BumpEvent::Floor(_) => self.apply_own_floor(id, event, effects),
+            BumpEvent::Bump(bump) => {
+                self.apply_event(id, event);
+                self.admitted.applied(bump);
+            }
+        }
         self.progress
             .lane_mut(id.origin, Lane::Bump)
             .apply(id.sequence);
-        match &**event {
-            BumpEvent::Floor(_) => self.evicting = false,
-            BumpEvent::Bump(bump) => self.admitted.applied(bump),
-        }
         effects.actions.push(Action::Applied(id, event.clone()));
     }
 
-    /// Applies a bump-lane event to the versions and the history.
-    pub(super) fn apply_event(&mut self, id: EventId, event: &BumpEvent) {
-        match event {
+    /// Applies a bump-lane event to the versions and the history; tells whether any token changed.
+    pub(super) fn apply_event(&mut self, id: EventId, event: &BumpEvent) -> bool {
+        let changed = match event {
             BumpEvent::Bump(bump) => self.versions.apply_bump(id, bump),
             BumpEvent::Floor(floor) => self.versions.apply_floor(id, floor),
         };
         self.history.note(self.versions.stamp(), id);
+        changed
     }
 
     fn own_batch_flushed(&mut self, own: OwnBatch, effects: &mut Effects) {

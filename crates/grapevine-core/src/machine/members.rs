@@ -31,7 +31,10 @@ pub(super) struct Member {
     inbound: bool,
     pub(super) outbound: bool,
     suspected: bool,
+    /// When it said something itself, or a link to it was made.
     last_heard: Time,
+    /// When gossip vouched for it last.
+    last_seen: Time,
     pub(super) next_probe: Time,
     /// Grants that it gave.
     pub(super) asked: Asked,
@@ -59,6 +62,7 @@ impl Member {
             outbound: false,
             suspected: false,
             last_heard: now,
+            last_seen: now,
             next_probe: now,
             asked: Asked::default(),
             given: Given::default(),
@@ -73,10 +77,14 @@ impl Member {
     }
 
     /// When it may be forgotten: after so long a silence, and no sooner than its last grant is over. `None` while there
-    /// is a sign of it.
+    /// is a sign of it. A link from it is none by itself: the end of a host that vanished shows there late, and while
+    /// it is there it brings probes.
     fn departs(&self, config: &CoreConfig) -> Option<Time> {
-        let silent = self.suspected && !self.outbound && !self.inbound;
-        let departs = self.last_heard.plus(config.member_timeout);
+        let silent = self.suspected && !self.outbound;
+        let departs = self
+            .last_heard
+            .max(self.last_seen)
+            .plus(config.member_timeout);
         silent.then(|| departs.max(self.given.until()))
     }
 }
@@ -440,7 +448,7 @@ impl Core {
                 member.suspected = !sighting.alive;
                 member.hello.policy_digest = sighting.hello.policy_digest;
                 if sighting.alive {
-                    member.last_heard = member.last_heard.max(now);
+                    member.last_seen = now;
                 }
             }
         }

@@ -2,11 +2,12 @@
 //!
 //! [`Core::handle`] takes an input and the time and returns effects; [`Core::resolve`] reads. What must be durable before
 //! it shows is kept in a queue of pending work until its flush is told back. The parts: `app` takes calls, `flushed`
-//! lets out what is durable, `remote` takes peers' events, `members` knows who is there, `freshness` and `grants` who may
+//! lets out what is durable, `evict` keeps the classes within their limits, `remote` takes peers' events, `members` knows who is there, `freshness` and `grants` who may
 //! call itself fresh, `repair` finds and fills gaps, `receipts` tells who has what.
 
 mod app;
 pub mod effects;
+mod evict;
 mod flushed;
 mod freshness;
 mod grants;
@@ -122,7 +123,8 @@ pub struct Core {
     /// Set when this sidecar leaves: new invalidations are refused, and nothing is vouched for any more.
     draining: bool,
     refused_since: Option<Time>,
-    evicting: bool,
+    /// Own floors that are being written.
+    evicting: usize,
     /// The bump by which this run began a history, if it had to.
     began: Option<EventId>,
     counters: Counters,
@@ -168,7 +170,7 @@ impl Core {
             started: now,
             draining: false,
             refused_since: None,
-            evicting: false,
+            evicting: 0,
             began: None,
             counters: Counters::default(),
             config,

@@ -1,15 +1,15 @@
 //! Events of peers: applied on arrival, in any order, written behind, acknowledged when flushed.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
 use super::Core;
-use super::app::bump_writes;
+use super::app::{Suppressed, bump_writes};
 use super::effects::{Action, Effects, PeerMessage};
 use super::flushed::Pending;
 use crate::event::{Bump, BumpEvent, Event, Match, PurgeMode, Registration, RegistrationBatch};
 use crate::id::{EventId, Incarnation, Lane, Time};
-use crate::names::ClassPath;
+use crate::names::{ClassPath, EVERYTHING};
 use crate::progress::{LaneProgress, OriginHead, Progress};
 use crate::store::Write;
 use crate::vector::VersionVector;
@@ -151,18 +151,21 @@ impl Core {
     }
 
     /// What is applied in place of a peer's event. Top-level classes are never evicted, so a bump that would bring in
-    /// more of them than twice the limit counts as a bump of everything; origins refuse such a bump before that.
+    /// more of them than twice the limit counts as a bump of everything; origins refuse such a bump before that. It is
+    /// the one place where a receiver widens an event, and where sidecars may therefore disagree on tokens until the
+    /// next bump of everything (docs/decisions/0004).
     fn within_limits(&self, event: &Arc<BumpEvent>) -> Arc<BumpEvent> {
         let most = 2 * self.config.limits.top_level_classes_max;
+        let fresh = |bump: &Bump| {
+            let classes = bump.classes.iter();
+            let fresh =
+                classes.filter(|class| !class.is_reserved() && !self.versions.has_top(class));
+            fresh.map(ClassPath::top).collect::<BTreeSet<_>>().len()
+        };
         match &**event {
-            BumpEvent::Bump(bump) if self.versions.tops() + bump.classes.len() > most => {
-                if bump
-                    .classes
-                    .iter()
-                    .all(|class| self.versions.has_top(class))
-                {
-                    return event.clone();
-                }
+            BumpEvent::Bump(bump)
+                if self.versions.tops() + fresh(bump) > most && fresh(bump) > 0 =>
+            {
                 Arc::new(BumpEvent::Bump(Bump {
                     classes: vec![ClassPath::everything()],
                     matching: Match::Any,
@@ -201,7 +204,10 @@ impl Core {
                 BumpEvent::Floor(floor) => self.versions.bucket_classes(&floor.top, floor.bucket),
                 BumpEvent::Bump(_) => Vec::new(),
             };
-            self.apply_event(id, event);
+            if !self.apply_event(id, event) {
+                // The tokens stay, so what was registered under them counts as known; but the event takes it out.
+                self.suppressed = Suppressed::default();
+            }
             self.progress.lane_mut(origin, Lane::Bump).apply(sequence);
             writes.push(Write::Log {
                 origin,
@@ -269,19 +275,21 @@ impl Core {
         if self.ahead.batches.is_empty() {
             return None;
         }
+        // By class, the first event of this message that bumps it: a stamp that covers any of them covers the first.
+        let mut bumped: HashMap<&str, u64> = HashMap::new();
+        for (sequence, event) in (first..).zip(events) {
+            if let BumpEvent::Bump(bump) = &**event {
+                for class in &bump.classes {
+                    bumped.entry(class.as_str()).or_insert(sequence);
+                }
+            }
+        }
         let concerned = |item: &Registration, stamp: &VersionVector| {
-            (first..)
-                .zip(events)
-                .any(|(sequence, event)| match &**event {
-                    BumpEvent::Bump(bump) => {
-                        let within = |class: &ClassPath| {
-                            bump.classes.iter().any(|c| c.covers(class.as_str()))
-                        };
-                        stamp.covers(EventId { origin, sequence })
-                            && item.classes.iter().any(within)
-                    }
-                    BumpEvent::Floor(_) => false,
-                })
+            let prefixes = item.classes.iter().flat_map(ClassPath::prefixes);
+            prefixes
+                .chain([EVERYTHING])
+                .filter_map(|prefix| bumped.get(prefix))
+                .any(|&sequence| stamp.covers(EventId { origin, sequence }))
         };
         let registrations: Vec<_> = self
             .ahead

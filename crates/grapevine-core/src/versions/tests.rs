@@ -99,16 +99,34 @@ fn g10_an_eviction_reaches_no_class_of_another_top_level_class() {
         .map(|class| versions.token(std::slice::from_ref(class), None))
         .collect();
     let mut sequence = 1_000;
-    while let Some((top, bucket)) = versions.overfull(500, 10_000) {
+    for (top, bucket) in versions.overfull(500, 10_000) {
         assert_eq!(top, class("busy"));
         sequence += 1;
         let floor = versions.eviction(id(1, sequence), &top, bucket);
         versions.apply_floor(id(1, sequence), &floor);
     }
+    assert!(versions.overfull(500, 10_000).is_empty(), "in one go");
     assert!(versions.len() <= 500 + calm.len() + 2);
     let after: Vec<_> = calm
         .iter()
         .map(|class| versions.token(std::slice::from_ref(class), None))
         .collect();
     assert_eq!(before, after);
+}
+
+#[test]
+fn g10_when_all_together_are_too_many_who_grew_pays_and_not_the_largest() {
+    let mut versions = Versions::new();
+    let fill = |versions: &mut Versions, top: &str, first: u64, count: u64| {
+        for number in first..first + count {
+            let bump = bump(&[&format!("{top}/{number}")], Match::Any);
+            versions.apply_bump(id(1, number), &bump);
+        }
+    };
+    fill(&mut versions, "large", 1, 500);
+    assert!(versions.overfull(600, 900).is_empty());
+    fill(&mut versions, "busy", 1_000, 450);
+    let evicted = versions.overfull(600, 900);
+    assert!(!evicted.is_empty());
+    assert!(evicted.iter().all(|(top, _)| *top == class("busy")));
 }

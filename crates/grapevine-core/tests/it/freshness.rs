@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use grapevine_core::id::Time;
-use grapevine_core::machine::effects::{Freshness, Input, LeaseClaim, PeerMessage, Verdict};
+use grapevine_core::machine::effects::{Freshness, Input, LeaseClaim, PeerMessage, Side, Verdict};
 use grapevine_core::policy::{OnUnknown, Policy, PolicySet};
 
 use crate::world::{MAX_STALENESS, World};
@@ -308,6 +308,44 @@ fn g11_one_that_left_is_not_let_in_again_by_stale_gossip() {
     world.connect_all();
     world.converge().unwrap();
     assert!(fresh(&world, 2));
+}
+
+/// Gossip goes on vouching for a stopped process for a while: that is no word from it.
+#[test]
+fn g7_a_member_s_silence_counts_from_its_own_last_word() {
+    let mut world = World::running_with(3, |config| {
+        config.member_timeout = Duration::from_secs(10);
+    });
+    let hello = world.hello(2);
+    let see = |world: &mut World, alive: bool| {
+        let hello = hello.clone();
+        let seen = grapevine_core::machine::effects::Sighting { hello, alive };
+        world.input(0, Input::Seen(vec![seen]));
+    };
+    for _ in 0..8 {
+        world.drop_all(2, 0);
+        see(&mut world, true);
+        world.advance(Duration::from_secs(1));
+    }
+    let silent = |world: &World| {
+        let members = world.core(0).members(world.now);
+        let third = members
+            .into_iter()
+            .find(|member| member.hello == world.hello(2));
+        third.map(|member| member.silent)
+    };
+    assert!(silent(&world).unwrap() >= Duration::from_secs(8));
+    // It is given up only when gossip has not vouched for it for as long: also if its own link to here never ends.
+    let (peer, side) = (world.incarnation(2), Side::Outbound);
+    world.input(0, Input::LinkDown { peer, side });
+    world.links.remove(&(0, 2));
+    see(&mut world, true);
+    see(&mut world, false);
+    world.drop_all(2, 0);
+    world.advance(Duration::from_secs(9));
+    assert!(silent(&world).is_some());
+    world.advance(Duration::from_secs(2));
+    assert!(silent(&world).is_none());
 }
 
 #[test]
