@@ -237,56 +237,74 @@ pub(crate) fn take(
     matching: Match,
     own_only: bool,
 ) -> Result<Removed, StoreError> {
-    let mut found = match matching {
-        Match::Any => take_any(txn, classes)?,
-        Match::All => take_all(txn, classes)?,
+    let mut found = Found {
+        own_only,
+        ..Found::default()
     };
-    if own_only {
-        found.own_addresses.sort_unstable();
-        found.own_addresses.dedup();
-        found.addresses = found.own_addresses;
-    } else {
-        found.addresses.append(&mut found.own_addresses);
-        found.addresses.sort_unstable();
-        found.addresses.dedup();
+    match (matching, subtrees(classes, matching).as_slice()) {
+        // In each of one is in any of one: no address has to be looked for.
+        (Match::Any, subtrees) | (Match::All, subtrees @ [_]) => {
+            take_any(txn, subtrees, &mut found)?;
+        }
+        (Match::All, subtrees) => take_all(txn, subtrees, &mut found)?,
     }
+    found.addresses.sort_unstable();
+    found.addresses.dedup();
     Ok(Removed {
         addresses: found.addresses,
         registrations: found.registrations,
     })
 }
 
+/// Where the pages at and below the classes are. The class that stands for every class is the whole directory, beside
+/// which no other class says anything in a match of any, and which says nothing beside others in a match of all.
+fn subtrees(classes: &[ClassPath], matching: Match) -> Vec<Range> {
+    let named: Vec<_> = classes
+        .iter()
+        .filter(|class| !class.is_reserved())
+        .map(|class| keys::at_and_below(Table::Directory, &class.sort_key()))
+        .collect();
+    let everything = match matching {
+        Match::Any => named.len() < classes.len(),
+        Match::All => named.is_empty() && !classes.is_empty(),
+    };
+    if everything {
+        vec![Table::Directory.range()]
+    } else {
+        named
+    }
+}
+
 #[derive(Default)]
 struct Found {
+    /// Only this sidecar's own are wanted.
+    own_only: bool,
     addresses: Vec<Address>,
-    own_addresses: Vec<Address>,
     registrations: u64,
 }
 
 impl Found {
-    fn push(&mut self, address: Address, own: bool) {
+    fn push(
+        &mut self,
+        own: bool,
+        address: impl FnOnce() -> Result<Address, StoreError>,
+    ) -> Result<(), StoreError> {
         self.registrations += 1;
-        if own {
-            self.own_addresses.push(address);
-        } else {
-            self.addresses.push(address);
+        if own || !self.own_only {
+            self.addresses.push(address()?);
         }
+        Ok(())
     }
 }
 
-fn subtree(class: &ClassPath) -> Range {
-    keys::at_and_below(Table::Directory, &class.sort_key())
-}
-
-fn take_any(txn: &mut Txn<'_>, classes: &[ClassPath]) -> Result<Found, StoreError> {
-    let mut found = Found::default();
-    for class in classes {
+fn take_any(txn: &mut Txn<'_>, subtrees: &[Range], found: &mut Found) -> Result<(), StoreError> {
+    for subtree in subtrees {
         let mut removed = Vec::new();
-        for entry in txn.scan(subtree(class)) {
+        for entry in txn.scan(subtree.clone()) {
             let (key, page) = entry?;
             let mut entries = Entries::of(&page)?;
             while let Some(entry) = entries.advance()? {
-                found.push(entries.address()?, entry.own);
+                found.push(entry.own, || Ok(entries.address()?))?;
             }
             removed.push(key.to_vec());
         }
@@ -294,25 +312,24 @@ fn take_any(txn: &mut Txn<'_>, classes: &[ClassPath]) -> Result<Found, StoreErro
             txn.remove(key);
         }
     }
-    Ok(found)
+    Ok(())
 }
 
-fn take_all(txn: &mut Txn<'_>, classes: &[ClassPath]) -> Result<Found, StoreError> {
-    let mut found = Found::default();
-    let Some((first, others)) = classes.split_first() else {
-        return Ok(found);
+fn take_all(txn: &mut Txn<'_>, subtrees: &[Range], found: &mut Found) -> Result<(), StoreError> {
+    let Some((first, others)) = subtrees.split_first() else {
+        return Ok(());
     };
     let mut common = addresses_below(txn, first, |_| true)?;
-    for class in others {
-        let here = addresses_below(txn, class, |name| contains(&common, name))?;
+    for subtree in others {
+        let here = addresses_below(txn, subtree, |name| contains(&common, name))?;
         common = here;
     }
     if common.is_empty() {
-        return Ok(found);
+        return Ok(());
     }
-    for class in classes {
+    for subtree in subtrees {
         let mut changed = Vec::new();
-        for entry in txn.scan(subtree(class)) {
+        for entry in txn.scan(subtree.clone()) {
             let (key, page) = entry?;
             let mut own = Vec::new();
             let retained = page::retain(&page, |name, entry| match position(&common, name) {
@@ -323,7 +340,7 @@ fn take_all(txn: &mut Txn<'_>, classes: &[ClassPath]) -> Result<Found, StoreErro
                 }
             })?;
             for (place, own) in own {
-                found.push(common[place].clone(), own);
+                found.push(own, || Ok(common[place].clone()))?;
             }
             if let Some(retained) = retained {
                 changed.push((key, retained));
@@ -334,7 +351,7 @@ fn take_all(txn: &mut Txn<'_>, classes: &[ClassPath]) -> Result<Found, StoreErro
             put_back(txn, &sort_key, key.to_vec(), retained)?;
         }
     }
-    Ok(found)
+    Ok(())
 }
 
 fn position(sorted: &[Address], name: &[u8]) -> Option<usize> {
@@ -347,14 +364,14 @@ fn contains(sorted: &[Address], name: &[u8]) -> bool {
     position(sorted, name).is_some()
 }
 
-/// The wanted addresses at and below a class, sorted and distinct.
+/// The wanted addresses of a subtree, sorted and distinct.
 fn addresses_below(
     txn: &Txn<'_>,
-    class: &ClassPath,
+    subtree: &Range,
     wanted: impl Fn(&[u8]) -> bool,
 ) -> Result<Vec<Address>, StoreError> {
     let mut found = Vec::new();
-    for entry in txn.scan(subtree(class)) {
+    for entry in txn.scan(subtree.clone()) {
         let (_, page) = entry?;
         let mut entries = Entries::of(&page)?;
         while entries.advance()?.is_some() {

@@ -218,7 +218,14 @@ impl State {
     }
 
     fn take(&mut self, classes: &[ClassPath], matching: Match, own_only: bool) -> Vec<Address> {
-        let below = |class: &ClassPath, sort_key: &[u8]| covers(&class.sort_key(), sort_key);
+        let below = |class: &ClassPath, sort_key: &[u8]| {
+            class.is_reserved() || covers(&class.sort_key(), sort_key)
+        };
+        // In a match of all, the class that stands for every class says nothing beside others.
+        let mut classes = classes.to_vec();
+        if matching == Match::All && !classes.iter().all(ClassPath::is_reserved) {
+            classes.retain(|class| !class.is_reserved());
+        }
         let wanted: Option<BTreeSet<Address>> = match matching {
             Match::Any => None,
             Match::All => {

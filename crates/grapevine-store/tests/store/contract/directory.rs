@@ -159,6 +159,66 @@ pub(crate) fn a_take_can_report_own_addresses_only(store: &impl Inspect) {
     assert_eq!(store.registrations(), 0);
 }
 
+pub(crate) fn a_take_of_everything_takes_the_whole_directory(store: &impl Inspect) {
+    let own = |own, registrations| Write::Register { registrations, own };
+    let fill = || {
+        let mut registrations = vec![
+            registration("x1", &["!", "a/1"], 100),
+            registration("x2", &["b", "~"], 100),
+        ];
+        // Pages on both sides of where the class itself would sort, and classes of several pages.
+        for index in 0..1500 {
+            let class = format!("c/{}", index % 3);
+            registrations.push(registration(&format!("y{index:04}"), &[&class], 100));
+        }
+        store
+            .commit(&[
+                own(false, registrations),
+                own(true, vec![registration("x1", &["a/1"], 100)]),
+            ])
+            .unwrap();
+        assert_eq!(store.registrations(), 1504);
+    };
+    let emptied = || {
+        assert_eq!(store.registrations(), 0);
+        assert_eq!(store.classes(None, None, 9).unwrap().rows, []);
+        store.checked();
+    };
+    for (classes, matching) in [
+        (&["*"][..], Match::Any),
+        (&["*"], Match::All),
+        (&["*", "*"], Match::All),
+        (&["a", "*"], Match::Any),
+        (&["*", "no-such-class"], Match::Any),
+    ] {
+        fill();
+        let taken = store.commit(&[take_as(classes, matching, false)]).unwrap();
+        assert_eq!(taken[0].addresses.len(), 1502, "{classes:?} {matching:?}");
+        assert!(taken[0].addresses.is_sorted(), "without repetitions");
+        emptied();
+    }
+    fill();
+    let taken = store.commit(&[take_as(&["*"], Match::Any, true)]).unwrap();
+    assert_eq!(names(&taken[0]), ["x1"], "own ones alone are told");
+    emptied();
+    fill();
+    // Everything that is also in `a` is what is in `a`; other classes keep it.
+    for classes in [&["*", "a"][..], &["a", "*"]] {
+        let taken = store
+            .commit(&[take_as(classes, Match::All, false)])
+            .unwrap();
+        let expected: &[&str] = if classes[0] == "*" { &["x1"] } else { &[] };
+        assert_eq!(names(&taken[0]), expected);
+        assert_eq!(store.registrations(), 1503);
+    }
+    let taken = store
+        .commit(&[take_as(&["*", "b", "~"], Match::All, false)])
+        .unwrap();
+    assert_eq!(names(&taken[0]), ["x2"]);
+    store.commit(&[take(&["*"])]).unwrap();
+    emptied();
+}
+
 pub(crate) fn unregistering_removes_from_each_class(store: &impl Inspect) {
     let registrations: Vec<_> = (0..2000)
         .map(|index| registration(&format!("x{index:05}"), &["a", "b/c"], 100))
