@@ -25,7 +25,7 @@ use proptest::strategy::ValueTree as _;
 use proptest::test_runner::{TestCaseError, TestRunner};
 
 use crate::disk::Disk;
-use crate::world::{MAX_STALENESS, World, class};
+use crate::world::{MAX_STALENESS, World};
 
 const NODES: usize = 3;
 /// Addresses, by strategy of their first class, with their classes.
@@ -482,16 +482,4 @@ fn g2_g3_the_schedules_do_what_they_are_for() {
         sum.starts > 50 && sum.snapshots > 5 && sum.fresh > 500,
         "{sum:?}"
     );
-}
-
-/// The class that stands for everything, so that the names used here are known to be no part of it.
-#[test]
-fn the_schedules_name_valid_classes() {
-    for path in ADDRESSES
-        .iter()
-        .flat_map(|(_, paths)| *paths)
-        .chain(BUMPED.iter().copied().flatten())
-    {
-        assert!(!class(path).is_reserved(), "{path}");
-    }
 }

@@ -435,6 +435,12 @@ fn failures<R: Rule>(name: &str, conjunctions: bool) -> u32 {
     failed
 }
 
+/// A rule that is wrong fails in a good part of the histories: about half of them, where this was measured.
+fn assert_caught<R: Rule>(name: &str) {
+    let failed = failures::<R>(name, false);
+    assert!(failed * 4 > crate::cases(400), "{name}: only {failed}");
+}
+
 proptest! {
     #![proptest_config(crate::config(400))]
 
@@ -465,17 +471,17 @@ fn g2_g12_the_histories_do_what_they_are_for() {
 
 #[test]
 fn g2_g12_entry_else_floor_is_caught() {
-    assert!(failures::<Simple<ENTRY_ELSE_FLOOR>>("hash of entry, else floor", false) > 0);
+    assert_caught::<Simple<ENTRY_ELSE_FLOOR>>("hash of entry, else floor");
 }
 
 #[test]
 fn g2_g12_last_writer_wins_is_caught() {
-    assert!(failures::<Simple<LAST_WRITER_WINS>>("last writer wins", false) > 0);
+    assert_caught::<Simple<LAST_WRITER_WINS>>("last writer wins");
 }
 
 #[test]
 fn g2_g12_a_floor_that_does_not_join_is_caught() {
-    assert!(failures::<Simple<FLOOR_ALONE>>("floor without join", false) > 0);
+    assert_caught::<Simple<FLOOR_ALONE>>("floor without join");
 }
 
 #[test]

@@ -123,7 +123,6 @@ fn g6_receipts_of_all_wait_until_the_last_grant_of_a_cut_off_peer_is_over() {
         world.core(2).freshness(world.now),
         Freshness::Unknown(_)
     ));
-    assert!(world.resolve(2, "x", &["cart/13"]).lease_duration > Duration::ZERO);
 }
 
 #[test]
