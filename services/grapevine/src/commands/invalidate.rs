@@ -3,14 +3,14 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::ValueEnum;
-use grapevine_client::{Invalidate, InvalidateOutcome, v1};
-use serde::{Deserialize, Serialize};
+use grapevine_client::{InvalidateOutcome, v1};
+use serde::Serialize;
 
 use crate::connection::{Connection, SessionArgs, duration};
 use crate::exit::Failure;
 use crate::feed::{self, OnBadLine};
 use crate::format;
+use crate::invalidation::{How, Matching, Purge, Receipt};
 use crate::output::{Output, Rows};
 
 const FEED_HELP: &str = "\
@@ -92,71 +92,6 @@ struct FeedArgs {
     /// How long to try again while no sidecar answers or has room
     #[arg(long, value_name = "DURATION", default_value = "1m", requires = "from", conflicts_with = "classes", value_parser = duration)]
     retry_for: Duration,
-}
-
-/// Which addresses the classes mean.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub(crate) enum Matching {
-    /// Those of at least one of the classes
-    Any,
-    /// Those of every one of them
-    All,
-}
-
-/// Who must have it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub(crate) enum Receipt {
-    /// The sidecar that is asked
-    None,
-    /// That one and one more
-    One,
-    /// A majority of the members
-    Quorum,
-    /// Every member has it, or can no longer call itself fresh
-    All,
-}
-
-/// What happens to known addresses.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub(crate) enum Purge {
-    /// Deleted
-    Hard,
-    /// Marked stale where the cache can, else deleted
-    Soft,
-}
-
-/// How classes are invalidated; lines of a feed with the same one share calls.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct How {
-    pub(crate) matching: Matching,
-    pub(crate) receipt: Receipt,
-    pub(crate) purge: Purge,
-}
-
-impl How {
-    /// The call, not yet sent.
-    pub(crate) fn call(
-        self,
-        client: &grapevine_client::Client,
-        classes: Vec<String>,
-    ) -> Invalidate {
-        let mut call = client.invalidate(classes).receipt(match self.receipt {
-            Receipt::None => v1::ReceiptLevel::None,
-            Receipt::One => v1::ReceiptLevel::One,
-            Receipt::Quorum => v1::ReceiptLevel::Quorum,
-            Receipt::All => v1::ReceiptLevel::All,
-        });
-        if self.matching == Matching::All {
-            call = call.match_all();
-        }
-        if self.purge == Purge::Soft {
-            call = call.soft();
-        }
-        call
-    }
 }
 
 #[derive(Debug, Serialize)]

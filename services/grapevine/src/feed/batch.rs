@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use super::line::Line;
 use super::position::Mark;
-use crate::commands::invalidate::{How, Matching};
+use crate::invalidation::{How, Matching};
 
 /// Lines for one call; without any, it only moves the position.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -86,7 +86,7 @@ impl Batcher {
 mod tests {
     use super::super::line::tests::HOW;
     use super::*;
-    use crate::commands::invalidate::Receipt;
+    use crate::invalidation::Receipt;
 
     fn mark(number: u64) -> Mark {
         Mark {

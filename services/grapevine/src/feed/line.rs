@@ -5,7 +5,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::position::{Id, Mark};
-use crate::commands::invalidate::{How, Matching, Purge, Receipt};
+use crate::invalidation::{How, Matching, Purge, Receipt};
 
 /// The longest id that is kept; it is written to the position file with every step.
 const ID_BYTES_MAX: usize = 1_024;

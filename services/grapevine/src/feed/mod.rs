@@ -26,9 +26,9 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 use tokio::sync::mpsc;
 
-use crate::commands::invalidate::How;
 use crate::exit::Failure;
 use crate::format;
+use crate::invalidation::How;
 use crate::output::Output;
 use batch::{Batch, Batcher};
 use position::{Id, Mark, PositionFile};

@@ -14,8 +14,8 @@ use tokio::sync::mpsc;
 
 use super::line::{self, Line};
 use super::position::{Id, Mark};
-use crate::commands::invalidate::How;
 use crate::exit::Failure;
+use crate::invalidation::How;
 
 /// The longest line; 1,000 classes of the greatest length are far below.
 const LINE_BYTES_MAX: usize = 1 << 20;

@@ -8,9 +8,9 @@ use super::OnBadLine;
 use super::batch::Batch;
 use super::line::Line;
 use super::position::Mark;
-use crate::commands::invalidate::How;
 use crate::exit::Failure;
 use crate::format;
+use crate::invalidation::How;
 
 /// The pauses between tries grow from the first to the second.
 const PAUSE_MIN: Duration = Duration::from_millis(100);
