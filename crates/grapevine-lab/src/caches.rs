@@ -241,6 +241,8 @@ async fn ask(socket: &Path, question: &[u8], answer: &[u8]) -> Readiness {
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
 
+    use std::io::Write as _;
+
     use tempfile::TempDir;
 
     use super::*;
@@ -254,7 +256,11 @@ mod tests {
                 !required,
                 "{program} is not installed and GRAPEVINE_REQUIRE_PEERS=1: {test}"
             );
-            eprintln!("SKIPPED: {program} is not installed: {test}");
+            // Not `eprintln!`, which the test harness captures: a skip is to be seen without --nocapture.
+            let _ = writeln!(
+                std::io::stderr(),
+                "SKIPPED: {program} is not installed: {test}"
+            );
         }
         found
     }
