@@ -8,7 +8,8 @@ use thiserror::Error;
 
 /// Enough that the values of most classes of a trace do not push each other out.
 const BUCKETS_DEFAULT: u32 = 1_024;
-const BUCKETS_MAX: u32 = 65_536;
+/// The policy's own limit: the lab must not know the core, and a sidecar would refuse more in its configuration.
+const BUCKETS_MAX: u32 = 4_096;
 
 /// How a replay reads and writes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,10 +32,16 @@ pub enum Arm {
 
 /// A name that no arm has.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
-#[error(
-    "strategy: `{0}` is none of versioned, registered, bucketed, bucketed(N) with N from 1 to {BUCKETS_MAX}, ttl, none, naive-delete, bypass-all"
-)]
-pub struct UnknownArm(String);
+pub enum UnknownArm {
+    /// No such name.
+    #[error(
+        "strategy: `{0}` is none of versioned, registered, bucketed, bucketed(N) with N from 1 to {BUCKETS_MAX}, ttl, none, naive-delete, bypass-all"
+    )]
+    Name(String),
+    /// More or fewer buckets than a policy may have.
+    #[error("strategy: bucketed({0}) is outside 1 to {BUCKETS_MAX}")]
+    Buckets(u64),
+}
 
 impl Arm {
     /// Grapevine's own strategies, in the order they are shown.
@@ -74,7 +81,7 @@ impl FromStr for Arm {
     type Err = UnknownArm;
 
     fn from_str(name: &str) -> Result<Self, Self::Err> {
-        let unknown = || UnknownArm(name.to_owned());
+        let unknown = || UnknownArm::Name(name.to_owned());
         Ok(match name {
             "versioned" => Self::Versioned,
             "registered" => Self::Registered,
@@ -87,13 +94,13 @@ impl FromStr for Arm {
                 let buckets = name
                     .strip_prefix("bucketed(")
                     .and_then(|rest| rest.strip_suffix(')'));
-                let buckets = buckets
+                let buckets: u64 = buckets
                     .and_then(|buckets| buckets.parse().ok())
                     .ok_or_else(unknown)?;
-                if !(1..=BUCKETS_MAX).contains(&buckets) {
-                    return Err(unknown());
+                match u32::try_from(buckets) {
+                    Ok(few @ 1..=BUCKETS_MAX) => Self::Bucketed(few),
+                    _ => return Err(UnknownArm::Buckets(buckets)),
                 }
-                Self::Bucketed(buckets)
             }
         })
     }
@@ -134,17 +141,25 @@ mod tests {
 
     #[test]
     fn an_unknown_name_is_told_with_the_known_ones() {
-        for name in [
-            "",
-            "Versioned",
-            "bucketed(0)",
-            "bucketed(x)",
-            "bucketed(65537)",
-            "bucketed(3",
-        ] {
+        for name in ["", "Versioned", "bucketed(x)", "bucketed(-1)", "bucketed(3"] {
             let error = name.parse::<Arm>().unwrap_err();
             assert!(error.to_string().contains(&format!("`{name}`")), "{error}");
             assert!(error.to_string().contains("naive-delete"));
+        }
+    }
+
+    #[test]
+    fn buckets_have_the_limit_of_the_policy() {
+        assert_eq!(
+            "bucketed(4096)".parse::<Arm>().unwrap(),
+            Arm::Bucketed(4_096)
+        );
+        for buckets in [0, 4_097, 65_536, u64::MAX] {
+            let error = format!("bucketed({buckets})").parse::<Arm>().unwrap_err();
+            assert_eq!(
+                error.to_string(),
+                format!("strategy: bucketed({buckets}) is outside 1 to 4096")
+            );
         }
     }
 }

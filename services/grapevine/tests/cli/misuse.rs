@@ -37,6 +37,10 @@ fn wrong_command_lines_end_with_2_and_say_what_is_wrong() {
             &["replay", "--trace", "t", "--strategy", "best"],
             "naive-delete",
         ),
+        (
+            &["replay", "--trace", "t", "--strategy", "bucketed(65536)"],
+            "bucketed(65536) is outside 1 to 4096",
+        ),
         (&["replay", "--trace", "t", "--nodes", "0"], "--nodes"),
         (&["completions", "cmd"], "bash"),
     ] {
