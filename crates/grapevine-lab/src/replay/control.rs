@@ -6,7 +6,6 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::time::Duration;
 
 use anyhow::bail;
 use bytes::Bytes;
@@ -14,15 +13,13 @@ use grapevine_cache::Cache;
 use grapevine_client::{Session, decode_page, encode_page, page_address};
 use parking_lot::Mutex;
 
+use super::TTL_LONG;
 use super::access::{Access, Got, Origin, Value, Written};
 use super::source::Source;
 use crate::arm::Arm;
 use crate::sequence::Step;
 use crate::truth::{CounterId, Subject};
 use crate::workload::{Action, Slice, Workload, address};
-
-/// As long as the strategies' values live.
-const TTL: Duration = Duration::from_hours(1);
 
 /// Addresses by object and by group, for all nodes. As many as the run has addresses, twice where there are groups.
 #[derive(Default)]
@@ -75,7 +72,8 @@ impl ControlAccess {
             self.filled.add(step, address);
         }
         let value = fill.await;
-        self.cache.set(address, value.clone(), TTL).await?;
+        // As long as the strategies' values live.
+        self.cache.set(address, value.clone(), TTL_LONG).await?;
         Ok((value, Origin::Filled))
     }
 
