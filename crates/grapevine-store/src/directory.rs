@@ -2,9 +2,11 @@
 //!
 //! A class's addresses lie in pages (see [`crate::page`]); the first page's bound is empty, and it exists while the
 //! class has any page, so that one look-up tells a class without addresses, and a second one finds any other page.
-//! Beside them stands the expiry index: for every address there is a key (slot, class), whose slot is the first of
-//! 64 s in which the address has surely lapsed. Its value is where in the class's pages [`expire`] stopped, so that a
-//! large class is gone through in bounded steps; a new registration in the slot sets it back to the beginning.
+//!
+//! Beside them stands the expiry index: every page with addresses has one key (slot, class, bound), whose slot is the
+//! first of 64 s in which the page's earliest expiry has surely passed. Whoever writes a page moves its key along
+//! ([`put_page`]), so the index has as many keys as there are pages, and [`expire`] visits only pages in which
+//! something has lapsed, or was about to before it was registered anew.
 
 use std::collections::HashMap;
 
@@ -15,8 +17,14 @@ use sled::IVec;
 
 use crate::StoreError;
 use crate::keys::{self, Range, Table};
-use crate::page::{self, Entries, Header, Put};
+use crate::page::{self, Entries, Header, Put, Retained};
 use crate::txn::Txn;
+
+/// What one [`expire`] may read and write, in bytes, whatever its limit: a bump that arrives meanwhile waits for it.
+/// It is some 2,000 full pages, or 30,000 of one address.
+const EXPIRE_BYTES_MAX: usize = 8 << 20;
+/// What a visit costs beside the page's own bytes.
+const VISIT_BYTES: usize = 256;
 
 /// Registrations gathered over several writes of a commit, by class.
 #[derive(Default)]
@@ -140,14 +148,50 @@ fn register(txn: &mut Txn<'_>, sort_key: &[u8], puts: &[Put]) -> Result<u64, Sto
             located.upper.is_none(),
         )?;
         added += merged.added;
+        let mut before = located.page.as_deref().map(Header::read).transpose()?;
         for built in merged.pages {
-            txn.put(keys::page(sort_key, &built.bound), built.page);
-        }
-        for slot in merged.slots {
-            txn.put(keys::expiry(slot, sort_key), IVec::default());
+            put_page(txn, sort_key, &built.bound, before.take(), built.page)?;
         }
     }
     Ok(added)
+}
+
+/// Writes a page over the one whose header is given, if there was one, and moves its key in the expiry index along.
+fn put_page(
+    txn: &mut Txn<'_>,
+    sort_key: &[u8],
+    bound: &[u8],
+    before: Option<Header>,
+    page: Vec<u8>,
+) -> Result<(), StoreError> {
+    let slot = Header::read(&page)?.slot();
+    move_expiry(txn, sort_key, bound, before.and_then(Header::slot), slot);
+    txn.put(keys::page(sort_key, bound), page);
+    Ok(())
+}
+
+/// Drops the page whose header is given, and its key in the expiry index.
+fn drop_page(txn: &mut Txn<'_>, sort_key: &[u8], bound: &[u8], before: Header) {
+    move_expiry(txn, sort_key, bound, before.slot(), None);
+    txn.remove(keys::page(sort_key, bound));
+}
+
+fn move_expiry(
+    txn: &mut Txn<'_>,
+    sort_key: &[u8],
+    bound: &[u8],
+    from: Option<u32>,
+    to: Option<u32>,
+) {
+    if from == to {
+        return;
+    }
+    if let Some(slot) = from {
+        txn.remove(keys::expiry(slot, sort_key, bound));
+    }
+    if let Some(slot) = to {
+        txn.put(keys::expiry(slot, sort_key, bound), IVec::default());
+    }
 }
 
 /// Takes registrations out of each of their classes. Tells how many were there.
@@ -187,8 +231,13 @@ fn remove(txn: &mut Txn<'_>, sort_key: &[u8], addresses: &[Address]) -> Result<u
         })?;
         if let Some(retained) = retained {
             removed += retained.removed;
-            let key = keys::page(sort_key, &located.bound);
-            put_back(txn, sort_key, key, retained)?;
+            put_back(
+                txn,
+                sort_key,
+                &located.bound,
+                Header::read(&page)?,
+                retained,
+            )?;
         }
     }
     Ok(removed)
@@ -198,20 +247,20 @@ fn remove(txn: &mut Txn<'_>, sort_key: &[u8], addresses: &[Address]) -> Result<u
 fn put_back(
     txn: &mut Txn<'_>,
     sort_key: &[u8],
-    key: Vec<u8>,
-    retained: page::Retained,
+    bound: &[u8],
+    before: Header,
+    retained: Retained,
 ) -> Result<(), StoreError> {
-    let first_key = keys::page(sort_key, &[]);
     if retained.left > 0 {
-        txn.put(key, retained.page);
-        return Ok(());
+        return put_page(txn, sort_key, bound, Some(before), retained.page);
     }
-    if key == first_key {
-        txn.put(key, retained.page);
+    if bound.is_empty() {
+        put_page(txn, sort_key, bound, Some(before), retained.page)?;
     } else {
-        txn.remove(key);
+        drop_page(txn, sort_key, bound, before);
     }
     // The first page stays while there are others, though it be empty; after the last of them it goes too.
+    let first_key = keys::page(sort_key, &[]);
     if let Some(first) = txn.get(&first_key)?
         && Header::read(&first)?.count == 0
         && page_after(txn, sort_key, &first_key)?.is_none()
@@ -306,10 +355,11 @@ fn take_any(txn: &mut Txn<'_>, subtrees: &[Range], found: &mut Found) -> Result<
             while let Some(entry) = entries.advance()? {
                 found.push(entry.own, || Ok(entries.address()?))?;
             }
-            removed.push(key.to_vec());
+            removed.push((key, Header::read(&page)?));
         }
-        for key in removed {
-            txn.remove(key);
+        for (key, header) in removed {
+            let (sort_key, bound) = keys::split_class(&key)?;
+            drop_page(txn, sort_key, bound, header);
         }
     }
     Ok(())
@@ -343,12 +393,12 @@ fn take_all(txn: &mut Txn<'_>, subtrees: &[Range], found: &mut Found) -> Result<
                 found.push(own, || Ok(common[place].clone()))?;
             }
             if let Some(retained) = retained {
-                changed.push((key, retained));
+                changed.push((key, Header::read(&page)?, retained));
             }
         }
-        for (key, retained) in changed {
-            let sort_key = keys::split_class(&key)?.0.to_vec();
-            put_back(txn, &sort_key, key.to_vec(), retained)?;
+        for (key, header, retained) in changed {
+            let (sort_key, bound) = keys::split_class(&key)?;
+            put_back(txn, sort_key, bound, header, retained)?;
         }
     }
     Ok(())
@@ -385,84 +435,56 @@ fn addresses_below(
     Ok(found)
 }
 
-/// Removes what has lapsed: at most `limit` registrations, reading at most about `limit` pages. Tells how many went.
-pub(crate) fn expire(txn: &mut Txn<'_>, now: UnixSeconds, limit: usize) -> Result<u64, StoreError> {
-    let due = keys::slot_due(now.0);
-    let mut budget = Budget {
-        removals: limit as u64,
-        pages: limit as u64,
-        removed: 0,
-    };
-    // Keys removed on the way are skipped one by one, so the scan goes on from the last one.
-    let mut start = Vec::new();
-    while !budget.is_spent() {
-        let Some((key, resume)) = txn.first(keys::expiries_due(due).from(start))? else {
-            break;
-        };
-        start = key.to_vec();
-        start.push(0);
-        let sort_key = keys::parse_expiry(&key)?.1.to_vec();
-        match expire_class(txn, &sort_key, &resume, due, &mut budget)? {
-            Some(stopped) => txn.put(key.to_vec(), stopped),
-            None => txn.remove(key.to_vec()),
-        }
-    }
-    Ok(budget.removed)
+/// What an [`expire`] did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Expired {
+    /// Registrations that are gone.
+    pub(crate) removed: u64,
+    /// Pages that were looked into.
+    pub(crate) pages: u64,
+    /// Whether it stopped at a limit, with more due.
+    pub(crate) backlog: bool,
 }
 
-struct Budget {
-    removals: u64,
-    pages: u64,
-    removed: u64,
-}
-
-impl Budget {
-    fn is_spent(&self) -> bool {
-        self.removed >= self.removals || self.pages == 0
-    }
-}
-
-/// Goes through a class's pages from a bound on. `Some`: the bound where the budget ended.
-fn expire_class(
+/// Removes what has lapsed: at most `limit` registrations, and at most [`EXPIRE_BYTES_MAX`] of pages and keys.
+pub(crate) fn expire(
     txn: &mut Txn<'_>,
-    sort_key: &[u8],
-    resume: &[u8],
-    due: u32,
-    budget: &mut Budget,
-) -> Result<Option<Vec<u8>>, StoreError> {
-    // A class that has nothing left still costs the look-up.
-    budget.pages -= 1;
-    let mut start = keys::page(sort_key, resume);
-    loop {
-        let range = keys::own(Table::Directory, sort_key).from(start);
-        let Some((key, page)) = txn.first(range)? else {
-            return Ok(None);
+    now: UnixSeconds,
+    limit: usize,
+) -> Result<Expired, StoreError> {
+    let due = keys::slot_due(now.0);
+    let limit = limit as u64;
+    let mut expired = Expired::default();
+    let mut bytes_left = EXPIRE_BYTES_MAX;
+    // Keys removed on the way would be skipped one by one, so each look goes on from the last one.
+    let mut start = Vec::new();
+    while expired.removed < limit && bytes_left > 0 {
+        let Some((key, _)) = txn.first(keys::expiries_due(due).from(start))? else {
+            return Ok(expired);
         };
-        if budget.is_spent() {
-            return Ok(Some(keys::split_class(&key)?.1.to_vec()));
-        }
-        budget.pages -= 1;
-        if keys::slot(Header::read(&page)?.earliest) <= due {
-            let mut allowed = budget.removals - budget.removed;
-            let mut cut = false;
-            let retained = page::retain(&page, |_, entry| {
-                let lapsed = keys::slot(entry.expires) <= due;
-                if lapsed && allowed == 0 {
-                    cut = true;
-                    return true;
-                }
-                allowed -= u64::from(lapsed);
-                !lapsed
-            })?;
-            if let Some(retained) = retained {
-                budget.removed += retained.removed;
-                put_back(txn, sort_key, key.to_vec(), retained)?;
-            }
-            if cut {
-                return Ok(Some(keys::split_class(&key)?.1.to_vec()));
-            }
-        }
+        bytes_left = bytes_left.saturating_sub(VISIT_BYTES + key.len());
+        let (_, sort_key, bound) = keys::parse_expiry(&key)?;
+        let Some(page) = txn.get(&keys::page(sort_key, bound))? else {
+            let what = "the expiry index names a page that is not there";
+            return Err(StoreError::Corrupt(what.to_owned()));
+        };
+        bytes_left = bytes_left.saturating_sub(page.len());
+        expired.pages += 1;
+        let mut allowed = limit - expired.removed;
+        let retained = page::rewrite(&page, |_, entry| {
+            let goes = allowed > 0 && keys::slot(entry.expires) <= due;
+            allowed -= u64::from(goes);
+            !goes
+        })?;
+        expired.removed += retained.removed;
+        // The page's key moves to a later slot, or, when the limit cut the page, stays.
+        put_back(txn, sort_key, bound, Header::read(&page)?, retained)?;
         start = key.to_vec();
         start.push(0);
     }
+    expired.backlog = txn.first(keys::expiries_due(due))?.is_some();
+    Ok(expired)
 }
+
+#[cfg(test)]
+mod tests;

@@ -12,7 +12,7 @@ use grapevine_core::names::{Address, ClassPath, NodeId};
 use crate::codec::{DecodeError, Reader};
 
 /// The version of everything that the tree holds; raised by a change that an older program would misread.
-pub(crate) const FORMAT_VERSION: u32 = 1;
+pub(crate) const FORMAT_VERSION: u32 = 2;
 
 /// The first byte of a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -290,11 +290,18 @@ pub(crate) fn slot_due(now: u32) -> u32 {
     now / SLOT_SECONDS
 }
 
-/// "This class has registrations that lapse in this slot."
-pub(crate) fn expiry(slot: u32, sort_key: &[u8]) -> Vec<u8> {
-    let mut key = Table::Expiries.key(4 + sort_key.len());
-    key.extend_from_slice(&slot.to_be_bytes());
+/// "The earliest expiry in this page of this class is in this slot."
+pub(crate) fn expiry(slot: u32, sort_key: &[u8], bound: &[u8]) -> Vec<u8> {
+    let mut key = slot_start(slot);
     key.extend_from_slice(sort_key);
+    key.push(0);
+    key.extend_from_slice(bound);
+    key
+}
+
+fn slot_start(slot: u32) -> Vec<u8> {
+    let mut key = Table::Expiries.key(4);
+    key.extend_from_slice(&slot.to_be_bytes());
     key
 }
 
@@ -302,14 +309,20 @@ pub(crate) fn expiry(slot: u32, sort_key: &[u8]) -> Vec<u8> {
 pub(crate) fn expiries_due(due: u32) -> Range {
     Range {
         start: Table::Expiries.key(0),
-        end: expiry(due.saturating_add(1), &[]),
+        end: slot_start(due.saturating_add(1)),
     }
 }
 
-pub(crate) fn parse_expiry(key: &[u8]) -> Result<(u32, &[u8]), DecodeError> {
+/// The slot, the class's sort key and the page's bound.
+pub(crate) fn parse_expiry(key: &[u8]) -> Result<(u32, &[u8], &[u8]), DecodeError> {
     let mut reader = Reader::new(key);
     reader.u8()?;
-    Ok((reader.u32()?, reader.rest()))
+    let slot = reader.u32()?;
+    let rest = reader.rest();
+    let Some(end) = rest.iter().position(|&byte| byte == 0) else {
+        return Err(reader.error("an expiry without the end of its class"));
+    };
+    Ok((slot, &rest[..end], &rest[end + 1..]))
 }
 
 /// A page of the directory: the class, and a bound that no address of the page sorts below.
@@ -389,11 +402,13 @@ mod tests {
             assert_eq!(class_of(sort_key), Ok(path("a/x")));
             assert_eq!(parse_others(rest), Ok(others));
         }
-        let key = expiry(9, &path("a/b").sort_key());
-        assert_eq!(
-            parse_expiry(&key),
-            Ok((9, path("a/b").sort_key().as_slice()))
-        );
+        let sort_key = path("a/b").sort_key();
+        for bound in [&b""[..], b"x"] {
+            assert_eq!(
+                parse_expiry(&expiry(9, &sort_key, bound)),
+                Ok((9, sort_key.as_slice(), bound))
+            );
+        }
     }
 
     #[test]
@@ -406,7 +421,7 @@ mod tests {
         assert!(slot(100) <= slot_due(128));
         assert!(u64::from(slot(u32::MAX)) * u64::from(SLOT_SECONDS) >= u64::from(u32::MAX));
         let due = expiries_due(9);
-        assert!(expiry(9, b"zzz") < due.end);
-        assert!(expiry(10, b"") >= due.end);
+        assert!(expiry(9, b"zzz", b"zzz") < due.end);
+        assert!(expiry(10, b"a", b"") >= due.end);
     }
 }

@@ -105,6 +105,9 @@ pub trait Store: Send + Sync + 'static {
     /// Registrations in the directory, counting an address once per class.
     fn registrations(&self) -> u64;
 
+    /// Whether the last [`Write::Expire`] stopped at a limit with more due: one more removes more.
+    fn expiry_backlog(&self) -> bool;
+
     /// Bytes on disk; of a store in memory, 0.
     fn disk_bytes(&self) -> u64;
 }

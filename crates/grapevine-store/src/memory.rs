@@ -37,6 +37,8 @@ struct State {
     log: BTreeMap<(Lane, Incarnation, u64), (Event, usize)>,
     ledger: Ledger,
     directory: BTreeMap<(SortKey, Address), Entry>,
+    /// Whether the last expiry left something that was due.
+    expiry_backlog: bool,
 }
 
 /// A store in memory.
@@ -260,6 +262,7 @@ impl State {
             .filter(|(slot, _)| *slot <= due)
             .collect();
         lapsed.sort();
+        self.expiry_backlog = lapsed.len() > limit;
         for (_, key) in lapsed.into_iter().take(limit) {
             self.directory.remove(&key);
         }
@@ -502,6 +505,10 @@ impl Store for MemoryStore {
 
     fn registrations(&self) -> u64 {
         self.state().directory.len() as u64
+    }
+
+    fn expiry_backlog(&self) -> bool {
+        self.state().expiry_backlog
     }
 
     fn disk_bytes(&self) -> u64 {

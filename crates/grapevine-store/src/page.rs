@@ -12,7 +12,8 @@
 //! ```
 //!
 //! A class's pages split the space of addresses between them: a page holds the addresses from its key's bound up to
-//! the next page's. The first page's bound is empty, so that every address has a page. Merging streams the old page
+//! the next page's. The first page's bound is empty, so that every address has a page. The earliest expiry is exact
+//! when a page was made or rewritten, and a bound from below after a repeated registration moved an expiry up. Merging streams the old page
 //! and the new addresses through a [`Builder`], which starts another page when one is full.
 
 use grapevine_core::id::UnixSeconds;
@@ -56,6 +57,11 @@ pub(crate) struct Header {
 }
 
 impl Header {
+    /// The slot of the expiry index that the page stands in; `None` without addresses.
+    pub(crate) fn slot(self) -> Option<u32> {
+        (self.count > 0).then(|| keys::slot(self.earliest))
+    }
+
     pub(crate) fn read(page: &[u8]) -> Result<Self, DecodeError> {
         Self::take(&mut Reader::new(page))
     }
@@ -189,8 +195,6 @@ pub(crate) struct Merged {
     pub(crate) pages: Vec<Built>,
     /// How many addresses are new.
     pub(crate) added: u64,
-    /// Expiry slots that the page had nothing in before.
-    pub(crate) slots: Vec<u32>,
 }
 
 /// Merges sorted, distinct addresses into a page (`None`: there is none yet). A repeated address keeps its later
@@ -225,7 +229,6 @@ pub(crate) fn merge(
         size / size.div_ceil(SPLIT_BYTES)
     };
     let mut builder = Builder::new(bound, earliest, full);
-    let mut slots = SlotSets::default();
     let mut added = 0;
     let empty = empty_page();
     let mut entries = Entries::of(old.unwrap_or(&empty))?;
@@ -235,7 +238,6 @@ pub(crate) fn merge(
         while let Some(present) = entry
             && entries.name() < name
         {
-            slots.present(present.expires);
             builder.push(entries.name(), present);
             entry = entries.advance()?;
         }
@@ -246,18 +248,15 @@ pub(crate) fn merge(
         if let Some(present) = entry
             && entries.name() == name
         {
-            slots.present(present.expires);
             merged.expires = merged.expires.max(present.expires);
             merged.own |= present.own;
             entry = entries.advance()?;
         } else {
             added += 1;
         }
-        slots.wanted(merged.expires);
         builder.push(name, merged);
     }
     while let Some(present) = entry {
-        slots.present(present.expires);
         builder.push(entries.name(), present);
         entry = entries.advance()?;
     }
@@ -265,15 +264,23 @@ pub(crate) fn merge(
     Ok(Merged {
         pages: builder.done,
         added,
-        slots: slots.missing(),
     })
 }
 
 /// Keeps the addresses of a page that `keep` wants. `None` if it wants all of them: nothing is to be written.
 pub(crate) fn retain(
     page: &[u8],
-    mut keep: impl FnMut(&[u8], Entry) -> bool,
+    keep: impl FnMut(&[u8], Entry) -> bool,
 ) -> Result<Option<Retained>, DecodeError> {
+    let retained = rewrite(page, keep)?;
+    Ok((retained.removed > 0).then_some(retained))
+}
+
+/// Keeps the addresses of a page that `keep` wants, and makes its earliest expiry exact whether or not that is all.
+pub(crate) fn rewrite(
+    page: &[u8],
+    mut keep: impl FnMut(&[u8], Entry) -> bool,
+) -> Result<Retained, DecodeError> {
     let header = Header::read(page)?;
     let mut kept: Vec<(Vec<u8>, Entry)> = Vec::with_capacity(header.count.into());
     let mut entries = Entries::of(page)?;
@@ -281,9 +288,6 @@ pub(crate) fn retain(
         if keep(entries.name(), entry) {
             kept.push((entries.name().to_vec(), entry));
         }
-    }
-    if kept.len() == usize::from(header.count) {
-        return Ok(None);
     }
     let earliest = kept.iter().map(|(_, entry)| entry.expires).min();
     let mut builder = Builder::new(Vec::new(), earliest.unwrap_or(0), usize::MAX);
@@ -295,14 +299,14 @@ pub(crate) fn retain(
         .done
         .pop()
         .expect("invariant: sealing makes a page, and one without a limit makes no other");
-    Ok(Some(Retained {
+    Ok(Retained {
         removed: u64::from(header.count) - kept.len() as u64,
         left: kept.len() as u64,
         page: built.page,
-    }))
+    })
 }
 
-/// What [`retain`] left.
+/// What [`retain`] or [`rewrite`] left.
 pub(crate) struct Retained {
     pub(crate) removed: u64,
     pub(crate) left: u64,
@@ -312,38 +316,6 @@ pub(crate) struct Retained {
 /// A page without addresses: the first page of a class whose later pages have some.
 fn empty_page() -> [u8; HEADER_BYTES] {
     [FORMAT, 0, 0, 0, 0, 0, 0]
-}
-
-/// Which expiry slots a page had, and which it is to have. Both are short: a page's addresses lapse close together.
-#[derive(Default)]
-struct SlotSets {
-    present: Vec<u32>,
-    wanted: Vec<u32>,
-}
-
-impl SlotSets {
-    fn present(&mut self, expires: u32) {
-        insert(&mut self.present, keys::slot(expires));
-    }
-
-    fn wanted(&mut self, expires: u32) {
-        insert(&mut self.wanted, keys::slot(expires));
-    }
-
-    fn missing(self) -> Vec<u32> {
-        let Self {
-            present,
-            mut wanted,
-        } = self;
-        wanted.retain(|slot| present.binary_search(slot).is_err());
-        wanted
-    }
-}
-
-fn insert(set: &mut Vec<u32>, slot: u32) {
-    if let Err(position) = set.binary_search(&slot) {
-        set.insert(position, slot);
-    }
 }
 
 #[cfg(test)]
@@ -482,20 +454,30 @@ mod tests {
     }
 
     #[test]
-    fn slots_are_reported_once_per_page() {
+    fn a_rewritten_page_knows_its_earliest_expiry_exactly() {
         let model = Model::from([
             ("a".to_owned(), (10, false)),
             ("b".to_owned(), (100, false)),
         ]);
         let merged = merge(Vec::new(), None, &puts(&model), true).unwrap();
-        assert_eq!(merged.slots, [1, 2]);
+        let renewed = Model::from([("a".to_owned(), (300, false))]);
+        let merged = merge(
+            Vec::new(),
+            Some(&merged.pages[0].page),
+            &puts(&renewed),
+            true,
+        )
+        .unwrap();
         let page = &merged.pages[0].page;
-        let again = Model::from([
-            ("c".to_owned(), (20, false)),
-            ("d".to_owned(), (200, false)),
-        ]);
-        let merged = merge(Vec::new(), Some(page), &puts(&again), true).unwrap();
-        assert_eq!(merged.slots, [4]);
+        assert_eq!(
+            Header::read(page).unwrap().earliest,
+            10,
+            "a bound from below"
+        );
+        let rewritten = rewrite(page, |_, _| true).unwrap();
+        assert_eq!(rewritten.removed, 0);
+        assert_eq!(Header::read(&rewritten.page).unwrap().earliest, 100);
+        assert_eq!(read(&rewritten.page), read(page));
     }
 
     #[test]

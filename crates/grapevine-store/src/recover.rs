@@ -3,7 +3,7 @@
 use grapevine_core::id::{Incarnation, Lane};
 use grapevine_core::names::NodeId;
 use grapevine_core::store::{MemberRecord, Recovered, RecoveredProgress};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use crate::StoreError;
 use crate::codec::{Reader, decode_vector};
@@ -149,22 +149,32 @@ pub(crate) fn extend(
     }
 }
 
-/// Reads every record, and checks what joins them: a page's addresses lie within its bounds and have their keys in
-/// the expiry index, the counts are true, the log has all parts of every event.
+/// Reads every record, and checks what joins them: a page's addresses lie within its bounds, every page with addresses
+/// has its key in the expiry index, which has no other, the counts are true, the log has all parts of every event.
 pub(crate) fn verify(txn: &Txn<'_>) -> Result<(), StoreError> {
     let everything = keys::Range {
         start: vec![0],
         end: vec![0xff; 4],
     };
+    let mut expiries = 0;
     for entry in txn.scan(everything) {
         let (key, value) = entry?;
         check_record(&key, &value)?;
+        expiries += u64::from(Table::of(&key) == Some(Table::Expiries));
     }
     let counted = verify_directory(txn)?;
     let stored = Counters::read(txn)?.registrations;
-    if counted != stored {
+    if counted.registrations != stored {
         return Err(corrupt(format!(
-            "the directory has {counted} registrations and its counter {stored}"
+            "the directory has {} registrations and its counter {stored}",
+            counted.registrations
+        )));
+    }
+    // Each of the pages has its own key, so equal numbers leave no key over.
+    if counted.pages != expiries {
+        return Err(corrupt(format!(
+            "the directory has {} pages with addresses and its expiry index {expiries} keys",
+            counted.pages
         )));
     }
     verify_log(txn)
@@ -215,8 +225,16 @@ fn check_record(key: &[u8], value: &[u8]) -> Result<(), StoreError> {
     Ok(())
 }
 
-fn verify_directory(txn: &Txn<'_>) -> Result<u64, StoreError> {
-    let mut counted = 0;
+/// What the directory has, counted.
+#[derive(Default)]
+struct Counted {
+    registrations: u64,
+    /// Pages with addresses.
+    pages: u64,
+}
+
+fn verify_directory(txn: &Txn<'_>) -> Result<Counted, StoreError> {
+    let mut counted = Counted::default();
     // The class of the page before, and the highest address in it.
     let mut before: Option<(Vec<u8>, Vec<u8>, bool)> = None;
     for entry in txn.scan(Table::Directory.range()) {
@@ -242,23 +260,24 @@ fn verify_directory(txn: &Txn<'_>) -> Result<u64, StoreError> {
         if header.count == 0 && (!is_first || header.last) {
             return Err(corrupt(format!("{class} keeps an empty page")));
         }
-        let mut slots = BTreeSet::new();
         let mut entries = Entries::of(&page)?;
-        while let Some(entry) = entries.advance()? {
+        while entries.advance()?.is_some() {
             let address = entries.address()?;
             if entries.name() < bound || entries.name() <= highest.as_slice() {
                 return Err(corrupt(format!("{address} of {class} is out of order")));
             }
             highest = entries.name().to_vec();
-            slots.insert(keys::slot(entry.expires));
-            counted += 1;
+            counted.registrations += 1;
         }
         if bound > highest.as_slice() {
             highest = bound.to_vec();
         }
-        for slot in slots {
-            if txn.get(&keys::expiry(slot, sort_key))?.is_none() {
-                return Err(corrupt(format!("{class} is missing in expiry slot {slot}")));
+        if let Some(slot) = header.slot() {
+            counted.pages += 1;
+            if txn.get(&keys::expiry(slot, sort_key, bound))?.is_none() {
+                return Err(corrupt(format!(
+                    "a page of {class} is missing in expiry slot {slot}"
+                )));
             }
         }
         before = Some((sort_key.to_vec(), highest, header.last));

@@ -1,6 +1,6 @@
 //! The store on disk.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use grapevine_core::event::Floor;
@@ -47,6 +47,7 @@ pub struct SledStore {
     db: Db,
     writer: Mutex<Writer>,
     registrations: AtomicU64,
+    expiry_backlog: AtomicBool,
     log_bytes_max: u64,
     guard: Guard,
     /// Held until the engine is gone: fields are dropped in order.
@@ -70,6 +71,7 @@ impl SledStore {
                 failed: None,
             }),
             registrations: AtomicU64::new(engine.counters.registrations),
+            expiry_backlog: AtomicBool::new(false),
             log_bytes_max,
             guard,
             _lock: lock,
@@ -108,6 +110,7 @@ impl SledStore {
             gathered: Gathered::default(),
             registrations: state.counters.registrations,
             taken: Vec::new(),
+            expiry_backlog: None,
         };
         for write in writes {
             commit.apply(write)?;
@@ -125,6 +128,9 @@ impl SledStore {
         state.counters = counters;
         self.registrations
             .store(counters.registrations, Ordering::Release);
+        if let Some(backlog) = commit.expiry_backlog {
+            self.expiry_backlog.store(backlog, Ordering::Release);
+        }
         Ok(commit.taken)
     }
 }
@@ -137,6 +143,8 @@ struct Commit<'a> {
     gathered: Gathered,
     registrations: u64,
     taken: Vec<Taken>,
+    /// What the last expiry among the writes said.
+    expiry_backlog: Option<bool>,
 }
 
 impl Commit<'_> {
@@ -184,8 +192,9 @@ impl Commit<'_> {
             }
             Write::Expire { now, limit } => {
                 self.settle()?;
-                let removed = directory::expire(&mut self.txn, *now, *limit)?;
-                self.forget(removed);
+                let expired = directory::expire(&mut self.txn, *now, *limit)?;
+                self.forget(expired.removed);
+                self.expiry_backlog = Some(expired.backlog);
             }
             Write::PutMember(member) => {
                 let key = keys::member(&member.node_id);
@@ -300,6 +309,10 @@ impl Store for SledStore {
 
     fn registrations(&self) -> u64 {
         self.registrations.load(Ordering::Acquire)
+    }
+
+    fn expiry_backlog(&self) -> bool {
+        self.expiry_backlog.load(Ordering::Acquire)
     }
 
     fn disk_bytes(&self) -> u64 {

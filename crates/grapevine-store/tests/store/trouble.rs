@@ -238,22 +238,22 @@ fn another_format_is_refused_and_untouched() {
             .unwrap();
         db.flush().unwrap();
     };
-    format(&2_u32.to_be_bytes());
+    format(&3_u32.to_be_bytes());
     match grapevine_store::open(&config(directory.path()))
         .err()
         .unwrap()
     {
         StoreError::FormatNewer {
             found, supported, ..
-        } => assert_eq!((found, supported), (2, 1)),
+        } => assert_eq!((found, supported), (3, 2)),
         other => panic!("{other}"),
     }
-    format(&0_u32.to_be_bytes());
+    format(&1_u32.to_be_bytes());
     let error = grapevine_store::open(&config(directory.path()))
         .err()
         .unwrap();
     assert!(matches!(error, StoreError::Foreign { .. }), "{error}");
-    format(&1_u32.to_be_bytes());
+    format(&2_u32.to_be_bytes());
     assert_eq!(open(directory.path()).registrations(), 8000);
 }
 

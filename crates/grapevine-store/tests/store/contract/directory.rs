@@ -309,6 +309,86 @@ pub(crate) fn expiry_is_bounded_and_goes_on(store: &impl Inspect) {
     assert!(listed(store, "a", 500).iter().all(|row| row.2 == 10_000));
 }
 
+pub(crate) fn g10_sustained_registrations_with_a_short_ttl_keep_the_directory_bounded(
+    store: &impl Inspect,
+) {
+    const PER_SECOND: u32 = 40;
+    const TTL: u32 = 128;
+    let mut stopped_with_more_due = 0;
+    for second in 0..600_u32 {
+        let now = UnixSeconds(100_000 + second);
+        let registrations = (0..PER_SECOND)
+            .map(|index| {
+                let class = format!("c/{}", (second * PER_SECOND + index) % 701);
+                let address = format!("x{}", second * PER_SECOND + index);
+                // Jitter, as lives have it.
+                registration(&address, &[&class], now.0 + TTL + index)
+            })
+            .collect();
+        store.commit(&[register(registrations)]).unwrap();
+        if second % 10 != 0 {
+            continue;
+        }
+        // Fewer a call than arrive between two sweeps: only because it goes on while more is due is it enough.
+        let mut calls = 0;
+        loop {
+            store.commit(&[Write::Expire { now, limit: 100 }]).unwrap();
+            if !store.expiry_backlog() {
+                break;
+            }
+            stopped_with_more_due += 1;
+            calls += 1;
+            assert!(calls < 1000, "it ends");
+        }
+        // What is rounded up to 64 s, and what came since the last sweep, is there at most.
+        let bound = u64::from((TTL + PER_SECOND + 64 + 10) * PER_SECOND);
+        assert!(
+            store.registrations() <= bound,
+            "{} after {second} s",
+            store.registrations()
+        );
+    }
+    assert!(stopped_with_more_due > 50, "{stopped_with_more_due}");
+    store.checked();
+    let end = Write::Expire {
+        now: UnixSeconds(u32::MAX),
+        limit: 1_000_000,
+    };
+    store.commit(&[end]).unwrap();
+    assert!(!store.expiry_backlog());
+    assert_eq!(store.registrations(), 0);
+}
+
+pub(crate) fn g10_takes_and_registrations_in_turn_leave_nothing_behind(store: &impl Inspect) {
+    for round in 0..30_u32 {
+        let registrations: Vec<_> = (0..200)
+            .map(|index| {
+                let class = format!("c/{}", index % 20);
+                registration(&format!("x{index}"), &[&class], 1000 + 640 * round)
+            })
+            .collect();
+        let gone = match round % 3 {
+            0 => take(&["c"]),
+            1 => take(&["*"]),
+            _ => Write::Unregister {
+                registrations: registrations.clone(),
+            },
+        };
+        store.commit(&[register(registrations)]).unwrap();
+        store.checked();
+        store.commit(&[gone]).unwrap();
+        store.checked();
+        assert_eq!(store.registrations(), 0);
+    }
+    // Nothing is due, however late it is: the index went with what it stood for.
+    let late = Write::Expire {
+        now: UnixSeconds(u32::MAX),
+        limit: 0,
+    };
+    store.commit(&[late]).unwrap();
+    assert!(!store.expiry_backlog());
+}
+
 pub(crate) fn an_emptied_class_can_be_used_again(store: &impl Inspect) {
     let long = "y".repeat(200);
     let all = || -> Vec<_> {

@@ -80,6 +80,8 @@ on_both! {
         unregistering_removes_from_each_class
         lapsed_registrations_leave_and_no_others
         expiry_is_bounded_and_goes_on
+        g10_sustained_registrations_with_a_short_ttl_keep_the_directory_bounded
+        g10_takes_and_registrations_in_turn_leave_nothing_behind
         an_emptied_class_can_be_used_again
         listings_beside_commits_miss_nothing_that_stays;
     state:
