@@ -26,13 +26,14 @@ pub(crate) enum Table {
     Members = 0x21,
     Floors = 0x30,
     Classes = 0x31,
+    Parts = 0x32,
     Expiries = 0x40,
     Directory = 0x50,
     Log = 0x60,
 }
 
 impl Table {
-    pub(crate) const ALL: [Self; 11] = [
+    pub(crate) const ALL: [Self; 12] = [
         Self::Format,
         Self::Counters,
         Self::Progress,
@@ -41,6 +42,7 @@ impl Table {
         Self::Members,
         Self::Floors,
         Self::Classes,
+        Self::Parts,
         Self::Expiries,
         Self::Directory,
         Self::Log,
@@ -277,6 +279,22 @@ pub(crate) fn parse_others(rest: &[u8]) -> Result<Vec<ClassPath>, DecodeError> {
     rest.split(|&byte| byte == 0).map(class_of).collect()
 }
 
+/// A further part of the vector under a key.
+pub(crate) fn vector_part(of: &[u8], part: u16) -> Vec<u8> {
+    let mut key = Table::Parts.key(of.len() + 2);
+    key.extend_from_slice(of);
+    key.extend_from_slice(&part.to_be_bytes());
+    key
+}
+
+/// The key of the vector, and the number of the part.
+pub(crate) fn parse_vector_part(key: &[u8]) -> Result<(&[u8], u16), DecodeError> {
+    key.get(1..)
+        .and_then(|rest| rest.split_last_chunk::<2>())
+        .map(|(of, part)| (of, u16::from_be_bytes(*part)))
+        .ok_or_else(|| Reader::new(key).error("a vector's part without its number"))
+}
+
 /// The seconds that one slot of the expiry index spans.
 pub(crate) const SLOT_SECONDS: u32 = 64;
 
@@ -402,6 +420,11 @@ mod tests {
             assert_eq!(class_of(sort_key), Ok(path("a/x")));
             assert_eq!(parse_others(rest), Ok(others));
         }
+        let floor_key = floor(&path("a"), 300);
+        assert_eq!(
+            parse_vector_part(&vector_part(&floor_key, 7)),
+            Ok((floor_key.as_slice(), 7))
+        );
         let sort_key = path("a/b").sort_key();
         for bound in [&b""[..], b"x"] {
             assert_eq!(

@@ -32,6 +32,7 @@ mod recover;
 mod sled_store;
 mod tally;
 mod txn;
+mod vectors;
 mod versions;
 
 #[cfg(test)]

@@ -6,13 +6,13 @@ use grapevine_core::store::{MemberRecord, Recovered, RecoveredProgress};
 use std::collections::BTreeMap;
 
 use crate::StoreError;
-use crate::codec::{Reader, decode_vector};
+use crate::codec::Reader;
 use crate::keys::{self, Table};
 use crate::ledger::{Held, Ledger};
 use crate::page::{Entries, Header};
 use crate::txn::Txn;
 use crate::versions::{self, Classes};
-use crate::{event, log};
+use crate::{event, log, vectors};
 
 pub(crate) fn encode_member(member: &MemberRecord) -> Vec<u8> {
     let mut out = member.incarnation.to_bytes().to_vec();
@@ -159,7 +159,7 @@ pub(crate) fn verify(txn: &Txn<'_>) -> Result<(), StoreError> {
     let mut expiries = 0;
     for entry in txn.scan(everything) {
         let (key, value) = entry?;
-        check_record(&key, &value)?;
+        check_record(txn, &key, &value)?;
         expiries += u64::from(Table::of(&key) == Some(Table::Expiries));
     }
     let counted = verify_directory(txn)?;
@@ -184,7 +184,7 @@ fn corrupt(what: String) -> StoreError {
     StoreError::Corrupt(what)
 }
 
-fn check_record(key: &[u8], value: &[u8]) -> Result<(), StoreError> {
+fn check_record(txn: &Txn<'_>, key: &[u8], value: &[u8]) -> Result<(), StoreError> {
     match Table::of(key) {
         None => return Err(corrupt(format!("a key of no table: {key:02x?}"))),
         Some(Table::Progress) => {
@@ -203,14 +203,15 @@ fn check_record(key: &[u8], value: &[u8]) -> Result<(), StoreError> {
         }
         Some(Table::Floors) => {
             keys::parse_floor(key)?;
-            decode_vector(value)?;
+            vectors::read(txn, key, value)?;
         }
         Some(Table::Classes) => {
             let (sort_key, rest) = keys::split_class(key)?;
             keys::class_of(sort_key)?;
             keys::parse_others(rest)?;
-            decode_vector(value)?;
+            vectors::read(txn, key, value)?;
         }
+        Some(Table::Parts) => vectors::verify_part(txn, key)?,
         Some(Table::Expiries) => {
             keys::class_of(keys::parse_expiry(key)?.1)?;
         }

@@ -8,27 +8,9 @@ use grapevine_core::names::ClassPath;
 use grapevine_core::store::RecoveredClass;
 use grapevine_core::vector::VersionVector;
 
-use crate::StoreError;
-use crate::codec::{decode_vector, encode_vector};
 use crate::keys::{self, Range, Table};
 use crate::txn::Txn;
-
-/// Joins a vector into the one under a key. Tells what is there now.
-fn join(
-    txn: &mut Txn<'_>,
-    key: Vec<u8>,
-    entries: &VersionVector,
-) -> Result<VersionVector, StoreError> {
-    let stored = txn.get(&key)?;
-    let mut joined = match &stored {
-        Some(bytes) => decode_vector(bytes)?,
-        None => VersionVector::new(),
-    };
-    if joined.join(entries) {
-        txn.put(key, encode_vector(&joined));
-    }
-    Ok(joined)
-}
+use crate::{StoreError, vectors};
 
 pub(crate) fn join_class(
     txn: &mut Txn<'_>,
@@ -36,7 +18,7 @@ pub(crate) fn join_class(
     others: &[ClassPath],
     entries: &VersionVector,
 ) -> Result<(), StoreError> {
-    join(txn, keys::class(class, others), entries)?;
+    vectors::join(txn, &keys::class(class, others), entries)?;
     Ok(())
 }
 
@@ -45,17 +27,17 @@ pub(crate) fn join_floor(
     floor: &Floor,
     evict: &[ClassPath],
 ) -> Result<(), StoreError> {
-    let joined = join(txn, keys::floor(&floor.top, floor.bucket), &floor.vector)?;
+    let joined = vectors::join(txn, &keys::floor(&floor.top, floor.bucket), &floor.vector)?;
     for class in evict {
         let mut dominated = Vec::new();
         for entry in txn.scan(keys::own(Table::Classes, &class.sort_key())) {
             let (key, value) = entry?;
-            if joined.dominates(&decode_vector(&value)?) {
-                dominated.push(key.to_vec());
+            if joined.dominates(&vectors::read(txn, &key, &value)?) {
+                dominated.push((key, value));
             }
         }
-        for key in dominated {
-            txn.remove(key);
+        for (key, value) in dominated {
+            vectors::remove(txn, &key, &value)?;
         }
     }
     Ok(())
@@ -63,14 +45,16 @@ pub(crate) fn join_floor(
 
 /// Classes of a range of [`Table::Classes`], one after the other.
 pub(crate) struct Classes<'a> {
+    txn: &'a Txn<'a>,
     scan: crate::txn::Scan<'a>,
     /// The first record of the class after the one last returned.
     ahead: Option<(Vec<u8>, RecoveredClass)>,
 }
 
 impl<'a> Classes<'a> {
-    pub(crate) fn of(txn: &'a Txn<'_>, range: Range) -> Self {
+    pub(crate) fn of(txn: &'a Txn<'a>, range: Range) -> Self {
         Self {
+            txn,
             scan: txn.scan(range),
             ahead: None,
         }
@@ -83,7 +67,7 @@ impl<'a> Classes<'a> {
             let (key, value) = entry?;
             let (sort_key, rest) = keys::split_class(&key)?;
             let others = keys::parse_others(rest)?;
-            let entries = decode_vector(&value)?;
+            let entries = vectors::read(self.txn, &key, &value)?;
             if let Some((current_key, class)) = &mut current
                 && current_key == sort_key
             {
@@ -119,7 +103,7 @@ pub(crate) fn floors(txn: &Txn<'_>) -> Result<Vec<Floor>, StoreError> {
             Ok(Floor {
                 top,
                 bucket,
-                vector: decode_vector(&value)?,
+                vector: vectors::read(txn, &key, &value)?,
             })
         })
         .collect()
