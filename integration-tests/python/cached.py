@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import grpc
 from grapevine.v1 import application_pb2 as app
+from grapevine.v1 import types_pb2 as types
 
 import formats
 from cluster import CALL_TIMEOUT_S
@@ -36,33 +37,58 @@ def invalidate(sidecar, *classes: str, **options):
     return sidecar.app.Invalidate(app.InvalidateRequest(classes=classes, **options), timeout=CALL_TIMEOUT_S)
 
 
-def read(sidecar, cache, address: str, class_path: str, source) -> Read:
-    """A read through the cache; `source` computes what is missing."""
+class Bypass(Exception):
+    """Nobody can say what is stale: read the source and store nothing."""
+
+
+def look_up(sidecar, address: str, *classes: str):
+    """A resolution that a cached read may rest on."""
     try:
-        resolution, _ = resolve(sidecar, address, class_path)
+        resolution, _ = resolve(sidecar, address, *classes)
     except grpc.RpcError as error:
-        # No sidecar, no cache: nobody knows what is stale.
+        if error.code() == grpc.StatusCode.INVALID_ARGUMENT:
+            raise
         assert error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED), error
-        return Read(source(), "bypassed")
+        raise Bypass from None
     if resolution.bypass:
+        raise Bypass
+    return resolution
+
+
+def still_holds(sidecar, envelope: formats.Envelope, classes) -> bool:
+    """Whether nothing that the value depends on beyond the look-up's classes has changed."""
+    if not envelope.dependencies:
+        return True
+    try:
+        resolution = look_up(sidecar, envelope.address, *classes, *envelope.dependencies)
+    except grpc.RpcError:
+        # The names came from the cache: malformed or too many of them are a miss, and not this reader's mistake.
+        return False
+    return resolution.token == envelope.dependency_token
+
+
+def read(sidecar, cache, address: str, class_path: str, source, depends_on=()) -> Read:
+    """A read through the cache; `source` computes what is missing, and `depends_on` names what else it rests on."""
+    try:
+        resolution = look_up(sidecar, address, class_path)
+        where = resolution.targets[0].address
+        stored = cache.get(where)
+        if stored is not None:
+            held = formats.load(resolution.envelope, resolution.token, address, stored)
+            if held and still_holds(sidecar, held, [class_path]):
+                return Read(held.value, "hit")
+    except Bypass:
         return Read(source(), "bypassed")
-    where = resolution.targets[0].address
-    stored = cache.get(where)
-    if stored is not None and resolution.envelope:
-        envelope = formats.unpack_envelope(stored)
-        if envelope and envelope.token == resolution.token and envelope.address == address:
-            return Read(envelope.value, "hit")
-    elif stored is not None:
-        return Read(stored, "hit")
-    value = source()
-    if resolution.commit_required:
+    fresh = formats.Envelope(resolution.token, address, source())
+    if resolution.strategy != types.STRATEGY_TTL:
+        fresh.dependencies = [name for name in depends_on if name != class_path]
+    if resolution.commit_required or fresh.dependencies:
         try:
-            if not commit(sidecar, resolution, where, [class_path]).accepted:
-                return Read(value, "condemned")
+            verdict = commit(sidecar, resolution, where, [class_path], fresh.dependencies)
         except grpc.RpcError:
-            return Read(value, "bypassed")
-    data = value
-    if resolution.envelope:
-        data = formats.Envelope(resolution.token, address, value).pack()
-    cache.set(where, data, resolution.ttl_ms)
-    return Read(value, "filled")
+            return Read(fresh.value, "bypassed")
+        if not verdict.accepted:
+            return Read(fresh.value, "condemned")
+        fresh.dependency_token = verdict.token
+    cache.set(where, formats.store(resolution.envelope, fresh), resolution.ttl_ms)
+    return Read(fresh.value, "filled")

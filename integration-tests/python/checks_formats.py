@@ -4,8 +4,10 @@ from formats import (
     Envelope,
     bucketed_address,
     hashed_address,
+    load,
     pack_page,
     page_address,
+    store,
     token_of_nothing_known,
     token_text,
     unpack_envelope,
@@ -50,6 +52,31 @@ def check_envelopes():
     assert unpack_envelope(b"\xc7\x02" + plain.pack()[2:]) is None
 
 
+def check_which_form_a_value_has():
+    address, head = "get_items_in_cart::13", "c701000123456789abcdef00156765745f6974656d735f696e5f636172743a3a3133"
+    form = lambda wrapped, value, *dependencies: store(wrapped, Envelope(TOKEN, address, value, *dependencies))
+    # At a versioned address: as it is, unless it would be taken for an envelope or has dependencies.
+    assert form(False, b"two apples").hex() == "74776f206170706c6573"
+    assert form(False, b"") == b""
+    assert form(False, b"\xc7\x00").hex() == head + "c700"
+    dependent = form(False, b"two apples", ["item/7"], 5)
+    assert dependent[:3].hex() == "c70101"
+    # Everywhere else: always an envelope.
+    assert form(True, b"two apples").hex() == head + "74776f206170706c6573"
+    assert form(True, b"").hex() == head
+    for wrapped in (False, True):
+        for value in (b"two apples", b"", b"\xc7\x00", b"\xc7"):
+            assert load(wrapped, TOKEN, address, form(wrapped, value)).value == value
+        assert load(wrapped, TOKEN, address, dependent).dependencies == ["item/7"]
+        # An envelope counts for what it says, wherever it stands.
+        assert load(wrapped, TOKEN ^ 1, address, form(wrapped, b"\xc7")) is None
+        assert load(wrapped, TOKEN, "get_items_in_cart::14", form(wrapped, b"\xc7")) is None
+        assert load(wrapped, TOKEN, address, bytes.fromhex("c7") + b"no envelope") is None
+    assert load(True, TOKEN, address, b"two apples") is None
+    assert load(True, TOKEN, address, b"") is None
+    assert load(False, TOKEN, address, b"two apples").value == b"two apples"
+
+
 def check_pages():
     assert pack_page([]).hex() == "00000000"
     items = [b"1111", b"", b"3"]
@@ -59,4 +86,4 @@ def check_pages():
     assert unpack_page(pack_page(items)[:-1]) is None
 
 
-CHECKS = [check_tokens, check_cache_addresses, check_envelopes, check_pages]
+CHECKS = [check_tokens, check_cache_addresses, check_envelopes, check_which_form_a_value_has, check_pages]

@@ -99,6 +99,24 @@ def unpack_envelope(data: bytes) -> Envelope | None:
         return None
 
 
+def store(wrapped: bool, envelope: Envelope) -> bytes:
+    """What stands in the cache for a value; `wrapped` is `Resolution.envelope`."""
+    if wrapped or envelope.dependencies or envelope.value[:1] == bytes([MAGIC]):
+        return envelope.pack()
+    return envelope.value
+
+
+def load(wrapped: bool, token: int, address: str, stored: bytes) -> Envelope | None:
+    """What stands in the cache, if a reader with this token may serve it: at once where it lists no dependencies. None is a
+    miss."""
+    if not wrapped and stored[:1] != bytes([MAGIC]):
+        return Envelope(token, address, stored)
+    envelope = unpack_envelope(stored)
+    if envelope is None or envelope.token != token or envelope.address != address:
+        return None
+    return envelope
+
+
 def pack_page(items: list[bytes]) -> bytes:
     return struct.pack(">I", len(items)) + b"".join(struct.pack(">I", len(item)) + item for item in items)
 

@@ -16,6 +16,7 @@ import checks_calls
 import checks_formats
 import checks_load
 import checks_misuse
+import checks_values
 from cluster import Cluster, free_ports
 from memcached import Connection, Memcached
 
@@ -74,7 +75,7 @@ def main() -> int:
             cluster = Cluster(pathlib.Path(directory), server and server.port)
             cluster.wait_fresh()
             world = World(cluster, server and server.port)
-            checks = checks_calls.CHECKS + checks_misuse.CHECKS + checks_load.CHECKS
+            checks = checks_calls.CHECKS + checks_values.CHECKS + checks_misuse.CHECKS + checks_load.CHECKS
             for check in [*wanted(checks), *with_memcached]:
                 results.append(run(check, world))
             for sidecar in cluster.sidecars:
