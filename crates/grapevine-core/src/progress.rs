@@ -22,6 +22,8 @@ pub struct LaneProgress {
     watermark: u64,
     above: BTreeMap<u64, u64>,
     head: u64,
+    /// Runs that are missing and no longer waited for, by their first sequence.
+    written_off: BTreeMap<u64, u64>,
 }
 
 impl LaneProgress {
@@ -97,6 +99,43 @@ impl LaneProgress {
             }
             self.above.remove(&first);
             self.watermark = self.watermark.max(last);
+        }
+    }
+
+    /// Waits for a run of missing events no longer.
+    pub fn write_off(&mut self, first: u64, last: u64) {
+        // Runs that it swallows are of no use any more, so there are never more of them than gaps.
+        self.written_off
+            .retain(|&known, &mut end| known < first || end > last);
+        if !self.is_written_off(first, last) {
+            self.written_off.insert(first, last);
+        }
+    }
+
+    /// Whether a run of missing events is no longer waited for.
+    pub fn is_written_off(&self, first: u64, last: u64) -> bool {
+        let before = self.written_off.range(..=first).next_back();
+        before.is_some_and(|(_, &end)| end >= last)
+    }
+
+    /// The highest sequence up to which every event was applied or is no longer waited for.
+    pub fn covered(&self) -> u64 {
+        let mut covered = self.watermark;
+        for (first, last) in self.gaps() {
+            if !self.is_written_off(first, last) {
+                break;
+            }
+            covered = self.above.get(&(last + 1)).copied().unwrap_or(last);
+        }
+        covered
+    }
+
+    /// The highest sequence that others are to wait for: not one that nobody has.
+    pub fn told_head(&self) -> u64 {
+        if self.covered() >= self.head {
+            self.held()
+        } else {
+            self.head
         }
     }
 
@@ -222,14 +261,34 @@ impl Progress {
             .is_some_and(|lane| lane.has(event.sequence))
     }
 
-    /// Whether every head is covered by what was applied in the bump lane.
+    /// Whether every head is covered by what was applied in the bump lane, or is no longer waited for.
     pub fn covers(&self, heads: &[OriginHead]) -> bool {
         heads.iter().all(|head| {
             head.bump == 0
                 || self
                     .lane(head.incarnation, Lane::Bump)
-                    .is_some_and(|lane| lane.watermark() >= head.bump)
+                    .is_some_and(|lane| lane.covered() >= head.bump)
         })
+    }
+
+    /// Up to where each incarnation's bumps were applied or are no longer waited for.
+    pub fn covered_bumps(&self) -> VersionVector {
+        let lanes = self.origins.iter();
+        lanes
+            .map(|(&origin, lanes)| (origin, lanes.bump.covered()))
+            .collect()
+    }
+
+    /// The heads that a grant tells.
+    pub fn told_heads(&self) -> Vec<OriginHead> {
+        let lanes = self.origins.iter();
+        lanes
+            .map(|(&incarnation, lanes)| OriginHead {
+                incarnation,
+                bump: lanes.bump.told_head(),
+                directory: lanes.directory.head,
+            })
+            .collect()
     }
 
     /// Whether everything that a vector of bump-lane events covers was applied without holes.
@@ -337,6 +396,27 @@ mod tests {
         );
         assert_eq!([held(5, 9), held(5, 7), held(9, 9)], [Some(8), None, None]);
         assert_eq!(LaneProgress::default().gaps().next(), None);
+    }
+
+    #[test]
+    fn what_is_written_off_is_waited_for_no_longer_and_applied_when_it_comes() {
+        let mut lane = LaneProgress::default();
+        for sequence in [1, 3, 6] {
+            lane.apply(sequence);
+        }
+        lane.learn_head(8);
+        lane.write_off(2, 2);
+        assert_eq!((lane.covered(), lane.told_head()), (3, 8));
+        lane.write_off(4, 5);
+        lane.write_off(7, 8);
+        assert_eq!((lane.covered(), lane.told_head()), (8, 6));
+        // One more is missing than was written off.
+        lane.learn_head(9);
+        assert_eq!((lane.covered(), lane.told_head()), (6, 9));
+        assert!(!lane.has(2) && lane.apply(2));
+        assert_eq!((lane.watermark(), lane.covered()), (3, 6));
+        lane.write_off(7, 9);
+        assert_eq!((lane.covered(), lane.written_off.len()), (9, 3));
     }
 
     #[test]

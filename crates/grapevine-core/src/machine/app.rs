@@ -363,8 +363,9 @@ impl Core {
         let mut batches = Vec::new();
         let groups = self.grouped(registrations);
         let stamps: Vec<_> = groups.iter().map(|(stamp, _)| *stamp).collect();
-        let watermarks = self.progress.watermarks(Lane::Bump);
-        let vectors = self.history.vectors_at(&stamps, &watermarks);
+        let vectors = self
+            .history
+            .vectors_at(&stamps, &self.progress.covered_bumps());
         for ((_, fit), vector) in groups.into_iter().zip(vectors) {
             for chunk in fit.chunks(BATCH_REGISTRATIONS_MAX) {
                 let batch = std::sync::Arc::new(RegistrationBatch {

@@ -518,6 +518,8 @@ pub struct Counters {
     pub snapshots_sent: u64,
     /// Messages of peers that were malformed or not allowed.
     pub peer_messages_refused: u64,
+    /// Events that were known of, and that nobody had any more.
+    pub events_written_off: u64,
 }
 
 /// A member as this sidecar sees it.

@@ -12,7 +12,6 @@ use std::time::Duration;
 use super::Core;
 use super::effects::{Action, Effects, PeerMessage};
 use super::flushed::Pending;
-use crate::event::{Bump, Match, PurgeMode};
 use crate::id::{Incarnation, Lane, Time, UnixSeconds};
 use crate::names::NodeId;
 use crate::progress::{LaneProgress, OriginHead};
@@ -50,7 +49,7 @@ impl Core {
             .progress
             .lane(self.config.incarnation, Lane::Bump)
             .map_or(0, LaneProgress::watermark);
-        let heads = self.progress.heads();
+        let heads = self.progress.told_heads();
         // Longer here than there, by the rate bound: this sidecar must never think a grant over before its holder does.
         let ends = now.plus(stretched(duration, self.config.clock_rate_ppm));
         if let Some(member) = self.members.by_incarnation(from) {
@@ -197,13 +196,7 @@ impl Core {
         if !due || self.began.is_some() || self.draining {
             return;
         }
-        let classes = vec![crate::names::ClassPath::everything()];
-        let bump = Bump {
-            classes,
-            matching: Match::Any,
-            purge: PurgeMode::Hard,
-        };
-        self.began = Some(self.issue(bump, None, effects));
+        self.began = Some(self.bump_everything(effects));
     }
 
     pub(super) fn wake(&mut self, now: Time, unix: UnixSeconds, effects: &mut Effects) {
@@ -232,6 +225,7 @@ impl Core {
             );
         }
         let knew = self.caught_up;
+        self.review_losses(now, effects);
         self.review_freshness(now);
         self.review_repair(now, effects);
         if self.caught_up != knew || !gone.is_empty() {

@@ -102,6 +102,8 @@ pub(super) struct Members {
     shown_until: Time,
     pub(super) nonce: u64,
     pub(super) next_sweep: Time,
+    /// When a link to a member was made last.
+    last_link_up: Time,
 }
 
 impl Members {
@@ -165,6 +167,10 @@ impl Members {
         self.by_incarnation(from)
             .map(|member| member.last_heard = now)
             .is_some()
+    }
+
+    pub(super) fn last_link_up(&self) -> Time {
+        self.last_link_up
     }
 
     pub(super) fn fresh_until(&self) -> Time {
@@ -398,7 +404,10 @@ impl Core {
             member.last_heard = now;
             match side {
                 Side::Inbound => member.inbound = true,
-                Side::Outbound => member.outbound = true,
+                Side::Outbound => {
+                    member.outbound = true;
+                    self.members.last_link_up = now;
+                }
             }
         }
         match side {

@@ -3,7 +3,8 @@
 //! [`Core::handle`] takes an input and the time and returns effects; [`Core::resolve`] reads. What must be durable before
 //! it shows is kept in a queue of pending work until its flush is told back. The parts: `app` takes calls, `flushed`
 //! lets out what is durable, `evict` keeps the classes within their limits, `remote` takes peers' events, `members` knows who is there, `freshness` and `grants` who may
-//! call itself fresh, `repair` finds and fills gaps, `receipts` tells who has what.
+//! call itself fresh, `repair` finds and fills gaps, `losses` gives up those that nobody can fill, `receipts` tells who
+//! has what.
 
 mod app;
 pub mod effects;
@@ -11,6 +12,7 @@ mod evict;
 mod flushed;
 mod freshness;
 mod grants;
+mod losses;
 mod members;
 mod receipts;
 mod remote;

@@ -14,10 +14,12 @@ use super::Core;
 use super::app::Suppressed;
 use super::effects::{Action, Effects, PeerMessage, as_heads};
 use super::flushed::Pending;
+use super::losses::Suspect;
 use crate::event::{BATCH_REGISTRATIONS_MAX, Floor, PurgeMode, Registration, RegistrationBatch};
 use crate::id::{EventId, Incarnation, Lane, Time};
 use crate::progress::OriginHead;
 use crate::store::{RecoveredClass, Write};
+use crate::versions::Stamp;
 
 /// How long a gap may stay before it is pulled: a push is usually on its way.
 const PATIENCE: Duration = Duration::from_millis(25);
@@ -40,7 +42,9 @@ const SNAPSHOT_TIMEOUT: Duration = Duration::from_mins(1);
 #[derive(Debug)]
 struct Gap {
     last: u64,
+    /// When it was noted, and the apply index of that moment.
     since: Time,
+    known_at: Stamp,
     asked_until: Option<Time>,
     attempts: u32,
 }
@@ -53,7 +57,7 @@ impl Gap {
 }
 
 /// Whose, of which lane, and its first sequence.
-type GapKey = (Incarnation, Lane, u64);
+pub(super) type GapKey = (Incarnation, Lane, u64);
 
 /// A snapshot being received.
 #[derive(Debug)]
@@ -123,6 +127,18 @@ impl Core {
         self.repair.next = next;
     }
 
+    /// Runs of bump-lane events that are missing, and since when.
+    pub(super) fn missing_bumps(&self) -> impl Iterator<Item = Suspect> + '_ {
+        let gaps = self.repair.gaps.iter();
+        let bumps = gaps.filter(|((_, lane, _), _)| *lane == Lane::Bump);
+        bumps.map(|(&key, gap)| Suspect {
+            key,
+            last: gap.last,
+            since: gap.since,
+            known_at: gap.known_at,
+        })
+    }
+
     /// Brings the table of gaps up to date.
     fn note_gaps(&mut self, now: Time) {
         let mut known = std::mem::take(&mut self.repair.gaps);
@@ -134,17 +150,26 @@ impl Core {
                 .filter(|((of, on, _), gap)| (*of, *on) == (origin, lane) && gap.last >= first)
                 .map(|(&key, _)| key);
             let gap = match before.and_then(|key| Some((key.2, known.remove(&key)?))) {
-                Some((same, gap)) if same == first => Gap { last, ..gap },
+                Some((same, gap)) if same == first && gap.last >= last => Gap { last, ..gap },
+                // More of it is known to be missing than was.
+                Some((same, gap)) if same == first => Gap {
+                    last,
+                    since: now,
+                    known_at: self.versions.stamp(),
+                    ..gap
+                },
                 // It moved: what was asked for is arriving, so the rest is asked for without delay.
                 Some((_, gap)) if gap.asked_until.is_some() => Gap {
                     last,
                     since: gap.since,
+                    known_at: gap.known_at,
                     asked_until: Some(now),
                     attempts: 0,
                 },
                 _ => Gap {
                     last,
                     since: now,
+                    known_at: self.versions.stamp(),
                     asked_until: None,
                     attempts: 0,
                 },

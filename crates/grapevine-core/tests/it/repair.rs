@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use grapevine_core::id::{EventId, Incarnation, Lane};
-use grapevine_core::machine::effects::{Freshness, Input, LeaseClaim, PeerMessage};
+use grapevine_core::machine::effects::{Freshness, Input, LeaseClaim, PeerMessage, Verdict};
 use grapevine_core::progress::OriginHead;
 
 use crate::world::World;
@@ -97,6 +97,124 @@ fn g1_an_acknowledged_event_behind_a_hole_that_nobody_can_fill_is_fetched() {
         assert!(!world.core(2).has_all(&[lost]));
         same_tokens(&world, &["cart/7"]);
     }
+}
+
+/// An event was told of and is gone with its origin's disk. Nobody vouches without it until everything was bumped; then all
+/// do, by one bump of everything, and what was filled before is dead.
+#[test]
+fn g7_a_hole_that_nobody_can_fill_is_written_off_behind_a_bump_of_everything() {
+    let patience = Duration::from_secs(5);
+    let mut world = World::running_with(3, |config| config.member_timeout = patience);
+    let lost = world.next_event(0);
+    world.invalidate(0, &["cart/13"]);
+    world.flush(0);
+    world.drop_all(0, 1);
+    world.drop_all(0, 2);
+    world.invalidate(0, &["shop/1"]);
+    world.flush(0);
+    world.deliver_all(0, 1);
+    world.deliver_all(0, 2);
+    for at in 0..3 {
+        world.flush(at);
+    }
+    world.crash(0);
+    world.wipe(0);
+    world.start(0);
+    world.connect_all();
+    let (begin, before) = (world.now, world.token(2, &["shop/1"]));
+    let fill = world.resolve(2, "items::1", &["shop/1"]);
+    // Everybody hears of it from the second, and nobody vouches.
+    while world.now.since(begin) + Duration::from_millis(100) < patience {
+        world.settle();
+        world.advance(Duration::from_millis(100));
+    }
+    let fresh = |world: &World, at| world.core(at).freshness(world.now) == Freshness::Fresh;
+    assert!(!(0..3).any(|at| fresh(&world, at)), "{}", world.describe());
+    let everything = |world: &World| {
+        let own = |at| world.core(at).counters().bumps_own;
+        (0..3).map(own).sum::<u64>()
+    };
+    let bumps = everything(&world);
+    while !(0..3).all(|at| fresh(&world, at)) {
+        world.settle();
+        world.advance(Duration::from_millis(100));
+        assert!(
+            world.now.since(begin) < patience * 2,
+            "{}",
+            world.describe()
+        );
+    }
+    assert_eq!(everything(&world), bumps + 1, "one does it for all");
+    assert!((0..3).all(|at| !world.core(at).has_all(&[lost])));
+    assert_ne!(world.token(2, &["shop/1"]), before);
+    same_tokens(&world, &["cart/13"]);
+    let late = world.register(2, "items::1", &["shop/1"], LeaseClaim::Lease(fill.lease));
+    world.settle();
+    let condemned = |verdict| matches!(verdict, Some(Verdict::Condemned(_)));
+    assert!(condemned(world.verdict(2, late)));
+    // What is registered afterwards is condemned nowhere, although the hole lies below the last bump of its class.
+    let name = "items::2";
+    world.register(2, name, &["shop/1"], LeaseClaim::Absent);
+    world.settle();
+    assert!((0..3).all(|at| world.nodes[at].disk.lists(name)));
+}
+
+/// Who starts after a last event was written off hears nothing of it, and waits for nothing.
+#[test]
+fn g7_what_is_written_off_is_not_told_to_who_starts_later() {
+    let patience = Duration::from_secs(5);
+    let mut world = World::running_with(3, |config| config.member_timeout = patience);
+    world.invalidate(0, &["cart/13"]);
+    world.flush(0);
+    world.drop_all(0, 1);
+    world.drop_all(0, 2);
+    world.advance(Duration::from_millis(300));
+    world.deliver_all(1, 0);
+    world.deliver_all(0, 1);
+    world.crash(0);
+    world.wipe(0);
+    world.start(0);
+    world.connect_all();
+    let fresh = |world: &World, at| world.core(at).freshness(world.now) == Freshness::Fresh;
+    let all_within = |world: &mut World, bound| {
+        let begin = world.now;
+        while !(0..3).all(|at| fresh(world, at)) {
+            world.settle();
+            world.advance(Duration::from_millis(100));
+            assert!(world.now.since(begin) < bound, "{}", world.describe());
+        }
+    };
+    all_within(&mut world, patience * 2);
+    world.crash(2);
+    world.start(2);
+    world.connect_all();
+    all_within(&mut world, Duration::from_secs(2));
+}
+
+/// One that is cut off with a member that may have it writes nothing off, however long it takes.
+#[test]
+fn g7_a_minority_writes_nothing_off() {
+    let patience = Duration::from_secs(5);
+    let mut world = World::running_with(3, |config| config.member_timeout = patience);
+    world.invalidate(0, &["cart/13"]);
+    world.flush(0);
+    world.drop_all(0, 1);
+    world.drop_all(0, 2);
+    world.advance(Duration::from_millis(300));
+    world.deliver_all(1, 0);
+    world.deliver_all(0, 1);
+    world.cut(0, 1);
+    world.cut(2, 1);
+    // Gossip sees nobody, so it has no members after a while.
+    world.input(1, Input::Seen(Vec::new()));
+    for _ in 0..200 {
+        world.settle();
+        world.advance(Duration::from_millis(100));
+    }
+    assert_eq!(world.core(1).members(world.now).len(), 0);
+    assert_eq!(world.core(1).counters().events_written_off, 0);
+    world.connect_all();
+    world.converge().unwrap();
 }
 
 /// What a holder has applied and is still writing is not in its log: it answers when it is, and not that it has compacted
