@@ -4,9 +4,10 @@
 //! forget whenever it is too long, oldest first. Events carry no time, so "oldest" is told within an origin only:
 //! a lane that holds more than its limit loses the oldest event of the origin that holds most there. A flood from one
 //! origin thus pushes out its own events, and not a quiet neighbour's. The newest [`KEPT_EVENTS`] of an origin stay
-//! while the lane is within twice its limit; beyond that, all but the newest one may go.
+//! while the lane is within twice its limit; beyond that, all but the newest one may go. Whose turn it is stands in
+//! order, so that a drop costs the same however many origins there are.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use grapevine_core::id::{Incarnation, Lane};
 
@@ -22,15 +23,18 @@ pub(crate) struct Held {
     pub(crate) events: u64,
     /// The highest sequence held.
     pub(crate) last: u64,
+    /// The highest sequence dropped.
+    pub(crate) dropped: u64,
 }
 
 impl Held {
-    /// Three varints.
+    /// Four varints.
     pub(crate) fn encode(self) -> Vec<u8> {
-        let mut out = Vec::with_capacity(12);
+        let mut out = Vec::with_capacity(16);
         put_varint(&mut out, self.bytes);
         put_varint(&mut out, self.events);
         put_varint(&mut out, self.last);
+        put_varint(&mut out, self.dropped);
         out
     }
 
@@ -40,6 +44,7 @@ impl Held {
             bytes: reader.varint()?,
             events: reader.varint()?,
             last: reader.varint()?,
+            dropped: reader.varint()?,
         };
         reader.finish()?;
         Ok(held)
@@ -51,13 +56,16 @@ impl Held {
 pub(crate) struct Ledger {
     held: BTreeMap<(Lane, Incarnation), Held>,
     totals: BTreeMap<Lane, u64>,
+    /// Origins with more than [`KEPT_EVENTS`] events, by how much they hold.
+    crowded: BTreeSet<(Lane, u64, Incarnation)>,
+    /// Origins with more than one event, likewise.
+    several: BTreeSet<(Lane, u64, Incarnation)>,
 }
 
 impl Ledger {
     /// Takes up what was stored.
     pub(crate) fn insert(&mut self, lane: Lane, origin: Incarnation, held: Held) {
-        *self.totals.entry(lane).or_default() += held.bytes;
-        self.held.insert((lane, origin), held);
+        self.change(lane, origin, |place| *place = held);
     }
 
     pub(crate) fn get(&self, lane: Lane, origin: Incarnation) -> Held {
@@ -69,20 +77,35 @@ impl Ledger {
     }
 
     pub(crate) fn add(&mut self, lane: Lane, origin: Incarnation, sequence: u64, bytes: u64) {
-        let held = self.held.entry((lane, origin)).or_default();
-        held.bytes += bytes;
-        held.events += 1;
-        held.last = held.last.max(sequence);
-        *self.totals.entry(lane).or_default() += bytes;
+        self.change(lane, origin, |held| {
+            held.bytes += bytes;
+            held.events += 1;
+            held.last = held.last.max(sequence);
+        });
     }
 
-    pub(crate) fn remove(&mut self, lane: Lane, origin: Incarnation, bytes: u64) {
-        if let Some(held) = self.held.get_mut(&(lane, origin)) {
+    pub(crate) fn remove(&mut self, lane: Lane, origin: Incarnation, sequence: u64, bytes: u64) {
+        self.change(lane, origin, |held| {
             held.bytes = held.bytes.saturating_sub(bytes);
             held.events = held.events.saturating_sub(1);
-        }
-        if let Some(total) = self.totals.get_mut(&lane) {
-            *total = total.saturating_sub(bytes);
+            held.dropped = held.dropped.max(sequence);
+        });
+    }
+
+    fn change(&mut self, lane: Lane, origin: Incarnation, change: impl FnOnce(&mut Held)) {
+        let held = self.held.entry((lane, origin)).or_default();
+        let before = *held;
+        change(held);
+        let after = *held;
+        let total = self.totals.entry(lane).or_default();
+        *total = total.saturating_sub(before.bytes) + after.bytes;
+        for (ordered, kept) in [(&mut self.crowded, KEPT_EVENTS), (&mut self.several, 1)] {
+            if before.events > kept {
+                ordered.remove(&(lane, before.bytes, origin));
+            }
+            if after.events > kept {
+                ordered.insert((lane, after.bytes, origin));
+            }
         }
     }
 
@@ -92,16 +115,13 @@ impl Ledger {
         if total <= bytes_max {
             return None;
         }
-        let largest = |kept: u64| {
-            self.held
-                .range((lane, LOWEST)..=(lane, HIGHEST))
-                .filter(|(_, held)| held.events > kept)
-                .max_by_key(|(_, held)| held.bytes)
-                .map(|((_, origin), _)| *origin)
+        let largest = |ordered: &BTreeSet<(Lane, u64, Incarnation)>| {
+            let of_lane = ordered.range((lane, 0, LOWEST)..=(lane, u64::MAX, HIGHEST));
+            of_lane.last().map(|(_, _, origin)| *origin)
         };
-        largest(KEPT_EVENTS).or_else(|| {
+        largest(&self.crowded).or_else(|| {
             if total > bytes_max.saturating_mul(2) {
-                largest(1)
+                largest(&self.several)
             } else {
                 None
             }
@@ -135,7 +155,8 @@ mod tests {
 
     fn trim(ledger: &mut Ledger, lane: Lane, bytes_max: u64, bytes: u64) {
         while let Some(origin) = ledger.overfull(lane, bytes_max) {
-            ledger.remove(lane, origin, bytes);
+            let oldest = ledger.get(lane, origin).dropped + 1;
+            ledger.remove(lane, origin, oldest, bytes);
         }
     }
 
@@ -162,13 +183,41 @@ mod tests {
         trim(&mut ledger, Lane::Bump, 1, 10);
         assert_eq!(ledger.get(Lane::Bump, origin(1)).events, 1);
         assert_eq!(ledger.get(Lane::Bump, origin(1)).last, 100);
+        assert_eq!(ledger.get(Lane::Bump, origin(1)).dropped, 99);
     }
 
     proptest! {
         #[test]
-        fn holdings_round_trip(bytes: u64, events: u64, last: u64) {
-            let held = Held { bytes, events, last };
+        fn holdings_round_trip(bytes: u64, events: u64, last: u64, dropped: u64) {
+            let held = Held { bytes, events, last, dropped };
             prop_assert_eq!(Held::decode(&held.encode()), Ok(held));
+        }
+
+        #[test]
+        fn whose_turn_it_is_equals_a_search_through_all(
+            changes in prop::collection::vec((1_u128..6, 1_u64..90, any::<bool>()), 0..400),
+            bytes_max in 0_u64..5_000,
+        ) {
+            let mut ledger = Ledger::default();
+            for (sequence, (number, bytes, removes)) in (1..).zip(changes) {
+                let held = ledger.get(Lane::Bump, origin(number));
+                if removes && held.events > 0 {
+                    ledger.remove(Lane::Bump, origin(number), sequence, bytes.min(held.bytes));
+                } else {
+                    ledger.add(Lane::Bump, origin(number), sequence, bytes);
+                }
+                let total: u64 = ledger.held.values().map(|held| held.bytes).sum();
+                let largest = |kept| {
+                    let large = ledger.held.iter().filter(|(_, held)| held.events > kept);
+                    large.max_by_key(|(_, held)| held.bytes).map(|((_, origin), _)| *origin)
+                };
+                let expected = match total {
+                    total if total <= bytes_max => None,
+                    total if total <= 2 * bytes_max => largest(KEPT_EVENTS),
+                    _ => largest(KEPT_EVENTS).or_else(|| largest(1)),
+                };
+                prop_assert_eq!(ledger.overfull(Lane::Bump, bytes_max), expected);
+            }
         }
     }
 }

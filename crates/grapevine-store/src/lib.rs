@@ -116,9 +116,11 @@ pub trait Store: Send + Sync + 'static {
 /// What [`Store::read_log`] found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LogRead {
-    /// Events with their sequences, consecutive from the first one asked for.
+    /// Events with their sequences, consecutive from the first one asked for. None: that one was never here.
     Events(Vec<(u64, Event)>),
-    /// The first one asked for is not in the log: it was dropped, or was never there.
+    /// The first one asked for is no longer in the log, or is applied without ever having been in it, as after a
+    /// snapshot: whoever lacks it needs a snapshot of state. Told of an event that never arrived, too, if a later one of
+    /// its lane was dropped already.
     Compacted,
 }
 

@@ -11,9 +11,9 @@ use grapevine_core::id::{Incarnation, Lane};
 
 use crate::codec::{Reader, put_count};
 use crate::keys;
-use crate::ledger::Ledger;
+use crate::ledger::{Held, Ledger};
 use crate::txn::Txn;
-use crate::{LogRead, StoreError, event};
+use crate::{LogRead, StoreError, event, recover};
 
 /// The most bytes of an event under one key.
 pub(crate) const PART_BYTES_MAX: usize = 4096;
@@ -103,7 +103,7 @@ impl<'a> LogWriter<'a> {
                 .map_err(|_| StoreError::Corrupt(format!("a logged event of {bytes} bytes")))?;
             txn.remove(keys::log(lane, origin, sequence, part));
         }
-        self.ledger.remove(lane, origin, bytes as u64);
+        self.ledger.remove(lane, origin, sequence, bytes as u64);
         self.touched.insert((lane, origin));
         Ok(sequence)
     }
@@ -118,6 +118,8 @@ pub(crate) fn framed_len(first: &[u8]) -> Result<usize, StoreError> {
 }
 
 /// Reads events, consecutive from `first` on, up to `last` or until they have `bytes_max` bytes; but at least one.
+/// Without any, tells whether the first one was here: what was dropped, and what is applied and not logged (it came with
+/// a snapshot), is compacted; all else was never here.
 pub(crate) fn read(
     txn: &Txn<'_>,
     origin: Incarnation,
@@ -159,11 +161,23 @@ pub(crate) fn read(
             expected = next;
         }
     }
-    Ok(if events.is_empty() {
-        LogRead::Compacted
-    } else {
-        LogRead::Events(events)
-    })
+    if events.is_empty() && first <= was_here(txn, origin, lane)? {
+        return Ok(LogRead::Compacted);
+    }
+    Ok(LogRead::Events(events))
+}
+
+/// Up to where events that are not in the log were in it, or are applied without it.
+fn was_here(txn: &Txn<'_>, origin: Incarnation, lane: Lane) -> Result<u64, StoreError> {
+    let dropped = match txn.get(&keys::ledger(lane, origin))? {
+        Some(bytes) => Held::decode(&bytes)?.dropped,
+        None => 0,
+    };
+    let applied = match txn.get(&keys::progress(lane, origin))? {
+        Some(bytes) => recover::decode_u64(&bytes)?,
+        None => 0,
+    };
+    Ok(dropped.max(applied))
 }
 
 /// The sequences held above a watermark, as ranges (first, last), ascending and apart.

@@ -168,7 +168,7 @@ impl State {
                     unreachable!("invariant: the ledger counts what the log holds");
                 };
                 self.log.remove(&key);
-                self.ledger.remove(lane, origin, bytes as u64);
+                self.ledger.remove(lane, origin, key.2, bytes as u64);
             }
         }
     }
@@ -419,11 +419,12 @@ impl State {
             bytes += size;
             events.push((sequence, event.clone()));
         }
-        if events.is_empty() {
-            LogRead::Compacted
-        } else {
-            LogRead::Events(events)
+        let dropped = self.ledger.get(lane, origin).dropped;
+        let applied = self.progress.get(&(origin, lane)).copied().unwrap_or(0);
+        if events.is_empty() && first <= dropped.max(applied) {
+            return LogRead::Compacted;
         }
+        LogRead::Events(events)
     }
 }
 

@@ -91,9 +91,11 @@ on_both! {
         progress_never_goes_back_and_recovery_extends_it
         the_log_reads_consecutively
         the_log_forgets_the_oldest
+        what_was_never_logged_is_told_from_what_was_dropped
         a_large_batch_comes_back_from_the_log
         members_and_incarnations_are_kept
         classes_are_merged_from_versions_and_directory
+        long_vectors_come_back_and_go
         snapshots_page_through_everything
         foreign_cursors_are_refused;
 }

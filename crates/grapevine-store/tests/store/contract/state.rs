@@ -16,7 +16,7 @@ pub(crate) fn an_empty_store_answers(store: &impl Inspect) {
     assert_eq!(store.classes(None, None, 10).unwrap().rows, []);
     assert_eq!(store.floors().unwrap(), []);
     let read = store.read_log(origin(1), Lane::Bump, 1, 9, 100).unwrap();
-    assert_eq!(read, LogRead::Compacted);
+    assert_eq!(read, LogRead::Events(Vec::new()));
     let taken = store.commit(&[take(&["a"])]).unwrap();
     assert!(taken[0].addresses.is_empty());
     store
@@ -187,9 +187,10 @@ pub(crate) fn the_log_reads_consecutively(store: &impl Inspect) {
     assert_eq!(read(3, 100, usize::MAX), Some(vec![3, 4, 5, 6]));
     assert_eq!(read(4, 5, usize::MAX), Some(vec![4, 5]));
     assert_eq!(read(4, 6, 1), Some(vec![4]), "at least one");
-    assert_eq!(read(7, 9, 100), None);
+    assert_eq!(read(7, 9, 100), Some(vec![]), "a hole was never there");
     assert_eq!(read(8, u64::MAX, 100), Some(vec![8]));
-    assert_eq!(read(9, 9, 100), None);
+    assert_eq!(read(9, 9, 100), Some(vec![]));
+    assert_eq!(read(1, 9, 100), Some(vec![]));
     assert_eq!(read(5, 4, 100), Some(vec![]));
     let directory = store
         .read_log(origin(1), Lane::Directory, 3, 3, 100)
@@ -218,6 +219,47 @@ pub(crate) fn the_log_forgets_the_oldest(store: &impl Inspect) {
     assert!(matches!(read(2, 1), LogRead::Events(events) if events.len() == 10));
 }
 
+pub(crate) fn what_was_never_logged_is_told_from_what_was_dropped(store: &impl Inspect) {
+    let read = |number, lane, first| {
+        store
+            .read_log(origin(number), lane, first, u64::MAX, usize::MAX)
+            .unwrap()
+    };
+    let none = LogRead::Events(Vec::new());
+    // Applied up to 10 by a snapshot; 12 and 13 arrived since, 11 has not.
+    store
+        .commit(&[
+            Write::Progress {
+                origin: origin(1),
+                lane: Lane::Bump,
+                watermark: 10,
+            },
+            log(1, 12, bump(&["a"])),
+            log(1, 13, bump(&["a"])),
+        ])
+        .unwrap();
+    assert_eq!(read(1, Lane::Bump, 1), LogRead::Compacted);
+    assert_eq!(read(1, Lane::Bump, 10), LogRead::Compacted);
+    assert_eq!(read(1, Lane::Bump, 11), none);
+    assert!(matches!(read(1, Lane::Bump, 12), LogRead::Events(events) if events.len() == 2));
+    assert_eq!(read(1, Lane::Bump, 14), none);
+    // Neither the lanes nor the origins of a sidecar say anything of each other.
+    assert_eq!(read(1, Lane::Directory, 1), none);
+    assert_eq!(read(2, Lane::Bump, 1), none);
+    let writes: Vec<_> = (1..=500)
+        .map(|sequence| log(2, sequence, bump(&[&format!("class/{sequence}")])))
+        .collect();
+    store.commit(&writes).unwrap();
+    assert_eq!(read(2, Lane::Bump, 1), LogRead::Compacted);
+    let first = (1..=500)
+        .find(|&first| read(2, Lane::Bump, first) != LogRead::Compacted)
+        .unwrap();
+    assert!(
+        matches!(read(2, Lane::Bump, first), LogRead::Events(events) if events.len() as u64 == 501 - first)
+    );
+    assert_eq!(read(2, Lane::Bump, 501), none, "not there yet");
+}
+
 pub(crate) fn a_large_batch_comes_back_from_the_log(store: &impl Inspect) {
     let long = "y".repeat(240);
     let registrations = (0..3000)
@@ -232,26 +274,30 @@ pub(crate) fn a_large_batch_comes_back_from_the_log(store: &impl Inspect) {
         .collect();
     let event = batch(registrations);
     let small = batch(vec![registration("x", &["a"], 1)]);
-    store
-        .commit(&[
-            log(1, 1, small.clone()),
-            log(1, 2, event.clone()),
-            log(1, 3, small.clone()),
-        ])
-        .unwrap();
-    store.checked();
     let read = |first, bytes| {
         store
             .read_log(origin(1), Lane::Directory, first, 9, bytes)
             .unwrap()
     };
-    // Too large for the log's limit, but the newest stay.
-    let whole = LogRead::Events(vec![(2, event), (3, small)]);
+    // Far larger than the log's limit, but the newest event of an origin stays.
+    store
+        .commit(&[log(1, 1, small.clone()), log(1, 2, event.clone())])
+        .unwrap();
+    store.checked();
     assert_eq!(read(1, 1), LogRead::Compacted);
-    if read(2, usize::MAX) != LogRead::Compacted {
-        assert_eq!(read(2, usize::MAX), whole);
-    }
-    assert!(matches!(read(3, 1), LogRead::Events(events) if events.len() == 1));
+    assert_eq!(
+        read(2, usize::MAX),
+        LogRead::Events(vec![(2, event.clone())])
+    );
+    assert_eq!(
+        read(2, 1),
+        LogRead::Events(vec![(2, event)]),
+        "at least one"
+    );
+    store.commit(&[log(1, 3, small.clone())]).unwrap();
+    store.checked();
+    assert_eq!(read(2, usize::MAX), LogRead::Compacted);
+    assert_eq!(read(3, 1), LogRead::Events(vec![(3, small)]));
 }
 
 pub(crate) fn members_and_incarnations_are_kept(store: &impl Inspect) {
@@ -321,6 +367,55 @@ pub(crate) fn classes_are_merged_from_versions_and_directory(store: &impl Inspec
     let below = store.classes(Some(&class("a")), None, 9).unwrap();
     assert_eq!(below.rows.len(), 3);
     assert_eq!(below.next, None);
+}
+
+pub(crate) fn long_vectors_come_back_and_go(store: &impl Inspect) {
+    let long = |sequence: u64| -> Vec<_> { (1..=1000).map(|number| (number, sequence)).collect() };
+    let joins = |sequence| {
+        [
+            join("a/1", &[], &long(sequence)),
+            join("a/1", &["b"], &long(sequence)),
+            join("a/2", &[], &[(7, sequence)]),
+            Write::JoinFloor {
+                floor: floor("a", 3, &long(sequence)),
+                evict: Vec::new(),
+            },
+        ]
+    };
+    store.commit(&joins(1)).unwrap();
+    store
+        .commit(&[join("a/1", &[], &[(500, 2), (2000, 1)])])
+        .unwrap();
+    store.checked();
+    let mut own = vector(&long(1));
+    own.join(&vector(&[(500, 2), (2000, 1)]));
+    let page = store.snapshot_versions(None, 9).unwrap();
+    assert_eq!(page.rows, store.recovered().classes);
+    assert_eq!(page.rows[0].entries, own);
+    assert_eq!(
+        page.rows[0].conjunctions,
+        [(vec![class("b")], vector(&long(1)))]
+    );
+    assert_eq!(page.rows[1].entries, vector(&[(7, 1)]));
+    assert_eq!(store.floors().unwrap(), [floor("a", 3, &long(1))]);
+    store
+        .commit(&[Write::JoinFloor {
+            floor: floor("a", 3, &[(2000, 1)]),
+            evict: vec![class("a/1")],
+        }])
+        .unwrap();
+    assert_eq!(store.recovered().classes[0].entries, own, "500 has 2");
+    assert_eq!(store.recovered().classes[0].conjunctions, []);
+    store
+        .commit(&[Write::JoinFloor {
+            floor: floor("a", 3, &[(500, 2)]),
+            evict: vec![class("a/1")],
+        }])
+        .unwrap();
+    assert_eq!(store.recovered().classes.len(), 1);
+    store.checked();
+    store.commit(&joins(2)).unwrap();
+    assert_eq!(store.recovered().classes[0].entries, vector(&long(2)));
 }
 
 pub(crate) fn snapshots_page_through_everything(store: &impl Inspect) {
