@@ -11,12 +11,14 @@ pub struct StoreConfig {
     /// How many bytes of pages the engine keeps in memory. More makes a directory that does not fit faster to write to
     /// and to read; the process needs about twice this once it is full.
     pub cache_bytes: u64,
-    /// How many encoded bytes of events each lane's log keeps. More lets a peer that was away for longer catch up by
+    /// How many encoded bytes of events each of the two lanes' logs keeps; up to twice as many where the newest 64 events
+    /// of every origin need it. More lets a peer that was away for longer catch up by
     /// events rather than by a snapshot; it costs up to ten times as much disk while the directory is busy (the engine
     /// mixes both in its segments), and twice as much when it is not.
     pub log_bytes_max: u64,
-    /// How often the engine syncs to the disk itself. Longer means that a power loss takes more of what was
-    /// acknowledged (the death of the process takes nothing); shorter means more work for the disk.
+    /// How often everything is synced to the disk itself. Longer means that a power loss takes more of what was
+    /// acknowledged (the death of the process takes nothing); shorter means more work for the disk. A sync that fails
+    /// fails the store.
     pub sync_every: Duration,
 }
 

@@ -44,20 +44,23 @@ pub enum StoreError {
         /// What was found.
         reason: String,
     },
-    /// The disk is full. Nothing of the commit counts; the store refuses commits until it is opened anew.
+    /// The disk is full. Nothing of a commit counts; the store refuses everything until it is opened anew.
     #[error("the disk of the store is full: {0}")]
     Full(io::Error),
-    /// Reading or writing failed. Of a commit, nothing counts; the store refuses commits until it is opened anew.
+    /// Reading, writing or syncing failed. Nothing of a commit counts; the store refuses everything until it is opened
+    /// anew.
     #[error("the store's disk failed: {0}")]
     Io(io::Error),
-    /// What is stored does not read back. The store refuses commits; the next opening checks everything.
+    /// What is stored does not read back, as a read, a commit or an opening found. The store refuses everything; the next
+    /// opening reads and checks it all, and sets it aside if it is damaged.
     #[error("the store is corrupt: {0}")]
     Corrupt(String),
-    /// The engine panicked. The store refuses commits; the next opening checks everything.
+    /// The engine panicked. The store refuses everything; the next opening reads and checks it all.
     #[error("the storage engine panicked: {0}")]
     Panicked(String),
-    /// An earlier commit failed, and what the engine holds since then is not known. Open the store anew.
-    #[error("the store refuses commits since one failed: {cause}")]
+    /// An earlier commit, read or sync failed, and what the engine holds since then, in memory and on disk, is not known:
+    /// nothing is read or written any more. Open the store anew.
+    #[error("the store refuses everything since it failed: {cause}")]
     Failed {
         /// How it failed.
         cause: String,
@@ -71,6 +74,11 @@ impl StoreError {
     /// Whether the stored bytes are to be doubted, rather than the machine around them.
     pub(crate) fn is_damage(&self) -> bool {
         matches!(self, Self::Corrupt(_) | Self::Panicked(_))
+    }
+
+    /// Whether the caller is at fault, and the store is sound.
+    pub(crate) fn is_callers(&self) -> bool {
+        matches!(self, Self::BadCursor)
     }
 }
 

@@ -1,15 +1,19 @@
-//! Panics inside the engine, contained and remembered.
+//! Failures inside the engine, contained and remembered.
 //!
 //! sled can panic over a directory that a bad stop left behind. Where panics unwind, [`Guard::run`] turns one into
 //! an error. Where they abort the process there is nothing to turn; but the panic hook runs before, and leaves a file
 //! in the store's directory that tells the next start. `failed-opening`: opening panicked, so do not try again, set
 //! the directory aside. `failed-running`: a read or a commit did, or met what does not read back, so check
 //! everything before serving. A kill leaves neither: it says nothing about the data.
+//!
+//! After the first failure of a running engine nothing is read or written any more ([`Guard::failed`]): what it holds,
+//! in memory and on disk, is not known. That goes for a panic in one of the engine's own threads, too. They are known by
+//! their names and not by their store, so that one fails every store of the process; a sidecar has one.
 
 use std::cell::RefCell;
 use std::panic::{self, AssertUnwindSafe, PanicHookInfo};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Once};
+use std::sync::{Arc, Mutex, Once, OnceLock, PoisonError, Weak};
 
 use crate::StoreError;
 
@@ -36,11 +40,27 @@ thread_local! {
     static INSIDE: RefCell<Option<Arc<Path>>> = const { RefCell::new(None) };
 }
 
-/// Contains the engine's panics on behalf of one store directory.
+/// The stores that are open, for panics of threads that say for none of them that they are its own.
+static OPEN: Mutex<Vec<Weak<Failure>>> = Mutex::new(Vec::new());
+
+/// How the engine names its threads.
+fn is_engines(thread: &str) -> bool {
+    thread == "log flusher" || thread.starts_with("sled-io-")
+}
+
+/// The first failure of a running engine.
+#[derive(Debug)]
+struct Failure {
+    /// Where damage is noted for the next start.
+    note: Arc<Path>,
+    cause: OnceLock<String>,
+}
+
+/// Contains the engine's failures on behalf of one store directory.
 #[derive(Clone, Debug)]
 pub(crate) struct Guard {
     directory: PathBuf,
-    running: Arc<Path>,
+    failure: Arc<Failure>,
 }
 
 impl Guard {
@@ -53,9 +73,35 @@ impl Guard {
                 earlier(info);
             }));
         });
+        let failure = Arc::new(Failure {
+            note: directory.join(Phase::Running.file_name()).into(),
+            cause: OnceLock::new(),
+        });
+        let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
+        open.retain(|store| store.strong_count() > 0);
+        open.push(Arc::downgrade(&failure));
         Self {
             directory: directory.to_owned(),
-            running: directory.join(Phase::Running.file_name()).into(),
+            failure,
+        }
+    }
+
+    /// How the running engine failed first, if it did.
+    pub(crate) fn failed(&self) -> Option<&str> {
+        self.failure.cause.get().map(String::as_str)
+    }
+
+    /// Lets nothing more be read or written.
+    pub(crate) fn fail(&self, error: &StoreError) {
+        if self.failure.cause.set(error.to_string()).is_ok() {
+            tracing::error!(
+                store = %self.directory.display(),
+                %error,
+                "the store failed: nothing is read or written until it is opened anew"
+            );
+        }
+        if error.is_damage() {
+            write_note(&self.failure.note, &error.to_string());
         }
     }
 
@@ -67,18 +113,18 @@ impl Guard {
     ) -> Result<T, StoreError> {
         let file = match phase {
             Phase::Opening => self.directory.join(phase.file_name()).into(),
-            Phase::Running => Arc::clone(&self.running),
+            Phase::Running => Arc::clone(&self.failure.note),
         };
         INSIDE.set(Some(file));
-        // Nothing that the engine left half-done is used again: the store refuses commits from here on.
+        // Nothing that the engine left half-done is used again: the store refuses everything from here on.
         let result = panic::catch_unwind(AssertUnwindSafe(work));
         INSIDE.set(None);
         let result = result.unwrap_or_else(|payload| Err(StoreError::Panicked(message(&*payload))));
         if let Err(error) = &result
             && phase == Phase::Running
-            && error.is_damage()
+            && !error.is_callers()
         {
-            write_note(&self.running, &error.to_string());
+            self.fail(error);
         }
         result
     }
@@ -107,6 +153,17 @@ fn note(info: &PanicHookInfo<'_>) {
     let file = INSIDE.try_with(|inside| inside.try_borrow().ok().and_then(|inside| inside.clone()));
     if let Ok(Some(file)) = file {
         write_note(&file, &info.to_string());
+    }
+    let thread = std::thread::current();
+    if let Some(name) = thread.name().filter(|name| is_engines(name)) {
+        let cause = format!("the storage engine's thread {name:?} panicked: {info}");
+        // Not waited for: this thread may be the one that holds it.
+        for failure in OPEN.try_lock().iter().flat_map(|open| open.iter()) {
+            if let Some(failure) = failure.upgrade() {
+                write_note(&failure.note, &cause);
+                let _ = failure.cause.set(cause.clone());
+            }
+        }
     }
 }
 
@@ -154,9 +211,23 @@ mod tests {
         let full = || Err(StoreError::Full(std::io::ErrorKind::StorageFull.into()));
         assert!(guard.run::<()>(Phase::Running, full).is_err());
         assert_eq!(guard.note(Phase::Running), None);
+        assert!(guard.failed().unwrap().contains("full"));
         let corrupt = || Err(StoreError::Corrupt("a page".to_owned()));
         assert!(guard.run::<()>(Phase::Running, corrupt).is_err());
         assert!(guard.note(Phase::Running).is_some());
+        assert!(
+            guard.failed().unwrap().contains("full"),
+            "the first is told"
+        );
+    }
+
+    #[test]
+    fn what_a_caller_did_wrong_fails_nothing() {
+        let directory = tempfile::tempdir().unwrap();
+        let guard = Guard::new(directory.path());
+        let bad = || Err(StoreError::BadCursor);
+        assert!(guard.run::<()>(Phase::Running, bad).is_err());
+        assert_eq!(guard.failed(), None);
     }
 
     #[test]

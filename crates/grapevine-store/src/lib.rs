@@ -21,6 +21,7 @@ mod directory;
 mod error;
 mod event;
 mod guard;
+mod keeper;
 mod keys;
 mod ledger;
 mod listing;
@@ -47,14 +48,14 @@ pub use sled_store::SledStore;
 
 /// What a sidecar asks of its store.
 ///
-/// Reads may run beside a commit. A listing that is read in pages is not a snapshot: it has everything that was
+/// Reads may run beside a commit, and show only what is flushed; after a failed commit they show nothing more. A listing that is read in pages is not a snapshot: it has everything that was
 /// there from its first page to its last, and may have what came or went in between.
 pub trait Store: Send + Sync + 'static {
     /// Applies the writes in order, all or none, each seeing those before it, and returns when they are flushed.
     /// What the takes among them removed comes back in their order.
     ///
     /// One caller at a time commits; it groups what it has. After an error nothing of the commit counts, and every
-    /// later commit is refused with [`StoreError::Failed`]: open the store anew.
+    /// later commit and read is refused with [`StoreError::Failed`]: open the store anew.
     fn commit(&self, writes: &[Write]) -> Result<Vec<Taken>, StoreError>;
 
     /// Reads logged events, consecutive from `first` to at most `last`, until they have `bytes_max` encoded bytes,

@@ -73,29 +73,52 @@ fn range(table: Table, below: Option<&ClassPath>) -> Range {
     }
 }
 
-/// Classes with entries, conjunctions or registrations.
+/// The range of a table from after what a cursor of classes says.
+fn classes_from(
+    table: Table,
+    below: Option<&ClassPath>,
+    after: Option<&Cursor>,
+) -> Result<Range, StoreError> {
+    let range = range(table, below);
+    Ok(match after {
+        Some(cursor) => range.from(keys::after_own(table, &cursor.parse_classes()?)),
+        None => range,
+    })
+}
+
+/// Sort keys of classes with entries or conjunctions, for [`classes`]: one more than asked for tells whether there is a
+/// next page.
+pub(crate) fn bumped(
+    txn: &Txn<'_>,
+    below: Option<&ClassPath>,
+    after: Option<&Cursor>,
+    limit: usize,
+) -> Result<Vec<Vec<u8>>, StoreError> {
+    let mut found = Vec::new();
+    let mut classes = Classes::of(txn, classes_from(Table::Classes, below, after)?);
+    while found.len() <= limit.max(1) {
+        let Some((sort_key, _)) = classes.advance()? else {
+            break;
+        };
+        found.push(sort_key);
+    }
+    Ok(found)
+}
+
+/// Classes that were found [`bumped`], and those with registrations.
 pub(crate) fn classes(
     txn: &Txn<'_>,
+    bumped: Vec<Vec<u8>>,
     below: Option<&ClassPath>,
     after: Option<&Cursor>,
     limit: usize,
 ) -> Result<Page<ClassRow>, StoreError> {
     let limit = limit.max(1);
-    let after = after.map(Cursor::parse_classes).transpose()?;
-    let from = |table| match &after {
-        Some(sort_key) => range(table, below).from(keys::after_own(table, sort_key)),
-        None => range(table, below),
-    };
-    // One more than asked for tells whether there is a next page.
-    let mut merged: BTreeMap<Vec<u8>, (u64, bool)> = BTreeMap::new();
-    let mut bumped = Classes::of(txn, from(Table::Classes));
-    for _ in 0..=limit {
-        let Some((sort_key, _)) = bumped.advance()? else {
-            break;
-        };
-        merged.insert(sort_key, (0, true));
-    }
-    let mut registered = Counts::of(txn, from(Table::Directory));
+    let mut merged: BTreeMap<Vec<u8>, (u64, bool)> = bumped
+        .into_iter()
+        .map(|sort_key| (sort_key, (0, true)))
+        .collect();
+    let mut registered = Counts::of(txn, classes_from(Table::Directory, below, after)?);
     for _ in 0..=limit {
         let Some((sort_key, count)) = registered.advance()? else {
             break;

@@ -52,8 +52,9 @@ pub struct OpenReport {
     pub reason: Option<String>,
     /// An earlier run met damage, or commits are lost, so everything was read and checked before serving.
     pub verified: bool,
-    /// How many acknowledged commits the engine's files no longer have: after a power loss, after damage, or because
-    /// an older copy was put back. What is left is the state before them.
+    /// How many acknowledged commits the engine's files no longer have: after damage, or because an older copy was put
+    /// back. What is left is the state before them. After a power loss it may be fewer than are gone: the count itself
+    /// is only as new as its last sync.
     pub commits_lost: u64,
 }
 
@@ -110,7 +111,7 @@ pub fn open(config: &StoreConfig) -> Result<(SledStore, Recovered, OpenReport), 
         counters: opened.counters,
         tally,
     };
-    let store = SledStore::new(engine, guard, config.log_bytes_max, lock);
+    let store = SledStore::new(engine, guard, config, lock)?;
     Ok((store, opened.recovered, report))
 }
 
@@ -156,7 +157,7 @@ fn lock(directory: &Path) -> Result<DirectoryLock, StoreError> {
     }
 }
 
-fn engine_path(config: &StoreConfig) -> PathBuf {
+pub(crate) fn engine_path(config: &StoreConfig) -> PathBuf {
     config.path.join("sled")
 }
 

@@ -88,7 +88,7 @@ pub(crate) fn ledger(txn: &Txn<'_>) -> Result<Ledger, StoreError> {
 pub(crate) fn recover(txn: &Txn<'_>, ledger: &Ledger) -> Result<Recovered, StoreError> {
     let mut recovered = Recovered {
         registrations: Counters::read(txn)?.registrations,
-        floors: versions::floors(txn)?,
+        floors: versions::floors(txn, None, usize::MAX)?,
         progress: progress(txn, ledger)?,
         ..Recovered::default()
     };

@@ -1,7 +1,7 @@
 //! The store on disk.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use grapevine_core::event::Floor;
 use grapevine_core::id::{Incarnation, Lane};
@@ -11,16 +11,21 @@ use sled::{Db, IVec, Tree};
 
 use crate::directory::{self, Gathered};
 use crate::guard::{Guard, Phase};
+use crate::keeper::{Files, Keeper, Watched};
 use crate::keys;
 use crate::ledger::Ledger;
 use crate::log::{self, LogWriter};
-use crate::open::DirectoryLock;
+use crate::open::{self, DirectoryLock};
 use crate::recover::Counters;
 use crate::tally::Tally;
 use crate::txn::Txn;
 use crate::{
-    AddressRow, ClassRow, Cursor, LogRead, Page, Store, StoreError, listing, recover, versions,
+    AddressRow, ClassRow, Cursor, LogRead, Page, Store, StoreConfig, StoreError, listing, recover,
+    versions,
 };
+
+/// Floors read while a commit waits.
+const FLOORS_PER_PAGE: usize = 500;
 
 /// What opening hands over.
 pub(crate) struct Engine {
@@ -36,9 +41,6 @@ struct Writer {
     ledger: Ledger,
     counters: Counters,
     tally: Tally,
-    /// How the first failed commit failed. What the engine holds since then, in memory and on disk, is not known:
-    /// a part of the batch may be visible, a flush may have reached the disk. So no commit is let on top of it.
-    failed: Option<String>,
 }
 
 /// A store on disk; [`crate::open()`] makes one.
@@ -46,10 +48,19 @@ pub struct SledStore {
     tree: Tree,
     db: Db,
     writer: Mutex<Writer>,
+    /// Held for writing while a commit is visible in the engine and not yet flushed, so that no reader hands out what
+    /// a crash may still take back; for reading while a page is read. A waiting writer goes before new readers (the
+    /// standard library's lock on Linux does that), so a commit waits for the pages being read, and no longer.
+    unflushed: RwLock<()>,
+    watched: Arc<Watched>,
     registrations: AtomicU64,
     expiry_backlog: AtomicBool,
     log_bytes_max: u64,
     guard: Guard,
+    /// Runs in the place of the next flush.
+    #[cfg(test)]
+    instead_of_flush: Mutex<Option<tests::Flush>>,
+    _keeper: Keeper,
     /// Held until the engine is gone: fields are dropped in order.
     _lock: DirectoryLock,
 }
@@ -58,24 +69,33 @@ impl SledStore {
     pub(crate) fn new(
         engine: Engine,
         guard: Guard,
-        log_bytes_max: u64,
+        config: &StoreConfig,
         lock: DirectoryLock,
-    ) -> Self {
-        Self {
+    ) -> Result<Self, StoreError> {
+        let watched = Arc::new(Watched::default());
+        let tally = engine.tally.file().map_err(StoreError::Io)?;
+        let files = Files::open(&open::engine_path(config), tally)?;
+        let keeper =
+            Keeper::start(files, config.sync_every, &watched, &guard).map_err(StoreError::Io)?;
+        Ok(Self {
             tree: engine.tree,
             db: engine.db,
             writer: Mutex::new(Writer {
                 ledger: engine.ledger,
                 counters: engine.counters,
                 tally: engine.tally,
-                failed: None,
             }),
+            unflushed: RwLock::new(()),
+            watched,
             registrations: AtomicU64::new(engine.counters.registrations),
             expiry_backlog: AtomicBool::new(false),
-            log_bytes_max,
+            log_bytes_max: config.log_bytes_max,
             guard,
+            #[cfg(test)]
+            instead_of_flush: Mutex::new(None),
+            _keeper: keeper,
             _lock: lock,
-        }
+        })
     }
 
     /// Reads again what [`crate::open()`] told.
@@ -91,21 +111,113 @@ impl SledStore {
     }
 
     fn writer(&self) -> MutexGuard<'_, Writer> {
-        // A panic in a commit is caught before it reaches the lock, and noted in `failed`.
+        // A panic in a commit is caught before it reaches the lock, and the store refuses everything from then on.
         self.writer.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn refuse_if_failed(&self) -> Result<(), StoreError> {
+        match self.guard.failed() {
+            None => Ok(()),
+            Some(cause) => Err(StoreError::Failed {
+                cause: cause.to_owned(),
+            }),
+        }
+    }
+
+    /// Reads a page of something: all of it is flushed, and of one moment between two commits.
     fn read<T>(
         &self,
         work: impl FnOnce(&Txn<'_>) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
+        let _page = self
+            .unflushed
+            .read()
+            .unwrap_or_else(PoisonError::into_inner);
+        self.read_beside_commits(work)
+    }
+
+    /// Reads what may be unflushed and may change meanwhile, however long it takes.
+    fn read_beside_commits<T>(
+        &self,
+        work: impl FnOnce(&Txn<'_>) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        self.refuse_if_failed()?;
         self.guard
             .run(Phase::Running, || work(&Txn::new(&self.tree)))
     }
 
     fn commit_with(&self, state: &mut Writer, writes: &[Write]) -> Result<Vec<Taken>, StoreError> {
+        let prepared = self.guard.run(Phase::Running, || {
+            Prepared::of(&self.tree, state, writes, self.log_bytes_max)
+        })?;
+        {
+            let _unseen = self
+                .unflushed
+                .write()
+                .unwrap_or_else(PoisonError::into_inner);
+            // The guard notes a failure before readers go on, who then see nothing at all.
+            self.guard.run(Phase::Running, || {
+                prepared.txn.apply()?;
+                self.flush()
+            })?;
+        }
+        let counters = prepared.counters;
+        let counted = state.tally.set(counters.commits).map_err(StoreError::Io);
+        if let Err(error) = &counted {
+            self.guard.fail(error);
+        }
+        counted?;
+        state.counters = counters;
+        self.watched
+            .commits
+            .store(counters.commits, Ordering::Release);
+        self.registrations
+            .store(counters.registrations, Ordering::Release);
+        if let Some(backlog) = prepared.expiry_backlog {
+            self.expiry_backlog.store(backlog, Ordering::Release);
+        }
+        Ok(prepared.taken)
+    }
+
+    fn flush(&self) -> Result<(), StoreError> {
+        #[cfg(test)]
+        if let Some(instead) = self.instead_of_flush.lock().unwrap().take() {
+            return instead();
+        }
+        self.tree.flush()?;
+        Ok(())
+    }
+}
+
+/// One commit in the making.
+struct Commit<'a, 'l> {
+    txn: Txn<'a>,
+    log: LogWriter<'l>,
+    /// Registrations of consecutive writes, so that each page is rewritten once.
+    gathered: Gathered,
+    registrations: u64,
+    taken: Vec<Taken>,
+    /// What the last expiry among the writes said.
+    expiry_backlog: Option<bool>,
+}
+
+/// A commit that is to be applied and flushed.
+struct Prepared<'a> {
+    txn: Txn<'a>,
+    counters: Counters,
+    taken: Vec<Taken>,
+    expiry_backlog: Option<bool>,
+}
+
+impl Prepared<'_> {
+    fn of<'a>(
+        tree: &'a Tree,
+        state: &mut Writer,
+        writes: &[Write],
+        log_bytes_max: u64,
+    ) -> Result<Prepared<'a>, StoreError> {
         let mut commit = Commit {
-            txn: Txn::new(&self.tree),
+            txn: Txn::new(tree),
             log: LogWriter::new(&mut state.ledger),
             gathered: Gathered::default(),
             registrations: state.counters.registrations,
@@ -116,38 +228,22 @@ impl SledStore {
             commit.apply(write)?;
         }
         commit.settle()?;
-        commit.log.finish(&mut commit.txn, self.log_bytes_max)?;
+        commit.log.finish(&mut commit.txn, log_bytes_max)?;
         let counters = Counters {
             registrations: commit.registrations,
             commits: state.counters.commits + 1,
         };
         commit.txn.put(keys::counters(), counters.encode());
-        commit.txn.apply()?;
-        self.tree.flush()?;
-        state.tally.set(counters.commits).map_err(StoreError::Io)?;
-        state.counters = counters;
-        self.registrations
-            .store(counters.registrations, Ordering::Release);
-        if let Some(backlog) = commit.expiry_backlog {
-            self.expiry_backlog.store(backlog, Ordering::Release);
-        }
-        Ok(commit.taken)
+        Ok(Prepared {
+            txn: commit.txn,
+            counters,
+            taken: commit.taken,
+            expiry_backlog: commit.expiry_backlog,
+        })
     }
 }
 
-/// One commit in the making.
-struct Commit<'a> {
-    txn: Txn<'a>,
-    log: LogWriter<'a>,
-    /// Registrations of consecutive writes, so that each page is rewritten once.
-    gathered: Gathered,
-    registrations: u64,
-    taken: Vec<Taken>,
-    /// What the last expiry among the writes said.
-    expiry_backlog: Option<bool>,
-}
-
-impl Commit<'_> {
+impl Commit<'_, '_> {
     fn apply(&mut self, write: &Write) -> Result<(), StoreError> {
         match write {
             Write::Log {
@@ -240,22 +336,15 @@ impl Commit<'_> {
 impl Store for SledStore {
     fn commit(&self, writes: &[Write]) -> Result<Vec<Taken>, StoreError> {
         let mut state = self.writer();
-        if let Some(cause) = &state.failed {
-            return Err(StoreError::Failed {
-                cause: cause.clone(),
-            });
-        }
+        // What the engine holds after a failure is not known: a part of a batch may be visible, a flush may have reached
+        // the disk. So no commit is let on top of it.
+        self.refuse_if_failed()?;
         if writes.is_empty() {
             return Ok(Vec::new());
         }
-        let committed = self
-            .guard
-            .run(Phase::Running, || self.commit_with(&mut state, writes));
-        if let Err(error) = &committed {
-            tracing::error!(%error, "a commit failed: the store refuses commits until it is opened anew");
-            state.failed = Some(error.to_string());
-        }
-        committed
+        self.watched
+            .commit
+            .run(|| self.commit_with(&mut state, writes))
     }
 
     fn read_log(
@@ -284,7 +373,9 @@ impl Store for SledStore {
         after: Option<&Cursor>,
         limit: usize,
     ) -> Result<Page<ClassRow>, StoreError> {
-        self.read(|txn| listing::classes(txn, below, after, limit))
+        let bumped = self.read(|txn| listing::bumped(txn, below, after, limit))?;
+        // Counting goes through all pages of a class, and a bump must not wait for that.
+        self.read_beside_commits(|txn| listing::classes(txn, bumped, below, after, limit))
     }
 
     fn snapshot_versions(
@@ -296,7 +387,18 @@ impl Store for SledStore {
     }
 
     fn floors(&self) -> Result<Vec<Floor>, StoreError> {
-        self.read(versions::floors)
+        // In pages, so that no commit waits for all of them. Floors only ever rise.
+        let mut floors = Vec::new();
+        let mut after = None;
+        loop {
+            let page = self.read(|txn| versions::floors(txn, after.as_ref(), FLOORS_PER_PAGE))?;
+            let full = page.len() == FLOORS_PER_PAGE;
+            floors.extend(page);
+            after = floors.last().filter(|_| full).cloned();
+            if after.is_none() {
+                return Ok(floors);
+            }
+        }
     }
 
     fn snapshot_directory(
@@ -319,3 +421,6 @@ impl Store for SledStore {
         self.db.size_on_disk().unwrap_or(0)
     }
 }
+
+#[cfg(test)]
+mod tests;

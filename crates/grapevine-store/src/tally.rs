@@ -2,8 +2,12 @@
 //!
 //! The engine opens a file that was cut short as if it had always ended there. So each commit also counts in this
 //! file once it is flushed, and an opening that finds fewer commits in the engine than were acknowledged knows that
-//! some are gone: by a power loss, by damage, or because an older copy was put back. What is left is an older state,
-//! which core knows how to bring up to date; but nobody should have to find that out alone.
+//! some are gone: by damage, or because an older copy was put back. What is left is an older state, which core knows how
+//! to bring up to date; but nobody should have to find that out alone.
+//!
+//! Like the engine's file it is written to the system at once, and to the disk after it at the next sync (`keeper.rs`).
+//! So after a power loss, too, the difference is lost for certain; but commits acknowledged since the last sync may
+//! be missing in both files, and then nothing tells of them.
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -32,6 +36,11 @@ impl Tally {
             .read_to_end(&mut bytes)?;
         let count = decode(&bytes).unwrap_or(0);
         Ok((Self { file }, count))
+    }
+
+    /// Another handle of the file, to sync it by.
+    pub(crate) fn file(&self) -> io::Result<File> {
+        self.file.try_clone()
     }
 
     /// Sets the count.

@@ -171,55 +171,55 @@ mod tests {
     use proptest::prelude::*;
 
     proptest! {
-            #![proptest_config(ProptestConfig::with_cases(40))]
-            #[test]
-            fn a_commit_sees_its_own_changes(
-                stored in prop::collection::btree_map(0_u8..40, any::<u8>(), 0..20),
-                changes in prop::collection::vec((0_u8..40, any::<Option<u8>>()), 0..40),
-                (low, high) in (0_u8..40, 0_u8..40),
-            ) {
-                let db = sled::Config::new().temporary(true).open().unwrap();
-                for (key, value) in &stored {
-                    db.insert([*key], vec![*value]).unwrap();
-                }
-                let mut expected = stored;
-                let mut txn = Txn::new(&db);
-                for (key, change) in changes {
-                    if let Some(value) = change {
-                            expected.insert(key, value);
-                            txn.put(vec![key], vec![value]);
-    } else {
-                            expected.remove(&key);
-                            txn.remove(vec![key]);
-    }
-                }
-                for key in 0..40 {
-                    let value = txn.get(&[key]).unwrap().map(|value| value[0]);
-                    prop_assert_eq!(value, expected.get(&key).copied());
-                }
-                let range = Range { start: vec![low], end: vec![high] };
-                let found: Vec<_> = txn
-                    .scan(range.clone())
-                    .map(|entry| entry.map(|(key, value)| (key[0], value[0])).unwrap())
-                    .collect();
-                let wanted: Vec<_> = expected
-                    .iter()
-                    .filter(|(key, _)| (low..high).contains(key))
-                    .map(|(key, value)| (*key, *value))
-                    .collect();
-                prop_assert_eq!(&found, &wanted);
-                if low <= high {
-                    let last = txn.last_up_to(&[low], &[high]).unwrap();
-                    let last = last.map(|(key, value)| (key[0], value[0]));
-                    let wanted = expected.range(low..=high).next_back();
-                    prop_assert_eq!(last, wanted.map(|(key, value)| (*key, *value)));
-                }
-                txn.apply().unwrap();
-                let found: Vec<_> = Txn::new(&db)
-                    .scan(Range { start: vec![0], end: vec![255] })
-                    .map(|entry| entry.map(|(key, value)| (key[0], value[0])).unwrap())
-                    .collect();
-                prop_assert_eq!(found, expected.into_iter().collect::<Vec<_>>());
+        #![proptest_config(ProptestConfig::with_cases(40))]
+        #[test]
+        fn a_commit_sees_its_own_changes(
+            stored in prop::collection::btree_map(0_u8..40, any::<u8>(), 0..20),
+            changes in prop::collection::vec((0_u8..40, any::<Option<u8>>()), 0..40),
+            (low, high) in (0_u8..40, 0_u8..40),
+        ) {
+            let db = sled::Config::new().temporary(true).open().unwrap();
+            for (key, value) in &stored {
+                db.insert([*key], vec![*value]).unwrap();
             }
+            let mut expected = stored;
+            let mut txn = Txn::new(&db);
+            for (key, change) in changes {
+                if let Some(value) = change {
+                    expected.insert(key, value);
+                    txn.put(vec![key], vec![value]);
+                } else {
+                    expected.remove(&key);
+                    txn.remove(vec![key]);
+                }
+            }
+            for key in 0..40 {
+                let value = txn.get(&[key]).unwrap().map(|value| value[0]);
+                prop_assert_eq!(value, expected.get(&key).copied());
+            }
+            let range = Range { start: vec![low], end: vec![high] };
+            let found: Vec<_> = txn
+                .scan(range)
+                .map(|entry| entry.map(|(key, value)| (key[0], value[0])).unwrap())
+                .collect();
+            let wanted: Vec<_> = expected
+                .iter()
+                .filter(|(key, _)| (low..high).contains(key))
+                .map(|(key, value)| (*key, *value))
+                .collect();
+            prop_assert_eq!(&found, &wanted);
+            if low <= high {
+                let last = txn.last_up_to(&[low], &[high]).unwrap();
+                let last = last.map(|(key, value)| (key[0], value[0]));
+                let wanted = expected.range(low..=high).next_back();
+                prop_assert_eq!(last, wanted.map(|(key, value)| (*key, *value)));
+            }
+            txn.apply().unwrap();
+            let found: Vec<_> = Txn::new(&db)
+                .scan(Range { start: vec![0], end: vec![255] })
+                .map(|entry| entry.map(|(key, value)| (key[0], value[0])).unwrap())
+                .collect();
+            prop_assert_eq!(found, expected.into_iter().collect::<Vec<_>>());
         }
+    }
 }

@@ -95,8 +95,20 @@ impl<'a> Classes<'a> {
     }
 }
 
-pub(crate) fn floors(txn: &Txn<'_>) -> Result<Vec<Floor>, StoreError> {
-    txn.scan(Table::Floors.range())
+/// Floors after one, at most so many.
+pub(crate) fn floors(
+    txn: &Txn<'_>,
+    after: Option<&Floor>,
+    limit: usize,
+) -> Result<Vec<Floor>, StoreError> {
+    let mut range = Table::Floors.range();
+    if let Some(floor) = after {
+        let mut next = keys::floor(&floor.top, floor.bucket);
+        next.push(0);
+        range = range.from(next);
+    }
+    txn.scan(range)
+        .take(limit)
         .map(|entry| {
             let (key, value) = entry?;
             let (top, bucket) = keys::parse_floor(&key)?;
