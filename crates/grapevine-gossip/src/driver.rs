@@ -286,14 +286,21 @@ impl Driver {
             self.hungry = true;
             self.seed_round_at = self.seed_round_at.min(now + self.seeds.wait(true));
         }
+        // Nothing is logged inside: readers of the view wait there.
+        let mut before = View::default();
         self.view_tx.send_if_modified(|current| {
-            let news = !view.says_what(current);
-            for conflict in view.conflicts.iter().filter(|conflict| !current.conflicts.contains(conflict)) {
-                tracing::error!(node_id = conflict.node_id, runs = ?conflict.incarnations, "a node id is used twice");
-            }
-            *current = view;
-            news
+            before = std::mem::replace(current, view);
+            !before.says_what(current)
         });
+        for conflict in &self.view_tx.borrow().conflicts.clone() {
+            if !before.conflicts.contains(conflict) {
+                tracing::error!(
+                    node_id = conflict.node_id,
+                    runs = ?conflict.incarnations,
+                    "a node id is used twice"
+                );
+            }
+        }
     }
 
     async fn nudge(&mut self) {

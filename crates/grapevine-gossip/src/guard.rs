@@ -14,7 +14,7 @@
 //!
 //! Incoming digests are cut to the nodes that [`Census`] admits. A node state comes into being in chitchat only
 //! through a digest, so the digest that chitchat itself sends is bounded too, and its panic on a full datagram is out of
-//! reach. Everything refused is counted.
+//! reach. Answers are taken only from those who were asked (`handshake.rs`). Everything refused is counted.
 
 use std::collections::{BTreeMap, HashMap};
 use std::io;
@@ -30,6 +30,7 @@ use tokio::net::UdpSocket;
 use tokio::sync::{Mutex, Notify};
 use tokio::time::{Instant, timeout, timeout_at};
 
+use crate::handshake::{Handshakes, Heartbeats};
 use crate::health::{Vitals, count};
 use crate::wire::{self, DATAGRAM_BYTES_MAX, DIGEST_BYTES_MAX, Datagram, Node, Refusal};
 
@@ -83,6 +84,8 @@ impl Transport for GuardedTransport {
             inbound: vec![0; DATAGRAM_BYTES_MAX],
             outbound: vec![0; DATAGRAM_BYTES_MAX],
             stage: Stage::Idle,
+            handshakes: Handshakes::default(),
+            heartbeats: Heartbeats::default(),
         }))
     }
 }
@@ -116,6 +119,8 @@ struct GuardedSocket {
     inbound: Vec<u8>,
     outbound: Vec<u8>,
     stage: Stage,
+    handshakes: Handshakes,
+    heartbeats: Heartbeats,
 }
 
 #[async_trait]
@@ -137,6 +142,12 @@ impl Socket for GuardedSocket {
         );
         let is_syn = matches!(envelope.message, ChitchatMessage::Syn { .. });
         let is_ack = matches!(envelope.message, ChitchatMessage::Ack { .. });
+        // Before it is sent: the answer may be here before we go on.
+        if is_syn {
+            self.handshakes.syn_sent(to, Instant::now());
+        } else if matches!(envelope.message, ChitchatMessage::SynAck { .. }) {
+            self.handshakes.syn_ack_sent(to, Instant::now());
+        }
         let sent = self.send_through(to, envelope).await;
         let meters = &self.guard.vitals.meters;
         let num_bytes_sent = if let Ok(bytes) = sent {
@@ -166,7 +177,15 @@ impl Socket for GuardedSocket {
                     self.stage = Stage::Received { len, from };
                 }
                 Stage::Received { len, from } => {
-                    let accepted = self.guard.judge(&self.inbound[..len]).await;
+                    let GuardedSocket {
+                        guard,
+                        inbound,
+                        handshakes,
+                        heartbeats,
+                        ..
+                    } = self;
+                    let bytes = &inbound[..len];
+                    let accepted = guard.judge(bytes, from, handshakes, heartbeats).await;
                     let Some(bytes) = accepted else {
                         self.stage = Stage::Idle;
                         continue;
@@ -255,7 +274,13 @@ fn is_transient(error: &io::Error) -> bool {
 
 impl Guard {
     /// The datagram as chitchat may have it, or `None` when it may not.
-    async fn judge(&self, bytes: &[u8]) -> Option<Vec<u8>> {
+    async fn judge(
+        &self,
+        bytes: &[u8],
+        from: SocketAddr,
+        handshakes: &Handshakes,
+        heartbeats: &mut Heartbeats,
+    ) -> Option<Vec<u8>> {
         let meters = &self.vitals.meters;
         let own = Node {
             id: &self.own.node_id,
@@ -273,19 +298,37 @@ impl Guard {
                 return None;
             }
         };
+        let now = Instant::now();
+        let asked = match datagram.kind {
+            wire::SYN_ACK => handshakes.awaits_syn_ack(from, now),
+            wire::ACK => handshakes.awaits_ack(from, now),
+            _ => true,
+        };
+        if !asked {
+            count(&meters.unasked_datagrams);
+            return None;
+        }
         let chitchat = self.chitchat.get()?;
         let keep = {
             let chitchat = chitchat.lock().await;
-            self.admit(&datagram, chitchat.node_states())
+            let known = chitchat.node_states();
+            heartbeats.keep(known);
+            self.admit(&datagram, known, heartbeats, now)
         };
         Some(datagram.with_entries(&keep))
     }
 
-    fn admit<S>(&self, datagram: &Datagram<'_>, known: &BTreeMap<ChitchatId, S>) -> Vec<bool> {
+    fn admit<S>(
+        &self,
+        datagram: &Datagram<'_>,
+        known: &BTreeMap<ChitchatId, S>,
+        heartbeats: &mut Heartbeats,
+        now: Instant,
+    ) -> Vec<bool> {
         let meters = &self.vitals.meters;
         // Counted only when something unknown comes: in a settled cluster nothing does.
         let mut census: Option<Census<'_>> = None;
-        let judge_entry = |entry: &wire::Entry<'_>| {
+        let mut judge_entry = |entry: &wire::Entry<'_>| {
             if !entry.sane {
                 count(&meters.bad_entries);
                 return false;
@@ -295,8 +338,13 @@ impl Guard {
                 generation,
                 addr,
             } = entry.node;
-            if known.contains_key(&ChitchatId::new(id, generation, addr)) {
-                return true;
+            let run = ChitchatId::new(id, generation, addr);
+            if known.contains_key(&run) {
+                let plausible = run == self.own || heartbeats.plausible(&run, entry.heartbeat, now);
+                if !plausible {
+                    count(&meters.bad_entries);
+                }
+                return plausible;
             }
             let admitted =
                 census
@@ -305,9 +353,9 @@ impl Guard {
             if !admitted {
                 count(&meters.refused_entries);
             }
-            admitted
+            admitted && heartbeats.plausible(&run, entry.heartbeat, now)
         };
-        datagram.entries.iter().map(judge_entry).collect()
+        datagram.entries.iter().map(&mut judge_entry).collect()
     }
 }
 

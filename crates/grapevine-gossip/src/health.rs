@@ -47,6 +47,8 @@ counters! {
     foreign_datagrams,
     /// Datagrams refused because their delta says what no sidecar says.
     bad_deltas,
+    /// Datagrams refused because they answer what was not asked: their sender has no handshake open with us.
+    unasked_datagrams,
     /// Digest entries left out because their node id, address or counters are absurd.
     bad_entries,
     /// Digest entries left out because a bound on nodes, restarts of a node or digest bytes was reached.

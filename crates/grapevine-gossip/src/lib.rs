@@ -7,7 +7,7 @@
 //! cluster's network.
 //!
 //! Code map: `config` says what can be set; `facts` is what stands in chitchat's keys; `wire` reads datagrams and
-//! `guard` keeps those from chitchat that it would not survive; `engine` is one run of chitchat; `view` turns runs into
+//! `guard` keeps those from chitchat that it would not survive; `handshake` says whose answers are taken; `engine` is one run of chitchat; `view` turns runs into
 //! peers; `seeds` finds others; `driver` is the task that holds these together; `health` counts. This is the only crate
 //! that names chitchat, and no type of chitchat shows.
 
@@ -16,6 +16,7 @@ mod driver;
 mod engine;
 mod facts;
 mod guard;
+mod handshake;
 mod health;
 mod seeds;
 mod view;
@@ -35,7 +36,7 @@ pub use crate::config::{
 };
 pub use crate::facts::Facts;
 pub use crate::health::{Counters, Health};
-pub use crate::view::{Conflict, Peer, View};
+pub use crate::view::{Conflict, Heads, Peer, View};
 
 use crate::driver::{Command, Driver, Shared};
 
@@ -84,7 +85,8 @@ pub struct Gossip {
 
 impl Gossip {
     /// Listens, and begins to gossip `facts`. The receiver holds the latest view; it wakes when anything but
-    /// [`Peer::last_heard`] changed, and readers who are slow see the latest view and not those between.
+    /// [`Peer::last_heard`] changed, and readers who are slow see the latest view and not those between. What changed
+    /// tell [`View::same_members`] and [`View::heads_since`].
     pub async fn start(
         config: GossipConfig,
         facts: Facts,

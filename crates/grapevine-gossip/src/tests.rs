@@ -8,7 +8,7 @@ use rand::{Rng, SeedableRng, rngs::SmallRng};
 use tokio::time::{Instant, interval, timeout};
 
 use super::*;
-use crate::wire::tests::{Op, ack, node, syn};
+use crate::wire::tests::{Op, ack, node, syn, syn_ack};
 
 const CLUSTER: &str = "shop";
 const CLUSTER_ID: &str = "grapevine1:shop";
@@ -131,42 +131,65 @@ async fn three_sidecars_find_each_other_through_one_and_learn_everything() {
     }
 }
 
+fn heads(view: &View, node_id: &str) -> Option<(u64, u64)> {
+    view.peers
+        .get(node_id)
+        .map(|peer| (peer.facts.bump_head, peer.facts.directory_head))
+}
+
 #[tokio::test]
-async fn heads_spread_and_a_nudge_spreads_them_at_once() {
-    // So slow that within the test only nudges can have carried anything.
-    let slow = |node_id, incarnation, seeds: &[SocketAddr]| GossipConfig {
-        interval: Duration::from_secs(20),
-        suspect_after: Duration::from_secs(100),
-        dead_grace: Duration::from_secs(1_000),
-        ..config(node_id, incarnation, seeds)
-    };
+async fn heads_spread_with_the_rounds_and_never_sink() {
     let a = start(config("a", 1, &[])).await;
     let b = start(config("b", 2, &[a.local_addr()])).await;
     until_alive(&a, "b", 2).await;
-    until_alive(&b, "a", 1).await;
     b.set_heads(41, 9);
     b.set_heads(42, 8);
-    let heads = |view: &View, node_id: &str| {
-        view.peers
-            .get(node_id)
-            .map(|peer| (peer.facts.bump_head, peer.facts.directory_head))
-    };
-    until(&a, "b's heads without a nudge", |view| {
-        heads(view, "b") == Some((42, 9))
-    })
-    .await;
+    until(&a, "b's heads", |view| heads(view, "b") == Some((42, 9))).await;
+    assert_eq!(b.health().counters.nudges, 0);
+}
 
-    let slow = start(slow("slow", 3, &[a.local_addr()])).await;
-    until_alive(&slow, "a", 1).await;
-    until(&a, "the slow one", |view| view.peers.contains_key("slow")).await;
-    slow.set_heads(7, 7);
-    let before = slow.health().counters.nudges;
-    slow.nudge();
-    until(&a, "the slow one's heads", |view| {
-        heads(view, "slow") == Some((7, 7))
+/// Waits until `gossip` thinks so, making it look, and then until it has made a round of its seeds because of it.
+async fn until_settled_with(gossip: &Gossip, node_id: &str, incarnation: u128) {
+    let deadline = Instant::now() + DEADLINE;
+    let mut tick = interval(Duration::from_millis(20));
+    while !alive(&gossip.view().borrow(), node_id, incarnation) {
+        tick.tick().await;
+        // Nobody is forgotten by it, but chitchat is looked at.
+        gossip.forget("nobody").await;
+        assert!(Instant::now() < deadline, "{:#?}", gossip.view().borrow());
+    }
+    let rounds = gossip.health().counters.seed_rounds;
+    until_health(gossip, "the last round of seeds", |health| {
+        health.counters.seed_rounds > rounds
     })
     .await;
-    assert!(slow.health().counters.nudges > before);
+}
+
+#[tokio::test]
+async fn a_nudge_spreads_heads_at_once() {
+    // So slow that only a nudge can carry anything within the test: the next regular round, before which heads are not
+    // even published, is 40 s from the start, and so is the next round of seeds once both know each other.
+    let slow = |node_id, incarnation, seeds: &[SocketAddr]| GossipConfig {
+        interval: Duration::from_secs(40),
+        suspect_after: Duration::from_secs(400),
+        dead_grace: Duration::from_secs(1_600),
+        ..config(node_id, incarnation, seeds)
+    };
+    let began = Instant::now();
+    let a = start(slow("a", 1, &[])).await;
+    let b = start(slow("b", 2, &[a.local_addr()])).await;
+    until_settled_with(&b, "a", 1).await;
+    until_settled_with(&a, "b", 2).await;
+    b.set_heads(7, 7);
+    b.nudge();
+    until(&a, "b's heads", |view| heads(view, "b") == Some((7, 7))).await;
+    let took = began.elapsed();
+    // Settled rounds of seeds are 22 s apart at least.
+    assert!(
+        took < Duration::from_secs(20),
+        "too late to prove it: {took:?}"
+    );
+    assert_eq!(b.health().counters.nudges, 1);
 }
 
 #[tokio::test]
@@ -360,6 +383,86 @@ async fn garbage_and_crafted_datagrams_do_not_kill_gossip() {
 }
 
 #[tokio::test]
+async fn answers_that_nobody_asked_for_are_refused() {
+    let a = start(config("a", 1, &[])).await;
+    let b = start(config("b", 2, &[a.local_addr()])).await;
+    until_alive(&a, "b", 2).await;
+    let stranger = UdpSocket::bind(loopback()).await.unwrap();
+    let ghost = || node("ghost", 9);
+    // Neither names a cluster: it could be any. The first would make a node known.
+    for bytes in [
+        syn_ack(&[(ghost(), 1)]),
+        ack(&[Op::Node(ghost()), Op::Set("heads", "1 1", 3)]),
+    ] {
+        let before = a.health().counters.unasked_datagrams;
+        stranger.send_to(&bytes, a.local_addr()).await.unwrap();
+        until_health(&a, "the refusal", |health| {
+            health.counters.unasked_datagrams > before
+        })
+        .await;
+    }
+    assert_eq!(a.health().entries, 2);
+    // Who begins a handshake may end it, and has not begun one in the other direction by that.
+    stranger
+        .send_to(&syn(CLUSTER_ID, &[(ghost(), 1)]), a.local_addr())
+        .await
+        .unwrap();
+    until_health(&a, "the ghost", |health| health.entries == 3).await;
+    let mut answer = vec![0; 65_536];
+    let answered = timeout(DEADLINE, stranger.recv_from(&mut answer)).await;
+    assert_eq!(answered.unwrap().unwrap().1, a.local_addr());
+    let before = a.health().counters;
+    stranger
+        .send_to(&syn_ack(&[(node("other", 9), 1)]), a.local_addr())
+        .await
+        .unwrap();
+    until_health(&a, "the refusal", |health| {
+        health.counters.unasked_datagrams > before.unasked_datagrams
+    })
+    .await;
+    stranger
+        .send_to(
+            &ack(&[Op::Node(ghost()), Op::Delete("heads", 3)]),
+            a.local_addr(),
+        )
+        .await
+        .unwrap();
+    until_health(&a, "the ghost's bad delta, which was read", |health| {
+        health.counters.bad_deltas > before.bad_deltas
+    })
+    .await;
+    // Between those who belong together, nothing was refused.
+    assert_eq!(b.health().counters.unasked_datagrams, 0);
+    assert!(alive(&a.view().borrow(), "b", 2));
+}
+
+#[tokio::test]
+async fn an_absurd_heartbeat_does_not_silence_a_run() {
+    let a = start(config("a", 1, &[])).await;
+    let stranger = UdpSocket::bind(loopback()).await.unwrap();
+    let say = async |heartbeat| {
+        stranger
+            .send_to(
+                &syn(CLUSTER_ID, &[(node("ghost", 9), heartbeat)]),
+                a.local_addr(),
+            )
+            .await
+            .unwrap();
+    };
+    say(1).await;
+    until_health(&a, "the ghost", |health| health.entries == 2).await;
+    say(1 << 50).await;
+    until_health(&a, "the refusal", |health| health.counters.bad_entries == 1).await;
+    say(2).await;
+    let before = a.health().counters.datagrams_received;
+    until_health(&a, "an ordinary one", |health| {
+        health.counters.datagrams_received > before
+    })
+    .await;
+    assert_eq!(a.health().counters.bad_entries, 1);
+}
+
+#[tokio::test]
 async fn g10_a_thousand_invented_nodes_do_not_overflow_the_digest() {
     let a = start(config("a", 1, &[])).await;
     let b = start(config("b", 2, &[a.local_addr()])).await;
@@ -433,7 +536,12 @@ async fn g10_sixty_four_restarts_of_one_sidecar_stay_within_its_quota() {
 
 #[tokio::test]
 async fn a_panic_of_chitchat_is_noticed_and_gossip_starts_again() {
-    let a = start(config("a", 1, &[])).await;
+    // Longer than a busy machine takes to start it again.
+    let a = start(GossipConfig {
+        suspect_after: Duration::from_secs(5),
+        ..config("a", 1, &[])
+    })
+    .await;
     let b = start(config("b", 2, &[a.local_addr()])).await;
     until_alive(&a, "b", 2).await;
     until_alive(&b, "a", 1).await;

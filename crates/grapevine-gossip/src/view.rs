@@ -61,13 +61,37 @@ pub struct Conflict {
     pub incarnations: Vec<(u128, SocketAddr)>,
 }
 
+impl Facts {
+    fn same_but_heads(&self, other: &Self) -> bool {
+        let with_heads_of_other = Self {
+            bump_head: other.bump_head,
+            directory_head: other.directory_head,
+            ..self.clone()
+        };
+        with_heads_of_other == *other
+    }
+}
+
+/// What a peer tells of its run's lanes: hints of what there is to pull, from datagrams that anybody may send. They
+/// may be late and must not be believed for more than a question to the peer itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Heads {
+    /// Its run's incarnation.
+    pub incarnation: u128,
+    /// The highest sequence of its bump lane.
+    pub bump: u64,
+    /// The highest sequence of its directory lane.
+    pub directory: u64,
+}
+
 impl View {
-    /// Whether `other` says the same, but for when peers were last heard.
-    pub(crate) fn says_what(&self, other: &Self) -> bool {
+    /// Whether `other` says the same of who is a member, where, and in which state: heads, which move with every event,
+    /// and when peers were last heard are left out. Who rebuilds something by the members asks this first.
+    pub fn same_members(&self, other: &Self) -> bool {
         let same = |a: &Peer, b: &Peer| {
             (a.incarnation, a.gossip_addr, a.alive, a.left)
                 == (b.incarnation, b.gossip_addr, b.alive, b.left)
-                && a.facts == b.facts
+                && a.facts.same_but_heads(&b.facts)
         };
         self.conflicts == other.conflicts
             && self.peers.len() == other.peers.len()
@@ -76,6 +100,26 @@ impl View {
                 .iter()
                 .zip(&other.peers)
                 .all(|(a, b)| a.0 == b.0 && same(a.1, b.1))
+    }
+
+    /// The heads of those peers that tell others than they did in `before`: of all for an empty one.
+    pub fn heads_since(&self, before: &Self) -> Vec<Heads> {
+        let heads = |peer: &Peer| Heads {
+            incarnation: peer.incarnation,
+            bump: peer.facts.bump_head,
+            directory: peer.facts.directory_head,
+        };
+        self.peers
+            .iter()
+            .map(|(node_id, peer)| (before.peers.get(node_id), heads(peer)))
+            .filter(|(before, now)| before.map(heads) != Some(*now))
+            .map(|(_, now)| now)
+            .collect()
+    }
+
+    /// Whether `other` says the same, but for when peers were last heard.
+    pub(crate) fn says_what(&self, other: &Self) -> bool {
+        self.same_members(other) && self.heads_since(other).is_empty()
     }
 }
 

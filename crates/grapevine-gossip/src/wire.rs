@@ -1,8 +1,8 @@
 //! chitchat 0.13's datagrams, read far enough to know that chitchat will survive them.
 //!
 //! chitchat trusts its peers: a digest larger than a datagram, a key that begins with a multi-byte character, or a delta
-//! whose maximum is below its versions each panic its task, and a release build aborts on a panic. Its own decoder is
-//! private, so this module reads the bytes itself. All integers are little-endian; a string is a `u16` length and that
+//! whose maximum is below its versions each panic its task, and with it the process where panics abort. Its own decoder
+//! is private, so this module reads the bytes itself. All integers are little-endian; a string is a `u16` length and that
 //! many bytes of UTF-8.
 //!
 //! ```text
@@ -33,7 +33,7 @@ use crate::config::is_name;
 pub(crate) const DATAGRAM_BYTES_MAX: usize = 65_507;
 /// Longest cluster id: our prefix and a cluster's name.
 pub(crate) const CLUSTER_ID_BYTES_MAX: usize = 96;
-/// Kept free in every reply for what the peer lacks. chitchat panics below 100 bytes; a delta of our five keys for one
+/// Kept free in every reply for what the peer lacks. chitchat panics below 100 bytes; a delta of our six keys for one
 /// node is under 500, so this carries news of 16 nodes even beside a full digest.
 pub(crate) const DELTA_RESERVE_BYTES: usize = 8_192;
 /// What all entries of a digest may take together, so that `header + count + entries + cluster id` and `header + count +
@@ -75,6 +75,7 @@ pub(crate) struct Node<'a> {
 #[derive(Debug)]
 pub(crate) struct Entry<'a> {
     pub(crate) node: Node<'a>,
+    pub(crate) heartbeat: u64,
     raw: &'a [u8],
     /// Whether name, address and counters are what a sidecar would say.
     pub(crate) sane: bool,
@@ -83,7 +84,8 @@ pub(crate) struct Entry<'a> {
 /// A datagram that chitchat can take, once its digest is cut to the entries that may be admitted.
 #[derive(Debug)]
 pub(crate) struct Datagram<'a> {
-    kind: u8,
+    /// [`SYN`], [`SYN_ACK`] or [`ACK`].
+    pub(crate) kind: u8,
     /// The digest's entries; empty for a type without digest.
     pub(crate) entries: Vec<Entry<'a>>,
     /// What follows the digest.
@@ -302,6 +304,7 @@ impl<'a> Cursor<'a> {
             is_sane(&node) && collected == 0 && heartbeat < COUNTER_MAX && version < COUNTER_MAX;
         Some(Entry {
             node,
+            heartbeat,
             raw: &before[..before.len() - self.0.len()],
             sane,
         })

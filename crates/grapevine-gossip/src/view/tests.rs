@@ -264,3 +264,47 @@ fn only_last_heard_changing_is_no_news() {
     assert!(!scene.steps(20, &[]).says_what(&before));
     assert!(scene.now > scene.start);
 }
+
+#[test]
+fn heads_alone_are_news_of_heads_and_not_of_members() {
+    let mut scene = Scene::new(9);
+    scene.list("a", 1, 11);
+    scene.list("b", 2, 12);
+    let both = [("a", 1), ("b", 2)];
+    let before = scene.steps(3, &both);
+    assert_eq!(
+        before.heads_since(&View::default()).len(),
+        2,
+        "all at first"
+    );
+    let listed = scene.listed.get_mut(&("b", 2)).unwrap();
+    listed.keys.insert(facts::HEADS.into(), "7 9".into());
+    listed.version += 1;
+    let after = scene.step(&both);
+    assert!(after.same_members(&before));
+    assert!(!after.says_what(&before), "and yet watchers are woken");
+    let heads = Heads {
+        incarnation: 12,
+        bump: 7,
+        directory: 9,
+    };
+    assert_eq!(after.heads_since(&before), [heads]);
+    assert_eq!(after.heads_since(&after), []);
+    // Another run's heads are news although the numbers are the same.
+    scene.list("b", 3, 13);
+    let run = scene.listed.get_mut(&("b", 3)).unwrap();
+    run.keys.insert(facts::HEADS.into(), "7 9".into());
+    run.version += 1;
+    let restarted = scene.steps(9, &[("a", 1), ("b", 3)]);
+    assert!(!restarted.same_members(&after));
+    assert_eq!(
+        restarted.heads_since(&after),
+        [Heads {
+            incarnation: 13,
+            ..heads
+        }]
+    );
+    let gone = scene.steps(40, &[]);
+    assert!(!gone.same_members(&restarted), "a suspicion is of members");
+    assert_eq!(gone.heads_since(&restarted), []);
+}

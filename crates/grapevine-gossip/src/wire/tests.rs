@@ -54,6 +54,14 @@ pub(crate) fn syn(cluster: &str, nodes: &[(Node<'_>, u64)]) -> Vec<u8> {
     bytes
 }
 
+/// With a digest, and no news.
+pub(crate) fn syn_ack(nodes: &[(Node<'_>, u64)]) -> Vec<u8> {
+    let mut bytes = header(SYN_ACK);
+    put_digest(&mut bytes, nodes);
+    bytes.push(0);
+    bytes
+}
+
 pub(crate) enum Op<'a> {
     Node(Node<'a>),
     Set(&'a str, &'a str, u64),
