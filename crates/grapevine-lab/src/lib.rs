@@ -23,3 +23,5 @@ pub mod truth;
 pub mod value;
 mod watchers;
 pub mod workload;
+
+pub use interrupt::Interrupted;
