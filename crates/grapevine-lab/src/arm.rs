@@ -28,6 +28,9 @@ pub enum Arm {
     NaiveDelete,
     /// Control: the cache is never asked. Never stale, never a hit.
     BypassAll,
+    /// Control, with sidecars: `versioned` whose writes wait for nobody, and whose sessions are owed what they wrote and
+    /// carry no token. Shows stale reads.
+    IgnoreSession,
 }
 
 /// A name that no arm has.
@@ -35,7 +38,7 @@ pub enum Arm {
 pub enum UnknownArm {
     /// No such name.
     #[error(
-        "strategy: `{0}` is none of versioned, registered, bucketed, bucketed(N) with N from 1 to {BUCKETS_MAX}, ttl, none, naive-delete, bypass-all"
+        "strategy: `{0}` is none of versioned, registered, bucketed, bucketed(N) with N from 1 to {BUCKETS_MAX}, ttl, none, naive-delete, bypass-all, ignore-session"
     )]
     Name(String),
     /// More or fewer buckets than a policy may have.
@@ -52,12 +55,16 @@ impl Arm {
         Self::Ttl,
     ];
 
-    /// Whether sidecars take part. Control arms run on the cache alone.
+    /// Whether sidecars take part. The other control arms run on the cache alone.
     pub fn is_grapevine(self) -> bool {
-        matches!(
-            self,
-            Self::Versioned | Self::Registered | Self::Bucketed(_) | Self::Ttl
-        )
+        match self {
+            Self::Versioned
+            | Self::Registered
+            | Self::Bucketed(_)
+            | Self::Ttl
+            | Self::IgnoreSession => true,
+            Self::None | Self::NaiveDelete | Self::BypassAll => false,
+        }
     }
 
     /// Whether a read that begins after a write call returned must show the write.
@@ -65,10 +72,10 @@ impl Arm {
         self != Self::Ttl
     }
 
-    /// The name of the strategy in a policy file; nothing for a control arm.
+    /// The name of the strategy in a policy file; nothing where no sidecar takes part.
     pub fn policy_strategy(self) -> Option<String> {
         match self {
-            Self::Versioned => Some("versioned".to_owned()),
+            Self::Versioned | Self::IgnoreSession => Some("versioned".to_owned()),
             Self::Registered => Some("registered".to_owned()),
             Self::Bucketed(buckets) => Some(format!("bucketed({buckets})")),
             Self::Ttl => Some("ttl".to_owned()),
@@ -90,6 +97,7 @@ impl FromStr for Arm {
             "none" => Self::None,
             "naive-delete" => Self::NaiveDelete,
             "bypass-all" => Self::BypassAll,
+            "ignore-session" => Self::IgnoreSession,
             _ => {
                 let buckets = name
                     .strip_prefix("bucketed(")
@@ -112,6 +120,7 @@ impl fmt::Display for Arm {
             Self::None => f.write_str("none"),
             Self::NaiveDelete => f.write_str("naive-delete"),
             Self::BypassAll => f.write_str("bypass-all"),
+            Self::IgnoreSession => f.write_str("ignore-session"),
             strategy => f.write_str(&strategy.policy_strategy().unwrap_or_default()),
         }
     }
@@ -133,6 +142,7 @@ mod tests {
             "none",
             "naive-delete",
             "bypass-all",
+            "ignore-session",
         ] {
             assert_eq!(name.parse::<Arm>().unwrap().to_string(), name);
         }

@@ -32,10 +32,9 @@ impl<A> Default for Oracle<A> {
 impl<A: std::hash::Hash + Eq> Oracle<A> {
     /// Reads the addresses, fills those that miss, and tells whether none did.
     pub fn read(&mut self, subject: Subject, addresses: impl IntoIterator<Item = A>) -> bool {
-        let version = |id| self.versions.get(&id).copied().unwrap_or(0);
         let now = Versions {
-            object: version(subject.object),
-            group: subject.group.map_or(0, version),
+            object: self.version(subject.object),
+            group: subject.group.map_or(0, |group| self.version(group)),
         };
         let mut hit = true;
         for address in addresses {
@@ -44,6 +43,11 @@ impl<A: std::hash::Hash + Eq> Oracle<A> {
         self.reads += 1;
         self.hits += u64::from(hit);
         hit
+    }
+
+    /// How often an object or a group has been written.
+    pub fn version(&self, id: CounterId) -> u64 {
+        self.versions.get(&id).copied().unwrap_or(0)
     }
 
     /// Writes an object or a group.

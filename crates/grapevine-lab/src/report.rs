@@ -21,7 +21,8 @@ pub struct Report {
     pub strategy: String,
     /// Reads that ended with a value.
     pub reads: u64,
-    /// Reads that cost no read of the source, those that waited for another reader's fill included.
+    /// Reads for which the source was not asked, those that waited for another reader's fill included. It is the source that
+    /// counts, and not the client.
     pub hits: u64,
     /// Hits by reads; 0 without reads.
     pub hit_ratio: f64,
@@ -29,7 +30,12 @@ pub struct Report {
     pub oracle_hit_ratio: f64,
     /// Reads that passed the cache by, because policy or the client said so.
     pub bypasses: u64,
-    /// Reads that missed where the oracle hit.
+    /// Reads that had to ask the source for an address whose last fill, by any node, had ended before they began and had
+    /// shown exactly what the source still held: the cache was given a current value, and it was invalidated or refused all the same.
+    ///
+    /// Counted are: bumps that cover more than was written; values that push each other out of a bucket; values whose time to
+    /// live ended; fills that showed a commit already and were refused by the bump that told of it; evictions, for which the
+    /// caches of a replay are too large. Bypassed reads have a count of their own, and are not among them.
     pub over_invalidations: u64,
     /// Writes to the source.
     pub writes: u64,
@@ -82,6 +88,12 @@ pub struct Counts {
     pub failed_writes: u64,
     /// Reads that were given a value of another address, place or length.
     pub wrong_values: u64,
+    /// Queries of the source that were made for reads.
+    pub source_reads: u64,
+    /// Reads whose access said something else of their origin than the source did.
+    pub misreported: u64,
+    /// Writes whose session token was absent, or could not be kept.
+    pub lost_tokens: u64,
 }
 
 impl Counts {
@@ -97,6 +109,9 @@ impl Counts {
         self.failed_reads += other.failed_reads;
         self.failed_writes += other.failed_writes;
         self.wrong_values += other.wrong_values;
+        self.source_reads += other.source_reads;
+        self.misreported += other.misreported;
+        self.lost_tokens += other.lost_tokens;
     }
 }
 
@@ -109,6 +124,8 @@ pub struct Outcome {
     pub counts: Counts,
     /// The oracle's reads and hits.
     pub oracle_reads_and_hits: (u64, u64),
+    /// Queries of the source, as itself counted them.
+    pub source_queries: u64,
     /// Convergence as median, 99th percentile and maximum in milliseconds, if there were sidecars.
     pub converge_ms: Option<SummaryMs>,
     /// Events whose convergence could not be told.
@@ -164,51 +181,52 @@ impl Outcome {
     /// What is not as it should be, one sentence each; none when all is well.
     pub fn failures(&self) -> Vec<String> {
         let counts = &self.counts;
-        let report = self.report();
         let mut failures = Vec::new();
-        let mut unless = |good: bool, failure: String| {
-            if !good {
-                failures.push(failure);
-            }
-        };
-        unless(report.reads > 0, "no read was judged".to_owned());
-        unless(
-            report.stale_reads == 0,
-            format!("{} stale reads", report.stale_reads),
-        );
-        unless(
-            counts.wrong_values == 0,
-            format!("{} wrong values", counts.wrong_values),
-        );
-        unless(
-            counts.tally.ahead == 0,
-            format!("{} values that nobody wrote", counts.tally.ahead),
-        );
-        unless(
-            counts.failed_reads == 0,
-            format!("{} reads failed", counts.failed_reads),
-        );
-        unless(
-            counts.failed_writes == 0,
-            format!("{} invalidations failed", counts.failed_writes),
-        );
-        if self.arm == Arm::Ttl {
-            let oldest = counts.tally.oldest();
-            unless(
-                oldest <= self.ttl,
-                format!("a value {oldest:?} old, the time to live is {:?}", self.ttl),
-            );
-        } else {
-            let wanted = HIT_SHARE_MIN * report.oracle_hit_ratio;
-            unless(
-                report.hit_ratio >= wanted,
-                format!(
-                    "hit ratio {:.4}, below {HIT_SHARE_MIN} of the oracle's {:.4}",
-                    report.hit_ratio, report.oracle_hit_ratio
-                ),
-            );
+        if counts.tally.reads == 0 {
+            failures.push("no read was judged".to_owned());
         }
+        for (count, what) in [
+            (counts.tally.stale, "stale reads"),
+            (counts.wrong_values, "wrong values"),
+            (counts.tally.ahead, "values that nobody wrote"),
+            (counts.failed_reads, "reads failed"),
+            (counts.failed_writes, "invalidations failed"),
+            (
+                counts.lost_tokens,
+                "session tokens that could not be kept: later reads were not shown to be owed those writes",
+            ),
+            (
+                counts.misreported,
+                "reads came from elsewhere than the client said",
+            ),
+        ] {
+            if count > 0 {
+                failures.push(format!("{count} {what}"));
+            }
+        }
+        if counts.source_reads != self.source_queries {
+            failures.push(format!(
+                "hits do not add up: the source was asked {} times, {} times of these by a read",
+                self.source_queries, counts.source_reads
+            ));
+        }
+        failures.extend(self.too_old_or_too_few_hits());
         failures
+    }
+
+    fn too_old_or_too_few_hits(&self) -> Option<String> {
+        if self.arm == Arm::Ttl {
+            let oldest = self.counts.tally.oldest();
+            return (oldest > self.ttl)
+                .then(|| format!("a value {oldest:?} old, the time to live is {:?}", self.ttl));
+        }
+        let report = self.report();
+        (report.hit_ratio < HIT_SHARE_MIN * report.oracle_hit_ratio).then(|| {
+            format!(
+                "hit ratio {:.4}, below {HIT_SHARE_MIN} of the oracle's {:.4}",
+                report.hit_ratio, report.oracle_hit_ratio
+            )
+        })
     }
 }
 
@@ -269,12 +287,12 @@ fn human(value: &serde_json::Value) -> String {
 }
 
 /// Digits beyond what was measured are noise in the line.
-fn rounded(value: f64, digits: i32) -> f64 {
+pub(crate) fn rounded(value: f64, digits: i32) -> f64 {
     let scale = 10_f64.powi(digits);
     (value * scale).round() / scale
 }
 
-fn ratio(part: u64, whole: u64) -> f64 {
+pub(crate) fn ratio(part: u64, whole: u64) -> f64 {
     if whole == 0 {
         0.0
     } else {
@@ -312,6 +330,7 @@ mod tests {
             arm,
             counts,
             oracle_reads_and_hits: (100, 80),
+            source_queries: 0,
             converge_ms: None,
             converge_incomplete: 0,
             elapsed: Duration::from_secs(2),
@@ -402,6 +421,19 @@ mod tests {
         broken.counts.failed_reads = 2;
         broken.counts.failed_writes = 3;
         assert_eq!(broken.failures().len(), 3);
+        let mut lost = outcome(Arm::Versioned, 80, &[]);
+        lost.counts.lost_tokens = 2;
+        fails(lost, "2 session tokens");
+        let mut lying = outcome(Arm::Versioned, 80, &[]);
+        lying.counts.misreported = 4;
+        fails(lying, "4 reads came from elsewhere");
+        let mut hidden = outcome(Arm::Versioned, 80, &[]);
+        hidden.counts.source_reads = 20;
+        hidden.source_queries = 21;
+        fails(
+            hidden,
+            "hits do not add up: the source was asked 21 times, 20",
+        );
     }
 
     #[test]

@@ -1,5 +1,5 @@
 //! The one sequence of operations that Grapevine and the oracle are both given: records, made operations by the workload, with their
-//! objects and groups numbered densely and the oracle's answer noted beside each read.
+//! objects and groups numbered densely.
 
 use std::collections::HashMap;
 
@@ -18,8 +18,6 @@ pub struct Step {
     pub op: Op,
     /// What the record's value depends on.
     pub subject: Subject,
-    /// For a read: whether perfect invalidation would have hit.
-    pub oracle_hit: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -39,6 +37,8 @@ pub struct Sequence<R> {
     counters: HashMap<Name, CounterId>,
     oracle: Oracle<OracleAddress>,
     ordinal: u64,
+    /// Comes next, before another record.
+    read_back: Option<Op>,
 }
 
 impl<R: Iterator<Item = Result<Record, TraceError>>> Sequence<R> {
@@ -50,6 +50,7 @@ impl<R: Iterator<Item = Result<Record, TraceError>>> Sequence<R> {
             counters: HashMap::new(),
             oracle: Oracle::default(),
             ordinal: 0,
+            read_back: None,
         }
     }
 
@@ -73,9 +74,8 @@ impl<R: Iterator<Item = Result<Record, TraceError>>> Sequence<R> {
         *self.counters.entry(name).or_insert(CounterId(next))
     }
 
-    fn step(&mut self, record: Record) -> Step {
-        let op = self.workload.op(self.ordinal, record);
-        self.ordinal += 1;
+    fn step(&mut self, op: Op) -> Step {
+        let record = op.record;
         let object = self.counter(Name::Object {
             kind: record.kind(),
             id: record.id(),
@@ -88,28 +88,22 @@ impl<R: Iterator<Item = Result<Record, TraceError>>> Sequence<R> {
             })
         });
         let subject = Subject { object, group };
-        let oracle_hit = match op.action {
-            Action::Read(None) => self.oracle.read(subject, [OracleAddress(record, 0)]),
+        match op.action {
+            Action::Read(None) => {
+                self.oracle.read(subject, [OracleAddress(record, 0)]);
+            }
             Action::Read(Some(slice)) => {
-                let pages = self.workload.pages_of(record, slice);
+                let version = self.oracle.version(object);
+                let pages = self.workload.pages_of(record, version, slice);
                 self.oracle
-                    .read(subject, pages.map(|page| OracleAddress(record, page)))
+                    .read(subject, pages.map(|page| OracleAddress(record, page)));
             }
-            Action::WriteObject => {
-                self.oracle.write(object);
-                false
-            }
-            Action::WriteGroup => {
-                self.oracle
-                    .write(group.expect("invariant: groups are written with pages only"));
-                false
-            }
-        };
-        Step {
-            op,
-            subject,
-            oracle_hit,
+            Action::WriteObject => self.oracle.write(object),
+            Action::WriteGroup => self
+                .oracle
+                .write(group.expect("invariant: groups are written with pages only")),
         }
+        Step { op, subject }
     }
 }
 
@@ -117,8 +111,16 @@ impl<R: Iterator<Item = Result<Record, TraceError>>> Iterator for Sequence<R> {
     type Item = Result<Step, TraceError>;
 
     fn next(&mut self) -> Option<Self::Item> {
+        if let Some(op) = self.read_back.take() {
+            return Some(Ok(self.step(op)));
+        }
         let record = self.records.next()?;
-        Some(record.map(|record| self.step(record)))
+        Some(record.map(|record| {
+            let op = self.workload.op(self.ordinal, record);
+            self.ordinal += 1;
+            self.read_back = self.workload.read_back(op);
+            self.step(op)
+        }))
     }
 }
 
@@ -129,7 +131,16 @@ mod tests {
     use super::*;
     use crate::workload::{PagesConfig, WorkloadConfig};
 
-    fn sequence(writes: f64, pages: bool) -> Vec<Step> {
+    fn records() -> impl Iterator<Item = Result<Record, TraceError>> {
+        (0..5_000).map(|n| Ok(Record::new(n % 3, n % 50, n % 2).unwrap()))
+    }
+
+    /// The steps, and the oracle's hits.
+    fn sequence(writes: f64, pages: bool) -> (Vec<Step>, u64) {
+        sequence_of(writes, pages, false)
+    }
+
+    fn sequence_of(writes: f64, pages: bool, read_back: bool) -> (Vec<Step>, u64) {
         let pages = pages.then_some(PagesConfig {
             groups: 4,
             page_items: 10,
@@ -139,34 +150,32 @@ mod tests {
             nodes: 2,
             writes,
             pages,
+            read_back,
         };
-        let records = (0..5_000).map(|n| Ok(Record::new(n % 3, n % 50, n % 2).unwrap()));
-        let mut sequence = Sequence::new(records, Workload::new(config).unwrap());
+        let mut sequence = Sequence::new(records(), Workload::new(config).unwrap());
         let steps: Vec<Step> = sequence.by_ref().map(Result::unwrap).collect();
         let reads = steps
             .iter()
             .filter(|step| matches!(step.op.action, Action::Read(_)))
             .count();
-        let hits = steps.iter().filter(|step| step.oracle_hit).count();
-        assert_eq!(
-            sequence.oracle_reads_and_hits(),
-            (reads as u64, hits as u64)
-        );
-        steps
+        let (oracle_reads, hits) = sequence.oracle_reads_and_hits();
+        assert_eq!(oracle_reads, reads as u64);
+        (steps, hits)
     }
 
     #[test]
     fn without_writes_each_address_misses_once() {
-        let steps = sequence(0.0, false);
-        assert_eq!(steps.iter().filter(|step| !step.oracle_hit).count(), 150);
+        let (steps, hits) = sequence(0.0, false);
+        assert_eq!(steps.len() as u64 - hits, 150);
     }
 
     #[test]
     fn objects_and_groups_have_numbers_of_their_own() {
-        let steps = sequence(0.1, true);
+        let (steps, _) = sequence(0.1, true);
         let mut seen = HashMap::new();
         for step in &steps {
             let record = step.op.record;
+            assert_eq!(record.index(), 0);
             let object = (record.kind(), record.id());
             assert_eq!(*seen.entry(step.subject.object).or_insert(object), object);
         }
@@ -180,13 +189,23 @@ mod tests {
 
     #[test]
     fn writes_cost_the_oracle_hits() {
-        let hits = |writes| {
-            sequence(writes, false)
-                .iter()
-                .filter(|step| step.oracle_hit)
-                .count()
-        };
+        let hits = |writes| sequence(writes, false).1;
         assert!(hits(0.3) < hits(0.1) && hits(0.1) < hits(0.0));
+    }
+
+    #[test]
+    fn a_write_that_is_read_back_is_followed_by_its_read_for_the_oracle_too() {
+        let (plain, plain_hits) = sequence(0.2, false);
+        let (steps, hits) = sequence_of(0.2, false, true);
+        let is_write = |step: &&Step| matches!(step.op.action, Action::WriteObject);
+        let writes = plain.iter().filter(is_write).count();
+        assert_eq!(steps.len(), plain.len() + writes);
+        for pair in steps.windows(2).filter(|pair| is_write(&&pair[0])) {
+            assert_eq!(pair[1].subject, pair[0].subject);
+            assert_eq!(pair[1].op.action, Action::Read(None));
+        }
+        // They miss themselves, and fill for those that come after.
+        assert!(hits > plain_hits && hits <= plain_hits + writes as u64);
     }
 
     #[test]

@@ -62,6 +62,12 @@ impl Record {
         self.0 >> INDEX_BITS & Self::ID_MAX
     }
 
+    /// The record of index 0 of the same object.
+    #[must_use]
+    pub fn object(self) -> Self {
+        Self(self.0 & !Self::INDEX_MAX)
+    }
+
     /// The index within the object, 0 to [`Self::INDEX_MAX`].
     pub fn index(self) -> u32 {
         self.0 & Self::INDEX_MAX

@@ -3,24 +3,40 @@
 //!
 //! An item is 28 bytes, all integers big-endian: the record (4), its place in the list (8; 0 for a single value), the object's version
 //! (8), the group's version (8).
+//!
+//! Where a list ends, nothing would tell which writes the reader was shown: an old page beyond the end of a list that has grown
+//! looks like a right one. So what is read over a list's end is filled up with *end marks* to one entry below what was asked
+//! for, which still says that the list ends there. An end mark is an item whose place has the highest bit set; the others are the
+//! list's length.
 
 use thiserror::Error;
 
 use crate::trace::Record;
 use crate::truth::Versions;
+use crate::workload::Slice;
 
 /// Bytes of an item.
 pub const ITEM_BYTES: usize = 28;
+const END_BIT: u64 = 1 << 63;
 
-/// One cached item.
+/// One cached item, or the mark of a list's end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Item {
     /// The record whose value it is, or whose list it stands in.
     pub record: Record,
-    /// Its place in the list, from 0.
-    pub place: u64,
+    /// Where it stands.
+    pub place: Place,
     /// The writes it shows.
     pub versions: Versions,
+}
+
+/// Where an item stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// At this place in the list, from 0; a single value at 0.
+    At(u64),
+    /// Behind the end of a list of so many items, below 2^63.
+    End(u64),
 }
 
 /// A cached value that is not the one asked for.
@@ -37,20 +53,22 @@ pub enum WrongValue {
         /// The record asked for.
         wanted: u32,
     },
-    /// Another place's.
-    #[error("value: item {got} of the list, asked for {wanted}")]
+    /// Another place's, or of a list that is not so long, or so short, at the version that the entry shows.
+    #[error("value: {got:?} at place {wanted}, in a list of {list_items} items at that version")]
     Place {
-        /// The place in the value.
-        got: u64,
-        /// The place asked for.
+        /// What the entry says of its place.
+        got: Place,
+        /// The place that it was given at.
         wanted: u64,
+        /// The list's length by the truth.
+        list_items: u64,
     },
-    /// A slice of the wrong length.
-    #[error("value: {got} items, the slice has {wanted}")]
+    /// A slice that is too long, or too short though the list goes on.
+    #[error("value: {got} entries for a slice of {wanted}, and no end of the list among them")]
     Items {
-        /// Items returned.
+        /// Entries returned.
         got: u64,
-        /// Items in the slice.
+        /// The slice's limit.
         wanted: u64,
     },
 }
@@ -60,7 +78,11 @@ impl Item {
     pub fn encode(&self) -> [u8; ITEM_BYTES] {
         let mut bytes = [0; ITEM_BYTES];
         bytes[..4].copy_from_slice(&self.record.bits().to_be_bytes());
-        bytes[4..12].copy_from_slice(&self.place.to_be_bytes());
+        let place = match self.place {
+            Place::At(place) => place & !END_BIT,
+            Place::End(items) => items | END_BIT,
+        };
+        bytes[4..12].copy_from_slice(&place.to_be_bytes());
         bytes[12..20].copy_from_slice(&self.versions.object.to_be_bytes());
         bytes[20..].copy_from_slice(&self.versions.group.to_be_bytes());
         bytes
@@ -76,9 +98,14 @@ impl Item {
             u64::from_be_bytes(part.expect("invariant: eight bytes"))
         };
         let record = bytes[..4].try_into().expect("invariant: four bytes");
+        let place = number(4);
         Ok(Self {
             record: Record::from_bits(u32::from_be_bytes(record)),
-            place: number(4),
+            place: if place & END_BIT == 0 {
+                Place::At(place)
+            } else {
+                Place::End(place & !END_BIT)
+            },
             versions: Versions {
                 object: number(12),
                 group: number(20),
@@ -89,46 +116,65 @@ impl Item {
 
 /// The versions of a single value, if it is the one asked for.
 pub fn check_single(wanted: Record, bytes: &[u8]) -> Result<Versions, WrongValue> {
-    check_item(wanted, 0, bytes)
+    let item = decode_of(wanted, bytes)?;
+    match item.place {
+        Place::At(0) => Ok(item.versions),
+        got => Err(WrongValue::Place {
+            got,
+            wanted: 0,
+            list_items: 1,
+        }),
+    }
 }
 
-/// The oldest versions in a slice that begins at `offset` and should have `wanted_items` items; nothing for an empty slice.
+/// The oldest versions in a slice of a list, if it is the one asked for; `list_items` tells the list's length at a version of its object.
+///
+/// Its pages may have been read at different versions. Each entry must be right for its own version, and a slice with
+/// fewer entries than its limit must show that the list ends.
 pub fn check_slice<B: AsRef<[u8]>>(
     wanted: Record,
-    offset: u64,
-    wanted_items: u64,
-    items: &[B],
-) -> Result<Option<Versions>, WrongValue> {
-    let got = items.len() as u64;
-    if got != wanted_items {
-        return Err(WrongValue::Items {
-            got,
-            wanted: wanted_items,
-        });
-    }
+    slice: Slice,
+    list_items: impl Fn(u64) -> u64,
+    entries: &[B],
+) -> Result<Versions, WrongValue> {
+    let (got, limit) = (entries.len() as u64, u64::from(slice.limit));
     let mut oldest: Option<Versions> = None;
-    for (place, item) in (offset..).zip(items) {
-        let versions = check_item(wanted, place, item.as_ref())?;
-        oldest = Some(oldest.map_or(versions, |oldest| oldest.meet(versions)));
+    let (mut end_marked, mut last_of_list) = (false, false);
+    for (place, entry) in (slice.offset..).zip(entries) {
+        let item = decode_of(wanted, entry.as_ref())?;
+        let list_items = list_items(item.versions.object);
+        let right = match item.place {
+            Place::At(at) => !end_marked && at == place && at < list_items,
+            Place::End(items) => items == list_items && place >= items,
+        };
+        if !right {
+            return Err(WrongValue::Place {
+                got: item.place,
+                wanted: place,
+                list_items,
+            });
+        }
+        end_marked |= matches!(item.place, Place::End(_));
+        last_of_list = place + 1 == list_items;
+        oldest = Some(oldest.map_or(item.versions, |oldest| oldest.meet(item.versions)));
     }
-    Ok(oldest)
+    let ended = end_marked || last_of_list;
+    match oldest {
+        Some(oldest) if got == limit || got < limit && ended => Ok(oldest),
+        _ => Err(WrongValue::Items { got, wanted: limit }),
+    }
 }
 
-fn check_item(wanted: Record, place: u64, bytes: &[u8]) -> Result<Versions, WrongValue> {
+fn decode_of(wanted: Record, bytes: &[u8]) -> Result<Item, WrongValue> {
     let item = Item::decode(bytes)?;
-    if item.record != wanted {
-        return Err(WrongValue::Record {
+    if item.record == wanted {
+        Ok(item)
+    } else {
+        Err(WrongValue::Record {
             got: item.record.bits(),
             wanted: wanted.bits(),
-        });
+        })
     }
-    if item.place != place {
-        return Err(WrongValue::Place {
-            got: item.place,
-            wanted: place,
-        });
-    }
-    Ok(item.versions)
 }
 
 #[cfg(test)]
@@ -139,7 +185,7 @@ mod tests {
 
     use super::*;
 
-    fn item(place: u64, object: u64, group: u64) -> Item {
+    fn item(place: Place, object: u64, group: u64) -> Item {
         let record = Record::new(17, 3, 1).unwrap();
         Item {
             record,
@@ -150,7 +196,8 @@ mod tests {
 
     proptest! {
         #[test]
-        fn an_item_survives_its_bytes(bits: u32, place: u64, object: u64, group: u64) {
+        fn an_item_survives_its_bytes(bits: u32, place in 0..END_BIT, end: bool, object: u64, group: u64) {
+            let place = if end { Place::End(place) } else { Place::At(place) };
             let item = Item { record: Record::from_bits(bits), ..item(place, object, group) };
             prop_assert_eq!(Item::decode(&item.encode()), Ok(item));
         }
@@ -159,34 +206,69 @@ mod tests {
     #[test]
     fn a_value_of_another_address_is_told() {
         let other = Record::new(17, 4, 1).unwrap();
-        let bytes = item(0, 1, 1).encode();
+        let value = item(Place::At(0), 1, 1);
+        let bytes = value.encode();
         assert!(matches!(
             check_single(other, &bytes),
             Err(WrongValue::Record { .. })
         ));
         assert_eq!(
-            check_single(item(0, 1, 1).record, &bytes[1..]),
+            check_single(value.record, &bytes[1..]),
             Err(WrongValue::Length(27))
         );
+        assert!(check_single(value.record, &item(Place::End(0), 1, 1).encode()).is_err());
+    }
+
+    /// Lists of as many items as their object's version says.
+    fn checked(offset: u64, limit: u32, entries: &[Item]) -> Result<Versions, WrongValue> {
+        let entries: Vec<_> = entries.iter().map(Item::encode).collect();
+        let wanted = item(Place::At(0), 0, 0).record;
+        check_slice(wanted, Slice { offset, limit }, |version| version, &entries)
     }
 
     #[test]
     fn a_slice_is_as_old_as_its_oldest_parts() {
-        let items = [item(5, 3, 1), item(6, 2, 2), item(7, 4, 2)].map(|item| item.encode());
-        let record = item(0, 0, 0).record;
+        let entries = [(5, 30, 1), (6, 20, 2), (7, 40, 2)]
+            .map(|(place, object, group)| item(Place::At(place), object, group));
         let oldest = Versions {
-            object: 2,
+            object: 20,
             group: 1,
         };
-        assert_eq!(check_slice(record, 5, 3, &items), Ok(Some(oldest)));
-        assert_eq!(check_slice::<[u8; 28]>(record, 5, 0, &[]), Ok(None));
+        assert_eq!(checked(5, 3, &entries), Ok(oldest));
+        assert!(matches!(
+            checked(4, 3, &entries),
+            Err(WrongValue::Place { wanted: 4, .. })
+        ));
+    }
+
+    #[test]
+    fn a_slice_may_be_short_only_where_its_list_ends() {
+        let entries = [item(Place::At(5), 8, 0), item(Place::At(6), 8, 0)];
+        let short = Err(WrongValue::Items { got: 2, wanted: 4 });
+        assert_eq!(checked(5, 4, &entries), short);
+        let last = [item(Place::At(5), 7, 0), item(Place::At(6), 7, 0)];
+        assert!(checked(5, 4, &last).is_ok());
+        let marked = [item(Place::At(5), 6, 0), item(Place::End(6), 6, 0)];
+        assert!(checked(5, 4, &marked).is_ok());
+        assert!(checked(5, 1, &marked).is_err(), "longer than asked for");
+        assert!(checked(5, 4, &[]).is_err(), "nothing tells a version");
+    }
+
+    #[test]
+    fn what_lies_beyond_the_end_tells_the_version_that_it_was_read_at() {
+        let beyond = |object| checked(50, 3, &[item(Place::End(object), object, 4); 2]);
         assert_eq!(
-            check_slice(record, 5, 4, &items),
-            Err(WrongValue::Items { got: 3, wanted: 4 })
+            beyond(45),
+            Ok(Versions {
+                object: 45,
+                group: 4
+            })
         );
-        assert_eq!(
-            check_slice(record, 4, 3, &items),
-            Err(WrongValue::Place { got: 5, wanted: 4 })
-        );
+        // The list was longer at that version, so this cannot have been read.
+        assert!(beyond(51).is_err());
+        // Nor may an item stand where the list had ended at its version, or after an end mark.
+        assert!(checked(8, 2, &[item(Place::At(8), 8, 0), item(Place::End(8), 8, 0)]).is_err());
+        let items_again = [item(Place::End(4), 4, 0), item(Place::At(6), 9, 0)];
+        assert!(checked(5, 2, &items_again).is_err());
     }
 }

@@ -7,14 +7,17 @@
 //! record's object *instead of* the record's read: 0.07 gives the mix of 0.93 reads to 0.07 writes that is common for
 //! memcached clusters.
 //!
-//! With pages, three things change:
+//! With pages, four things change:
 //!
 //! - The class is `type/g{n}/id`, with n = `xxh3_64(the id as four big-endian bytes) % groups` (seed 0), so that a group of ids
 //!   is a parent class. One write in a hundred bumps `type/g{n}` instead of the object.
-//! - `type:id:index` names a list of [`list_items`] items, between 20 and 60 of them, rather than one value.
+//! - An object is one list, at the address `type:id`; the trace's indices say nothing then.
+//! - The list has [`list_items`] items, between 20 and 60 of them, and each write of the object gives it another length. (A
+//!   write of its group changes what the items say, and not how many there are.)
 //! - Each read takes a slice of it. Where the slice begins is drawn per read and skewed to the front, as people page: it
 //!   begins on the first page in half of the reads, on the second in a quarter, and so on to the sixth; one slice in four begins in the
-//!   middle of a page; three in four are one page long, the others two and a half. Slices may begin at or run over the list's end.
+//!   middle of a page; three in four are one page long, the others two and a half. Slices may run over the list's end, and lie
+//!   beyond it altogether: what such a reader is given tells a version too, see [`crate::value`].
 //!
 //! All draws are hashes of the seed, the record's ordinal and the draw's own number, so an operation does not depend on the order
 //! in which workers come to it.
@@ -32,6 +35,8 @@ const LIST_ITEMS_MIN: u64 = 20;
 const LIST_ITEMS_SPAN: u64 = 41;
 /// More groups than this make classes of one object each.
 const GROUPS_MAX: u32 = 65_536;
+/// So that a slice that begins in the middle of a list's last page is given one entry at least.
+const PAGE_ITEMS_MIN: u32 = 4;
 const PAGE_ITEMS_MAX: u32 = 1_000;
 const NODES_MAX: u32 = 1_000;
 
@@ -46,6 +51,8 @@ pub struct WorkloadConfig {
     pub writes: f64,
     /// Slices of lists and groups of objects, or single values when absent.
     pub pages: Option<PagesConfig>,
+    /// Each write is followed by a read of what was written, on another node: what a session must be able to see.
+    pub read_back: bool,
 }
 
 /// How lists are paged and objects grouped.
@@ -53,7 +60,7 @@ pub struct WorkloadConfig {
 pub struct PagesConfig {
     /// Groups per type, 1 to 65,536.
     pub groups: u32,
-    /// Items of a page, 1 to 1,000. The policy of the cluster must say the same.
+    /// Items of a page, 4 to 1,000. The policy of the cluster must say the same.
     pub page_items: u32,
 }
 
@@ -70,7 +77,7 @@ pub enum WorkloadError {
     #[error("groups: {0} is not between 1 and {GROUPS_MAX}")]
     Groups(u32),
     /// The size of a page.
-    #[error("page items: {0} is not between 1 and {PAGE_ITEMS_MAX}")]
+    #[error("page items: {0} is not between {PAGE_ITEMS_MIN} and {PAGE_ITEMS_MAX}")]
     PageItems(u32),
 }
 
@@ -99,7 +106,7 @@ pub enum Action {
 pub struct Op {
     /// The record's place in the trace, from 0.
     pub ordinal: u64,
-    /// The record.
+    /// The record; with pages, that of its object's list.
     pub record: Record,
     /// What to do.
     pub action: Action,
@@ -136,7 +143,7 @@ impl Workload {
             if !(1..=GROUPS_MAX).contains(&pages.groups) {
                 return Err(WorkloadError::Groups(pages.groups));
             }
-            if !(1..=PAGE_ITEMS_MAX).contains(&pages.page_items) {
+            if !(PAGE_ITEMS_MIN..=PAGE_ITEMS_MAX).contains(&pages.page_items) {
                 return Err(WorkloadError::PageItems(pages.page_items));
             }
         }
@@ -151,12 +158,26 @@ impl Workload {
     /// The operation of a record.
     pub fn op(&self, ordinal: u64, record: Record) -> Op {
         let node = self.draw(ordinal, Draw::Node) % u64::from(self.config.nodes);
+        let record = match self.config.pages {
+            Some(_) => record.object(),
+            None => record,
+        };
         Op {
             ordinal,
             record,
             action: self.action(ordinal),
             node: u32::try_from(node).expect("invariant: below the number of nodes"),
         }
+    }
+
+    /// The read that follows a write, where writes are read back; its node is the next one.
+    pub fn read_back(&self, op: Op) -> Option<Op> {
+        let wrote = !matches!(op.action, Action::Read(_));
+        (self.config.read_back && wrote).then(|| Op {
+            action: Action::Read(self.any_slice(op.ordinal)),
+            node: (op.node + 1) % self.config.nodes,
+            ..op
+        })
     }
 
     fn action(&self, ordinal: u64) -> Action {
@@ -171,11 +192,12 @@ impl Workload {
                 Action::WriteObject
             };
         }
-        Action::Read(
-            self.config
-                .pages
-                .map(|pages| self.slice(ordinal, pages.page_items)),
-        )
+        Action::Read(self.any_slice(ordinal))
+    }
+
+    fn any_slice(&self, ordinal: u64) -> Option<Slice> {
+        let pages = self.config.pages?;
+        Some(self.slice(ordinal, pages.page_items))
     }
 
     fn slice(&self, ordinal: u64, page_items: u32) -> Slice {
@@ -224,28 +246,40 @@ impl Workload {
             .map(|group| format!("{}/g{group}", record.kind()))
     }
 
-    /// The pages that a slice of a record's list needs, first and last: a reader stops at the list's first page that is not
-    /// full, which tells it that the list ends, and asks for one page in any case.
-    pub fn pages_of(&self, record: Record, slice: Slice) -> std::ops::RangeInclusive<u64> {
+    /// The address of a record's value, or of its object's list.
+    pub fn address(&self, record: Record) -> String {
+        let (kind, id) = (record.kind(), record.id());
+        match self.config.pages {
+            Some(_) => format!("{kind}:{id}"),
+            None => format!("{kind}:{id}:{}", record.index()),
+        }
+    }
+
+    /// The pages that a slice of a list needs at a version of its object, first and last: a reader stops at the list's first
+    /// page that is not full, which tells it that the list ends, and asks for one page in any case.
+    pub fn pages_of(
+        &self,
+        record: Record,
+        version: u64,
+        slice: Slice,
+    ) -> std::ops::RangeInclusive<u64> {
         let page_items = self
             .config
             .pages
             .map_or(1, |pages| u64::from(pages.page_items));
         let first = slice.offset / page_items;
         let last_item = slice.offset + u64::from(slice.limit.max(1)) - 1;
-        let short_page = list_items(record) / page_items;
+        let short_page = list_items(record, version) / page_items;
         first..=(last_item / page_items).min(short_page.max(first))
     }
 }
 
-/// The address of a record's value.
-pub fn address(record: Record) -> String {
-    format!("{}:{}:{}", record.kind(), record.id(), record.index())
-}
-
-/// The number of items in the list that a record names, with pages.
-pub fn list_items(record: Record) -> u64 {
-    LIST_ITEMS_MIN + xxh3_64(&record.bits().to_be_bytes()) % LIST_ITEMS_SPAN
+/// The number of items in the list of a record's object, with pages, after so many writes of the object.
+pub fn list_items(record: Record, version: u64) -> u64 {
+    let mut bytes = [0; 12];
+    bytes[..4].copy_from_slice(&record.object().bits().to_be_bytes());
+    bytes[4..].copy_from_slice(&version.to_be_bytes());
+    LIST_ITEMS_MIN + xxh3_64(&bytes) % LIST_ITEMS_SPAN
 }
 
 /// A hash as a number from 0 to below 1.
@@ -272,6 +306,7 @@ mod tests {
             nodes: 3,
             writes,
             pages,
+            read_back: false,
         }
     }
 
@@ -288,7 +323,19 @@ mod tests {
         let workload = workload(0.0, false);
         assert_eq!(workload.class(record()), "17/4711");
         assert_eq!(workload.group_class(record()), None);
-        assert_eq!(address(record()), "17:4711:3");
+        assert_eq!(workload.address(record()), "17:4711:3");
+    }
+
+    #[test]
+    fn with_pages_an_object_is_one_list_whatever_the_index() {
+        let workload = workload(0.0, true);
+        assert_eq!(workload.address(record()), "17:4711");
+        let other = Record::new(17, 4_711, 300).unwrap();
+        assert_eq!(
+            workload.op(0, record()).record,
+            workload.op(0, other).record
+        );
+        assert_eq!(list_items(record(), 5), list_items(other, 5));
     }
 
     #[test]
@@ -342,6 +389,23 @@ mod tests {
     }
 
     #[test]
+    fn a_write_is_read_back_on_the_next_node_where_that_is_asked_for() {
+        let with = Workload::new(WorkloadConfig {
+            read_back: true,
+            ..config(1.0, true)
+        })
+        .unwrap();
+        for ordinal in 0..100 {
+            let op = with.op(ordinal, record());
+            let back = with.read_back(op).unwrap();
+            assert_eq!((back.record, back.node), (op.record, (op.node + 1) % 3));
+            assert!(matches!(back.action, Action::Read(Some(_))));
+            assert_eq!(with.read_back(back), None);
+            assert_eq!(workload(1.0, true).read_back(op), None);
+        }
+    }
+
+    #[test]
     fn nodes_get_like_shares() {
         let workload = workload(0.0, false);
         let mut shares = BTreeMap::<u32, u32>::new();
@@ -380,11 +444,11 @@ mod tests {
         let workload = workload(0.0, true);
         let list_of = |items| {
             let record = |id| Record::new(1, id, 0).unwrap();
-            (0..10_000).map(record).find(|r| list_items(*r) == items)
+            (0..10_000).map(record).find(|r| list_items(*r, 0) == items)
         };
         let (sixty, twenty, odd) = (list_of(60), list_of(20), list_of(25));
         let pages = |record: Option<Record>, offset, limit| {
-            workload.pages_of(record.unwrap(), Slice { offset, limit })
+            workload.pages_of(record.unwrap(), 0, Slice { offset, limit })
         };
         assert_eq!(pages(sixty, 0, 10), 0..=0);
         assert_eq!(pages(sixty, 5, 10), 0..=1);
@@ -396,12 +460,14 @@ mod tests {
     }
 
     #[test]
-    fn lists_end_within_the_reach_of_slices() {
+    fn lists_end_within_the_reach_of_slices_and_change_their_length_when_written() {
         let lengths: Vec<u64> = (0..2_000)
-            .map(|id| list_items(Record::new(1, id, 0).unwrap()))
+            .map(|version| list_items(record(), version))
             .collect();
         assert!(lengths.iter().all(|length| (20..=60).contains(length)));
         assert!(lengths.contains(&20) && lengths.contains(&60));
+        let same = lengths.windows(2).filter(|pair| pair[0] == pair[1]);
+        assert!(same.count() < 100);
     }
 
     #[test]
@@ -422,6 +488,6 @@ mod tests {
             ..config(0.1, false)
         };
         assert_eq!(refused(with(0, 10)), WorkloadError::Groups(0));
-        assert_eq!(refused(with(64, 0)), WorkloadError::PageItems(0));
+        assert_eq!(refused(with(64, 3)), WorkloadError::PageItems(3));
     }
 }

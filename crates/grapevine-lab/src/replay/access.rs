@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use grapevine_client::Session;
 
+use super::source::Reading;
 use crate::converge::EventKey;
 use crate::sequence::Step;
 use crate::workload::Slice;
@@ -12,7 +13,7 @@ pub(crate) trait Access: Send + Sync + 'static {
     /// Reads what a read step asks for; must show what the session has written. An error is a read without a value.
     fn read(
         &self,
-        step: Step,
+        reading: &Reading,
         slice: Option<Slice>,
         session: &Session,
     ) -> impl Future<Output = anyhow::Result<Got>> + Send;
@@ -39,7 +40,7 @@ pub(crate) enum Value {
     Items(Vec<Bytes>),
 }
 
-/// Where a value came from.
+/// Where a value came from, as the access itself says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Origin {
     /// The cache, or another reader's fill: no read of the source was made for it.

@@ -15,11 +15,11 @@ use parking_lot::Mutex;
 
 use super::TTL_LONG;
 use super::access::{Access, Got, Origin, Value, Written};
-use super::source::Source;
+use super::source::Reading;
 use crate::arm::Arm;
 use crate::sequence::Step;
 use crate::truth::{CounterId, Subject};
-use crate::workload::{Action, Slice, Workload, address};
+use crate::workload::{Action, Slice, Workload};
 
 /// Addresses by object and by group, for all nodes. As many as the run has addresses, twice where there are groups.
 #[derive(Default)]
@@ -52,7 +52,6 @@ pub(crate) struct ControlAccess {
     pub(crate) cache: Arc<dyn Cache>,
     pub(crate) filled: Arc<Filled>,
     pub(crate) workload: Arc<Workload>,
-    pub(crate) source: Source,
 }
 
 impl ControlAccess {
@@ -79,20 +78,22 @@ impl ControlAccess {
 
     async fn page(
         &self,
-        step: Step,
+        reading: &Reading,
         index: u64,
         page_items: u32,
     ) -> anyhow::Result<(Bytes, Origin)> {
-        let address = page_address(&address(step.op.record), page_items, index);
+        let step = reading.step();
+        let list = self.workload.address(step.op.record);
+        let address = page_address(&list, page_items, index);
         let fill = async {
             let offset = index * u64::from(page_items);
-            let items = self.source.items(step, offset, page_items).await;
+            let items = reading.items(offset, page_items).await;
             encode_page(&items).expect("invariant: a page of small items")
         };
         self.read_through(step, &address, fill).await
     }
 
-    async fn slice(&self, step: Step, slice: Slice) -> anyhow::Result<Got> {
+    async fn slice(&self, reading: &Reading, slice: Slice) -> anyhow::Result<Got> {
         let Some(pages) = self.workload.config().pages else {
             bail!("a slice is read, and there are no pages")
         };
@@ -101,7 +102,7 @@ impl ControlAccess {
         let limit = usize::try_from(slice.limit)?;
         let (mut items, mut origin) = (Vec::new(), Origin::Cache);
         for index in first.. {
-            let (page, from) = self.page(step, index, pages.page_items).await?;
+            let (page, from) = self.page(reading, index, pages.page_items).await?;
             if from != Origin::Cache {
                 origin = from;
             }
@@ -121,12 +122,18 @@ impl ControlAccess {
 }
 
 impl Access for ControlAccess {
-    async fn read(&self, step: Step, slice: Option<Slice>, _: &Session) -> anyhow::Result<Got> {
+    async fn read(
+        &self,
+        reading: &Reading,
+        slice: Option<Slice>,
+        _: &Session,
+    ) -> anyhow::Result<Got> {
         if let Some(slice) = slice {
-            return self.slice(step, slice).await;
+            return self.slice(reading, slice).await;
         }
-        let address = address(step.op.record);
-        let fill = self.source.value(step);
+        let step = reading.step();
+        let address = self.workload.address(step.op.record);
+        let fill = reading.value();
         let (value, origin) = self.read_through(step, &address, fill).await?;
         Ok(Got {
             value: Value::Single(value),

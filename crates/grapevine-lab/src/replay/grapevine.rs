@@ -11,10 +11,10 @@ use grapevine_client::{CachedClient, Client, How, Session};
 
 use super::ReplayReceipt;
 use super::access::{Access, Got, Origin, Value, Written};
-use super::source::Source;
+use super::source::Reading;
 use crate::converge::event_key;
 use crate::sequence::Step;
-use crate::workload::{Action, Slice, Workload, address};
+use crate::workload::{Action, Slice, Workload};
 
 /// A look-up that takes longer than the client's 50 ms would count as a bypass; here the machine is loaded on purpose.
 const RESOLVE_DEADLINE: Duration = Duration::from_secs(5);
@@ -25,7 +25,6 @@ const INVALIDATE_TIMEOUT: Duration = Duration::from_secs(20);
 pub(crate) struct GrapevineAccess {
     cached: CachedClient,
     workload: Arc<Workload>,
-    source: Source,
     receipt: ReceiptLevel,
 }
 
@@ -35,7 +34,6 @@ impl GrapevineAccess {
         endpoint: String,
         cache: Arc<dyn Cache>,
         workload: Arc<Workload>,
-        source: Source,
         receipt: ReplayReceipt,
     ) -> anyhow::Result<Self> {
         let client = Client::builder(endpoint)
@@ -51,7 +49,6 @@ impl GrapevineAccess {
         Ok(Self {
             cached: CachedClient::new(client, cache),
             workload,
-            source,
             receipt,
         })
     }
@@ -73,7 +70,7 @@ impl GrapevineAccess {
 impl Access for GrapevineAccess {
     async fn read(
         &self,
-        step: Step,
+        reading: &Reading,
         slice: Option<Slice>,
         session: &Session,
     ) -> anyhow::Result<Got> {
@@ -84,11 +81,11 @@ impl Access for GrapevineAccess {
             with_session = self.cached.session(session);
             &with_session
         };
-        let record = step.op.record;
-        let address = address(record);
+        let record = reading.step().op.record;
+        let address = self.workload.address(record);
         let classes = [self.workload.class(record)];
         let Some(Slice { offset, limit }) = slice else {
-            let fill = async |_| Ok::<_, Infallible>(self.source.value(step).await);
+            let fill = async |_| Ok::<_, Infallible>(reading.value().await);
             let outcome = cached.get_or_fill(&address, &classes, None, fill).await?;
             return Ok(Got {
                 value: Value::Single(outcome.value),
@@ -96,7 +93,7 @@ impl Access for GrapevineAccess {
             });
         };
         let fill = |page: grapevine_client::PageFill| async move {
-            Ok::<_, Infallible>(self.source.items(step, page.offset, page.limit).await)
+            Ok::<_, Infallible>(reading.items(page.offset, page.limit).await)
         };
         let outcome = cached
             .get_or_fill_page(&address, &classes, offset, limit, None, fill)

@@ -1,34 +1,33 @@
 //! Replays a trace through real sidecars and a real cache, judged from outside.
 //!
 //! [`run`] starts the cache server and the sidecars itself, and ends them. Its standard output is the figures: one line of
-//! JSON, or a table; progress and remarks go to standard error. A run that did not do what it must still tells its
+//! JSON, or a table; progress goes to standard error. A run that did not do what it must still tells its
 //! figures: the caller asks [`Outcome::failures`] for the exit status.
 
 mod access;
 mod control;
 mod grapevine;
+mod ledger;
+mod options;
 mod progress;
 mod source;
 mod workers;
 
-use std::fmt;
-use std::path::PathBuf;
-use std::str::FromStr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::ensure;
 use parking_lot::Mutex;
-use thiserror::Error;
 
 use self::access::Access;
 use self::control::{ControlAccess, Filled};
 use self::grapevine::GrapevineAccess;
+pub use self::options::{
+    OptionsError, ReplayOptions, ReplayReceipt, UnknownReceipt, WORKERS_DEFAULT,
+};
 use self::progress::Progress;
 use self::source::Source;
-use self::workers::{Owed, Run};
-use crate::arm::Arm;
-use crate::caches::{CacheKind, CacheServer};
+use self::workers::{Run, Sessions};
+use crate::caches::CacheServer;
 use crate::clock::Clock;
 use crate::cluster::{Cluster, ClusterConfig, Node};
 use crate::converge::Convergence;
@@ -45,11 +44,6 @@ pub const GROUPS: u32 = 64;
 /// Items of a page.
 pub const PAGE_ITEMS: u32 = 10;
 
-const WORKERS_MAX: u32 = 1_024;
-/// Readers and writers per node unless told otherwise.
-pub const WORKERS_DEFAULT: u32 = 32;
-/// Caches that count in whole seconds keep a shorter one for a second too.
-const TTL_MIN: Duration = Duration::from_secs(1);
 /// Longer than any run: under the strategies that invalidate, only invalidations make values go.
 const TTL_LONG: Duration = Duration::from_hours(12);
 const READY_TIMEOUT: Duration = Duration::from_mins(1);
@@ -60,111 +54,11 @@ const WATCH_QUEUE: u32 = 65_536;
 const SETTLE_TIMEOUT: Duration = Duration::from_secs(2);
 const SETTLE_POLL: Duration = Duration::from_millis(10);
 
-/// What to replay, and how.
-#[derive(Debug, Clone, PartialEq)]
-#[allow(
-    clippy::struct_excessive_bools,
-    reason = "each stands for a flag of the command line"
-)]
-pub struct ReplayOptions {
-    /// The executable that understands `sidecar`, usually the running one.
-    pub executable: PathBuf,
-    /// The trace, xz-compressed.
-    pub trace: PathBuf,
-    /// Sidecars, 1 to 50; their clients run in this process.
-    pub nodes: u32,
-    /// The share of operations that write, 0 to 1.
-    pub writes: f64,
-    /// The cache server to start.
-    pub cache: CacheKind,
-    /// The strategy or the control arm.
-    pub strategy: Arm,
-    /// Reads slices of lists, and writes groups of objects too.
-    pub pages: bool,
-    /// What a write waits for, and so what a read may count on.
-    pub receipt: ReplayReceipt,
-    /// Each worker's reads must show its own writes, by session token; with receipts below `all`.
-    pub session: bool,
-    /// What every draw begins from.
-    pub seed: u64,
-    /// The first records only.
-    pub limit: Option<u64>,
-    /// The time to live under the strategy `ttl`; above zero. The others' is long.
-    pub ttl: Duration,
-    /// Readers and writers per node, 1 to 1,024. More of them put more look-ups into one call.
-    pub workers: u32,
-    /// Prints one line of JSON instead of a table.
-    pub json: bool,
-    /// Shows a bar on standard error.
-    pub progress: bool,
-}
-
-impl ReplayOptions {
-    /// A replay of a whole trace with everything else at its default.
-    pub fn new(executable: PathBuf, trace: PathBuf, strategy: Arm) -> Self {
-        Self {
-            executable,
-            trace,
-            nodes: 3,
-            writes: 0.07,
-            cache: CacheKind::Embedded,
-            strategy,
-            pages: false,
-            receipt: ReplayReceipt::All,
-            session: false,
-            seed: 1,
-            limit: None,
-            ttl: Duration::from_secs(10),
-            workers: WORKERS_DEFAULT,
-            json: false,
-            progress: true,
-        }
-    }
-}
-
-/// What a write waits for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ReplayReceipt {
-    /// Every sidecar has it, or can no longer serve old data.
-    All,
-    /// The sidecar that was asked and one more have it.
-    One,
-    /// The sidecar that was asked has it.
-    None,
-}
-
-/// A name that no receipt has.
-#[derive(Debug, Clone, PartialEq, Eq, Error)]
-#[error("receipt: `{0}` is none of all, one, none")]
-pub struct UnknownReceipt(String);
-
-impl FromStr for ReplayReceipt {
-    type Err = UnknownReceipt;
-
-    fn from_str(name: &str) -> Result<Self, Self::Err> {
-        match name {
-            "all" => Ok(Self::All),
-            "one" => Ok(Self::One),
-            "none" => Ok(Self::None),
-            _ => Err(UnknownReceipt(name.to_owned())),
-        }
-    }
-}
-
-impl fmt::Display for ReplayReceipt {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::All => "all",
-            Self::One => "one",
-            Self::None => "none",
-        })
-    }
-}
-
-/// Replays. Ends early, with an error and with everything that it started ended, on Ctrl-C and SIGTERM.
+/// Replays. Ends early, with [`Interrupted`](crate::Interrupted) and with everything that it started ended, on Ctrl-C and
+/// SIGTERM.
 ///
-/// An outcome whose [`failures`](Outcome::failures) are not empty stands for a non-zero exit status; they have been
-/// printed to standard error then.
+/// An outcome whose [`failures`](Outcome::failures) are not empty stands for a non-zero exit status; telling them is left to
+/// the caller.
 pub async fn run(options: ReplayOptions) -> anyhow::Result<Outcome> {
     let outcome = until_interrupted(replay(&options)).await?;
     let report = outcome.report();
@@ -174,13 +68,10 @@ pub async fn run(options: ReplayOptions) -> anyhow::Result<Outcome> {
         println!("{}", report.table());
     }
     if outcome.converge_incomplete > 0 {
-        eprintln!(
-            "replay: how long {} invalidations took to all sidecars is not known",
-            outcome.converge_incomplete
+        tracing::warn!(
+            invalidations = outcome.converge_incomplete,
+            "how long some invalidations took to all sidecars is not known"
         );
-    }
-    for failure in outcome.failures() {
-        eprintln!("replay: {failure}");
     }
     Ok(outcome)
 }
@@ -196,6 +87,7 @@ async fn replay(options: &ReplayOptions) -> anyhow::Result<Outcome> {
         nodes: options.nodes,
         writes: options.writes,
         pages,
+        read_back: options.sessions() != Sessions::Unused,
     })?;
     let trace = TraceReader::open(&options.trace, options.limit)?;
     let progress = Progress::new(options, trace.progress());
@@ -248,8 +140,7 @@ impl Parts<'_> {
                 format!("unix:{}", node.app_unix.display()),
                 grapevine_cache::connect(self.cache.url())?,
                 Arc::clone(&self.workload),
-                self.source.clone(),
-                options.receipt,
+                options.write_receipt(),
             )
         };
         let nodes: Arc<[GrapevineAccess]> = cluster
@@ -286,7 +177,6 @@ impl Parts<'_> {
                 cache: grapevine_cache::connect(self.cache.url())?,
                 filled: Arc::clone(&filled),
                 workload: Arc::clone(&self.workload),
-                source: self.source.clone(),
             })
         };
         let nodes = (0..self.options.nodes)
@@ -298,20 +188,13 @@ impl Parts<'_> {
     }
 
     fn run(&self, watched_nodes: u32) -> Run {
-        let options = self.options;
-        let receipt = options.strategy.is_grapevine().then_some(options.receipt);
-        let owed = match receipt {
-            _ if !options.strategy.promises_writes() => Owed::Nobody,
-            None | Some(ReplayReceipt::All) => Owed::Everyone,
-            Some(_) if options.session => Owed::Session,
-            Some(_) => Owed::Nobody,
-        };
         let convergence = Convergence::new(watched_nodes, CONVERGENCE_PENDING_MAX);
         Run {
             truth: Arc::clone(&self.truth),
+            source: self.source.clone(),
             clock: Clock::start(),
-            owed,
-            sessions: options.session,
+            owed: self.options.owed(),
+            sessions: self.options.sessions(),
             convergence: Arc::new(Mutex::new(convergence)),
             live: Arc::clone(self.progress.live()),
         }
@@ -331,51 +214,12 @@ impl Parts<'_> {
             arm: options.strategy,
             counts: ran.counts,
             oracle_reads_and_hits: ran.oracle_reads_and_hits,
+            source_queries: self.source.queries(),
             converge_ms: None,
             converge_incomplete: 0,
             elapsed: begun.elapsed(),
             ttl: options.ttl,
         })
-    }
-}
-
-impl ReplayOptions {
-    fn check(&self) -> anyhow::Result<()> {
-        ensure!(
-            (1..=WORKERS_MAX).contains(&self.workers),
-            "workers: {} is not between 1 and {WORKERS_MAX}",
-            self.workers
-        );
-        ensure!(
-            self.ttl >= TTL_MIN,
-            "ttl: {:?} is below {TTL_MIN:?}, the least that every cache keeps to",
-            self.ttl
-        );
-        Ok(())
-    }
-
-    /// The sidecars' configuration.
-    fn sidecar_config(&self) -> String {
-        let strategy = self.strategy.policy_strategy().unwrap_or_default();
-        let ttl = if self.strategy == Arm::Ttl {
-            self.ttl
-        } else {
-            TTL_LONG
-        };
-        let paging = if self.pages {
-            PAGE_ITEMS.to_string()
-        } else {
-            "\"off\"".to_owned()
-        };
-        format!(
-            "[cluster]\nexpected_members = {nodes}\n\
-             [freshness]\nmax_staleness = \"2s\"\nmember_timeout = \"30s\"\n\
-             [limits]\nqueue_watch_max = {WATCH_QUEUE}\n\
-             [log]\nfilter = \"warn\"\n\
-             [policy_default]\nstrategy = \"{strategy}\"\nttl = \"{ttl_ms}ms\"\npaging = {paging}\non_unknown = \"bypass\"\n",
-            nodes = self.nodes,
-            ttl_ms = ttl.as_millis(),
-        )
     }
 }
 

@@ -5,7 +5,9 @@ use std::io::Write;
 use liblzma::write::XzEncoder;
 use tempfile::NamedTempFile;
 
+use super::workers::Owed;
 use super::*;
+use crate::arm::Arm;
 use crate::trace::Record;
 
 /// A trace in which few objects are read again and again, so that a race that is there is met.
@@ -39,10 +41,12 @@ fn sum_of_the_parts(outcome: &Outcome, operations: u64) {
             counts.failed_reads,
             counts.failed_writes,
             counts.wrong_values,
-            counts.tally.ahead
+            counts.tally.ahead,
+            counts.misreported
         ),
-        (0, 0, 0, 0)
+        (0, 0, 0, 0, 0)
     );
+    assert_eq!(counts.source_reads, outcome.source_queries);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -51,6 +55,8 @@ async fn a_cache_that_is_never_told_is_caught() {
     for pages in [false, true] {
         let outcome = replayed(&trace, Arm::None, pages).await;
         sum_of_the_parts(&outcome, 5_000);
+        // Nothing is ever invalidated, so nothing can be without a reason.
+        assert_eq!(outcome.counts.over_invalidations, 0);
         assert!(outcome.counts.tally.stale > 1_000);
         assert!(outcome.failures().iter().any(|f| f.contains("stale reads")));
     }
@@ -139,6 +145,48 @@ async fn knobs_out_of_range_are_named_before_anything_is_started() {
         let error = replay(&options).await.unwrap_err();
         assert!(error.to_string().contains(word), "{error}");
     }
+}
+
+#[test]
+fn a_receipt_that_promises_nothing_needs_a_session() {
+    let with = |strategy: &str, receipt, session| ReplayOptions {
+        receipt,
+        session,
+        ..ReplayOptions::new("x".into(), "t".into(), strategy.parse().unwrap())
+    };
+    for receipt in [ReplayReceipt::One, ReplayReceipt::None] {
+        for strategy in ["versioned", "registered", "bucketed"] {
+            let error = with(strategy, receipt, false).check().unwrap_err();
+            assert_eq!(error, OptionsError::NothingOwed(receipt));
+            let text = error.to_string();
+            assert!(text.contains(&format!("--receipt {receipt}")) && text.contains("--session"));
+            let options = with(strategy, receipt, true);
+            assert_eq!((options.check(), options.owed()), (Ok(()), Owed::Session));
+        }
+        // Age is what counts of `ttl`; the other arms have calls of their own.
+        for strategy in ["ttl", "none", "naive-delete", "bypass-all"] {
+            assert_eq!(with(strategy, receipt, false).check(), Ok(()));
+        }
+    }
+    assert_eq!(
+        with("none", ReplayReceipt::None, false).owed(),
+        Owed::Everyone
+    );
+}
+
+#[test]
+fn the_arm_that_ignores_sessions_is_owed_them_all_the_same() {
+    let options = ReplayOptions::new("x".into(), "t".into(), Arm::IgnoreSession);
+    assert_eq!(options.check(), Ok(()));
+    assert_eq!(
+        (options.write_receipt(), options.owed(), options.sessions()),
+        (ReplayReceipt::None, Owed::Session, Sessions::Ignored)
+    );
+    assert!(
+        options
+            .sidecar_config()
+            .contains("strategy = \"versioned\"")
+    );
 }
 
 #[test]

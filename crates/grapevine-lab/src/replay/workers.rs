@@ -4,22 +4,27 @@
 //! A worker does one thing at a time and is one session: what it wrote, its later reads must show on any node where the run
 //! asks for that. So operations of different workers overlap, and happen in an order that differs from the sequence's by at
 //! most a batch per worker; operations of one batch keep their order.
+//!
+//! A session holds tokens of three sidecars. So where sessions count, each worker writes at three nodes of its own, and reads
+//! on all of them: its session is never given up, and is owed every write that it made from the beginning to the end.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use grapevine_client::Session;
+use anyhow::Context;
+use grapevine_client::{SESSION_TOKENS_MAX, Session};
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-use super::access::{Access, Got, Origin, Value};
+use super::access::{Access, Got, Origin, Value, Written};
+use super::source::{Reading, Source};
 use crate::auditor::{Auditor, Promise, SessionPast, Verdict};
 use crate::clock::Clock;
 use crate::converge::Convergence;
 use crate::report::Counts;
 use crate::sequence::{Sequence, Step};
-use crate::trace::{TraceError, TraceReader};
+use crate::trace::{Record, TraceError};
 use crate::truth::{Truth, Versions};
 use crate::value::{WrongValue, check_single, check_slice};
 use crate::workload::{Action, Slice, list_items};
@@ -40,13 +45,24 @@ pub(crate) enum Owed {
     Nobody,
 }
 
+/// What becomes of the tokens of a worker's own writes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Sessions {
+    /// There are none, or nobody collects them.
+    Unused,
+    /// The worker's reads and writes carry them.
+    Carried,
+    /// They are collected, and nothing carries them: what the auditor must catch.
+    Ignored,
+}
+
 /// What all workers share.
 pub(crate) struct Run {
     pub(crate) truth: Arc<Truth>,
+    pub(crate) source: Source,
     pub(crate) clock: Clock,
     pub(crate) owed: Owed,
-    /// Reads carry the tokens of the worker's own writes.
-    pub(crate) sessions: bool,
+    pub(crate) sessions: Sessions,
     pub(crate) convergence: Arc<Mutex<Convergence>>,
     pub(crate) live: Arc<Live>,
 }
@@ -66,6 +82,7 @@ impl Live {
         counter.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// Tells of something that is not as it should be, unless it was told often enough.
     fn problem(&self, what: &str, step: Step, problem: &dyn std::fmt::Display) {
         let told = self.problems.fetch_add(1, Ordering::Relaxed);
         if told < PROBLEMS_TOLD {
@@ -85,18 +102,22 @@ pub(crate) struct Ran {
 }
 
 /// Runs the whole sequence with `workers` workers over `nodes`.
-pub(crate) async fn run<A: Access>(
+pub(crate) async fn run<A: Access, R>(
     run: Arc<Run>,
     nodes: Arc<[A]>,
-    sequence: Sequence<TraceReader>,
+    sequence: Sequence<R>,
     workers: u32,
-) -> anyhow::Result<Ran> {
+) -> anyhow::Result<Ran>
+where
+    R: Iterator<Item = Result<Record, TraceError>> + Send + 'static,
+{
     let (sender, receiver) = mpsc::channel(QUEUE_BATCHES);
     let receiver = Arc::new(tokio::sync::Mutex::new(receiver));
     let maker = tokio::task::spawn_blocking(move || make(sequence, &sender));
     let mut tasks = JoinSet::new();
-    for _ in 0..workers {
+    for number in 0..workers {
         let worker = Worker {
+            number,
             run: Arc::clone(&run),
             nodes: Arc::clone(&nodes),
             counts: Counts::default(),
@@ -119,8 +140,8 @@ pub(crate) async fn run<A: Access>(
 }
 
 /// Makes the sequence; answers the oracle's reads and hits.
-fn make(
-    mut sequence: Sequence<TraceReader>,
+fn make<R: Iterator<Item = Result<Record, TraceError>>>(
+    mut sequence: Sequence<R>,
     sender: &mpsc::Sender<Vec<Step>>,
 ) -> Result<(u64, u64), TraceError> {
     loop {
@@ -133,6 +154,7 @@ fn make(
 }
 
 struct Worker<A> {
+    number: u32,
     run: Arc<Run>,
     nodes: Arc<[A]>,
     counts: Counts,
@@ -168,39 +190,60 @@ impl<A: Access> Worker<A> {
         };
         let auditor = Auditor::new(Arc::clone(&run.truth));
         let begun = auditor.begin(step.subject, promise, || run.clock.now());
+        let reading = run.source.reading(step, run.clock.now());
         let node = &self.nodes[step.op.node as usize];
-        let got = match node.read(step, slice, &self.session).await {
+        let got = match node.read(&reading, slice, &self.carried()).await {
             Ok(got) => got,
             Err(error) => {
+                self.counts.source_reads += reading.asked();
                 self.counts.failed_reads += 1;
                 return run.live.problem("a read failed", step, &error);
             }
         };
+        self.count_origin(&reading, &got);
         let verdict = match shown(step, slice, &got) {
-            Ok(Some(versions)) => auditor.judge(&begun, versions),
-            Ok(None) => Verdict::Fresh,
+            Ok(versions) => auditor.judge(&begun, versions),
             Err(wrong) => {
                 self.counts.wrong_values += 1;
-                return run.live.problem("a wrong value", step, &wrong);
+                return self.run.live.problem("a wrong value", step, &wrong);
             }
         };
+        let live = &self.run.live;
         if let Verdict::Stale { age } = verdict {
-            Live::add(&run.live.stale);
+            Live::add(&live.stale);
             let told = format!("{} ms old, {:?}", age.as_millis(), got.origin);
-            run.live.problem("a stale read", step, &told);
+            live.problem("a stale read", step, &told);
         }
         self.counts.tally.count(verdict);
-        Live::add(&run.live.reads);
-        match got.origin {
-            Origin::Cache => {
-                self.counts.hits += 1;
-                Live::add(&run.live.hits);
-            }
-            Origin::Filled | Origin::Bypassed => {
-                self.counts.over_invalidations += u64::from(step.oracle_hit);
-            }
+        Live::add(&live.reads);
+    }
+
+    /// Whether it was a hit is the source's to say; that the access says the same is checked.
+    fn count_origin(&mut self, reading: &Reading, got: &Got) {
+        let (counts, live) = (&mut self.counts, &self.run.live);
+        let asked = reading.asked();
+        counts.source_reads += asked;
+        if asked == 0 {
+            counts.hits += 1;
+            Live::add(&live.hits);
         }
-        self.counts.bypasses += u64::from(got.origin == Origin::Bypassed);
+        let agreed = match (got.origin, &got.value) {
+            // Pages that were read from the source may be looked up once more, and found in the cache then.
+            (Origin::Cache, Value::Items(_)) => true,
+            (Origin::Cache, Value::Single(_)) => asked == 0,
+            (Origin::Filled | Origin::Bypassed, _) => asked > 0,
+        };
+        if !agreed {
+            counts.misreported += 1;
+            let told = format!("{:?}, and {asked} reads of the source", got.origin);
+            live.problem("a wrong origin", reading.step(), &told);
+        }
+        if got.origin == Origin::Bypassed {
+            counts.bypasses += 1;
+        } else {
+            counts.over_invalidations += u64::from(reading.asked_for_what_could_be_had());
+            reading.filled(self.run.clock.now());
+        }
     }
 
     async fn write(&mut self, step: Step) {
@@ -213,8 +256,8 @@ impl<A: Access> Worker<A> {
         self.counts.writes += 1;
         Live::add(&run.live.writes);
         let called = run.clock.now();
-        let node = &self.nodes[step.op.node as usize];
-        let outcome = match node.write(step, &self.session).await {
+        let node = &self.nodes[self.writes_at(step.op.node)];
+        let outcome = match node.write(step, &self.carried()).await {
             Ok(outcome) => outcome,
             Err(error) => {
                 self.counts.failed_writes += 1;
@@ -227,36 +270,56 @@ impl<A: Access> Worker<A> {
         }
         self.counts.invalidations += u64::from(outcome.told);
         self.counts.addresses_purged += outcome.purged;
-        if run.sessions {
-            if let Some(token) = &outcome.session_token
-                && self.session.add(token).is_err()
-            {
-                // A fourth node: a new session, which is owed what it writes from here on.
-                self.session = Session::new();
-                self.past = SessionPast::default();
-                // One token alone always fits; if it is malformed, the session is owed nothing.
-                if self.session.add(token).is_err() {
-                    return;
-                }
-            }
+        if run.sessions != Sessions::Unused {
             self.past.wrote(written, version);
+            if let Err(error) = self.keep_token(&outcome) {
+                // What it was owed it still is: a token that cannot be had must not end the promise.
+                self.counts.lost_tokens += 1;
+                let live = &self.run.live;
+                live.problem("a session token that cannot be kept", step, &error);
+            }
+        }
+    }
+
+    /// The node that a write drawn for `node` goes to.
+    fn writes_at(&self, node: u32) -> usize {
+        let (node, number) = (node as usize, self.number as usize);
+        if self.run.sessions == Sessions::Unused || self.nodes.len() <= SESSION_TOKENS_MAX {
+            return node;
+        }
+        (number + node % SESSION_TOKENS_MAX) % self.nodes.len()
+    }
+
+    fn keep_token(&mut self, outcome: &Written) -> anyhow::Result<()> {
+        let token = outcome.session_token.as_ref();
+        let token = token.context("the answer has none")?;
+        self.session.add(token)?;
+        Ok(())
+    }
+
+    /// What reads and writes carry.
+    fn carried(&self) -> Session {
+        match self.run.sessions {
+            Sessions::Carried => self.session.clone(),
+            Sessions::Unused | Sessions::Ignored => Session::new(),
         }
     }
 }
 
-/// The writes that a value shows; nothing for a slice beyond its list's end.
-fn shown(step: Step, slice: Option<Slice>, got: &Got) -> Result<Option<Versions>, WrongValue> {
+/// The writes that a value shows.
+fn shown(step: Step, slice: Option<Slice>, got: &Got) -> Result<Versions, WrongValue> {
     let record = step.op.record;
     match (&got.value, slice) {
-        (Value::Single(bytes), _) => check_single(record, bytes).map(Some),
+        (Value::Single(bytes), _) => check_single(record, bytes),
         (Value::Items(items), slice) => {
             let slice = slice.unwrap_or(Slice {
                 offset: 0,
                 limit: 0,
             });
-            let left = list_items(record).saturating_sub(slice.offset);
-            let wanted = left.min(u64::from(slice.limit));
-            check_slice(record, slice.offset, wanted, items)
+            check_slice(record, slice, |version| list_items(record, version), items)
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
