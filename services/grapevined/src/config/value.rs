@@ -252,6 +252,14 @@ impl fmt::Display for HostPort {
     }
 }
 
+impl std::str::FromStr for HostPort {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        <Self as Value>::parse(text)
+    }
+}
+
 impl Value for HostPort {
     const KIND: &'static str = "HOST:PORT";
 

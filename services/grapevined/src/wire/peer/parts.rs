@@ -15,7 +15,7 @@ use grapevine_core::versions::{BUCKETS, sorted_classes};
 use grapevine_proto::v1;
 
 use super::super::incarnation as bytes;
-use super::{Checked, class, count, field, origin};
+use super::{Checked, class, count, field, origin, some};
 
 /// The most entries in a vector from a peer.
 pub(super) const VECTOR_MAX: usize = 65_536;
@@ -188,7 +188,7 @@ pub(super) fn batch(
 }
 
 pub(super) fn read_batch(batch: v1::RegistrationBatch) -> Checked<RegistrationBatch> {
-    count(
+    some(
         "batch.registrations",
         batch.registrations.len(),
         BATCH_REGISTRATIONS_MAX,

@@ -1,0 +1,109 @@
+//! What a peer says, checked.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use grapevine_core::machine::effects::PeerMessage;
+use grapevine_proto::v1;
+use grapevine_proto::v1::exchange_request::Kind;
+
+use super::parts::{
+    read_batch, read_bump_event, read_class_version, read_floor, read_heads, read_lane,
+};
+use super::{BATCHES_MAX, Checked, EVENTS_MAX, count, field, first, origin, some};
+
+/// A message from a peer, behind its hello.
+pub(crate) fn read_message(message: v1::ExchangeRequest) -> Checked<PeerMessage> {
+    let kind = message.kind.ok_or_else(|| field("kind", "none is set"))?;
+    Ok(match kind {
+        Kind::Hello(_) => return Err(field("hello", "a second one")),
+        Kind::Bumps(bumps) => read_bumps(bumps)?,
+        Kind::Directory(directory) => read_directory(directory)?,
+        Kind::Ack(ack) => {
+            count("above", ack.above.len(), EVENTS_MAX)?;
+            PeerMessage::Ack {
+                watermark: ack.watermark,
+                above: ack.above,
+            }
+        }
+        Kind::Probe(probe) => PeerMessage::Probe { nonce: probe.nonce },
+        Kind::Grant(grant) => PeerMessage::Grant {
+            nonce: grant.nonce,
+            duration: Duration::from_millis(grant.duration_ms.into()),
+            heads: read_heads(&grant.heads)?,
+        },
+        Kind::Pull(pull) => PeerMessage::Pull {
+            origin: origin("origin", &pull.origin)?,
+            lane: read_lane(pull.lane)?,
+            first: pull.first,
+            last: pull.last,
+        },
+        Kind::Compacted(compacted) => PeerMessage::Compacted {
+            origin: origin("origin", &compacted.origin)?,
+            lane: read_lane(compacted.lane)?,
+            first: compacted.first,
+        },
+        Kind::SnapshotRequest(request) => PeerMessage::SnapshotRequest { id: request.id },
+        Kind::SnapshotBegin(begin) => PeerMessage::SnapshotBegin {
+            id: begin.id,
+            cut: read_heads(&begin.cut)?,
+        },
+        Kind::SnapshotVersions(versions) => read_versions(versions)?,
+        Kind::SnapshotDirectory(directory) => {
+            let batch = directory.batch.ok_or_else(|| field("batch", "none"))?;
+            PeerMessage::SnapshotDirectory {
+                id: directory.id,
+                registrations: read_batch(batch)?.registrations,
+            }
+        }
+        Kind::SnapshotEnd(end) => PeerMessage::SnapshotEnd { id: end.id },
+        Kind::Leave(leave) => PeerMessage::Leave {
+            bump_head: leave.bump_head,
+            directory_head: leave.directory_head,
+        },
+    })
+}
+
+fn read_bumps(bumps: v1::BumpBatch) -> Checked<PeerMessage> {
+    some("events", bumps.events.len(), EVENTS_MAX)?;
+    Ok(PeerMessage::Bumps {
+        origin: origin("origin", &bumps.origin)?,
+        first: first(bumps.first, bumps.events.len())?,
+        events: bumps
+            .events
+            .into_iter()
+            .map(read_bump_event)
+            .collect::<Checked<_>>()?,
+    })
+}
+
+fn read_directory(directory: v1::DirectoryBatch) -> Checked<PeerMessage> {
+    some("batches", directory.batches.len(), BATCHES_MAX)?;
+    Ok(PeerMessage::Directory {
+        origin: origin("origin", &directory.origin)?,
+        first: first(directory.first, directory.batches.len())?,
+        batches: directory
+            .batches
+            .into_iter()
+            .map(|it| read_batch(it).map(Arc::new))
+            .collect::<Checked<_>>()?,
+    })
+}
+
+fn read_versions(versions: v1::SnapshotVersions) -> Checked<PeerMessage> {
+    count("classes", versions.classes.len(), EVENTS_MAX)?;
+    count("floors", versions.floors.len(), EVENTS_MAX)?;
+    Ok(PeerMessage::SnapshotVersions {
+        id: versions.id,
+        classes: versions
+            .classes
+            .iter()
+            .map(read_class_version)
+            .collect::<Checked<_>>()?,
+        floors: versions
+            .floors
+            .iter()
+            .map(read_floor)
+            .collect::<Checked<_>>()?,
+    })
+}

@@ -1,0 +1,137 @@
+//! What is said to a peer, as a wire message.
+
+use grapevine_core::machine::effects::PeerMessage;
+use grapevine_core::vector::VersionVector;
+use grapevine_proto::v1;
+use grapevine_proto::v1::exchange_request::Kind;
+
+use super::parts::{batch, bump_event, class_version, floor, heads, lane};
+use super::{MESSAGE_BYTES_MAX, bytes};
+
+/// A message for a peer. It is small if [`super::cut`] made it.
+pub(crate) fn message(message: PeerMessage) -> v1::ExchangeRequest {
+    let kind = match message {
+        PeerMessage::Bumps { .. } | PeerMessage::Directory { .. } => events(message),
+        PeerMessage::SnapshotRequest { .. }
+        | PeerMessage::SnapshotBegin { .. }
+        | PeerMessage::SnapshotVersions { .. }
+        | PeerMessage::SnapshotDirectory { .. }
+        | PeerMessage::SnapshotEnd { .. } => snapshot(message),
+        other => word(other),
+    };
+    v1::ExchangeRequest { kind: Some(kind) }
+}
+
+/// Events of either lane.
+fn events(message: PeerMessage) -> Kind {
+    match message {
+        PeerMessage::Bumps {
+            origin,
+            first,
+            events,
+        } => Kind::Bumps(v1::BumpBatch {
+            origin: bytes(origin),
+            first,
+            events: events.iter().map(|event| bump_event(event)).collect(),
+        }),
+        PeerMessage::Directory {
+            origin,
+            first,
+            batches,
+        } => {
+            let kind = Kind::Directory(v1::DirectoryBatch {
+                origin: bytes(origin),
+                first,
+                batches: batches
+                    .iter()
+                    .map(|it| batch(&it.stamp, &it.registrations))
+                    .collect(),
+            });
+            if kind.encoded_len() < MESSAGE_BYTES_MAX {
+                return kind;
+            }
+            // One batch that no peer would take, as older releases sealed them. It would cut the link each time that it
+            // is asked for; as a part of a snapshot it can be cut.
+            Kind::Compacted(v1::Compacted {
+                origin: bytes(origin),
+                lane: v1::Lane::Directory.into(),
+                first,
+            })
+        }
+        other => unreachable!("invariant: {other:?} carries no events"),
+    }
+}
+
+/// Requests for snapshots, and their pieces.
+fn snapshot(message: PeerMessage) -> Kind {
+    match message {
+        PeerMessage::SnapshotRequest { id } => Kind::SnapshotRequest(v1::SnapshotRequest { id }),
+        PeerMessage::SnapshotBegin { id, cut } => Kind::SnapshotBegin(v1::SnapshotBegin {
+            id,
+            cut: heads(&cut),
+        }),
+        PeerMessage::SnapshotVersions {
+            id,
+            classes,
+            floors,
+        } => Kind::SnapshotVersions(v1::SnapshotVersions {
+            id,
+            classes: classes.iter().map(class_version).collect(),
+            floors: floors.iter().map(floor).collect(),
+        }),
+        PeerMessage::SnapshotDirectory { id, registrations } => {
+            let batch = batch(&VersionVector::new(), &registrations);
+            Kind::SnapshotDirectory(v1::SnapshotDirectory {
+                id,
+                batch: Some(batch),
+            })
+        }
+        PeerMessage::SnapshotEnd { id } => Kind::SnapshotEnd(v1::SnapshotEnd { id }),
+        other => unreachable!("invariant: {other:?} belongs to no snapshot"),
+    }
+}
+
+/// Everything that is short.
+fn word(message: PeerMessage) -> Kind {
+    match message {
+        PeerMessage::Ack { watermark, above } => Kind::Ack(v1::Ack { watermark, above }),
+        PeerMessage::Probe { nonce } => Kind::Probe(v1::Probe { nonce }),
+        PeerMessage::Grant {
+            nonce,
+            duration,
+            heads: told,
+        } => Kind::Grant(v1::Grant {
+            nonce,
+            duration_ms: u32::try_from(duration.as_millis()).unwrap_or(u32::MAX),
+            heads: heads(&told),
+        }),
+        PeerMessage::Pull {
+            origin,
+            lane: it,
+            first,
+            last,
+        } => Kind::Pull(v1::Pull {
+            origin: bytes(origin),
+            lane: lane(it).into(),
+            first,
+            last,
+        }),
+        PeerMessage::Compacted {
+            origin,
+            lane: it,
+            first,
+        } => Kind::Compacted(v1::Compacted {
+            origin: bytes(origin),
+            lane: lane(it).into(),
+            first,
+        }),
+        PeerMessage::Leave {
+            bump_head,
+            directory_head,
+        } => Kind::Leave(v1::Leave {
+            bump_head,
+            directory_head,
+        }),
+        other => unreachable!("invariant: {other:?} carries events or state"),
+    }
+}
