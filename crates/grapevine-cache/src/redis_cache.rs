@@ -7,8 +7,11 @@
 //! A supervisor task owns the connection's life, in the states of the memcached client: *connecting* (requests wait,
 //! until their own deadline), *up*, and *down* (requests fail at once while it tries again, at growing intervals of at
 //! most one second; it is up again when `PING` is answered). A request that times out takes the connection down. A
-//! connection that was closed leads to *connecting*, and the requests that noticed are sent once more: all of them have
-//! the same effect twice as once.
+//! connection that was closed leads to *connecting* (after a delay, unless it had lived for a second), and the requests
+//! that noticed are sent once more: all of them have the same effect twice as once.
+//!
+//! A value above the limit is refused when it has arrived, as it was not stored by this client: Redis tells a value's
+//! length only in front of the value, and a command that reads a part of it cannot tell an absent one from an empty one.
 
 use std::fmt;
 use std::sync::Arc;
@@ -21,7 +24,7 @@ use redis::{AsyncConnectionConfig, Client, Cmd, FromRedisValue, RedisError};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
-use crate::backoff::Backoff;
+use crate::backoff::{Backoff, SOUND_LIFE};
 use crate::key::check_size;
 use crate::{Cache, CacheError, ConfigError, DeleteOutcome, Hit, check_key, check_ttl};
 
@@ -42,7 +45,8 @@ pub struct RedisConfig {
     /// The deadline of an operation (of each part of 512 keys of a bulk one). Raising it lets a slow server answer, and
     /// callers hang for longer when it is lost.
     pub timeout: Duration,
-    /// The largest value that may be stored, in bytes; at most 512 MiB.
+    /// The largest value, in bytes; at most 512 MiB. Larger ones are not sent; one that somebody else stored is read and
+    /// refused.
     pub max_value_bytes: usize,
 }
 
@@ -272,6 +276,9 @@ impl Cache for RedisCache {
     async fn get(&self, key: &str) -> Result<Option<Bytes>, CacheError> {
         check_key(key)?;
         let value: Option<Vec<u8>> = self.run(redis::cmd("GET").arg(key)).await?;
+        if let Some(value) = &value {
+            check_size(key, value.len(), self.max_value_bytes)?;
+        }
         Ok(value.map(Bytes::from))
     }
 
@@ -295,7 +302,12 @@ impl Cache for RedisCache {
                     what: format!("{} values to an MGET of {} keys", values.len(), part.len()),
                 });
             }
-            found.extend(values.into_iter().map(|value| value.map(Bytes::from)));
+            // One too large among many is absent, as it is in memcached.
+            found.extend(values.into_iter().map(|value| {
+                value
+                    .filter(|value| value.len() <= self.max_value_bytes)
+                    .map(Bytes::from)
+            }));
         }
         Ok(found)
     }
@@ -347,25 +359,35 @@ impl Supervisor {
     async fn run(mut self) {
         let mut backoff = Backoff::new();
         let mut number = 0;
+        // Told once for each outage, however often it is tried meanwhile.
+        let mut told = false;
         loop {
             let error = match self.connect().await {
                 Ok(connection) => {
                     number += 1;
-                    backoff = Backoff::new();
+                    told = false;
                     tracing::debug!(server = %self.server, "connected");
+                    let born = Instant::now();
                     self.link.send_replace(Link::Up { connection, number });
                     let Some(report) = self.report_on(number).await else {
                         return;
                     };
+                    let life = born.elapsed();
                     if report.closed {
                         self.link.send_replace(Link::Connecting);
+                        sleep(backoff.delay_after(life)).await;
                         continue;
+                    }
+                    if life >= SOUND_LIFE {
+                        backoff = Backoff::new();
                     }
                     report.error
                 }
                 Err(error) => error,
             };
-            tracing::warn!(server = %self.server, %error, "cache server is down, requests fail at once");
+            if !std::mem::replace(&mut told, true) {
+                tracing::warn!(server = %self.server, %error, "cache server is down, requests fail at once");
+            }
             self.link.send_replace(Link::Down(self.refusal(error)));
             sleep(backoff.next_delay()).await;
             if self.reports.is_closed() {

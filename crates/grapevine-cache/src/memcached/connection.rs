@@ -13,7 +13,8 @@
 //!   connection is given up and every waiting request fails.
 //! * *down*, after a failed attempt or a connection given up: every request is refused at once while the worker tries
 //!   again, at growing intervals of at most one second. A connection that had served and was closed in the ordinary way
-//!   (the server restarted) goes to *connecting* instead.
+//!   (the server restarted) goes to *connecting* instead: at once if it lived for a second, else after a delay that grows
+//!   as well, while requests wait.
 //!
 //! So an operation takes at most its timeout, at most one timeout passes before a dead server's requests fail at once,
 //! and a server that is back is used at most a second and a timeout later.
@@ -32,7 +33,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use super::address::{ServerAddress, Stream};
 use super::wire::{self, Decoder, Kind, OutOfStep, Reply};
 use crate::CacheError;
-use crate::backoff::Backoff;
+use crate::backoff::{Backoff, SOUND_LIFE};
 
 /// Requests waiting for the worker. When full, requesters wait for room, until their own deadline.
 const QUEUE_REQUESTS_MAX: usize = 1_024;
@@ -40,15 +41,15 @@ const QUEUE_REQUESTS_MAX: usize = 1_024;
 /// Replies owed by the server. When reached, the queue is not drained until some arrive.
 const PIPELINE_REPLIES_MAX: usize = 4_096;
 
-/// Bytes encoded and not yet written. When reached, the queue is not drained until some are written; one more value may
-/// be added on top.
+/// Bytes encoded and not yet written. When reached, requests taken from the queue wait, with their values where the
+/// requesters have them, until some are written; one more value may be added on top.
 const UNWRITTEN_BYTES_MAX: usize = 256 << 10;
 
 const REQUESTS_PER_TURN: usize = 128;
 const READ_BYTES: usize = 16 << 10;
 
-/// A read buffer that a large value made larger than this is not kept.
-const IDLE_READ_BUFFER_BYTES_MAX: usize = 256 << 10;
+/// A buffer that a large value made larger than this is not kept.
+const IDLE_BUFFER_BYTES_MAX: usize = 256 << 10;
 
 /// Encoded requests that travel together, and where their replies go.
 pub(super) struct Request {
@@ -168,12 +169,16 @@ impl Worker {
         let mut backoff = Backoff::new();
         let mut refusal = None;
         loop {
+            let mut life = Duration::ZERO;
             let end = match self.reach(refusal.as_ref()).await {
                 Ok(stream) => {
                     refusal = None;
                     self.down.store(false, Ordering::Relaxed);
                     tracing::debug!(server = %self.server, "connected");
-                    Session::new(&mut self, stream).run().await
+                    let born = Instant::now();
+                    let end = Session::new(&mut self, stream).run().await;
+                    life = born.elapsed();
+                    end
                 }
                 Err(end) => end,
             };
@@ -182,8 +187,12 @@ impl Worker {
             };
             if restarted {
                 tracing::debug!(server = %self.server, %error, "connection ended, connecting again");
-                backoff = Backoff::new();
+                // Requests wait in the queue meanwhile.
+                sleep(backoff.delay_after(life)).await;
                 continue;
+            }
+            if life >= SOUND_LIFE {
+                backoff = Backoff::new();
             }
             let delay = backoff.next_delay();
             if refusal.is_none() {
@@ -298,7 +307,11 @@ struct Session<'a> {
     reader: ReadHalf<Box<dyn Stream>>,
     writer: WriteHalf<Box<dyn Stream>>,
     unread: BytesMut,
+    /// Taken from the queue, and not encoded yet.
+    taken: VecDeque<Request>,
     unwritten: BytesMut,
+    /// How much was unwritten at most since the buffer was made.
+    unwritten_peak: usize,
     decoder: Decoder,
     waiting: VecDeque<Waiting>,
     replies_owed: usize,
@@ -314,7 +327,9 @@ impl<'a> Session<'a> {
             reader,
             writer,
             unread: BytesMut::with_capacity(READ_BYTES),
+            taken: VecDeque::new(),
             unwritten: BytesMut::with_capacity(READ_BYTES),
+            unwritten_peak: 0,
             waiting: VecDeque::new(),
             replies_owed: 0,
             served: false,
@@ -324,8 +339,10 @@ impl<'a> Session<'a> {
     async fn run(mut self) -> End {
         let end = self.exchange().await;
         if let End::Failed { error, .. } = &end {
-            for waiting in self.waiting.drain(..) {
-                waiting.answer.fail(error.clone());
+            let sent = self.waiting.drain(..).map(|waiting| waiting.answer);
+            let unsent = self.taken.drain(..).map(|request| request.answer);
+            for answer in sent.chain(unsent) {
+                answer.fail(error.clone());
             }
         }
         end
@@ -337,8 +354,8 @@ impl<'a> Session<'a> {
         tokio::pin!(watchdog);
         loop {
             self.make_room();
-            let may_take = self.replies_owed < PIPELINE_REPLIES_MAX
-                && self.unwritten.len() < UNWRITTEN_BYTES_MAX;
+            self.encode();
+            let may_take = self.taken.is_empty() && self.may_encode();
             // Replies first: they free room and people wait for them. Requests before writing: more go in one write.
             tokio::select! {
                 biased;
@@ -351,7 +368,7 @@ impl<'a> Session<'a> {
                     if taken == 0 {
                         return End::Dropped;
                     }
-                    self.accept(&mut batch);
+                    self.taken.extend(batch.drain(..));
                 }
                 written = self.writer.write_buf(&mut self.unwritten), if !self.unwritten.is_empty() => {
                     if let Err(error) = written {
@@ -366,9 +383,17 @@ impl<'a> Session<'a> {
         }
     }
 
-    fn accept(&mut self, batch: &mut Vec<Request>) {
+    fn may_encode(&self) -> bool {
+        self.replies_owed < PIPELINE_REPLIES_MAX && self.unwritten.len() < UNWRITTEN_BYTES_MAX
+    }
+
+    /// Encodes what was taken, as far as there is room.
+    fn encode(&mut self) {
         let since = Instant::now();
-        for request in batch.drain(..) {
+        while self.may_encode() {
+            let Some(request) = self.taken.pop_front() else {
+                break;
+            };
             // Not sent yet, and nobody waits: sending it would only let a late write land.
             if request.answer.is_abandoned() {
                 continue;
@@ -385,6 +410,7 @@ impl<'a> Session<'a> {
                 answer: request.answer,
             });
         }
+        self.unwritten_peak = self.unwritten_peak.max(self.unwritten.len());
     }
 
     fn deliver(&mut self) -> Result<(), End> {
@@ -448,8 +474,13 @@ impl<'a> Session<'a> {
     }
 
     fn make_room(&mut self) {
-        if self.unread.is_empty() && self.unread.capacity() > IDLE_READ_BUFFER_BYTES_MAX {
+        if self.unread.is_empty() && self.unread.capacity() > IDLE_BUFFER_BYTES_MAX {
             self.unread = BytesMut::with_capacity(READ_BYTES);
+        }
+        // Its capacity tells only what is left behind what was written.
+        if self.unwritten.is_empty() && self.unwritten_peak > IDLE_BUFFER_BYTES_MAX {
+            self.unwritten = BytesMut::with_capacity(READ_BYTES);
+            self.unwritten_peak = 0;
         }
         if self.unread.capacity() - self.unread.len() < READ_BYTES / 4 {
             self.unread.reserve(READ_BYTES);
@@ -473,3 +504,6 @@ impl<'a> Session<'a> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -67,3 +67,43 @@ async fn what_redis_refuses_is_told_in_its_words() {
     }
     assert_eq!(cache.get("k").await, Ok(None), "the connection lives on");
 }
+
+#[tokio::test]
+async fn a_value_that_others_stored_is_held_to_the_limit() {
+    if !is_installed(
+        "redis-server",
+        "a_value_that_others_stored_is_held_to_the_limit",
+    ) {
+        return;
+    }
+    let server = Server::redis();
+    let others = connect(&format!("redis://{}?timeout=5s", server.address)).unwrap();
+    let minute = Duration::from_mins(1);
+    others
+        .set("large", vec![b'x'; 2_000].into(), minute)
+        .await
+        .unwrap();
+    others.set("small", "v".into(), minute).await.unwrap();
+    let cache = connect(&format!(
+        "redis://{}?timeout=5s&max_value=1999",
+        server.address
+    ))
+    .unwrap();
+    let refused = cache.get("large").await;
+    assert!(
+        matches!(
+            refused,
+            Err(CacheError::TooLarge {
+                size_bytes: 2_000,
+                limit_bytes: 1_999,
+                ..
+            })
+        ),
+        "{refused:?}"
+    );
+    let keys = ["small".to_owned(), "large".to_owned()];
+    assert_eq!(
+        cache.get_many(&keys).await,
+        Ok(vec![Some("v".into()), None])
+    );
+}

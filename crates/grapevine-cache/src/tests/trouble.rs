@@ -211,6 +211,63 @@ async fn a_server_that_never_answers_times_out_and_the_next_requests_are_fine_on
     assert_eq!(accepted.load(Ordering::SeqCst), 2);
 }
 
+/// A server that answers one `get` of each connection and closes it. Tells how many it accepted.
+async fn hangs_up_after_each_answer(
+    hello: &'static [u8],
+    miss: &'static [u8],
+) -> (String, Arc<AtomicUsize>) {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let accepted = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&accepted);
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            count.fetch_add(1, Ordering::SeqCst);
+            tokio::spawn(async move {
+                let mut buffer = vec![0; 4_096];
+                while let Ok(read @ 1..) = stream.read(&mut buffer).await {
+                    let asked = String::from_utf8_lossy(&buffer[..read]).into_owned();
+                    let is_get = asked.contains("mg ") || asked.contains("GET");
+                    let lines = if asked.contains("mn") {
+                        1
+                    } else {
+                        asked.matches('*').count()
+                    };
+                    let answer = if is_get {
+                        miss.to_vec()
+                    } else {
+                        hello.repeat(lines)
+                    };
+                    if stream.write_all(&answer).await.is_err() || is_get {
+                        return;
+                    }
+                }
+            });
+        }
+    });
+    (address, accepted)
+}
+
+#[tokio::test]
+async fn a_server_that_hangs_up_after_each_answer_is_not_hammered() {
+    for (scheme, hello, miss) in [
+        ("memcached", &b"MN\r\n"[..], &b"EN\r\n"[..]),
+        ("redis", b"+OK\r\n", b"$-1\r\n"),
+    ] {
+        let (address, accepted) = hangs_up_after_each_answer(hello, miss).await;
+        let pool = if scheme == "memcached" { "&pool=1" } else { "" };
+        let cache = connect(&format!("{scheme}://{address}?timeout=5s{pool}")).unwrap();
+        let (begun, mut answered) = (Instant::now(), 0);
+        while begun.elapsed() < Duration::from_secs(1) {
+            answered += usize::from(cache.get("k").await == Ok(None));
+        }
+        let connections = accepted.load(Ordering::SeqCst);
+        assert!(answered >= 2, "{scheme}: {answered} answered");
+        // At delays that double from 10 ms on there is room for 7; hundreds without them.
+        assert!(connections <= 12, "{scheme}: {connections} connections");
+    }
+}
+
 #[tokio::test]
 async fn requests_on_a_server_that_answers_only_the_first_line_end_at_their_deadline() {
     fn only_noop(line: &[u8]) -> Vec<u8> {
