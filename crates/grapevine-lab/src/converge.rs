@@ -97,6 +97,17 @@ impl Convergence {
         &self.times
     }
 
+    /// Events met so far, by a writer's word or a watcher's, complete or not.
+    pub fn events(&self) -> u64 {
+        self.times.total() + self.incomplete()
+    }
+
+    /// Events whose call was told and that some watcher has not seen: given up at the bound, or still waiting.
+    pub fn unknown(&self) -> u64 {
+        let called = self.pending.values().filter(|event| event.called.is_some());
+        self.given_up + called.count() as u64
+    }
+
     /// Events that are not complete: given up at the bound, or still waiting.
     pub fn incomplete(&self) -> u64 {
         self.given_up + self.pending.len() as u64
@@ -120,10 +131,12 @@ mod tests {
         measure.called(event(1), Moment(100));
         measure.seen(event(1), Moment(400));
         assert_eq!(measure.times().total(), 0);
+        assert_eq!((measure.unknown(), measure.events()), (1, 1));
         measure.seen(event(1), Moment(300));
         assert_eq!(measure.times().total(), 1);
         assert_eq!(measure.times().max(), Some(Duration::from_nanos(300)));
-        assert_eq!(measure.incomplete(), 0);
+        assert_eq!((measure.incomplete(), measure.unknown()), (0, 0));
+        assert_eq!(measure.events(), 1);
     }
 
     #[test]
@@ -131,6 +144,7 @@ mod tests {
         let mut measure = Convergence::new(1, 10);
         measure.seen(event(1), Moment(150));
         assert_eq!((measure.times().total(), measure.incomplete()), (0, 1));
+        assert_eq!((measure.unknown(), measure.events()), (0, 1));
         measure.called(event(1), Moment(50));
         assert_eq!(measure.times().max(), Some(Duration::from_nanos(100)));
     }

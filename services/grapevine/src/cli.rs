@@ -3,6 +3,7 @@
 //! `sidecar` comes from `grapevined`, with that crate's flags and exit codes. Everything else is one of [`Command`], runs on
 //! a small Tokio runtime, and ends with a code of [`crate::exit`].
 
+use std::ffi::OsString;
 use std::process::ExitCode;
 
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
@@ -11,7 +12,7 @@ use crate::commands::{
     addresses, classes, completions, demo, drain, invalidate, members, register, replay, resolve,
     status, watch,
 };
-use crate::exit::{EXIT_CODES, Failure};
+use crate::exit::{EXIT_CODES, Failure, of_clap};
 
 const SIDECAR: &str = "sidecar";
 
@@ -46,14 +47,33 @@ pub(crate) fn command() -> clap::Command {
 
 /// Does what the process's arguments say.
 pub(crate) fn main() -> ExitCode {
-    let matches = command().get_matches();
+    let matches = match command().try_get_matches() {
+        Ok(matches) => matches,
+        Err(error) => return refused(&error),
+    };
     if let Some((SIDECAR, matches)) = matches.subcommand() {
         return grapevined::cli::run_matches(matches, grapevined::run);
     }
     match Cli::from_arg_matches(&matches) {
         Ok(cli) => cli.command.run(),
-        Err(error) => error.exit(),
+        Err(error) => refused(&error),
     }
+}
+
+/// Tells of a command line that is wrong, or gives the help that was asked for.
+fn refused(error: &clap::Error) -> ExitCode {
+    if error.use_stderr() && asks_for_json(std::env::args_os().skip(1)) {
+        return of_clap(error).report(true);
+    }
+    // Nothing can be told when the terminal is gone.
+    let _ = error.print();
+    ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2))
+}
+
+/// Whether `--json` stands among arguments that could not be understood.
+fn asks_for_json(arguments: impl Iterator<Item = OsString>) -> bool {
+    let mut flags = arguments.take_while(|argument| argument != "--");
+    flags.any(|argument| argument == "--json")
 }
 
 impl Command {
@@ -109,8 +129,9 @@ impl Command {
             Self::Invalidate(args) => args.connection.json,
             Self::Watch(args) => args.connection.json,
             Self::Drain(args) => args.connection.json,
+            Self::Demo(args) => args.json,
             Self::Replay(args) => args.json,
-            Self::Demo(_) | Self::Completions(_) => false,
+            Self::Completions(_) => false,
         }
     }
 }
@@ -137,6 +158,14 @@ mod tests {
     #[test]
     fn the_command_line_is_well_formed() {
         command().debug_assert();
+    }
+
+    #[test]
+    fn errors_are_json_where_the_flag_stands_before_the_operands() {
+        let asks = |line: &str| asks_for_json(line.split(' ').map(OsString::from));
+        assert!(asks("status --frob --json"));
+        assert!(!asks("status --frob"));
+        assert!(!asks("invalidate -- --json"));
     }
 
     #[test]

@@ -12,6 +12,7 @@
 //!
 //! With `--json` the error is one JSON object on standard error, `{"error": {...}}`, with the fields of [`ErrorJson`].
 
+use std::error::Error;
 use std::fmt::Write as _;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -49,8 +50,6 @@ pub(crate) enum Failure {
     Stopped,
     /// Whoever read standard output has left, as `head` does: not an error.
     ReaderLeft,
-    /// All has been told already; only the code is left.
-    Told(u8),
 }
 
 /// An error for scripts. Names are stable.
@@ -94,13 +93,12 @@ impl Failure {
             Self::Unreachable(_) => 4,
             Self::Later { .. } => 5,
             Self::Stopped => 130,
-            Self::Told(code) => *code,
         }
     }
 
     fn kind(&self) -> &'static str {
         match self {
-            Self::Failed(_) | Self::ReaderLeft | Self::Told(_) => "failed",
+            Self::Failed(_) | Self::ReaderLeft => "failed",
             Self::Usage(_) => "usage",
             Self::Invalid(_) => "invalid",
             Self::NotReached(_) => "not_reached",
@@ -120,7 +118,7 @@ impl Failure {
             Self::Invalid(invalid) if invalid.message.is_empty() => "invalid request".to_owned(),
             Self::Invalid(invalid) => format!("invalid request: {}", invalid.message),
             Self::Stopped => "stopped by a signal".to_owned(),
-            Self::ReaderLeft | Self::Told(_) => String::new(),
+            Self::ReaderLeft => String::new(),
         }
     }
 
@@ -172,7 +170,7 @@ impl Failure {
     /// Tells it on standard error and answers the code.
     pub(crate) fn report(&self, json: bool) -> ExitCode {
         use std::io::Write as _;
-        if !matches!(self, Self::ReaderLeft | Self::Told(_)) {
+        if !matches!(self, Self::ReaderLeft) {
             let text = if json { self.json() } else { self.text() };
             // Nothing can be told when standard error is gone.
             let _ = writeln!(std::io::stderr(), "{text}");
@@ -181,8 +179,26 @@ impl Failure {
     }
 }
 
-/// An error of the lab with its causes, but for those that the text before has told already.
-pub(crate) fn with_causes(error: &dyn std::error::Error) -> String {
+impl Failure {
+    /// Why `demo` or `replay` ended early: by a signal, or because something could not be done.
+    pub(crate) fn of_lab(command: &str, error: &(dyn Error + Send + Sync + 'static)) -> Self {
+        if error.is::<grapevine_lab::Interrupted>() {
+            return Self::Stopped;
+        }
+        Self::Failed(format!("{command}: {}", with_causes(error)))
+    }
+
+    /// What was seen is not as it should be; nothing if there is nothing to tell.
+    pub(crate) fn unless_well(command: &str, failures: &[String]) -> Result<(), Self> {
+        if failures.is_empty() {
+            return Ok(());
+        }
+        Err(Self::Failed(format!("{command}: {}", failures.join("; "))))
+    }
+}
+
+/// An error with its causes, but for those that the text before has told already.
+fn with_causes(error: &(dyn Error + 'static)) -> String {
     let mut text = error.to_string();
     let mut next = error.source();
     while let Some(error) = next {
@@ -193,6 +209,14 @@ pub(crate) fn with_causes(error: &dyn std::error::Error) -> String {
         next = error.source();
     }
     text
+}
+
+/// A command line that clap did not take, as a script reads it: one line, without clap's own prefix.
+pub(crate) fn of_clap(error: &clap::Error) -> Failure {
+    let text = error.to_string();
+    let text = text.strip_prefix("error: ").unwrap_or(&text);
+    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+    Failure::Usage(lines.collect::<Vec<_>>().join("\n"))
 }
 
 impl From<ConfigError> for Failure {
@@ -335,8 +359,8 @@ mod tests {
         }
     }
 
-    impl std::error::Error for Layer {
-        fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+    impl Error for Layer {
+        fn source(&self) -> Option<&(dyn Error + 'static)> {
             self.1.as_deref().map(|cause| cause as _)
         }
     }
@@ -351,6 +375,32 @@ mod tests {
         assert_eq!(
             with_causes(&cause("cannot begin")),
             "cannot begin: no such file"
+        );
+    }
+
+    #[test]
+    fn what_was_seen_is_one_error_however_much_it_is() {
+        assert!(Failure::unless_well("replay", &[]).is_ok());
+        let seen = ["2 stale reads", "3 wrong values"].map(str::to_owned);
+        let failure = Failure::unless_well("replay", &seen);
+        let Err(failure) = failure else {
+            panic!("not told")
+        };
+        assert_eq!(failure.code(), 1);
+        assert_eq!(
+            failure.text(),
+            "error: replay: 2 stale reads; 3 wrong values"
+        );
+    }
+
+    #[test]
+    fn a_run_that_was_interrupted_did_not_fail() {
+        let stopped = Failure::of_lab("demo", &grapevine_lab::Interrupted);
+        assert_eq!(stopped.code(), 130);
+        let failed = Failure::of_lab("demo", &Layer("no cache", None));
+        assert_eq!(
+            (failed.code(), failed.text()),
+            (1, "error: demo: no cache".to_owned())
         );
     }
 

@@ -23,6 +23,8 @@ use crate::truth::{CounterId, Subject, Versions};
 
 const READERS_PER_NODE: u32 = 8;
 const WRITE_EVERY: Duration = Duration::from_millis(60);
+/// And no sooner than after so many reads on all nodes: on a slow machine there are fewer of both, and the mix stays.
+const READS_PER_WRITE_MIN: u64 = 150;
 const LIMITS: [u32; 3] = [10, 15, 25];
 /// A reader may see a commit a moment before its writer has told the truth.
 const TRUTH_DELAY_MAX: Duration = Duration::from_secs(1);
@@ -212,10 +214,16 @@ async fn write(shared: Arc<Shared>, node: usize) -> Figures {
     } = &*shared;
     let mut random = SmallRng::seed_from_u64(world.seed ^ (node as u64) << 32);
     let mut figures = Figures::default();
+    let mut next_after_reads = 0;
     let mut interval = tokio::time::interval(WRITE_EVERY);
     interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     while !shared.closed.load(Ordering::Relaxed) {
         interval.tick().await;
+        let reads = live.reads.load(Ordering::Relaxed);
+        if reads < next_after_reads {
+            continue;
+        }
+        next_after_reads = reads + READS_PER_WRITE_MIN;
         let cart = draw_cart(&mut random);
         let added = match add_item(world, scenario, node, cart, Some(&shared.oracle)).await {
             Ok(added) => added,

@@ -12,19 +12,17 @@ mod scenario;
 mod screen;
 mod stage;
 mod story;
+mod table;
 
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use comfy_table::{CellAlignment, Table, presets};
-
-use self::load::{Figures, Load};
+use self::load::Load;
 use self::scenario::{REGISTERED, Scenario, TTL};
 use self::screen::{Screen, count, ms, percent};
 use self::stage::{CARTS, ITEMS_PER_CART, NODES, Stage};
-use crate::auditor::Tally;
-use crate::histogram::Histogram;
+use self::table::Row;
 use crate::interrupt::until_interrupted;
 
 /// How long the shop is open under each policy.
@@ -40,35 +38,30 @@ pub struct DemoOptions {
     pub seed: u64,
     /// Colours and bars; without them plain lines.
     pub fancy: bool,
+    /// Prints the table as one line of JSON, and no story.
+    pub json: bool,
 }
 
 /// What came of it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct DemoOutcome {
-    /// What was not as it should be, one sentence each; they have been printed. Empty stands for exit status 0.
+    /// What was not as it should be, one sentence each. Empty stands for exit status 0.
     pub failures: Vec<String>,
 }
 
-/// One row of the table.
-struct Row {
-    scenario: Scenario,
-    name: String,
-    /// All reads of the chapter, those of cart 13's story included.
-    judged: Tally,
-    figures: Figures,
-    /// Addresses in the cache at the end.
-    held: Option<u64>,
-    converge: Option<Histogram>,
-}
-
-/// Runs the demo, under a minute. Ends early, with an error and with everything that it started ended, on Ctrl-C and SIGTERM.
+/// Runs the demo, under a minute. Ends early, with [`Interrupted`](crate::Interrupted) and with everything that it started
+/// ended, on Ctrl-C and SIGTERM.
 pub async fn run(options: DemoOptions) -> anyhow::Result<DemoOutcome> {
     until_interrupted(tell(&options)).await
 }
 
 async fn tell(options: &DemoOptions) -> anyhow::Result<DemoOutcome> {
     let begun = Instant::now();
-    let screen = Screen::new(options.fancy);
+    let screen = if options.json {
+        Screen::silent()
+    } else {
+        Screen::new(options.fancy)
+    };
     screen.heading("Grapevine", "");
     screen.line("Which cached entries does this write make stale, on every node, right now?");
     let mut stage = Stage::set(options).await?;
@@ -81,17 +74,23 @@ async fn tell(options: &DemoOptions) -> anyhow::Result<DemoOutcome> {
         }
     }
     stage.clear().await?;
+    if options.json {
+        println!("{}", table::json_line(&rows, begun.elapsed()));
+    }
     screen.heading("What the auditor saw", "");
-    println!("{}", table(&rows));
+    screen.block(table::table(&rows));
+    screen.line(table::NOTE);
     let failures: Vec<String> = rows.iter().flat_map(Row::failures).collect();
     for failure in &failures {
         screen.line(&screen.news(false, failure));
     }
     if failures.is_empty() {
-        let stale = "No read was stale.";
+        let judged = rows.iter().map(|row| row.judged.reads).sum::<u64>();
         screen.line(&format!(
-            "{} Under `ttl` none was older than {} s, which is all that a TTL promises. {:.0} s in all.",
-            screen.news(true, stale),
+            "{} All {} reads were judged, those of cart 13's story among them. Under `ttl` none was older than {} s, \
+             which is all that a TTL promises. {:.0} s in all.",
+            screen.news(true, "No read was stale."),
+            count(judged),
             TTL.as_secs(),
             begun.elapsed().as_secs_f64(),
         ));
@@ -130,7 +129,11 @@ async fn chapter(stage: &Stage, scenario: Scenario, screen: Screen) -> anyhow::R
     watch(&load, screen).await;
     let figures = load.finish().await?;
     let held = stage.cache.stats().items;
+    stage.world.settle().await;
     let convergence = stage.world.take_convergence();
+    for counter in &*stage.world.counters {
+        tracing::debug!(cached = ?counter.cached.stats(), "a node's client so far");
+    }
     screen.line(&format!(
         "{:.0} s of customers on {NODES} nodes: {} reads, {} hits (perfect invalidation: {}), {} items added, {} stale.",
         OPEN.as_secs_f64(),
@@ -147,7 +150,7 @@ async fn chapter(stage: &Stage, scenario: Scenario, screen: Screen) -> anyhow::R
         judged,
         figures,
         held: Some(held),
-        converge: Some(convergence.times().clone()),
+        convergence: Some(convergence),
     })
 }
 
@@ -160,11 +163,11 @@ async fn kill_chapter(stage: &mut Stage, screen: Screen) -> anyhow::Result<Row> 
     let figures = outage::tell(stage, &screen).await?;
     Ok(Row {
         scenario: REGISTERED,
-        name: "  around the kill".to_owned(),
+        name: "  around the kill *".to_owned(),
         judged: figures.tally.clone(),
         figures,
         held: None,
-        converge: None,
+        convergence: None,
     })
 }
 
@@ -189,85 +192,4 @@ async fn watch(load: &Load, screen: Screen) {
         ));
     }
     bar.finish_and_clear();
-}
-
-impl Row {
-    fn failures(&self) -> Vec<String> {
-        let (name, figures) = (self.name.trim(), &self.figures);
-        let mut failures = Vec::new();
-        let mut unless = |good: bool, what: String| {
-            if !good {
-                failures.push(format!("{name}: {what}"));
-            }
-        };
-        let judged = &self.judged;
-        unless(judged.stale == 0, format!("{} stale reads", judged.stale));
-        unless(
-            judged.ahead == 0,
-            format!("{} values that nobody wrote", judged.ahead),
-        );
-        unless(
-            figures.failed_reads == 0,
-            format!("{} reads failed", figures.failed_reads),
-        );
-        unless(
-            figures.failed_writes == 0,
-            format!("{} invalidations failed", figures.failed_writes),
-        );
-        unless(figures.hits > 0, "no read hit the cache".to_owned());
-        unless(
-            self.scenario.promises_writes() || judged.oldest() <= TTL,
-            format!(
-                "a value {:?} old, the time to live is {TTL:?}",
-                judged.oldest()
-            ),
-        );
-        failures
-    }
-
-    fn cells(&self) -> Vec<String> {
-        let figures = &self.figures;
-        let quantile = |times: Option<&Histogram>, per_mille| {
-            let time = times.and_then(|times| times.quantile(per_mille));
-            time.map_or_else(|| "-".to_owned(), ms)
-        };
-        vec![
-            self.name.clone(),
-            count(self.judged.reads),
-            percent(figures.hits, figures.tally.reads),
-            percent(figures.oracle_hits, figures.oracle_reads),
-            self.held.map_or_else(|| "-".to_owned(), count),
-            count(figures.invalidations),
-            quantile(Some(&figures.cost), 500),
-            quantile(self.converge.as_ref(), 500),
-            quantile(self.converge.as_ref(), 990),
-            ms(self.judged.oldest()),
-            count(self.judged.stale),
-        ]
-    }
-}
-
-fn table(rows: &[Row]) -> Table {
-    let mut table = Table::new();
-    table.load_preset(presets::UTF8_FULL_CONDENSED);
-    table.set_header([
-        "strategy",
-        "reads",
-        "hits",
-        "oracle",
-        "addresses\nheld",
-        "invali-\ndations",
-        "one costs\n(median)",
-        "all nodes\nknow: p50",
-        "p99",
-        "oldest\nvalue",
-        "stale\nreads",
-    ]);
-    for row in rows {
-        table.add_row(row.cells());
-    }
-    for column in table.column_iter_mut().skip(1) {
-        column.set_cell_alignment(CellAlignment::Right);
-    }
-    table
 }

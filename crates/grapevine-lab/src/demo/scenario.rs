@@ -38,11 +38,11 @@ pub(crate) const REGISTERED: Scenario = Scenario {
     about: "Addresses stay as they are. Each sidecar keeps a directory of them on disk, and a bump deletes them.",
 };
 pub(crate) const BUCKETED: Scenario = Scenario {
-    name: "bucketed(256)",
+    name: "bucketed(1024)",
     root: "cart_bucketed",
-    strategy: "bucketed(256)",
+    strategy: "bucketed(1024)",
     paged: false,
-    about: "256 addresses per class, whatever the number of values; values that share one push each other out.",
+    about: "1,024 addresses per class, whatever the number of values; values that share one push each other out.",
 };
 pub(crate) const EXPIRING: Scenario = Scenario {
     name: "ttl",

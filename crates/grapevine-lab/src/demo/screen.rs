@@ -1,4 +1,5 @@
-//! What the demo writes: plain lines, with colours and a moving bar where a terminal looks on.
+//! What the demo writes: plain lines, with colours and a moving bar where a terminal looks on; nothing where a script wants the
+//! figures only.
 
 use std::fmt::Display;
 use std::time::Duration;
@@ -13,6 +14,7 @@ const MARGIN: &str = "   ";
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Screen {
     fancy: bool,
+    silent: bool,
     margin: &'static str,
 }
 
@@ -20,7 +22,15 @@ impl Screen {
     pub(crate) fn new(fancy: bool) -> Self {
         Self {
             fancy,
+            silent: false,
             margin: MARGIN,
+        }
+    }
+
+    pub(crate) fn silent() -> Self {
+        Self {
+            silent: true,
+            ..Self::new(false)
         }
     }
 
@@ -34,6 +44,9 @@ impl Screen {
 
     /// A chapter.
     pub(crate) fn heading(self, name: &str, about: &str) {
+        if self.silent {
+            return;
+        }
         let rule = "─".repeat(WIDTH.saturating_sub(name.chars().count() + 4));
         println!("\n{}", self.paint("1;36", &format!("── {name} {rule}")));
         if !about.is_empty() {
@@ -43,7 +56,16 @@ impl Screen {
 
     /// A line of the story.
     pub(crate) fn line(self, text: &str) {
-        println!("{}{text}", self.margin);
+        if !self.silent {
+            println!("{}{text}", self.margin);
+        }
+    }
+
+    /// Text that has lines of its own.
+    pub(crate) fn block(self, text: impl Display) {
+        if !self.silent {
+            println!("{text}");
+        }
     }
 
     pub(crate) fn strong(self, text: &str) -> String {
@@ -74,6 +96,16 @@ impl Screen {
         bar.set_style(style.expect("invariant: the template is well-formed"));
         bar
     }
+}
+
+/// A number of things, the things named in singular.
+pub(crate) fn things(number: u64, thing: &str) -> String {
+    let ending = match (number, thing.ends_with('s')) {
+        (1, _) => "",
+        (_, true) => "es",
+        (_, false) => "s",
+    };
+    format!("{} {thing}{ending}", count(number))
 }
 
 /// A number with its thousands apart.
@@ -117,6 +149,9 @@ mod tests {
         assert_eq!(count(7), "7");
         assert_eq!(count(1_234), "1,234");
         assert_eq!(count(123_456_789), "123,456,789");
+        assert_eq!(things(1, "event"), "1 event");
+        assert_eq!(things(0, "event"), "0 events");
+        assert_eq!(things(1_500, "address"), "1,500 addresses");
         assert_eq!(percent(933, 1_000), "93.3 %");
         assert_eq!(percent(0, 0), "-");
         assert_eq!(ms(Duration::from_micros(1_234)), "1.2 ms");

@@ -32,6 +32,8 @@ const MEMBER_TIMEOUT: Duration = Duration::from_secs(20);
 const READY_TIMEOUT: Duration = Duration::from_secs(20);
 const RESOLVE_DEADLINE: Duration = Duration::from_millis(500);
 const EVENTS_MAX: usize = 10_000;
+const SETTLE_TIMEOUT: Duration = Duration::from_secs(2);
+const SETTLE_POLL: Duration = Duration::from_millis(5);
 
 /// What is running. Dropping it ends it.
 pub(crate) struct Stage {
@@ -111,6 +113,14 @@ impl Stage {
 }
 
 impl World {
+    /// Waits until the watchers have told what they saw, or have had time enough.
+    pub(crate) async fn settle(&self) {
+        let deadline = tokio::time::Instant::now() + SETTLE_TIMEOUT;
+        while self.convergence.lock().unknown() > 0 && tokio::time::Instant::now() < deadline {
+            tokio::time::sleep(SETTLE_POLL).await;
+        }
+    }
+
     /// Begins to measure convergence anew, and hands out what was measured.
     pub(crate) fn take_convergence(&self) -> Convergence {
         let fresh = Convergence::new(NODES, EVENTS_MAX);

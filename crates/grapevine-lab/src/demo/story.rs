@@ -4,14 +4,16 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use anyhow::bail;
 use grapevine_client::How;
 use tokio::task::JoinSet;
 
 use super::load::{add_item, begin, judge};
-use super::scenario::Scenario;
-use super::screen::{Screen, count, ms};
+use super::scenario::{Scenario, TTL};
+use super::screen::{Screen, count, ms, things};
 use super::stage::{NODES, Stage, World};
 use crate::auditor::{Tally, Verdict};
+use crate::converge::Convergence;
 
 const CART: u32 = 13;
 const WRITER: usize = 1;
@@ -21,6 +23,7 @@ const OFFSETS: u64 = 300;
 /// Readers on each node.
 const READERS: u64 = 8;
 const CONVERGE_TIMEOUT: Duration = Duration::from_secs(2);
+const CONVERGE_POLL: Duration = Duration::from_millis(1);
 
 /// What one round over all slices came to.
 #[derive(Debug, Default)]
@@ -39,57 +42,58 @@ pub(crate) async fn tell(
     let first = read_all(world, scenario).await?;
     let held = stage.cache.stats().items;
     screen.line(&format!(
-        "Cart {CART} is read on all nodes, {} different slices: {} addresses in the cache.",
+        "Cart {CART} is read on all nodes, {} different slices: {} in the cache.",
         count(first.tally.reads),
-        screen.strong(&count(held)),
+        screen.strong(&things(held, "address")),
     ));
     drop(world.take_convergence());
     let added = add_item(world, &scenario, WRITER, CART, None).await?;
-    let knew = converged(world).await;
+    let knew = converged(world).await?;
     screen.line(&format!(
-        "n{}: an item goes into the cart; {}: {}.",
+        "n{}: an item goes into the cart; {}: {}; {} of {} are left in the cache.",
         WRITER + 1,
         screen.code(&format!("`invalidate {}`", scenario.class(CART))),
-        told(&scenario, &added.outcome, held),
+        told(&world.convergence.lock(), added.outcome.addresses_purged),
+        count(stage.cache.stats().items),
+        count(held),
     ));
     screen.line(&format!(
         "     {} until all {NODES} nodes knew; the call took {}.",
-        screen.strong(&knew.map_or_else(|| "unknown time".to_owned(), ms)),
+        screen.strong(&ms(knew)),
         ms(added.took),
     ));
     let mut second = read_all(world, scenario).await?;
-    let old = second.tally.lagging;
-    screen.line(&if scenario.promises_writes() {
-        format!(
-            "Read again: {} of {} slices are old; {} had to ask the database.",
-            screen.verdict(old),
-            count(second.tally.reads),
-            count(second.tally.reads - second.hits),
-        )
-    } else {
-        format!(
-            "Read again: {} of {} slices are old, as agreed: none may be older than {} s.",
-            count(old),
-            count(second.tally.reads),
-            super::scenario::TTL.as_secs(),
-        )
-    });
+    screen.line(&read_again(&second, scenario, screen));
     second.tally.merge(&first.tally);
     Ok(second.tally)
 }
 
-fn told(scenario: &Scenario, outcome: &grapevine_client::InvalidateOutcome, held: u64) -> String {
-    match scenario.strategy {
-        "versioned" => format!(
-            "1 event, {} addresses that nobody asks for again",
-            count(held)
-        ),
-        "ttl" => "1 event, and nothing is deleted".to_owned(),
-        _ => format!(
-            "1 event, {} addresses deleted",
-            count(outcome.addresses_purged)
-        ),
+/// What the sidecars said and did: events that the watchers saw, addresses that the answer says were deleted.
+fn told(convergence: &Convergence, addresses_purged: u64) -> String {
+    format!(
+        "{}, {} deleted at once",
+        things(convergence.events(), "event"),
+        things(addresses_purged, "address")
+    )
+}
+
+fn read_again(second: &Round, scenario: Scenario, screen: &Screen) -> String {
+    let (reads, old) = (second.tally.reads, second.tally.lagging);
+    if scenario.promises_writes() {
+        return format!(
+            "Read again: {} of {} slices are old; {} had to ask the database.",
+            screen.verdict(old),
+            count(reads),
+            count(reads - second.hits),
+        );
     }
+    format!(
+        "Read again: {} of {} slices are old, by up to {}; none may be older than {} s, and that is what was agreed.",
+        count(old),
+        count(reads),
+        ms(second.tally.oldest()),
+        TTL.as_secs(),
+    )
 }
 
 /// Reads every slice once, spread over the nodes and their readers.
@@ -137,14 +141,61 @@ impl Round {
     }
 }
 
-/// How long the one event took to all nodes.
-async fn converged(world: &World) -> Option<Duration> {
+/// How long the one event took to all nodes. That it cannot be told is a failure: somebody may not know of it.
+async fn converged(world: &World) -> anyhow::Result<Duration> {
     let deadline = tokio::time::Instant::now() + CONVERGE_TIMEOUT;
     loop {
-        let took = world.convergence.lock().times().max();
-        if took.is_some() || tokio::time::Instant::now() >= deadline {
-            return took;
+        if let Some(took) = world.convergence.lock().times().max() {
+            return Ok(took);
         }
-        tokio::time::sleep(Duration::from_millis(1)).await;
+        if tokio::time::Instant::now() >= deadline {
+            bail!(
+                "the invalidation of cart {CART} was not seen on all {NODES} nodes within {CONVERGE_TIMEOUT:?}"
+            );
+        }
+        tokio::time::sleep(CONVERGE_POLL).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::demo::scenario::{EXPIRING, VERSIONED};
+    use crate::truth::Moment;
+
+    #[test]
+    fn what_is_told_is_what_was_measured() {
+        let mut convergence = Convergence::new(3, 10);
+        assert_eq!(
+            told(&convergence, 0),
+            "0 events, 0 addresses deleted at once"
+        );
+        convergence.called(([1; 16], 4), Moment(1));
+        assert_eq!(
+            told(&convergence, 1_500),
+            "1 event, 1,500 addresses deleted at once"
+        );
+    }
+
+    #[test]
+    fn the_second_round_tells_what_the_auditor_saw() {
+        let mut round = Round {
+            hits: 2,
+            ..Round::default()
+        };
+        for verdict in [Verdict::Fresh, Verdict::Fresh, Verdict::Fresh] {
+            round.tally.count(verdict);
+        }
+        let age = Duration::from_millis(300);
+        round.tally.count(Verdict::Lagging { age });
+        let screen = Screen::new(false);
+        assert_eq!(
+            read_again(&round, VERSIONED, &screen),
+            "Read again: 1 of 4 slices are old; 2 had to ask the database."
+        );
+        assert!(
+            read_again(&round, EXPIRING, &screen)
+                .contains("1 of 4 slices are old, by up to 300 ms")
+        );
     }
 }

@@ -2,11 +2,12 @@
 
 use grapevine_lab::demo::DemoOptions;
 
-use crate::exit::{Failure, with_causes};
+use crate::exit::Failure;
 
 /// See it work: three sidecars, a cache and a shop, in under a minute
 ///
-/// Needs nothing installed and leaves nothing behind. Fails when a stale read was seen, or too few hits.
+/// Needs nothing installed and leaves nothing behind. Fails when a stale read was seen, when hits were below 0.95 of what perfect
+/// invalidation would have had, or when it cannot be told how long an invalidation took to every node.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// What every draw begins from
@@ -15,6 +16,9 @@ pub(crate) struct Args {
     /// Plain lines, no colours and bars; the default where standard output is not a terminal
     #[arg(long)]
     plain: bool,
+    /// Print the table at the end as one line of JSON, and nothing else
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 pub(crate) async fn run(args: Args) -> Result<(), Failure> {
@@ -23,15 +27,12 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
         executable: own_executable()?,
         seed: args.seed,
         fancy: !args.plain && std::io::stdout().is_terminal(),
+        json: args.json,
     };
     let outcome = grapevine_lab::demo::run(options)
         .await
-        .map_err(|error| Failure::Failed(format!("demo: {}", with_causes(error.as_ref()))))?;
-    if outcome.failures.is_empty() {
-        return Ok(());
-    }
-    // They have been printed.
-    Err(Failure::Told(1))
+        .map_err(|error| Failure::of_lab("demo", error.as_ref()))?;
+    Failure::unless_well("demo", &outcome.failures)
 }
 
 /// This program: it is also the sidecar that is started.

@@ -9,13 +9,28 @@ use grapevine_lab::replay::{ReplayOptions, ReplayReceipt, WORKERS_DEFAULT};
 
 use super::demo::own_executable;
 use crate::connection::positive_duration;
-use crate::exit::{Failure, with_causes};
+use crate::exit::Failure;
+
+const FIGURES_HELP: &str = "\
+The figures:
+
+  hits                reads for which the source was not asked; the source counts, not the client
+  oracle_hit_ratio    of a cache with perfect invalidation, on the same sequence; 0.95 of it is asked for (not of ttl)
+  bypasses            reads that left the cache alone, because policy or the client said so
+  over_invalidations  reads that had to ask the source though the cache had been given, before they began, exactly what the
+                      source still held: a bump that covered more than was written, values that share a bucket, a time to
+                      live that ended, or a fill that was refused though it showed the commit already
+  stale_reads         reads given an older value than they were owed: with receipt all every write whose call had returned,
+                      with --session the session's own
+  lagging_reads       reads given an older value than was committed when they began; lag_ms is its age
+  converge_ms         from the call of an invalidation until the last sidecar has applied it; null without sidecars";
 
 /// Replay a trace through real sidecars and a real cache, and look for stale reads
 ///
 /// Starts everything itself and leaves nothing behind. Fails when a stale read was seen, or too few hits: the control arms
-/// none, naive-delete and bypass-all are there to fail.
+/// none, naive-delete, bypass-all and ignore-session are there to fail.
 #[derive(Debug, clap::Args)]
+#[command(after_long_help = FIGURES_HELP)]
 pub(crate) struct Args {
     /// The trace, xz-compressed
     #[arg(long, value_name = "FILE")]
@@ -29,16 +44,18 @@ pub(crate) struct Args {
     /// The cache server to start: memcached, redis or embedded
     #[arg(long, value_name = "CACHE", default_value = "embedded")]
     cache: CacheKind,
-    /// versioned, registered, bucketed, bucketed(N) or ttl; or a control arm: none, naive-delete or bypass-all
+    /// versioned, registered, bucketed, bucketed(N) or ttl; or a control arm: none, naive-delete, bypass-all or
+    /// ignore-session
     #[arg(long, value_name = "STRATEGY", default_value = "versioned")]
     strategy: Arm,
-    /// Read slices of lists, and write groups of objects too
+    /// Make each object a list and read slices of it, and write groups of objects too
     #[arg(long)]
     pages: bool,
-    /// What a write waits for: all, one or none
+    /// What a write waits for: all, or one or none with --session
     #[arg(long, value_name = "LEVEL", default_value = "all")]
     receipt: ReplayReceipt,
-    /// Judge reads by each worker's session, with a receipt below all
+    /// Carry session tokens, and read every write back on another node; with a receipt below all, reads are owed what their own
+    /// session wrote
     #[arg(long)]
     session: bool,
     /// What every draw begins from
@@ -76,14 +93,13 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
         json: args.json,
         progress: true,
     };
+    options
+        .check()
+        .map_err(|error| Failure::Usage(error.to_string()))?;
     let outcome = grapevine_lab::replay::run(options)
         .await
-        .map_err(|error| Failure::Failed(format!("replay: {}", with_causes(error.as_ref()))))?;
-    if outcome.failures().is_empty() {
-        return Ok(());
-    }
-    // They have been printed.
-    Err(Failure::Told(1))
+        .map_err(|error| Failure::of_lab("replay", error.as_ref()))?;
+    Failure::unless_well("replay", &outcome.failures())
 }
 
 fn share(text: &str) -> Result<f64, String> {

@@ -8,4 +8,5 @@ mod cluster;
 mod documents;
 mod feeding;
 mod kit;
+mod lab;
 mod misuse;

@@ -1,0 +1,138 @@
+//! `demo` and `replay` from outside: their exit codes, their errors for scripts, and what they leave behind.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::kit::{Said, program, run, start, wait_until};
+
+/// 6,000 records of 40 objects, each object in runs of four.
+fn trace() -> String {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let trace = root.join("tests/cli/traces/busy.trace.xz");
+    trace.display().to_string()
+}
+
+fn replay(flags: &[&str]) -> Said {
+    let trace = trace();
+    run(&[&["replay", "--trace", &trace, "--json"], flags].concat())
+}
+
+#[test]
+fn a_replay_that_sees_what_it_must_not_tells_it_as_one_error() {
+    let said = replay(&["--strategy", "none"]).code(1);
+    let figures = said.json();
+    assert!(figures["stale_reads"].as_u64() > Some(100), "{figures}");
+    assert_eq!(figures["over_invalidations"], 0);
+    let error = said.error();
+    assert_eq!(error["kind"], "failed");
+    let message = error["message"].as_str().unwrap();
+    assert!(
+        message.starts_with("replay: ") && message.contains("stale reads"),
+        "{message}"
+    );
+    let plain = run(&["replay", "--trace", &trace(), "--strategy", "bypass-all"]).code(1);
+    assert_eq!(plain.err.matches("error: replay: hit ratio").count(), 1);
+}
+
+#[test]
+fn g5_a_replay_by_session_is_right_and_its_control_is_caught() {
+    let flags = ["--strategy", "versioned", "--receipt", "none", "--session"];
+    let right = replay(&flags);
+    assert_eq!(right.json()["stale_reads"], 0, "{right:#?}");
+    let caught = replay(&["--strategy", "ignore-session"]).code(1);
+    assert!(
+        caught.json()["stale_reads"].as_u64() > Some(0),
+        "{caught:#?}"
+    );
+}
+
+#[test]
+fn a_receipt_that_promises_nothing_is_refused_without_a_session() {
+    for receipt in ["one", "none"] {
+        let said = replay(&["--receipt", receipt]).code(2);
+        let error = said.error();
+        assert_eq!(error["kind"], "usage");
+        let message = error["message"].as_str().unwrap();
+        assert!(
+            message.contains(&format!("--receipt {receipt}")) && message.contains("--session"),
+            "{message}"
+        );
+        assert_eq!((said.out.as_str(), said.err.lines().count()), ("", 1));
+    }
+}
+
+#[test]
+fn a_command_line_that_cannot_be_read_is_one_line_of_json_where_asked_for() {
+    for (line, problem) in [
+        (&["status", "--json", "--frob"][..], "--frob"),
+        (&["resolve", "x", "--json"], "--class"),
+        (
+            &["replay", "--trace", "t", "--nodes", "0", "--json"],
+            "--nodes",
+        ),
+        (&["demo", "--json", "--seed", "x"], "--seed"),
+        (&["sidecar", "--json"], "--json"),
+        (&["--json"], "--json"),
+    ] {
+        let said = run(line).code(2);
+        assert_eq!(said.err.lines().count(), 1, "{line:?}: {}", said.err);
+        let error = said.error();
+        assert_eq!(error["kind"], "usage", "{line:?}");
+        let message = error["message"].as_str().unwrap();
+        assert!(message.contains(problem), "{line:?}: {message}");
+        assert!(!message.starts_with("error"), "{line:?}: {message}");
+    }
+}
+
+/// Processes whose command line names something in this directory.
+fn processes_of(dir: &Path) -> Vec<PathBuf> {
+    let names = |process: &PathBuf| {
+        let line = fs::read(process.join("cmdline")).unwrap_or_default();
+        String::from_utf8_lossy(&line).contains(&dir.display().to_string())
+    };
+    let all = fs::read_dir("/proc").unwrap();
+    all.filter_map(|entry| Some(entry.ok()?.path()))
+        .filter(names)
+        .collect()
+}
+
+fn left_behind(dir: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(dir).unwrap();
+    entries.map(|entry| entry.unwrap().path()).collect()
+}
+
+/// Starts a command, lets it start its sidecars, stops it, and looks for what is left.
+fn stopped(arguments: &[&str], signal: &str) {
+    let dir = TempDir::new().unwrap();
+    let mut command = program();
+    command.args(arguments).env("TMPDIR", dir.path());
+    let running = start(command);
+    wait_until("three sidecars run", || processes_of(dir.path()).len() == 3);
+    running.signal(signal);
+    let said = running.end_by_itself().code(130);
+    let told = said.err.lines().last().unwrap_or_default();
+    if arguments.contains(&"--json") {
+        let error: Value = serde_json::from_str(told).unwrap();
+        assert_eq!(error["error"]["kind"], "stopped");
+    } else {
+        assert_eq!(told, "error: stopped by a signal");
+    }
+    // A dead process keeps its command line no longer, so these are processes that run.
+    assert_eq!(processes_of(dir.path()), Vec::<PathBuf>::new(), "{signal}");
+    assert_eq!(left_behind(dir.path()), Vec::<PathBuf>::new(), "{signal}");
+}
+
+#[test]
+fn a_demo_that_is_stopped_ends_with_130_and_leaves_nothing() {
+    stopped(&["demo", "--plain"], "INT");
+    stopped(&["demo", "--json"], "TERM");
+}
+
+#[test]
+fn a_replay_that_is_stopped_ends_with_130_and_leaves_nothing() {
+    let trace = trace();
+    stopped(&["replay", "--trace", &trace, "--json"], "INT");
+}
