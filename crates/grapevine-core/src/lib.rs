@@ -12,6 +12,7 @@ pub mod machine;
 pub mod names;
 pub mod policy;
 pub mod progress;
+pub mod roster;
 pub mod store;
 pub mod token;
 pub mod vector;

@@ -16,6 +16,7 @@ mod limits;
 mod races;
 mod receipts;
 mod repair;
+mod roster;
 mod rules;
 mod scenarios;
 mod show;

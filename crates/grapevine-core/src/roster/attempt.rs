@@ -1,0 +1,93 @@
+//! A proposer's own state: one ballot from its question to its decision. Lost with the process, which harms nobody.
+
+use std::collections::BTreeMap;
+
+use super::{Ballot, Memory, View};
+use crate::names::NodeId;
+
+/// What an attempt is for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Goal {
+    /// To have this view follow the present one.
+    Next(View),
+    /// To be sure again of what this member's seat promised.
+    Recover,
+}
+
+/// One ballot.
+#[derive(Clone, Debug)]
+pub(super) struct Attempt {
+    pub(super) ballot: Ballot,
+    pub(super) goal: Goal,
+    /// Whose answers count: by node id, what each promised with, once it has.
+    promises: BTreeMap<NodeId, Option<Promised>>,
+    /// What was proposed, and of those asked who accepted it.
+    proposed: Option<(View, BTreeMap<NodeId, bool>)>,
+}
+
+/// How much who promised remembers, and what it had accepted.
+type Promised = (Memory, Option<(Ballot, View)>);
+
+impl Attempt {
+    pub(super) fn new(ballot: Ballot, goal: Goal, asked: &[NodeId]) -> Self {
+        Self {
+            ballot,
+            goal,
+            promises: asked.iter().map(|node| (node.clone(), None)).collect(),
+            proposed: None,
+        }
+    }
+
+    /// Notes a promise, of somebody who was asked.
+    pub(super) fn promised(
+        &mut self,
+        from: &NodeId,
+        memory: Memory,
+        accepted: Option<(Ballot, View)>,
+    ) {
+        if let Some(promise) = self.promises.get_mut(from) {
+            *promise = Some((memory, accepted));
+        }
+    }
+
+    /// How many promises carry at least so much memory.
+    pub(super) fn promises(&self, counts: impl Fn(Memory) -> bool) -> usize {
+        let promises = self.promises.values().flatten();
+        promises.filter(|(memory, _)| counts(*memory)).count()
+    }
+
+    /// The view of the highest ballot that anybody who promised has accepted.
+    pub(super) fn highest_accepted(&self) -> Option<&(Ballot, View)> {
+        let promises = self.promises.values().flatten();
+        let accepted = promises.filter_map(|(_, accepted)| accepted.as_ref());
+        accepted.max_by_key(|(ballot, _)| *ballot)
+    }
+
+    /// For the first view, which only all of its seats together can decide: the accepted view that may have been
+    /// decided, which one that somebody seated there did not accept cannot have been.
+    pub(super) fn highest_possible_first(&self) -> Option<&View> {
+        let (ballot, view) = self.highest_accepted()?;
+        let accepted = |node: &NodeId| match self.promises.get(node) {
+            Some(Some((_, Some((other, _))))) => other >= ballot,
+            Some(Some((Memory::Sure | Memory::Disk, None))) => false,
+            // Unknown, or it may have forgotten.
+            Some(Some((Memory::None, None)) | None) | None => true,
+        };
+        view.seats.keys().all(accepted).then_some(view)
+    }
+
+    /// Notes what is proposed to whom; `false` if something was already.
+    pub(super) fn propose(&mut self, view: View, asked: &[NodeId]) -> bool {
+        let first = self.proposed.is_none();
+        let none_yet = || asked.iter().map(|node| (node.clone(), false)).collect();
+        self.proposed.get_or_insert_with(|| (view, none_yet()));
+        first
+    }
+
+    /// Notes who accepted; tells the proposal and how many did.
+    pub(super) fn accepted(&mut self, from: &NodeId) -> Option<(&View, usize)> {
+        let (view, by) = self.proposed.as_mut()?;
+        *by.get_mut(from)? = true;
+        Some((view, by.values().filter(|accepted| **accepted).count()))
+    }
+}

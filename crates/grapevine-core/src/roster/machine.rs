@@ -1,0 +1,327 @@
+//! One member's part in deciding views: acceptor always, proposer when asked to.
+
+use std::collections::BTreeMap;
+
+use super::attempt::{Attempt, Goal};
+use super::{Ballot, Memory, Outcome, Record, Say, Seat, View};
+use crate::id::Incarnation;
+use crate::names::NodeId;
+
+/// One member.
+#[derive(Debug)]
+pub struct Roster {
+    node: NodeId,
+    run: Incarnation,
+    record: Record,
+    memory: Memory,
+    attempt: Option<Attempt>,
+    /// The highest round heard of.
+    round: u64,
+}
+
+impl Roster {
+    /// A run of a node that starts with what its disk held.
+    pub fn start(node: NodeId, run: Incarnation, record: Option<Record>) -> Self {
+        let record = record.unwrap_or(Record {
+            blank: true,
+            ..Record::default()
+        });
+        let memory = if record.blank {
+            Memory::None
+        } else {
+            Memory::Disk
+        };
+        Self {
+            node,
+            run,
+            record,
+            memory,
+            attempt: None,
+            round: 0,
+        }
+    }
+
+    /// The latest view known to be decided; number 0 before there is one.
+    pub fn view(&self) -> &View {
+        &self.record.view
+    }
+
+    /// How far this member's word goes in the present view.
+    pub fn memory(&self) -> Memory {
+        self.memory
+    }
+
+    /// Whether this run holds a seat.
+    pub fn seated(&self) -> bool {
+        self.record.view.seats_run(&self.node, self.run)
+    }
+
+    /// Has these seats follow the present view; another attempt of this member is given up.
+    pub fn propose(&mut self, seats: BTreeMap<NodeId, Seat>) -> Outcome {
+        let number = self.record.view.number + 1;
+        self.attempt_at(Goal::Next(View { number, seats }))
+    }
+
+    /// Sets out to be sure of what this member's seat promised. Nothing comes of it unless its disk holds a record.
+    pub fn recover(&mut self) -> Outcome {
+        if self.memory == Memory::Sure || !self.record.view.seats.contains_key(&self.node) {
+            return Outcome::default();
+        }
+        if self.record.view.recovery() == 0 {
+            // Alone, it can only believe its disk.
+            self.memory = Memory::Sure;
+            return Outcome::default();
+        }
+        self.attempt_at(Goal::Recover)
+    }
+
+    /// Takes what another member, or this one itself, said.
+    pub fn heard(&mut self, from: &NodeId, say: Say) -> Outcome {
+        let number = match &say {
+            Say::Prepare { number, .. }
+            | Say::Promise { number, .. }
+            | Say::Accepted { number, .. }
+            | Say::Refuse { number, .. } => *number,
+            Say::Accept { next, .. } => next.number.saturating_sub(1),
+            Say::Decided(view) => return self.decided(view.clone()),
+        };
+        if number < self.record.view.number {
+            let told = Say::Decided(self.record.view.clone());
+            return Outcome {
+                say: vec![(from.clone(), told)],
+                ..Outcome::default()
+            };
+        }
+        if number > self.record.view.number {
+            // It will be told that view by whoever it answers next.
+            return Outcome::default();
+        }
+        match say {
+            Say::Prepare { ballot, .. } => self.prepare(from, ballot),
+            Say::Promise {
+                ballot,
+                accepted,
+                memory,
+                ..
+            } => self.promise(from, ballot, memory, accepted),
+            Say::Accept { ballot, next } => self.accept(from, ballot, next),
+            Say::Accepted { ballot, .. } => self.accepted(from, ballot),
+            Say::Refuse { promised, .. } => {
+                self.round = self.round.max(promised.round);
+                self.attempt.take_if(|attempt| attempt.ballot < promised);
+                Outcome::default()
+            }
+            Say::Decided(_) => unreachable!("taken above"),
+        }
+    }
+
+    fn attempt_at(&mut self, goal: Goal) -> Outcome {
+        let promised = self.record.promised.map_or(0, |ballot| ballot.round);
+        self.round = self.round.max(promised) + 1;
+        let (round, by) = (self.round, self.run);
+        let (number, ballot) = (self.record.view.number, Ballot { round, by });
+        let asked: Vec<NodeId> = match &goal {
+            Goal::Next(next) if number == 0 => next.seats.keys().cloned().collect(),
+            Goal::Next(_) => self.record.view.seats.keys().cloned().collect(),
+            Goal::Recover => self.others(),
+        };
+        self.attempt = Some(Attempt::new(ballot, goal, &asked));
+        Outcome {
+            say: asked
+                .into_iter()
+                .map(|node| (node, Say::Prepare { number, ballot }))
+                .collect(),
+            ..Outcome::default()
+        }
+    }
+
+    fn others(&self) -> Vec<NodeId> {
+        let seats = self.record.view.seats.keys();
+        seats.filter(|node| **node != self.node).cloned().collect()
+    }
+
+    /// Whether this node has a say in what follows the present view: it has a seat there, or there is no view yet.
+    fn has_a_say(&self) -> bool {
+        self.record.view.number == 0 || self.record.view.seats.contains_key(&self.node)
+    }
+
+    fn prepare(&mut self, from: &NodeId, ballot: Ballot) -> Outcome {
+        self.round = self.round.max(ballot.round);
+        if !self.has_a_say() {
+            return Outcome::default();
+        }
+        let number = self.record.view.number;
+        if let Some(promised) = self.record.promised.filter(|promised| *promised > ballot) {
+            return answer(from, Say::Refuse { number, promised });
+        }
+        self.record.promised = Some(ballot);
+        let promise = Say::Promise {
+            number,
+            ballot,
+            accepted: self.record.accepted.clone(),
+            memory: self.memory,
+        };
+        self.kept(answer(from, promise))
+    }
+
+    fn promise(
+        &mut self,
+        from: &NodeId,
+        ballot: Ballot,
+        memory: Memory,
+        accepted: Option<(Ballot, View)>,
+    ) -> Outcome {
+        let Some(attempt) = self.attempt.as_mut().filter(|a| a.ballot == ballot) else {
+            return Outcome::default();
+        };
+        attempt.promised(from, memory, accepted);
+        match &attempt.goal {
+            Goal::Recover => self.recovered(),
+            Goal::Next(_) => self.prepared(),
+        }
+    }
+
+    /// Enough promises: proposes.
+    fn prepared(&mut self) -> Outcome {
+        let view = &self.record.view;
+        let Some(attempt) = self.attempt.as_mut() else {
+            return Outcome::default();
+        };
+        let Goal::Next(wish) = &attempt.goal else {
+            return Outcome::default();
+        };
+        let (next, asked) = if view.number == 0 {
+            if attempt.promises(|_| true) < wish.seats.len() {
+                return Outcome::default();
+            }
+            let next = attempt.highest_possible_first().unwrap_or(wish).clone();
+            let asked = next.seats.keys().cloned().collect();
+            (next, asked)
+        } else {
+            if attempt.promises(|memory| memory == Memory::Sure) < view.majority() {
+                return Outcome::default();
+            }
+            let next = attempt.highest_accepted().map_or(wish, |(_, view)| view);
+            (next.clone(), view.seats.keys().cloned().collect::<Vec<_>>())
+        };
+        if !attempt.propose(next.clone(), &asked) {
+            return Outcome::default();
+        }
+        let ballot = attempt.ballot;
+        let ask = |node| {
+            let next = next.clone();
+            (node, Say::Accept { ballot, next })
+        };
+        Outcome {
+            say: asked.into_iter().map(ask).collect(),
+            ..Outcome::default()
+        }
+    }
+
+    /// Enough of the others promised: nothing that this member's seat accepted can be unknown to all of them, nor be
+    /// decided by a lower ballot any more.
+    fn recovered(&mut self) -> Outcome {
+        let needed = self.record.view.recovery();
+        let enough =
+            |attempt: &Attempt| attempt.promises(|memory| memory != Memory::None) >= needed;
+        let Some(attempt) = self.attempt.take_if(|attempt| enough(attempt)) else {
+            return Outcome::default();
+        };
+        let own = self.record.accepted.take();
+        let theirs = attempt.highest_accepted().cloned();
+        self.record.accepted = [own, theirs]
+            .into_iter()
+            .flatten()
+            .max_by_key(|(ballot, _)| *ballot);
+        self.record.promised = self.record.promised.max(Some(attempt.ballot));
+        self.memory = Memory::Sure;
+        self.kept(Outcome::default())
+    }
+
+    fn accept(&mut self, from: &NodeId, ballot: Ballot, next: View) -> Outcome {
+        self.round = self.round.max(ballot.round);
+        let number = self.record.view.number;
+        if let Some(promised) = self.record.promised.filter(|promised| *promised > ballot) {
+            return answer(from, Say::Refuse { number, promised });
+        }
+        let may = if number == 0 {
+            next.seats.contains_key(&self.node)
+        } else {
+            self.has_a_say() && self.memory == Memory::Sure
+        };
+        if !may {
+            return Outcome::default();
+        }
+        self.record.promised = Some(ballot);
+        self.record.accepted = Some((ballot, next));
+        self.kept(answer(from, Say::Accepted { number, ballot }))
+    }
+
+    fn accepted(&mut self, from: &NodeId, ballot: Ballot) -> Outcome {
+        let view = &self.record.view;
+        let Some(attempt) = self.attempt.as_mut().filter(|a| a.ballot == ballot) else {
+            return Outcome::default();
+        };
+        let Some((next, count)) = attempt.accepted(from) else {
+            return Outcome::default();
+        };
+        let needed = if view.number == 0 {
+            next.seats.len()
+        } else {
+            view.majority()
+        };
+        if count < needed {
+            return Outcome::default();
+        }
+        let next = next.clone();
+        let mut told: Vec<NodeId> = view
+            .seats
+            .keys()
+            .chain(next.seats.keys())
+            .cloned()
+            .collect();
+        told.sort_unstable();
+        told.dedup();
+        let mut outcome = self.decided(next.clone());
+        let others = told.into_iter().filter(|node| *node != self.node);
+        outcome.say = others
+            .map(|node| (node, Say::Decided(next.clone())))
+            .collect();
+        outcome
+    }
+
+    /// Takes a later view over: what was promised and accepted for an earlier one is of no use any more.
+    fn decided(&mut self, view: View) -> Outcome {
+        if view.number <= self.record.view.number {
+            return Outcome::default();
+        }
+        self.attempt = None;
+        self.record = Record {
+            view,
+            ..Record::default()
+        };
+        // This run has promised nothing for what follows this view, and no earlier one of its seat has, if it is seated.
+        self.memory = if self.seated() {
+            Memory::Sure
+        } else {
+            Memory::Disk
+        };
+        let mut outcome = self.kept(Outcome::default());
+        outcome.adopted = true;
+        outcome
+    }
+
+    fn kept(&self, outcome: Outcome) -> Outcome {
+        Outcome {
+            keep: Some(self.record.clone()),
+            ..outcome
+        }
+    }
+}
+
+fn answer(to: &NodeId, say: Say) -> Outcome {
+    Outcome {
+        say: vec![(to.clone(), say)],
+        ..Outcome::default()
+    }
+}

@@ -1,0 +1,151 @@
+//! The roster: who is a member, agreed by majority, one view after another.
+//!
+//! A *view* numbers a set of *seats*: node ids, each with the run that holds it. The members of one view decide the next
+//! one by a single-decree Paxos: a proposer prepares a ballot at them, proposes what the highest earlier ballot among
+//! their promises had accepted, or else its own wish, and the next view is decided once a majority accepted it. Whoever
+//! meets a member of a later view is told that view and takes it over whole.
+//!
+//! What Paxos asks of a member is that it forgets nothing it promised. Disks here may be lost or put back from older
+//! copies, one at a time, so a member counts as *sure* only in a view that seats its present run. One that started
+//! again *recovers* first: it prepares a ballot at so many of the others that any decision its disk may have forgotten
+//! was accepted by one of them, and takes over what they accepted. Members that started without any memory do not count
+//! for that. See docs/decisions/0010.
+//!
+//! The first view is decided by all of those it seats, without a majority to fall back on.
+
+mod attempt;
+mod machine;
+
+use std::collections::BTreeMap;
+
+use crate::id::Incarnation;
+use crate::names::NodeId;
+
+pub use machine::Roster;
+
+/// A proposal's number: later rounds win, and the proposer's run tells proposals of one round apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Ballot {
+    /// The round.
+    pub round: u64,
+    /// The run that proposes.
+    pub by: Incarnation,
+}
+
+/// One seat of a view.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Seat {
+    /// The run that holds it.
+    pub run: Incarnation,
+    /// Where peers reach it: host:port.
+    pub peer_address: String,
+}
+
+/// Who the members are.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct View {
+    /// Rising by one from 1; 0 before there is any view.
+    pub number: u64,
+    /// The seats, by node id.
+    pub seats: BTreeMap<NodeId, Seat>,
+}
+
+impl View {
+    /// How many members decide the next view.
+    pub fn majority(&self) -> usize {
+        self.seats.len() / 2 + 1
+    }
+
+    /// How many others a member has to hear that may have forgotten what it accepted: any majority that it was in has
+    /// one of them in it. A lone member has nobody to ask.
+    pub fn recovery(&self) -> usize {
+        let others = self.seats.len().saturating_sub(1);
+        (self.seats.len() + 1 - self.majority().min(self.seats.len())).min(others)
+    }
+
+    /// Whether a run holds a seat.
+    pub fn seats_run(&self, node: &NodeId, run: Incarnation) -> bool {
+        self.seats.get(node).is_some_and(|seat| seat.run == run)
+    }
+}
+
+/// What a member keeps on disk.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Record {
+    /// The latest view that it knows to be decided.
+    pub view: View,
+    /// For the view after that: the highest ballot that it promised to.
+    pub promised: Option<Ballot>,
+    /// And what it accepted last, with its ballot.
+    pub accepted: Option<(Ballot, View)>,
+    /// Whether it began without a record and has seen no view since: it may have forgotten that it accepted a first one.
+    pub blank: bool,
+}
+
+/// What members say to each other. `number` is that of the view which is to be followed by another.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Say {
+    /// "Promise to heed no lower ballot, and tell what you accepted."
+    Prepare {
+        /// The view that is to be followed.
+        number: u64,
+        /// The ballot.
+        ballot: Ballot,
+    },
+    /// "I do."
+    Promise {
+        /// Of the question.
+        number: u64,
+        /// Of the question.
+        ballot: Ballot,
+        /// What it accepted last.
+        accepted: Option<(Ballot, View)>,
+        /// How far its word goes.
+        memory: Memory,
+    },
+    /// "Accept this as the next view."
+    Accept {
+        /// The ballot.
+        ballot: Ballot,
+        /// The view; its number is one above that of the view which it follows.
+        next: View,
+    },
+    /// "I did."
+    Accepted {
+        /// Of the view that is to be followed.
+        number: u64,
+        /// Of the question.
+        ballot: Ballot,
+    },
+    /// "I promised to a higher ballot."
+    Refuse {
+        /// Of the question.
+        number: u64,
+        /// That ballot.
+        promised: Ballot,
+    },
+    /// "This view is decided."
+    Decided(View),
+}
+
+/// How much a member can be trusted to remember.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Memory {
+    /// All that its seat ever promised: the view seats this very run, or the run has recovered.
+    Sure,
+    /// What its disk holds, which may be an older copy.
+    Disk,
+    /// Nothing: it started without a record and knows no view.
+    None,
+}
+
+/// What came of an input: keep this first, then say that.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Outcome {
+    /// To be durable before anything in `say` leaves; `None` when nothing changed.
+    pub keep: Option<Record>,
+    /// What to say to whom; also to this member itself, as if it came from the network.
+    pub say: Vec<(NodeId, Say)>,
+    /// Whether a later view was taken over.
+    pub adopted: bool,
+}

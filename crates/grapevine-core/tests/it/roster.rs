@@ -1,0 +1,364 @@
+//! The roster: members decide views one after another, and never two different ones of one number, whatever is lost,
+//! late, doubled or restarted, and though a disk at a time is wiped or put back from an older copy.
+
+use std::collections::BTreeMap;
+
+use grapevine_core::id::Incarnation;
+use grapevine_core::names::NodeId;
+use grapevine_core::roster::{Memory, Record, Roster, Say, Seat, View};
+
+/// The first so many nodes make the first view; in every other schedule there are two more.
+const FIRST: usize = 3;
+
+/// A small generator, so that a seed is all that a run depends on.
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self, sides: usize) -> usize {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        usize::try_from((mixed ^ (mixed >> 31)) % sides as u64).unwrap()
+    }
+}
+
+#[derive(Default)]
+struct Slot {
+    runs: u128,
+    up: Option<Roster>,
+    disk: Option<Record>,
+    copy: Option<Record>,
+}
+
+/// What a change of the rules under test leaves out, to see that the checks have eyes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Rule {
+    Real,
+    /// Says what it has not kept yet, so that a crash forgets what was said.
+    SayFirst,
+    /// Believes a disk that it started on.
+    TrustDisk,
+}
+
+struct Cluster {
+    dice: Dice,
+    rule: Rule,
+    slots: Vec<Slot>,
+    /// Under way: from, to, what.
+    messages: Vec<(usize, usize, Say)>,
+    decided: BTreeMap<u64, View>,
+    /// Who has lost a disk and is not sure again.
+    amnesiac: Option<usize>,
+    counts: Counts,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Counts {
+    views: usize,
+    crashes: usize,
+    losses: usize,
+    recoveries: usize,
+}
+
+fn node(at: usize) -> NodeId {
+    NodeId::parse(&format!("n{at}")).unwrap()
+}
+
+fn slot_of(node: &NodeId) -> usize {
+    node.as_str()[1..].parse().unwrap()
+}
+
+impl Cluster {
+    fn new(seed: u64, rule: Rule) -> Self {
+        let mut cluster = Self {
+            dice: Dice(seed),
+            rule,
+            slots: (0..FIRST + 2 * (seed % 2) as usize)
+                .map(|_| Slot::default())
+                .collect(),
+            messages: Vec::new(),
+            decided: BTreeMap::new(),
+            amnesiac: None,
+            counts: Counts::default(),
+        };
+        (0..cluster.slots.len()).for_each(|at| cluster.start(at));
+        cluster
+    }
+
+    fn run(&self, at: usize) -> Incarnation {
+        Incarnation::new((at as u128 + 1) << 32 | self.slots[at].runs).unwrap()
+    }
+
+    fn start(&mut self, at: usize) {
+        self.slots[at].runs += 1;
+        let run = self.run(at);
+        let record = self.slots[at].disk.clone();
+        let mut record = record;
+        if let (Rule::TrustDisk, Some(record)) = (self.rule, &mut record) {
+            // As if the seat were this run's.
+            if let Some(seat) = record.view.seats.get_mut(&node(at)) {
+                seat.run = run;
+            }
+            let mut roster = Roster::start(node(at), run, None);
+            let promised = record.promised;
+            roster.heard(&node(at), Say::Decided(record.view.clone()));
+            if let Some(ballot) = promised {
+                let number = record.view.number;
+                roster.heard(&node(at), Say::Prepare { number, ballot });
+            }
+            self.slots[at].up = Some(roster);
+            return;
+        }
+        self.slots[at].up = Some(Roster::start(node(at), run, record));
+    }
+
+    fn crash(&mut self, at: usize) {
+        if self.slots[at].up.take().is_some() {
+            self.counts.crashes += 1;
+        }
+    }
+
+    /// Takes a disk away or puts an older copy in its place, if no other loss is still being got over.
+    fn lose(&mut self, at: usize, wipe: bool) {
+        if self.amnesiac.is_some_and(|other| other != at) {
+            return;
+        }
+        self.crash(at);
+        self.slots[at].disk = if wipe {
+            None
+        } else {
+            self.slots[at].copy.clone()
+        };
+        self.amnesiac = Some(at);
+        self.counts.losses += 1;
+        // Back at once, while what it forgot is still under way.
+        self.start(at);
+        self.act(at, Roster::recover);
+    }
+
+    fn act(&mut self, at: usize, act: impl FnOnce(&mut Roster) -> grapevine_core::roster::Outcome) {
+        let Some(roster) = self.slots[at].up.as_mut() else {
+            return;
+        };
+        let before = roster.memory();
+        let outcome = act(roster);
+        let (memory, view) = (roster.memory(), roster.view().clone());
+        if before != Memory::Sure && memory == Memory::Sure {
+            self.counts.recoveries += 1;
+            self.amnesiac.take_if(|lost| *lost == at);
+        }
+        let forgets = self.rule == Rule::SayFirst && self.dice.roll(2) == 0;
+        if let Some(record) = outcome.keep
+            && !forgets
+        {
+            self.slots[at].disk = Some(record);
+        }
+        for (to, say) in outcome.say {
+            self.messages.push((at, slot_of(&to), say));
+        }
+        if outcome.adopted {
+            self.counts.views += 1;
+            let known = self
+                .decided
+                .entry(view.number)
+                .or_insert_with(|| view.clone());
+            assert_eq!(*known, view, "two views are number {}", view.number);
+        }
+    }
+
+    /// The seats that a node would like: itself and whom it draws, with the runs that they have. A newcomer is wanted
+    /// only once it has the present view on disk: one that could forget that it was seated would count as a loss.
+    fn wish(&mut self, at: usize, view: &View) -> BTreeMap<NodeId, Seat> {
+        let first = view.number == 0;
+        let among = if first { FIRST } else { self.slots.len() };
+        let wanted: Vec<_> = (0..among)
+            .filter(|other| first || *other == at || self.dice.roll(4) > 0)
+            .collect();
+        let seat = |other: usize| Seat {
+            run: self.run(other),
+            peer_address: String::new(),
+        };
+        let may = |other: &usize| first || self.may_be_seated(*other, view);
+        let seated = wanted.into_iter().filter(may);
+        seated.map(|other| (node(other), seat(other))).collect()
+    }
+
+    fn may_be_seated(&self, at: usize, view: &View) -> bool {
+        let up = self.slots[at].up.as_ref();
+        let knows = up.is_some_and(|roster| roster.view().number >= view.number);
+        knows || view.seats.contains_key(&node(at))
+    }
+
+    fn propose(&mut self, at: usize) {
+        let Some(view) = self.slots[at]
+            .up
+            .as_ref()
+            .map(|roster| roster.view().clone())
+        else {
+            return;
+        };
+        if view.number == 0 && at >= FIRST {
+            return;
+        }
+        let seats = self.wish(at, &view);
+        // A lone member has nobody who could tell it that its disk is an older copy.
+        if seats.len() > 1 {
+            self.act(at, |roster| roster.propose(seats));
+        }
+    }
+
+    /// What a probe does: whoever is behind is told.
+    fn tell(&mut self, from: usize, to: usize) {
+        if let Some(roster) = &self.slots[from].up {
+            let told = Say::Decided(roster.view().clone());
+            self.messages.push((from, to, told));
+        }
+    }
+
+    fn deliver(&mut self, nth: usize, again: bool) {
+        let (from, to, say) = if again {
+            self.messages[nth].clone()
+        } else {
+            self.messages.swap_remove(nth)
+        };
+        self.act(to, |roster| roster.heard(&node(from), say));
+    }
+
+    fn step(&mut self) {
+        let at = self.dice.roll(self.slots.len());
+        match self.dice.roll(100) {
+            0..=69 if !self.messages.is_empty() => {
+                let nth = self.dice.roll(self.messages.len());
+                let again = self.dice.roll(10) == 0;
+                self.deliver(nth, again);
+            }
+            70..=74 if !self.messages.is_empty() => {
+                let nth = self.dice.roll(self.messages.len());
+                self.messages.swap_remove(nth);
+            }
+            75..=82 => self.propose(at),
+            83..=86 => self.act(at, Roster::recover),
+            87..=88 => self.crash(at),
+            89..=93 => {
+                if self.slots[at].up.is_none() {
+                    self.start(at);
+                }
+            }
+            94..=95 => self.slots[at].copy = self.slots[at].disk.clone(),
+            96..=97 => {
+                let wipe = self.dice.roll(2) == 0;
+                self.lose(at, wipe);
+            }
+            _ => {
+                let to = self.dice.roll(self.slots.len());
+                self.tell(at, to);
+            }
+        }
+    }
+
+    /// Everything runs and every message arrives: in the end all have seats, by their present runs.
+    fn heal(&mut self) -> Result<(), String> {
+        for at in 0..self.slots.len() {
+            if self.slots[at].up.is_none() {
+                self.start(at);
+            }
+        }
+        let present = (0..self.slots.len()).map(|at| {
+            let (run, peer_address) = (self.run(at), String::new());
+            (node(at), Seat { run, peer_address })
+        });
+        let all: BTreeMap<_, _> = present.collect();
+        for round in 0..60 {
+            // One after another: members that outbid each other all the time decide nothing.
+            for at in 0..self.slots.len() {
+                self.act(at, Roster::recover);
+                self.quiet();
+            }
+            let at = round % self.slots.len();
+            let view = self.slots[at].up.as_ref().unwrap().view().clone();
+            if view.number > 0 {
+                let mut seats = all.clone();
+                seats.retain(|node, _| self.may_be_seated(slot_of(node), &view));
+                self.act(at, |roster| roster.propose(seats));
+            } else {
+                self.propose(at);
+            }
+            self.quiet();
+            let size = self.slots.len();
+            for (from, to) in (0..size).flat_map(|from| (0..size).map(move |to| (from, to))) {
+                self.tell(from, to);
+            }
+            self.quiet();
+            let done = |slot: &Slot| {
+                let roster = slot.up.as_ref().unwrap();
+                roster.seated() && roster.view().seats == all
+            };
+            if self.slots.iter().all(done) {
+                return Ok(());
+            }
+        }
+        let views: Vec<_> = self
+            .slots
+            .iter()
+            .map(|slot| {
+                slot.up
+                    .as_ref()
+                    .map(|roster| (roster.view().clone(), roster.memory()))
+            })
+            .collect();
+        Err(format!("stuck: {views:?}"))
+    }
+
+    fn quiet(&mut self) {
+        for _ in 0..10_000 {
+            if self.messages.is_empty() {
+                return;
+            }
+            self.deliver(0, false);
+        }
+        panic!("never quiet");
+    }
+}
+
+/// Runs one schedule; an error is a violation.
+fn run(seed: u64, rule: Rule, heal: bool) -> Result<Counts, String> {
+    let schedule = move || {
+        let mut cluster = Cluster::new(seed, rule);
+        (0..600).for_each(|_| cluster.step());
+        if heal {
+            cluster.heal().unwrap_or_else(|error| panic!("{error}"));
+        }
+        cluster.counts
+    };
+    std::panic::catch_unwind(schedule).map_err(|panic| {
+        let text = panic.downcast_ref::<String>().cloned();
+        format!("seed {seed}: {}", text.unwrap_or_default())
+    })
+}
+
+#[test]
+fn g7_the_roster_never_has_two_views_of_one_number_and_heals() {
+    let mut sum = Counts::default();
+    for seed in 0..u64::from(crate::cases(400)) {
+        let counts = run(seed, Rule::Real, true).unwrap();
+        sum.views += counts.views;
+        sum.crashes += counts.crashes;
+        sum.losses += counts.losses;
+        sum.recoveries += counts.recoveries;
+    }
+    println!("{sum:?}");
+    assert!(sum.views > 2_000 && sum.crashes > 2_000, "{sum:?}");
+    assert!(sum.losses > 500 && sum.recoveries > 500, "{sum:?}");
+}
+
+/// The checks have eyes: members that say before they keep, or believe a disk that may be an older copy, are caught.
+#[test]
+fn g7_a_roster_that_forgets_what_it_said_is_caught() {
+    for rule in [Rule::TrustDisk, Rule::SayFirst] {
+        let failed = (0..20_000).filter(|seed| run(*seed, rule, false).is_err());
+        let first = failed.clone().next();
+        println!("{rule:?}: the first at seed {first:?}");
+        assert!(first.is_some(), "{rule:?}");
+    }
+}
