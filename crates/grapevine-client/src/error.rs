@@ -123,12 +123,13 @@ pub enum CallError {
         /// How long it was waited for.
         deadline: Duration,
     },
-    /// The connection broke before the answer. It may have had its effect. Ask again if repeating does no harm.
-    #[error("the connection to sidecar {endpoint} broke before it answered ({code:?}): {message}")]
+    /// The connection broke before the answer, or the sidecar stopped with the call in hand. It may have had its effect. Ask
+    /// again if repeating does no harm.
+    #[error("sidecar {endpoint} broke off before it answered ({code:?}): {message}")]
     Broken {
         /// Which one.
         endpoint: Arc<str>,
-        /// What the transport made of it.
+        /// What the transport, or the sidecar, made of it.
         code: Code,
         /// The same for people.
         message: String,
@@ -207,14 +208,17 @@ impl CallError {
                 message,
                 violations: violations(status),
             }),
-            // A handler that panicked or was cut off has no status of its own: nobody knows what it had done.
-            code @ (Code::Unknown | Code::Cancelled | Code::Internal | Code::DataLoss) => {
-                Self::Broken {
-                    endpoint,
-                    code,
-                    message,
-                }
-            }
+            // A handler that panicked or was cut off has no status of its own, and a sidecar that stopped with the command
+            // in hand says so: nobody knows what it had done.
+            code @ (Code::Unknown
+            | Code::Aborted
+            | Code::Cancelled
+            | Code::Internal
+            | Code::DataLoss) => Self::Broken {
+                endpoint,
+                code,
+                message,
+            },
             code => Self::Refused {
                 endpoint,
                 code,
@@ -444,6 +448,7 @@ mod tests {
             (Code::InvalidArgument, false),
             (Code::FailedPrecondition, false),
             (Code::Unknown, true),
+            (Code::Aborted, true),
             (Code::Internal, true),
             (Code::Cancelled, true),
         ] {

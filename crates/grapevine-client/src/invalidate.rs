@@ -5,9 +5,11 @@
 //! which nobody knows what it did are treated alike, because an invalidation may be repeated: the second event makes
 //! stale what the first one made stale, and costs at most a few values their place in the cache. So an acknowledged
 //! outcome can stand for more than one event; [`InvalidateOutcome::repeated`] tells. Refusals that every sidecar would
-//! give (malformed classes above all) end the matter at once.
+//! give (malformed classes above all) end the matter at once. Every try is remembered until the end, the first one on a
+//! connection that broke included: it may have been the one that did it.
 //!
-//! The worst case takes (timeout + `invalidate_slack`) for each endpoint.
+//! The worst case takes (timeout + `invalidate_slack`, and with a session its wait) for each endpoint: the second try at an
+//! endpoint has what the first one left of that.
 
 use std::future::IntoFuture;
 use std::pin::Pin;
@@ -16,6 +18,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use grapevine_proto::v1;
+use tokio::time::Instant;
 
 use crate::channel::{Gated, Link};
 use crate::client::{Client, check_count};
@@ -23,6 +26,8 @@ use crate::error::{CallError, InvalidRequest, InvalidateError};
 use crate::names::{INVALIDATE_CLASSES_MAX, check_classes};
 use crate::session::Session;
 
+/// The shortest wait for a receipt that the contract knows; 0 would mean its default.
+const TIMEOUT_MIN: Duration = Duration::from_millis(1);
 /// The most classes that `match_all` takes.
 const MATCH_ALL_CLASSES_MAX: usize = 8;
 
@@ -54,7 +59,8 @@ pub struct InvalidateOutcome {
     pub addresses_pending: u64,
     /// The endpoint that acknowledged it, as configured.
     pub answered_by: Arc<str>,
-    /// A sidecar asked before may have done it as well: there may be a second event with the same effect.
+    /// An earlier try, at this sidecar or at another one, may have done it as well: there may be a second event with the
+    /// same effect.
     pub repeated: bool,
 }
 
@@ -113,50 +119,74 @@ impl Invalidate {
         self.check()?;
         let mut attempts = Vec::new();
         for (position, link) in in_line(self.client.links()) {
-            match self.ask(link).await {
+            match self.ask(link, &mut attempts).await {
                 Ok(answer) => {
                     if position > 0 {
                         self.client.counters().invalidate_failovers.increment();
                     }
                     return Ok(outcome(answer, link, &attempts));
                 }
-                Err(CallError::Invalid(invalid)) => return Err(invalid.into()),
-                Err(CallError::GaveUp { message, .. }) => {
-                    return Err(InvalidateError::SessionBehind { message });
-                }
-                Err(error) if !error.may_differ_elsewhere() => {
-                    return Err(InvalidateError::Refused(error));
-                }
-                Err(error) => attempts.push(error),
+                Err(error) if error.may_differ_elsewhere() => attempts.push(error),
+                Err(error) => return Err(self.ended(error, attempts)),
             }
         }
         self.client.counters().invalidate_failures.increment();
         Err(InvalidateError::NoSidecar { attempts })
     }
 
-    async fn ask(&self, link: &Link) -> Result<v1::InvalidateResponse, CallError> {
-        let mut deadline = self.timeout + self.client.settings().invalidate_slack;
-        if let Some(session) = &self.session {
-            deadline += session.wait_duration();
+    /// What a refusal that every sidecar would give comes to. It says that this try did nothing, and nothing of those before.
+    fn ended(&self, error: CallError, mut attempts: Vec<CallError>) -> InvalidateError {
+        if attempts.iter().any(CallError::may_have_had_effect) {
+            attempts.push(error);
+            self.client.counters().invalidate_failures.increment();
+            return InvalidateError::NoSidecar { attempts };
         }
-        // A connection that broke while it was idle says nothing about the sidecar: the second try makes a new one.
-        let first = self.ask_once(link, deadline).await;
+        match error {
+            CallError::Invalid(invalid) => invalid.into(),
+            CallError::GaveUp { message, .. } => InvalidateError::SessionBehind { message },
+            error => InvalidateError::Refused(error),
+        }
+    }
+
+    /// Asks one sidecar, twice if the connection broke; the first try then goes to `attempts`.
+    async fn ask(
+        &self,
+        link: &Link,
+        attempts: &mut Vec<CallError>,
+    ) -> Result<v1::InvalidateResponse, CallError> {
+        let deadline = self.deadline();
+        let began = Instant::now();
+        let first = self.ask_once(link, self.timeout, deadline).await;
+        let spent = began.elapsed();
+        let left = deadline.saturating_sub(spent);
         match first {
-            Err(CallError::Broken { .. }) => self.ask_once(link, deadline).await,
+            // A connection that broke while it was idle says nothing about the sidecar: the second try makes a new one.
+            Err(error @ CallError::Broken { .. }) if !left.is_zero() => {
+                attempts.push(error);
+                let timeout = self.timeout.saturating_sub(spent).max(TIMEOUT_MIN);
+                self.ask_once(link, timeout, left).await
+            }
             settled => settled,
         }
+    }
+
+    /// The most that one endpoint may take.
+    fn deadline(&self) -> Duration {
+        let wait = self.session.as_ref().map(Session::wait_duration);
+        self.timeout + self.client.settings().invalidate_slack + wait.unwrap_or_default()
     }
 
     async fn ask_once(
         &self,
         link: &Link,
+        timeout: Duration,
         deadline: Duration,
     ) -> Result<v1::InvalidateResponse, CallError> {
         let request = v1::InvalidateRequest {
             classes: self.classes.clone(),
             r#match: self.matching.into(),
             receipt: self.receipt.into(),
-            timeout_ms: u32::try_from(self.timeout.as_millis()).unwrap_or(u32::MAX),
+            timeout_ms: u32::try_from(timeout.as_millis()).unwrap_or(u32::MAX),
             purge: self.purge.into(),
             session: self.session.as_ref().map(Session::to_wire),
         };

@@ -1,12 +1,14 @@
 //! Invalidations: what is sent, and who is asked when the own sidecar does not answer.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use grapevine_client::{CallError, Client, InvalidateError, Session, v1};
+use grapevine_client::{CallError, Client, InvalidateError, InvalidateOutcome, Session, v1};
+use tokio::sync::Semaphore;
 use tonic::Code;
 
 use crate::fake::{Fake, Method, Reply};
-use crate::support::{PATIENT, patient};
+use crate::support::{PATIENT, patient, stop_the_clock, until, until_soon};
 
 #[tokio::test]
 async fn an_outcome_tells_event_token_and_receipt() {
@@ -120,6 +122,114 @@ async fn an_answer_that_never_came_is_repeated_elsewhere_and_told() {
     let error = client.invalidate(["c"]).await.unwrap_err();
     assert!(error.may_have_had_effect(), "{error}");
     assert!(matches!(error, InvalidateError::NoSidecar { .. }));
+}
+
+/// Makes the sidecar do the invalidation, and ends it before it answers.
+async fn done_and_killed(
+    client: &Client,
+    own: &mut Fake,
+) -> Result<InvalidateOutcome, InvalidateError> {
+    own.state.next(Method::Invalidate, Reply::AfterHang);
+    let bumps = own.state.bumps();
+    let call = tokio::spawn(client.invalidate(["c"]).send());
+    until("it is done", || own.state.bumps() > bumps).await;
+    own.stop();
+    call.await.unwrap()
+}
+
+#[tokio::test]
+async fn g6_what_a_sidecar_did_before_it_was_killed_is_not_forgotten() {
+    let (mut own, other) = (Fake::unix(), Fake::tcp());
+    let client = patient(&own.endpoint).build().unwrap();
+    let error = done_and_killed(&client, &mut own).await.unwrap_err();
+    assert!(error.may_have_had_effect(), "{error}");
+    let InvalidateError::NoSidecar { attempts } = error else {
+        panic!("{error}");
+    };
+    assert!(
+        matches!(
+            &*attempts,
+            [CallError::Broken { .. }, CallError::Unreachable { .. }]
+        ),
+        "{attempts:?}"
+    );
+
+    own.start();
+    let client = patient(&own.endpoint)
+        .fail_over_to(&other.endpoint)
+        .build()
+        .unwrap();
+    let outcome = done_and_killed(&client, &mut own).await.unwrap();
+    assert_eq!(&*outcome.answered_by, other.endpoint);
+    assert!(outcome.repeated);
+}
+
+#[tokio::test]
+async fn g6_a_second_try_at_the_same_sidecar_is_a_repetition() {
+    let own = Fake::unix();
+    let client = patient(&own.endpoint).build().unwrap();
+    // What a sidecar says that stopped with the command in hand, and what it might say.
+    for code in [Code::Unknown, Code::Aborted] {
+        own.state.next(Method::Invalidate, Reply::After(code));
+        let outcome = client.invalidate(["c"]).await.unwrap();
+        assert!(outcome.repeated, "{code:?}");
+    }
+    assert_eq!(own.state.bumps(), 4);
+    assert!(!client.invalidate(["c"]).await.unwrap().repeated);
+    // A refusal after it says nothing about it.
+    own.state
+        .next(Method::Invalidate, Reply::After(Code::Unknown));
+    own.state
+        .next(Method::Invalidate, Reply::Status(Code::PermissionDenied));
+    let error = client.invalidate(["c"]).await.unwrap_err();
+    assert!(error.may_have_had_effect(), "{error}");
+}
+
+#[tokio::test]
+async fn the_second_try_has_what_the_first_one_left() {
+    let own = Fake::unix();
+    let client = Client::builder(&own.endpoint)
+        .invalidate_timeout(Duration::from_secs(4))
+        .invalidate_slack(Duration::from_secs(1))
+        .build()
+        .unwrap();
+    stop_the_clock();
+    let began = tokio::time::Instant::now();
+    let hold = Arc::new(Semaphore::new(0));
+    for reply in [
+        Reply::HoldAfter(Arc::clone(&hold), Code::Unknown),
+        Reply::Hang,
+    ] {
+        own.state.next(Method::Invalidate, reply);
+    }
+    let call = tokio::spawn(client.invalidate(["c"]).send());
+    let asked = |times| {
+        let state = Arc::clone(&own.state);
+        until_soon("it is asked", move || {
+            state.calls(Method::Invalidate) == times
+        })
+    };
+    asked(1).await;
+    tokio::time::advance(Duration::from_secs(3)).await;
+    hold.add_permits(1);
+    asked(2).await;
+    // Timers go by whole milliseconds.
+    tokio::time::advance(Duration::from_millis(2_001)).await;
+    until_soon("its time is over", || call.is_finished()).await;
+    let error = call.await.unwrap().unwrap_err();
+    assert_eq!(began.elapsed().as_secs(), 5, "{error}");
+    let InvalidateError::NoSidecar { attempts } = error else {
+        panic!("{error}");
+    };
+    assert!(
+        matches!(
+            &*attempts,
+            [CallError::Broken { .. }, CallError::Deadline { .. }]
+        ),
+        "{attempts:?}"
+    );
+    let timeouts = own.state.receipt_timeouts.lock();
+    assert!(timeouts[0] == 4_000 && timeouts[1] <= 1_000, "{timeouts:?}");
 }
 
 #[tokio::test]

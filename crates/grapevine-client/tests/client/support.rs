@@ -58,6 +58,27 @@ pub(crate) async fn until(what: &str, mut condition: impl FnMut() -> bool) {
     }
 }
 
+/// From now on this test's clock moves only when it is told to (`tokio::time::advance`): deadlines are then exact, however
+/// busy the machine is. Left to itself a paused clock jumps whenever nothing can run, also while an answer is on its way
+/// from the sidecar, whose runtime is another one; so one task keeps running.
+pub(crate) fn stop_the_clock() {
+    tokio::time::pause();
+    tokio::spawn(async {
+        loop {
+            tokio::task::yield_now().await;
+        }
+    });
+}
+
+/// [`until`], for a clock that stands.
+pub(crate) async fn until_soon(what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENT;
+    while !condition() {
+        assert!(Instant::now() < deadline, "never: {what}");
+        tokio::task::yield_now().await;
+    }
+}
+
 /// The in-process cache, which can be made to fail and to hold its writes back.
 pub(crate) struct MoodyCache {
     inner: MemoryCache,

@@ -20,7 +20,7 @@ use parking_lot::Mutex;
 use tokio::sync::{Semaphore, broadcast};
 use tokio_stream::wrappers::UnixListenerStream;
 use tonic::transport::server::TcpIncoming;
-use tonic::{Code, Status};
+use tonic::{Code, Response, Status};
 
 use self::rpcs::invalid;
 
@@ -44,8 +44,27 @@ pub(crate) enum Reply {
     Hang,
     /// Does its work, and answers this.
     After(Code),
+    /// Does its work, and never answers.
+    AfterHang,
     /// Waits for a permit, then works.
     Hold(Arc<Semaphore>),
+    /// Waits for a permit, then works, and answers this.
+    HoldAfter(Arc<Semaphore>, Code),
+}
+
+/// What the caller of a call that did its work gets instead of the answer.
+enum Instead {
+    Status(Status),
+    Nothing,
+}
+
+/// The answer, or what the script has instead.
+async fn answer<T>(instead: Option<Instead>, answer: T) -> Result<Response<T>, Status> {
+    match instead {
+        None => Ok(Response::new(answer)),
+        Some(Instead::Status(status)) => Err(status),
+        Some(Instead::Nothing) => std::future::pending().await,
+    }
 }
 
 #[derive(Debug)]
@@ -57,6 +76,8 @@ pub(crate) struct State {
     pub(crate) bypass: AtomicBool,
     pub(crate) resolve_items: AtomicU64,
     pub(crate) committed: Mutex<Vec<v1::Fill>>,
+    /// The receipt timeouts of the invalidations, in milliseconds.
+    pub(crate) receipt_timeouts: Mutex<Vec<u32>>,
     news: broadcast::Sender<v1::WatchResponse>,
 }
 
@@ -179,6 +200,7 @@ impl State {
             bypass: AtomicBool::new(false),
             resolve_items: AtomicU64::new(0),
             committed: Mutex::default(),
+            receipt_timeouts: Mutex::default(),
             news: broadcast::channel(8).0,
         })
     }
@@ -193,6 +215,11 @@ impl State {
 
     pub(crate) fn calls(&self, method: Method) -> u64 {
         self.calls.lock().get(&method).copied().unwrap_or(0)
+    }
+
+    /// How many bumps there have been.
+    pub(crate) fn bumps(&self) -> u64 {
+        self.versions.lock().sequence
     }
 
     /// Bumps without an RPC, as if another sidecar's event had arrived.
@@ -228,23 +255,25 @@ impl State {
         token.into()
     }
 
-    /// Counts the call and plays its part of the script; a returned status replaces the answer.
-    async fn play(&self, method: Method) -> Result<Option<Status>, Status> {
+    /// Counts the call and plays its part of the script; what is returned replaces the answer.
+    async fn play(&self, method: Method) -> Result<Option<Instead>, Status> {
         *self.calls.lock().entry(method).or_default() += 1;
         let reply = self
             .script
             .lock()
             .get_mut(&method)
             .and_then(VecDeque::pop_front);
+        if let Some(Reply::Hold(permits) | Reply::HoldAfter(permits, _)) = &reply {
+            permits.acquire().await.unwrap().forget();
+        }
         match reply {
-            None => Ok(None),
+            None | Some(Reply::Hold(_)) => Ok(None),
             Some(Reply::Status(code)) => Err(Status::new(code, "scripted")),
             Some(Reply::Hang) => std::future::pending().await,
-            Some(Reply::After(code)) => Ok(Some(Status::new(code, "scripted, afterwards"))),
-            Some(Reply::Hold(permits)) => {
-                permits.acquire().await.unwrap().forget();
-                Ok(None)
-            }
+            Some(Reply::After(code) | Reply::HoldAfter(_, code)) => Ok(Some(Instead::Status(
+                Status::new(code, "scripted, afterwards"),
+            ))),
+            Some(Reply::AfterHang) => Ok(Some(Instead::Nothing)),
         }
     }
 

@@ -12,7 +12,7 @@ use tokio_stream::{Stream, StreamExt as _};
 use tonic::{Code, Request, Response, Status, Streaming};
 use tonic_types::{ErrorDetails, FieldViolation, StatusExt as _};
 
-use super::{Method, State};
+use super::{Method, State, answer};
 
 pub(super) fn invalid(field: &str, description: &str) -> Status {
     let details = ErrorDetails::with_bad_request(vec![FieldViolation::new(field, description)]);
@@ -37,12 +37,12 @@ impl ApplicationService for State {
             .iter()
             .enumerate()
             .map(|(index, item)| self.resolve_item(index, item));
-        let answer = v1::ResolveResponse {
+        let response = v1::ResolveResponse {
             results: results.collect::<Result<_, _>>()?,
             freshness: v1::Freshness::Fresh.into(),
             freshness_reason: String::new(),
         };
-        instead.map_or(Ok(Response::new(answer)), Err)
+        answer(instead, response).await
     }
 
     type ResolveStreamStream = Answers<v1::ResolveStreamResponse>;
@@ -65,7 +65,7 @@ impl ApplicationService for State {
             .iter()
             .map(|fill| self.commit(fill))
             .collect();
-        instead.map_or(Ok(Response::new(v1::CommitFillResponse { verdicts })), Err)
+        answer(instead, v1::CommitFillResponse { verdicts }).await
     }
 
     async fn register(
@@ -108,8 +108,9 @@ impl ApplicationService for State {
         &self,
         request: Request<v1::InvalidateRequest>,
     ) -> Result<Response<v1::InvalidateResponse>, Status> {
-        let instead = self.play(Method::Invalidate).await?;
         let request = request.into_inner();
+        self.receipt_timeouts.lock().push(request.timeout_ms);
+        let instead = self.play(Method::Invalidate).await?;
         self.check_session(request.session.as_ref())?;
         if request
             .classes
@@ -127,7 +128,7 @@ impl ApplicationService for State {
             incarnation: self.incarnation.clone(),
             state: v1::HolderState::Has.into(),
         };
-        let answer = v1::InvalidateResponse {
+        let response = v1::InvalidateResponse {
             event: Some(self.event(sequence)),
             session_token: self.session_token(sequence),
             receipt: Some(v1::Receipt {
@@ -135,10 +136,9 @@ impl ApplicationService for State {
                 satisfied: true,
                 holders: vec![holder],
             }),
-            addresses_purged: 0,
-            addresses_pending: 0,
+            ..v1::InvalidateResponse::default()
         };
-        instead.map_or(Ok(Response::new(answer)), Err)
+        answer(instead, response).await
     }
 
     type ListAddressesStream = Answers<v1::ListAddressesResponse>;
