@@ -242,8 +242,9 @@ impl CallError {
             | Self::Deadline { .. }
             | Self::Broken { .. }
             | Self::Overloaded { .. }
+            | Self::GaveUp { .. }
             | Self::BadAnswer { .. } => true,
-            Self::GaveUp { .. } | Self::Invalid(_) => false,
+            Self::Invalid(_) => false,
             Self::Refused { code, .. } => !matches!(
                 code,
                 Code::PermissionDenied
@@ -337,10 +338,11 @@ pub enum InvalidateError {
     /// The classes or a setting are malformed. Nothing was invalidated; correct the caller.
     #[error(transparent)]
     Invalid(#[from] InvalidRequest),
-    /// The sidecar has not applied what the session has seen. Nothing was invalidated by it; ask again.
-    #[error("the sidecar has not caught up with the session: {message}")]
+    /// No sidecar that could be asked has applied what the session has seen, and all answered. Nothing was invalidated; ask
+    /// again.
+    #[error("no sidecar has caught up with the session: {message}")]
     SessionBehind {
-        /// For what it waited.
+        /// For what the last one waited.
         message: String,
     },
     /// A sidecar refused for a reason that every other one would have too.

@@ -6,7 +6,8 @@
 //! stale what the first one made stale, and costs at most a few values their place in the cache. So an acknowledged
 //! outcome can stand for more than one event; [`InvalidateOutcome::repeated`] tells. Refusals that every sidecar would
 //! give (malformed classes above all) end the matter at once. Every try is remembered until the end, the first one on a
-//! connection that broke included: it may have been the one that did it.
+//! connection that broke included: it may have been the one that did it. A sidecar that has not seen what the session
+//! names leaves the matter to the others, of which the session's issuer is one.
 //!
 //! The worst case takes (timeout + `invalidate_slack`, and with a session its wait) for each endpoint: the second try at an
 //! endpoint has what the first one left of that.
@@ -131,7 +132,7 @@ impl Invalidate {
             }
         }
         self.client.counters().invalidate_failures.increment();
-        Err(InvalidateError::NoSidecar { attempts })
+        Err(nobody(attempts))
     }
 
     /// What a refusal that every sidecar would give comes to. It says that this try did nothing, and nothing of those before.
@@ -143,7 +144,6 @@ impl Invalidate {
         }
         match error {
             CallError::Invalid(invalid) => invalid.into(),
-            CallError::GaveUp { message, .. } => InvalidateError::SessionBehind { message },
             error => InvalidateError::Refused(error),
         }
     }
@@ -236,6 +236,20 @@ fn in_line(links: &[Arc<Link>]) -> impl Iterator<Item = (usize, &Arc<Link>)> {
     let mut line: Vec<_> = links.iter().enumerate().collect();
     line.sort_by_key(|(_, link)| !link.gate().is_open());
     line.into_iter()
+}
+
+/// What it comes to when all were asked. Where some are behind and some are away, one of those may have what the session
+/// names: then being behind is not the whole reason.
+fn nobody(attempts: Vec<CallError>) -> InvalidateError {
+    let behind = |error: &CallError| match error {
+        CallError::GaveUp { message, .. } => Some(message.clone()),
+        _ => None,
+    };
+    let all: Option<Vec<String>> = attempts.iter().map(behind).collect();
+    match all.and_then(|mut messages| messages.pop()) {
+        Some(message) => InvalidateError::SessionBehind { message },
+        None => InvalidateError::NoSidecar { attempts },
+    }
 }
 
 fn outcome(

@@ -308,3 +308,55 @@ async fn g5_a_write_after_what_the_sidecar_has_not_seen_is_refused() {
         "{error}"
     );
 }
+
+#[tokio::test]
+async fn g5_a_write_that_the_own_sidecar_cannot_place_goes_to_one_that_has_seen_the_session() {
+    let (own, mut other) = (Fake::unix(), Fake::tcp());
+    let client = patient(&own.endpoint)
+        .fail_over_to(&other.endpoint)
+        .build()
+        .unwrap();
+    let issuer = patient(&other.endpoint).build().unwrap();
+    let mut session = Session::new();
+    let written = issuer.invalidate(["c"]).await.unwrap();
+    session.add(&written.session_token).unwrap();
+    let outcome = client.invalidate(["c"]).session(&session).await.unwrap();
+    assert_eq!(
+        (&*outcome.answered_by, outcome.repeated),
+        (&*other.endpoint, false)
+    );
+    assert_eq!((own.state.bumps(), other.state.bumps()), (0, 2));
+
+    // The one that has it is away: that the other one is behind is not the whole reason.
+    other.stop();
+    let error = client
+        .invalidate(["c"])
+        .session(&session)
+        .await
+        .unwrap_err();
+    assert!(!error.may_have_had_effect());
+    let InvalidateError::NoSidecar { attempts } = error else {
+        panic!("{error}");
+    };
+    assert!(
+        attempts
+            .iter()
+            .any(|error| matches!(error, CallError::GaveUp { .. })),
+        "{attempts:?}"
+    );
+
+    // Both answer, and neither has it.
+    other.start();
+    session
+        .add(&bytes::Bytes::from_static(b"of somebody else"))
+        .unwrap();
+    let error = client
+        .invalidate(["c"])
+        .session(&session)
+        .await
+        .unwrap_err();
+    assert!(
+        matches!(error, InvalidateError::SessionBehind { .. }),
+        "{error}"
+    );
+}
