@@ -6,10 +6,11 @@
 //! did would leave an invalidation half waited for.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use grapevine_proto::v1::admin_service_client::AdminServiceClient;
 use grapevine_proto::v1::application_service_client::ApplicationServiceClient;
+use tokio::time::Instant;
 use tonic::transport::{Channel, Endpoint, Uri};
 use tonic::{Response, Status};
 

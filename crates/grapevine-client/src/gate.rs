@@ -7,10 +7,11 @@
 //! half and all of its nominal length, so that the clients of a sidecar that comes back do not meet at its door.
 
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use rand::Rng as _;
+use tokio::time::Instant;
 
 /// So many calls in a row without an answer in time close the gate.
 const SLOW_CALLS_MAX: u32 = 3;

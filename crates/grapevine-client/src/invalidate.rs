@@ -1,7 +1,9 @@
 //! Invalidations: declared once, acknowledged by the own sidecar or, when that cannot answer, by another one.
 //!
 //! Sidecars are asked one after another: the own one first, then the others in the order configured; one that failed a
-//! moment ago goes to the end of the line, and is still tried before giving up. A sidecar that did nothing and one of
+//! moment ago goes to the end of the line, and is still tried before giving up. Once its pause is over one call takes it in
+//! its place in the line again, as its probe, so that a client that only writes finds its way back too; if it still hangs,
+//! that call pays its deadline, at most once per pause. A sidecar that did nothing and one of
 //! which nobody knows what it did are treated alike, because an invalidation may be repeated: the second event makes
 //! stale what the first one made stale, and costs at most a few values their place in the cache. So an acknowledged
 //! outcome can stand for more than one event; [`InvalidateOutcome::repeated`] tells. Refusals that every sidecar would
@@ -12,6 +14,7 @@
 //! The worst case takes (timeout + `invalidate_slack`, and with a session its wait) for each endpoint: the second try at an
 //! endpoint has what the first one left of that.
 
+use std::collections::VecDeque;
 use std::future::IntoFuture;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -119,7 +122,7 @@ impl Invalidate {
     pub async fn send(self) -> Result<InvalidateOutcome, InvalidateError> {
         self.check()?;
         let mut attempts = Vec::new();
-        for (position, link) in in_line(self.client.links()) {
+        for (position, link) in Line::of(self.client.links(), self.deadline()) {
             match self.ask(link, &mut attempts).await {
                 Ok(answer) => {
                     if position > 0 {
@@ -231,11 +234,36 @@ impl IntoFuture for Invalidate {
     }
 }
 
-/// The links with their positions: those that answered lately in their order, then the others.
-fn in_line(links: &[Arc<Link>]) -> impl Iterator<Item = (usize, &Arc<Link>)> {
-    let mut line: Vec<_> = links.iter().enumerate().collect();
-    line.sort_by_key(|(_, link)| !link.gate().is_open());
-    line.into_iter()
+/// Whom to ask next: the links with their positions, those that are being left alone at the end.
+struct Line<'a> {
+    links: std::iter::Enumerate<std::slice::Iter<'a, Arc<Link>>>,
+    left_alone: VecDeque<(usize, &'a Arc<Link>)>,
+    probe_for: Duration,
+}
+
+impl<'a> Line<'a> {
+    fn of(links: &'a [Arc<Link>], probe_for: Duration) -> Self {
+        Self {
+            links: links.iter().enumerate(),
+            left_alone: VecDeque::new(),
+            probe_for,
+        }
+    }
+}
+
+impl<'a> Iterator for Line<'a> {
+    type Item = (usize, &'a Arc<Link>);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        // A gate is asked when its link's turn comes, not before: to be admitted may mean to be the probe.
+        for (position, link) in self.links.by_ref() {
+            if link.gate().admit(self.probe_for, Instant::now()).is_ok() {
+                return Some((position, link));
+            }
+            self.left_alone.push_back((position, link));
+        }
+        self.left_alone.pop_front()
+    }
 }
 
 /// What it comes to when all were asked. Where some are behind and some are away, one of those may have what the session

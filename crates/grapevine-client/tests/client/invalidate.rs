@@ -10,6 +10,17 @@ use tonic::Code;
 use crate::fake::{Fake, Method, Reply};
 use crate::support::{PATIENT, patient, stop_the_clock, until, until_soon};
 
+/// Writes until the own sidecar takes it.
+async fn own_answers(client: &Client, own: &Fake) {
+    let deadline = Instant::now() + PATIENT;
+    while *client.invalidate(["c"]).await.unwrap().answered_by != *own.endpoint {
+        assert!(
+            Instant::now() < deadline,
+            "the own sidecar is never asked again"
+        );
+    }
+}
+
 #[tokio::test]
 async fn an_outcome_tells_event_token_and_receipt() {
     let fake = Fake::unix();
@@ -38,7 +49,7 @@ async fn an_outcome_tells_event_token_and_receipt() {
 }
 
 #[tokio::test]
-async fn it_fails_over_when_the_own_sidecar_is_gone_and_returns_to_it() {
+async fn it_fails_over_when_the_own_sidecar_is_gone() {
     let (mut own, other) = (Fake::unix(), Fake::tcp());
     let client = patient(&own.endpoint)
         .fail_over_to(&other.endpoint)
@@ -58,17 +69,64 @@ async fn it_fails_over_when_the_own_sidecar_is_gone_and_returns_to_it() {
     // Look-ups do not fail over.
     client.resolve_one("a", &["c"], None).await.unwrap_err();
     assert_eq!(other.state.calls(Method::Resolve), 0);
+}
 
+#[tokio::test]
+async fn a_client_that_only_writes_returns_to_its_own_sidecar() {
+    let (mut own, other) = (Fake::unix(), Fake::tcp());
+    let client = patient(&own.endpoint)
+        .fail_over_to(&other.endpoint)
+        .build()
+        .unwrap();
+    own.stop();
+    let outcome = client.invalidate(["c"]).await.unwrap();
+    assert_eq!(&*outcome.answered_by, other.endpoint);
     own.start();
-    let deadline = Instant::now() + PATIENT;
-    while client.resolve_one("a", &["c"], None).await.is_err() {
-        assert!(Instant::now() < deadline, "never found again");
-        tokio::time::sleep(Duration::from_millis(1)).await;
+    own_answers(&client, &own).await;
+    assert_eq!(client.stats().resolve_rpcs, 0);
+    let failovers = client.stats().invalidate_failovers;
+    for _ in 0..10 {
+        client.invalidate(["c"]).await.unwrap();
     }
-    assert_eq!(
-        &*client.invalidate(["c"]).await.unwrap().answered_by,
-        own.endpoint
-    );
+    assert_eq!(client.stats().invalidate_failovers, failovers);
+}
+
+#[tokio::test]
+async fn of_many_writers_one_at_a_time_finds_out_whether_a_sidecar_still_hangs() {
+    let (own, other) = (Fake::unix(), Fake::tcp());
+    let pause = Duration::from_mins(1);
+    let client = Client::builder(&own.endpoint)
+        .fail_over_to(&other.endpoint)
+        .backoff(pause, pause)
+        .build()
+        .unwrap();
+    stop_the_clock();
+    for _ in 0..10 {
+        own.state.next(Method::Invalidate, Reply::Hang);
+    }
+    // Three deadlines in a row close the gate.
+    for times in 1..=3 {
+        let call = tokio::spawn(client.invalidate(["c"]).send());
+        until_soon("the own one is asked", || {
+            own.state.calls(Method::Invalidate) == times
+        })
+        .await;
+        tokio::time::advance(Duration::from_secs(6)).await;
+        assert!(call.await.unwrap().unwrap().repeated);
+    }
+    tokio::time::advance(pause).await;
+    let calls: Vec<_> = (0..50)
+        .map(|_| tokio::spawn(client.invalidate(["c"]).send()))
+        .collect();
+    until_soon("the others went elsewhere at once", || {
+        calls.iter().filter(|call| call.is_finished()).count() == 49
+    })
+    .await;
+    assert_eq!(own.state.calls(Method::Invalidate), 4);
+    tokio::time::advance(Duration::from_secs(6)).await;
+    for call in calls {
+        call.await.unwrap().unwrap();
+    }
 }
 
 #[tokio::test]
@@ -251,10 +309,7 @@ async fn refusals_without_effect_go_on_and_are_not_repeats() {
             (&*other.endpoint, false),
             "{code:?}"
         );
-        // Opens the way to the own sidecar again.
-        while client.resolve_one("a", &["c"], None).await.is_err() {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
+        own_answers(&client, &own).await;
     }
 }
 
