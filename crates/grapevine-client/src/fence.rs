@@ -9,14 +9,16 @@
 //! Dependencies are classes that the look-up did not name. A value that has some is stored with their names and the token
 //! over the look-up's classes followed by them; a reader looks those classes up, together, and compares. A caller that
 //! waited for another one's fill compares too, because the tokens on which the two agreed did not cover dependencies.
-//! Where policy says `ttl` the token is always 0 and bumps concern nobody: dependencies are not kept there.
+//! Where policy says `ttl` the token is always 0 and bumps concern nobody: dependencies are not kept there. What callers who
+//! waited are given is bounded by the TTL alone, counted from the look-up of the one who filled, as in the cache.
 
 use std::any::Any;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use grapevine_proto::v1;
+use tokio::time::Instant;
 
 use crate::cached::CachedClient;
 use crate::envelope::{Dependencies, Envelope, MAGIC, TooLong};
@@ -51,6 +53,8 @@ pub(crate) enum FlightResult {
 pub(crate) struct Value {
     pub(crate) bytes: Bytes,
     depends: Depends,
+    /// The end of its TTL; `None` for what a cache has just given, which keeps TTLs itself.
+    good_until: Option<Instant>,
 }
 
 #[derive(Debug, Clone)]
@@ -246,7 +250,11 @@ impl CachedClient {
                 };
             }
         };
+        let too_old = value
+            .good_until
+            .is_some_and(|good_until| Instant::now() >= good_until);
         let good = match &value.depends {
+            _ if too_old => false,
             Depends::Nothing => true,
             Depends::Unsettled => false,
             Depends::On(dependencies) => match self.still_hold(unit, dependencies).await {
@@ -303,7 +311,12 @@ impl CachedClient {
             Permission::Refuse if unsettled => Depends::Unsettled,
             Permission::Refuse => Depends::Nothing,
         };
-        let value = Value { bytes, depends };
+        let value = Value {
+            bytes,
+            depends,
+            // A TTL beyond what a clock can tell is none.
+            good_until: unit.looked_up.checked_add(unit.ttl),
+        };
         if let Some(lead) = &mut lead {
             lead.publish(FlightResult::Value(value.clone()));
         }
@@ -407,11 +420,13 @@ fn inspect(unit: &Unit<'_>, stored: Bytes) -> Option<Value> {
         Value {
             bytes: envelope.value,
             depends: envelope.dependencies.map_or(Depends::Nothing, Depends::On),
+            good_until: None,
         }
     } else {
         Value {
             bytes: stored,
             depends: Depends::Nothing,
+            good_until: None,
         }
     };
     if unit.paged && decode_page(&value.bytes).is_err() {

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
 use grapevine_client::{CachedClient, Fill, GetError, GetOutcome, How};
@@ -208,5 +209,48 @@ async fn g3_a_caller_who_asks_after_a_bump_does_not_join_the_fill_from_before_it
         let next = crowd.caller(&setup.cached, class, Then::Value);
         crowd.permits.add_permits(1);
         assert_ne!(&finish(next).await.unwrap().value[..], b"run 1");
+    }
+}
+
+#[tokio::test]
+async fn g7_who_waited_is_not_given_a_value_older_than_its_ttl() {
+    let setup = setup();
+    let ttl = Duration::from_millis(30);
+    for class in ["ttl/13", "versioned/13"] {
+        let permits = Arc::new(Semaphore::new(0));
+        let get = |value: &'static [u8], permits: &Arc<Semaphore>| {
+            let (cached, permits) = (setup.cached.clone(), Arc::clone(permits));
+            tokio::spawn(async move {
+                let fill = |_: Fill| async move {
+                    permits.acquire().await.unwrap().forget();
+                    Ok::<_, String>(Bytes::from_static(value))
+                };
+                cached
+                    .get_or_fill("cart::13", &[class], Some(ttl), fill)
+                    .await
+            })
+        };
+        let fills = setup.cached.stats().fills;
+        let leader = get(b"read long ago", &permits);
+        until("the leader fills", || setup.cached.stats().fills > fills).await;
+        let misses = setup.cached.stats().misses;
+        let follower = get(b"read now", &Arc::new(Semaphore::new(1)));
+        until("the follower waits", || {
+            setup.cached.stats().misses > misses
+        })
+        .await;
+        tokio::time::sleep(ttl).await;
+        permits.add_permits(1);
+        assert_eq!(
+            &finish(leader).await.unwrap().value[..],
+            b"read long ago",
+            "who computed it is given it"
+        );
+        let outcome = finish(follower).await.unwrap();
+        assert_eq!(
+            (&outcome.value[..], outcome.how),
+            (&b"read now"[..], How::Filled),
+            "{class}"
+        );
     }
 }
