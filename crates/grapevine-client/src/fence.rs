@@ -37,6 +37,8 @@ pub(crate) struct FlightKey {
     /// The application's address, with its page suffix: several may share a target.
     address: String,
     classes: Vec<String>,
+    /// A whole value may bear the name of a page; what it holds need not be one.
+    paged: bool,
 }
 
 type FlightLead<'a> = Lead<'a, Arc<FlightKey>, FlightResult>;
@@ -74,7 +76,6 @@ pub(crate) struct Unit<'a> {
     pub(crate) ttl: Duration,
     /// Before anything is read from the source.
     looked_up: Instant,
-    pub(crate) paged: bool,
 }
 
 impl<'a> Unit<'a> {
@@ -93,13 +94,20 @@ impl<'a> Unit<'a> {
                 target: target.address.clone(),
                 address,
                 classes: classes.to_vec(),
+                paged: target.page_size > 0,
             }),
             base,
             resolution,
             ttl: ttl.map_or(policy_ttl, |ttl| ttl.min(policy_ttl)),
             looked_up: Instant::now(),
-            paged: target.page_size > 0,
         }
+    }
+}
+
+impl Unit<'_> {
+    /// Whether the value is a page where a page was asked for.
+    fn can_hold(&self, value: &Value) -> bool {
+        !self.key.paged || decode_page(&value.bytes).is_ok()
     }
 }
 
@@ -254,7 +262,7 @@ impl CachedClient {
             .good_until
             .is_some_and(|good_until| Instant::now() >= good_until);
         let good = match &value.depends {
-            _ if too_old => false,
+            _ if too_old || !unit.can_hold(&value) => false,
             Depends::Nothing => true,
             Depends::Unsettled => false,
             Depends::On(dependencies) => match self.still_hold(unit, dependencies).await {
@@ -429,10 +437,7 @@ fn inspect(unit: &Unit<'_>, stored: Bytes) -> Option<Value> {
             good_until: None,
         }
     };
-    if unit.paged && decode_page(&value.bytes).is_err() {
-        return None;
-    }
-    Some(value)
+    unit.can_hold(&value).then_some(value)
 }
 
 /// What to store: the value as it is where its address tells everything, else in an envelope.
@@ -454,3 +459,6 @@ fn wrap(unit: &Unit<'_>, value: &Value) -> Result<Bytes, TooLong> {
     };
     envelope.encode()
 }
+
+#[cfg(test)]
+mod tests;

@@ -140,8 +140,8 @@ impl CachedClient {
             outcome.hits += u32::from(how == How::Hit);
             outcome.stored += u32::from(stored);
             outcome.how = outcome.how.or_dearer(how);
-            let page =
-                decode_page(&value.bytes).expect("invariant: a page was judged or encoded before");
+            let page = decode_page(&value.bytes)
+                .expect("invariant: the fence lets no page pass that is none");
             if !cut(target, &page, &mut outcome.items) {
                 break;
             }

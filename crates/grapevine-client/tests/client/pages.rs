@@ -6,12 +6,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use grapevine_cache::Cache as _;
-use grapevine_client::{BypassReason, CachedClient, GetError, How, PageFill, PageOutcome};
+use grapevine_client::{BypassReason, CachedClient, Fill, GetError, How, PageFill, PageOutcome};
 use parking_lot::Mutex;
 use proptest::prelude::*;
+use tokio::sync::Semaphore;
 
 use crate::fake::{Method, PAGE_SIZE};
-use crate::support::setup;
+use crate::support::{PATIENT, setup, until};
 
 /// A list in the source, and how often it was read.
 #[derive(Clone, Default)]
@@ -168,6 +169,37 @@ async fn a_stored_page_that_is_none_is_a_miss() {
         (source.slice(0, 10), How::Filled)
     );
     assert_eq!(setup.cached.stats().envelope_mismatch, 1);
+}
+
+#[tokio::test]
+async fn a_whole_value_under_the_name_of_a_page_is_not_taken_for_it() {
+    let setup = setup();
+    let source = Source::of(40);
+    // Read whole, this address has the cache address, the token and the classes of the list's first page.
+    let name = format!("cart::13~p{PAGE_SIZE}.0");
+    let permits = Arc::new(Semaphore::new(0));
+    let (cached, waits) = (setup.cached.clone(), Arc::clone(&permits));
+    let whole = tokio::spawn(async move {
+        let fill = |_: Fill| async move {
+            waits.acquire().await.unwrap().forget();
+            Ok::<_, Infallible>(Bytes::from_static(b"no page"))
+        };
+        cached.get_or_fill(&name, &["paged/13"], None, fill).await
+    });
+    until("the whole value is being read", || {
+        setup.cached.stats().fills == 1
+    })
+    .await;
+    let slice = source.get(&setup.cached, "paged/13", 0, 10);
+    let slice = tokio::time::timeout(PATIENT, slice)
+        .await
+        .expect("it waits for the whole value, which is another thing");
+    assert_eq!((slice.items, slice.how), (source.slice(0, 10), How::Filled));
+    permits.add_permits(1);
+    assert_eq!(whole.await.unwrap().unwrap().value, "no page");
+    // The last store won; it is no page.
+    let slice = source.get(&setup.cached, "paged/13", 0, 10).await;
+    assert_eq!((slice.items, slice.how), (source.slice(0, 10), How::Filled));
 }
 
 #[tokio::test]
