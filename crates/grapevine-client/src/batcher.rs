@@ -7,17 +7,24 @@
 //! The queue is bounded; when it is full a caller is told so at once. Items whose callers have gone are dropped unsent.
 //! When the sidecar refuses a whole batch as invalid, the item that the field violation names gets the refusal and the
 //! others are told to try again, alone when nothing is named: one caller's mistake is not the others' failure.
+//!
+//! A batch is bounded in bytes as well as in items, below what every sidecar takes. Where it is still too much for one
+//! message (answers can be long, and sidecars have limits of their own), its callers are told to come again in batches of at
+//! most half of it: what is too much by itself is alone in the end, and fails alone.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
+use tonic::Code;
 
 use crate::error::{CallError, InvalidRequest};
 
 /// After so many spoiled batches an item goes alone.
 const SPOILED_BATCHES_MAX: u32 = 2;
+/// The longest batch, in bytes: half of the least `message_bytes_max` that a sidecar can be given, which is 1 MiB.
+pub(crate) const BATCH_BYTES_MAX: usize = 512 << 10;
 
 /// An RPC that takes many items and answers each of them.
 pub(crate) trait BatchCall: Send + Sync + 'static {
@@ -27,6 +34,9 @@ pub(crate) trait BatchCall: Send + Sync + 'static {
     type Answer: Send + 'static;
     /// The request's repeated field, as violations name it.
     const FIELD: &'static str;
+
+    /// What an item takes in the request, in bytes; rather too much than too little.
+    fn bytes(item: &Self::Item) -> usize;
 
     /// Sends a batch; answers as many as there were items, in order.
     fn send(
@@ -42,6 +52,8 @@ pub(crate) enum BatchError {
     QueueFull { limit: usize },
     /// Another item spoiled the batch: try again, in a call of its own if `alone`.
     Again { alone: bool },
+    /// The batch was too much for one message: try again with at most so many items in it.
+    Smaller { items: usize },
     /// The RPC failed.
     Call(CallError),
 }
@@ -75,6 +87,8 @@ struct State<C: BatchCall> {
 
 struct Waiting<C: BatchCall> {
     item: C::Item,
+    /// The most items in its batch.
+    batch: usize,
     answer: oneshot::Sender<Result<C::Answer, BatchError>>,
 }
 
@@ -100,8 +114,11 @@ impl<C: BatchCall> Batcher<C> {
         item: impl Fn() -> C::Item,
     ) -> Result<C::Answer, BatchError> {
         let (mut spoiled, mut broken) = (0, false);
+        let mut batch = self.shared.limits.batch;
         loop {
-            match self.send(item()).await {
+            match self.send(item(), batch).await {
+                // Never more than half of it: this ends.
+                Err(BatchError::Smaller { items }) => batch = items,
                 Err(BatchError::Again { alone: false }) if spoiled < SPOILED_BATCHES_MAX => {
                     spoiled += 1;
                 }
@@ -122,10 +139,16 @@ impl<C: BatchCall> Batcher<C> {
         Ok(answers.pop().expect("invariant: as many answers as items"))
     }
 
-    /// Sends one item, with others where there are any. The caller brings the deadline; dropping the future is fine.
-    pub(crate) async fn send(&self, item: C::Item) -> Result<C::Answer, BatchError> {
+    /// Sends one item, with others where there are any, at most `batch` in all. The caller brings the deadline; dropping the
+    /// future is fine.
+    pub(crate) async fn send(&self, item: C::Item, batch: usize) -> Result<C::Answer, BatchError> {
         let (answer, answered) = oneshot::channel();
-        self.enqueue(Waiting { item, answer })?;
+        let waiting = Waiting {
+            item,
+            batch,
+            answer,
+        };
+        self.enqueue(waiting)?;
         // The sender is lost only when the sending task is: on a panic, or when the runtime shuts down.
         answered
             .await
@@ -192,12 +215,21 @@ impl<C: BatchCall> Slot<C> {
         let Shared { limits, state, .. } = &*self.shared;
         let mut state = state.lock();
         let mut batch = Vec::with_capacity(state.queue.len().min(limits.batch));
-        while batch.len() < limits.batch
+        let (mut room, mut bytes) = (limits.batch, 0);
+        while batch.len() < room
             && let Some(waiting) = state.queue.pop_front()
         {
-            if !waiting.answer.is_closed() {
-                batch.push(waiting);
+            if waiting.answer.is_closed() {
+                continue;
             }
+            bytes += C::bytes(&waiting.item);
+            let fits = bytes <= BATCH_BYTES_MAX && batch.len() < waiting.batch;
+            if !fits && !batch.is_empty() {
+                state.queue.push_front(waiting);
+                break;
+            }
+            room = room.min(waiting.batch);
+            batch.push(waiting);
         }
         if batch.is_empty() {
             state.in_flight -= 1;
@@ -225,26 +257,39 @@ fn refuse<C: BatchCall>(
     answers: Vec<oneshot::Sender<Result<C::Answer, BatchError>>>,
     error: &CallError,
 ) {
-    let CallError::Invalid(invalid) = error else {
-        for answer in answers {
-            let _ = answer.send(Err(BatchError::Call(error.clone())));
+    let items = answers.len();
+    let smaller = BatchError::Smaller { items: items / 2 };
+    let (named, others) = match error {
+        _ if items == 1 => (Vec::new(), BatchError::Call(error.clone())),
+        error if is_too_much(error, C::FIELD) => (Vec::new(), smaller),
+        CallError::Invalid(invalid) => {
+            let named = split_by_item::<C>(invalid);
+            let alone = named.is_empty();
+            (named, BatchError::Again { alone })
         }
-        return;
+        error => (Vec::new(), BatchError::Call(error.clone())),
     };
-    if answers.len() == 1 {
-        for answer in answers {
-            let _ = answer.send(Err(BatchError::Call(error.clone())));
-        }
-        return;
-    }
-    let named = split_by_item::<C>(invalid);
-    let alone = named.is_empty();
     for (index, answer) in answers.into_iter().enumerate() {
         let verdict = match named.iter().find(|(item, _)| *item == index) {
             Some((_, own)) => BatchError::Call(CallError::Invalid(own.clone())),
-            None => BatchError::Again { alone },
+            None => others.clone(),
         };
         let _ = answer.send(Err(verdict));
+    }
+}
+
+/// Whether the request, or the answer to it, was too much for one message: `OUT_OF_RANGE` is what gRPC for Rust says of a
+/// message above a limit of either side, `RESOURCE_EXHAUSTED` what gRPC for other languages says. A sidecar that is full for
+/// the moment says when to come again, and a refusal of all items together names the field without a position.
+pub(crate) fn is_too_much(error: &CallError, field: &str) -> bool {
+    match error {
+        CallError::Refused { code, .. } => *code == Code::OutOfRange,
+        CallError::Overloaded { retry_after, .. } => retry_after.is_none(),
+        CallError::Invalid(invalid) => invalid
+            .violations
+            .iter()
+            .any(|violation| violation.field == field),
+        _ => false,
     }
 }
 
@@ -272,7 +317,7 @@ fn split_by_item<C: BatchCall>(invalid: &InvalidRequest) -> Vec<(usize, InvalidR
 }
 
 /// Reads `items[3].address` as 3 and `.address`.
-fn item_of<'a>(field: &str, path: &'a str) -> Option<(usize, &'a str)> {
+pub(crate) fn item_of<'a>(field: &str, path: &'a str) -> Option<(usize, &'a str)> {
     let (index, rest) = path
         .strip_prefix(field)?
         .strip_prefix('[')?

@@ -2,14 +2,18 @@
 //!
 //! Look-ups of concurrent callers travel together (see [`crate::batcher`]); those of a session travel alone, because a
 //! request carries one session and waits for it. Every look-up ends within `resolve_deadline`, counted from the call.
+//! What is too much for one message travels in several.
 
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use grapevine_proto::v1;
+use tokio::time::Instant;
 
-use crate::batcher::{BatchCall, BatchError, BatchLimits, Batcher};
+use crate::batcher::{
+    BATCH_BYTES_MAX, BatchCall, BatchError, BatchLimits, Batcher, is_too_much, item_of,
+};
 use crate::builder::{ClientBuilder, Settings};
 use crate::channel::{Gated, Link};
 use crate::error::{CallError, ConfigError, InvalidRequest, ResolveError};
@@ -168,7 +172,8 @@ impl Client {
         Ok(answers.pop().expect("invariant: as many answers as items"))
     }
 
-    /// Looks 1 to 1,000 addresses up in one RPC.
+    /// Looks 1 to 1,000 addresses up: in one RPC, or in several, one after another, if they or their answers are too long for
+    /// one message. Answers of one RPC know the same bumps.
     pub async fn resolve(
         &self,
         items: Vec<v1::ResolveItem>,
@@ -192,7 +197,7 @@ impl Client {
             deadline += session.wait_duration();
             wire_session = Some(session.to_wire());
         }
-        Ok(resolve_batch(self.own(), self.counters(), deadline, items, wire_session).await?)
+        Ok(resolve_all(self.own(), self.counters(), deadline, items, wire_session).await?)
     }
 
     fn resolve_error(&self, error: BatchError) -> ResolveError {
@@ -202,7 +207,9 @@ impl Client {
                 ResolveError::QueueFull { limit }
             }
             BatchError::Call(error) => error.into(),
-            BatchError::Again { .. } => ResolveError::Call(self.spoiled()),
+            BatchError::Again { .. } | BatchError::Smaller { .. } => {
+                ResolveError::Call(self.spoiled())
+            }
         }
     }
 
@@ -228,7 +235,7 @@ impl Client {
                 message: format!("{limit} fills wait for it already"),
                 retry_after: None,
             }),
-            Ok(Err(BatchError::Again { .. })) => Err(self.spoiled()),
+            Ok(Err(BatchError::Again { .. } | BatchError::Smaller { .. })) => Err(self.spoiled()),
             Err(_) => Err(CallError::Deadline {
                 endpoint: Arc::clone(self.own().name()),
                 deadline,
@@ -268,6 +275,80 @@ pub(crate) fn check_count(field: &str, count: usize, max: usize) -> Result<(), I
     ))
 }
 
+/// The look-ups of a request, as violations name them.
+const ITEMS: &str = "items";
+/// More than tags, lengths and numbers of one item take on the wire.
+const FIELD_BYTES_MAX: usize = 32;
+
+/// More than it takes on the wire.
+fn item_bytes(item: &v1::ResolveItem) -> usize {
+    FIELD_BYTES_MAX + item.address.len() + classes_bytes(&item.classes)
+}
+
+fn classes_bytes<'a>(classes: impl IntoIterator<Item = &'a String>) -> usize {
+    // A tag, and at most two bytes for a length of up to 200.
+    classes.into_iter().map(|class| 3 + class.len()).sum()
+}
+
+/// Cuts off what fits into one message: one item at least.
+fn take_fitting(items: &mut Vec<v1::ResolveItem>) -> Vec<v1::ResolveItem> {
+    let mut bytes = 0;
+    let fitting = items.iter().take_while(|item| {
+        bytes += item_bytes(item);
+        bytes <= BATCH_BYTES_MAX
+    });
+    let count = fitting.count().max(1);
+    let rest = items.split_off(count.min(items.len()));
+    std::mem::replace(items, rest)
+}
+
+/// Looks all of them up within `deadline`, in as many RPCs as it takes.
+async fn resolve_all(
+    link: &Link,
+    counters: &ClientCounters,
+    deadline: Duration,
+    mut items: Vec<v1::ResolveItem>,
+    session: Option<v1::Session>,
+) -> Result<Vec<Resolved>, CallError> {
+    let end = Instant::now() + deadline;
+    let mut answers = Vec::with_capacity(items.len());
+    // What was halved; the next one is the last.
+    let mut halves: Vec<Vec<v1::ResolveItem>> = Vec::new();
+    while let Some(batch) = halves
+        .pop()
+        .or_else(|| (!items.is_empty()).then(|| take_fitting(&mut items)))
+    {
+        // Only plans of slices can be too much although the request was not.
+        let may_split = batch.len() > 1 && batch.iter().any(|item| item.page.is_some());
+        let spare = may_split.then(|| batch.clone());
+        let left = end.saturating_duration_since(Instant::now());
+        match resolve_batch(link, counters, left, batch, session.clone()).await {
+            Ok(batch) => answers.extend(batch),
+            Err(error) => match spare {
+                Some(mut front) if is_too_much(&error, ITEMS) => {
+                    let back = front.split_off(front.len() / 2);
+                    halves.extend([back, front]);
+                }
+                _ => return Err(renumbered(error, answers.len())),
+            },
+        }
+    }
+    Ok(answers)
+}
+
+/// The error with the positions that its items have in the whole list, where `before` others come first.
+fn renumbered(error: CallError, before: usize) -> CallError {
+    let CallError::Invalid(mut invalid) = error else {
+        return error;
+    };
+    for violation in &mut invalid.violations {
+        if let Some((index, rest)) = item_of(ITEMS, &violation.field) {
+            violation.field = format!("{ITEMS}[{}]{rest}", before + index);
+        }
+    }
+    CallError::Invalid(invalid)
+}
+
 struct ResolveCall {
     link: Arc<Link>,
     deadline: Duration,
@@ -277,7 +358,11 @@ struct ResolveCall {
 impl BatchCall for ResolveCall {
     type Item = v1::ResolveItem;
     type Answer = Resolved;
-    const FIELD: &'static str = "items";
+    const FIELD: &'static str = ITEMS;
+
+    fn bytes(item: &v1::ResolveItem) -> usize {
+        item_bytes(item)
+    }
 
     async fn send(&self, items: Vec<v1::ResolveItem>) -> Result<Vec<Resolved>, CallError> {
         resolve_batch(&self.link, &self.counters, self.deadline, items, None).await
@@ -325,6 +410,11 @@ impl BatchCall for CommitCall {
     type Item = v1::Fill;
     type Answer = v1::FillVerdict;
     const FIELD: &'static str = "fills";
+
+    fn bytes(fill: &v1::Fill) -> usize {
+        let classes = fill.classes.iter().chain(&fill.added_classes);
+        FIELD_BYTES_MAX + fill.address.len() + fill.lease.len() + classes_bytes(classes)
+    }
 
     async fn send(&self, fills: Vec<v1::Fill>) -> Result<Vec<v1::FillVerdict>, CallError> {
         let count = fills.len();

@@ -7,7 +7,7 @@ use grapevine_client::{CallError, Client, ResolveError, Session, v1};
 use tokio::sync::Semaphore;
 use tonic::Code;
 
-use crate::fake::{Fake, Method, Reply};
+use crate::fake::{Fake, Method, PAGE_SIZE, Reply};
 use crate::support::{patient, until};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -102,6 +102,143 @@ async fn an_address_that_the_sidecar_refuses_fails_alone() {
             "{invalid}"
         );
     }
+}
+
+/// The longest look-up that there is: 3.4 KB.
+fn longest(number: usize) -> (String, Vec<String>) {
+    let classes = (0..16).map(|class| format!("carts/{number:05}/{class:02}/{:x>185}", ""));
+    (format!("{number:0>220}"), classes.collect())
+}
+
+#[tokio::test]
+async fn g10_look_ups_too_long_for_one_message_travel_in_several() {
+    let fake = Fake::unix();
+    let client = patient(&fake.endpoint)
+        .rpcs_in_flight_max(1)
+        .build()
+        .unwrap();
+    let (address, classes) = longest(1);
+    assert!(address.len() + classes.iter().map(String::len).sum::<usize>() > 3_400);
+    // Gathered while the first one is away, they would be 3.4 MB.
+    let hold = Arc::new(Semaphore::new(0));
+    fake.state
+        .next(Method::Resolve, Reply::Hold(Arc::clone(&hold)));
+    let look_ups: Vec<_> = (0..1_000)
+        .map(|number| {
+            let (client, (address, classes)) = (client.clone(), longest(number));
+            tokio::spawn(async move { client.resolve_one(&address, &classes, None).await })
+        })
+        .collect();
+    until("the first is away", || {
+        fake.state.calls(Method::Resolve) == 1
+    })
+    .await;
+    tokio::task::yield_now().await;
+    hold.add_permits(1);
+    for (number, look_up) in look_ups.into_iter().enumerate() {
+        let resolved = look_up.await.unwrap().unwrap();
+        let target = &resolved.resolution.targets[0].address;
+        assert!(target.starts_with(&longest(number).0), "{target}");
+    }
+    let rpcs = fake.state.calls(Method::Resolve);
+    assert!((7..=12).contains(&rpcs), "{rpcs}");
+
+    // The same in one call.
+    let items = (0..1_000).map(|number| {
+        let (address, classes) = longest(number);
+        v1::ResolveItem {
+            address,
+            classes,
+            page: None,
+        }
+    });
+    let mut items: Vec<_> = items.collect();
+    let answers = client.resolve(items.clone()).await.unwrap();
+    for (number, resolved) in answers.iter().enumerate() {
+        let target = &resolved.resolution.targets[0].address;
+        assert!(target.starts_with(&longest(number).0), "{target}");
+    }
+    assert_eq!(answers.len(), 1_000);
+    assert!(fake.state.calls(Method::Resolve) - rpcs <= 8);
+
+    // What is wrong is named by its position in the whole call, whichever part it was in.
+    items[700].address = "b".repeat(240);
+    let error = client.resolve(items).await.unwrap_err();
+    let ResolveError::Invalid(invalid) = error else {
+        panic!("{error}");
+    };
+    assert_eq!(invalid.violations[0].field, "items[700].address");
+}
+
+#[tokio::test]
+async fn g10_fills_too_long_for_one_message_travel_in_several() {
+    let fake = Fake::unix();
+    let client = patient(&fake.endpoint)
+        .rpcs_in_flight_max(1)
+        .build()
+        .unwrap();
+    let fills: Vec<_> = (0..1_000)
+        .map(|number| {
+            let (address, mut classes) = longest(number);
+            let fill = v1::Fill {
+                address,
+                added_classes: classes.split_off(1),
+                classes,
+                lease: vec![0; 8].into(),
+                ttl_ms: u64::from(u32::MAX),
+            };
+            let client = client.clone();
+            tokio::spawn(async move { client.commit_fill(fill).await })
+        })
+        .collect();
+    for fill in fills {
+        assert!(fill.await.unwrap().unwrap().accepted);
+    }
+    let rpcs = client.stats().commit_rpcs;
+    assert!((7..=12).contains(&rpcs), "{rpcs}");
+}
+
+#[tokio::test]
+async fn g10_more_pages_than_one_answer_takes_are_asked_for_in_several() {
+    let fake = Fake::unix();
+    let client = patient(&fake.endpoint)
+        .rpcs_in_flight_max(1)
+        .build()
+        .unwrap();
+    let page = |pages: u32| {
+        Some(v1::Page {
+            offset: 0,
+            limit: pages * PAGE_SIZE,
+        })
+    };
+    // 40,000 pages in all.
+    let look_ups: Vec<_> = (0..40)
+        .map(|number| {
+            let client = client.clone();
+            let address = format!("list::{number}");
+            tokio::spawn(async move { client.resolve_one(&address, &["paged"], page(1_000)).await })
+        })
+        .collect();
+    for look_up in look_ups {
+        let resolved = look_up.await.unwrap().unwrap();
+        assert_eq!(resolved.resolution.targets.len(), 1_000);
+    }
+    let rpcs = fake.state.calls(Method::Resolve);
+    assert!(rpcs <= 20, "{rpcs}");
+
+    let item = |number: usize, pages| v1::ResolveItem {
+        address: format!("list::{number}"),
+        classes: vec!["paged".to_owned()],
+        page: page(pages),
+    };
+    let items = (0..40).map(|number| item(number, 1_000)).collect();
+    let answers = client.resolve(items).await.unwrap();
+    for (number, resolved) in answers.iter().enumerate() {
+        let target = &resolved.resolution.targets[0].address;
+        assert!(target.starts_with(&format!("list::{number}~p")), "{target}");
+    }
+    assert_eq!(answers.len(), 40);
+    assert!(fake.state.calls(Method::Resolve) - rpcs <= 20);
 }
 
 #[tokio::test]

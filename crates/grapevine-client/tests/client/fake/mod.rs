@@ -26,6 +26,10 @@ use self::rpcs::invalid;
 
 /// Items on a page of the classes below `paged` and `paged_registered`.
 pub(crate) const PAGE_SIZE: u32 = 10;
+/// The longest request that it takes: the least that a real one can be told to take.
+const MESSAGE_BYTES_MAX: usize = 1 << 20;
+/// The most targets of one `Resolve`.
+pub(crate) const TARGETS_MAX: usize = 10_000;
 /// The TTL of every policy.
 pub(crate) const POLICY_TTL: Duration = Duration::from_mins(10);
 
@@ -151,7 +155,8 @@ impl Fake {
             .enable_all()
             .build()
             .unwrap();
-        let application = ApplicationServiceServer::from_arc(Arc::clone(&self.state));
+        let application = ApplicationServiceServer::from_arc(Arc::clone(&self.state))
+            .max_decoding_message_size(MESSAGE_BYTES_MAX);
         let admin = AdminServiceServer::from_arc(Arc::clone(&self.state));
         let server = tonic::transport::Server::builder()
             .add_service(application)

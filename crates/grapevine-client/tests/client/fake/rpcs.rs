@@ -12,7 +12,7 @@ use tokio_stream::{Stream, StreamExt as _};
 use tonic::{Code, Request, Response, Status, Streaming};
 use tonic_types::{ErrorDetails, FieldViolation, StatusExt as _};
 
-use super::{Method, State, answer};
+use super::{Method, State, TARGETS_MAX, answer};
 
 pub(super) fn invalid(field: &str, description: &str) -> Status {
     let details = ErrorDetails::with_bad_request(vec![FieldViolation::new(field, description)]);
@@ -37,8 +37,16 @@ impl ApplicationService for State {
             .iter()
             .enumerate()
             .map(|(index, item)| self.resolve_item(index, item));
+        let results: Vec<v1::Resolution> = results.collect::<Result<_, _>>()?;
+        let targets: usize = results.iter().map(|result| result.targets.len()).sum();
+        if targets > TARGETS_MAX {
+            return Err(invalid(
+                "items",
+                &format!("{targets} pages are more than {TARGETS_MAX}"),
+            ));
+        }
         let response = v1::ResolveResponse {
-            results: results.collect::<Result<_, _>>()?,
+            results,
             freshness: v1::Freshness::Fresh.into(),
             freshness_reason: String::new(),
         };
