@@ -75,7 +75,8 @@ impl ClientBuilder {
         self
     }
 
-    /// How long a fill's commit may take; then its value is not stored. Default 1 s: it waits for a disk.
+    /// How long a fill's commit may take; then its value is not stored. Default 1 s: it waits for a disk. The caller who filled
+    /// and those who wait for its value wait for the commit too: raising it makes them wait longer for a sidecar that hangs.
     #[must_use]
     pub fn commit_deadline(mut self, deadline: Duration) -> Self {
         self.settings.commit_deadline = deadline;
@@ -96,7 +97,8 @@ impl ClientBuilder {
         self
     }
 
-    /// How long beyond that a sidecar's answer is waited for before another sidecar is asked. Default 500 ms.
+    /// How long beyond that a sidecar's answer is waited for before another sidecar is asked. Default 500 ms. An invalidation
+    /// takes at most its timeout, this, and the wait of its session if it has one, for each sidecar.
     #[must_use]
     pub fn invalidate_slack(mut self, slack: Duration) -> Self {
         self.settings.invalidate_slack = slack;

@@ -100,6 +100,11 @@ impl CachedClient {
     /// function and the others get its result; if it is cancelled or panics, another one runs its own. An error goes to
     /// all of them and is not stored. Without a usable look-up within the client's `resolve_deadline`, `fill` runs
     /// and nothing is stored; callers do not share then, since nothing vouches for what they share.
+    ///
+    /// Who waits for another caller's function waits for as long as that runs, and then for its commit where there is one:
+    /// at most the client's `commit_deadline` more. Only look-ups and commits have deadlines of the client's; how long the
+    /// source may take, the caller knows. Bound that inside `fill`, so that the one who fills goes on with an error that
+    /// all get. A timeout around the call bounds this caller alone: if it was the one who filled, the next one fills.
     pub async fn get_or_fill<C, E, F, Fut>(
         &self,
         address: &str,

@@ -11,8 +11,8 @@ use crate::error::CallError;
 pub const REGISTER_MAX: usize = 10_000;
 
 impl Client {
-    /// Registers 1 to 10,000 addresses; durable when it answers. `condemned` lists the positions of those that a bump has
-    /// overtaken: their addresses are being deleted from the cache.
+    /// Registers 1 to 10,000 addresses, together below the sidecar's `message_bytes_max`; durable when it answers.
+    /// `condemned` lists the positions of those that a bump has overtaken: their addresses are being deleted from the cache.
     ///
     /// After an error without a clear answer it may be called again: registering twice does no harm.
     pub async fn register(
