@@ -5,6 +5,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use grapevine_core::event::{
@@ -32,7 +33,7 @@ impl Random {
 }
 
 struct Load {
-    store: SledStore,
+    store: Arc<SledStore>,
     origin: Incarnation,
     bumps: u64,
     batches: u64,
@@ -233,6 +234,43 @@ fn bumps(load: &mut Load, count: u64) -> Result<(), StoreError> {
     Ok(())
 }
 
+/// Bumps while peers' snapshots are read: readers hold a commit up for a page at most.
+fn bumps_beside_readers(load: &mut Load, count: u64, readers: usize) -> Result<(), StoreError> {
+    let store = Arc::clone(&load.store);
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let reading: Vec<_> = (0..readers)
+            .map(|_| {
+                scope.spawn(|| {
+                    let (mut pages, mut after) = (0_u64, None);
+                    while !done.load(Ordering::Relaxed) {
+                        // As a sidecar serves them.
+                        after = store.snapshot_directory(after.as_ref(), 5_000)?.next;
+                        store.snapshot_versions(None, 500)?;
+                        pages += 2;
+                    }
+                    Ok::<_, StoreError>(pages)
+                })
+            })
+            .collect();
+        let outcome = bumps(load, count);
+        done.store(true, Ordering::Relaxed);
+        for reader in reading {
+            let pages = reader.join().expect("invariant: readers do not panic")?;
+            println!("    beside a reader of {pages} pages");
+        }
+        outcome
+    })
+}
+
+/// A bump of everything: the directory leaves in one commit.
+fn everything(load: &mut Load) -> Result<(), StoreError> {
+    let begun = Instant::now();
+    let taken = load.bump(&ClassPath::everything())?;
+    load.line("take everything", taken as u64, begun.elapsed());
+    Ok(())
+}
+
 fn reads(load: &Load) -> Result<(), StoreError> {
     let begun = Instant::now();
     let mut after = None;
@@ -253,6 +291,7 @@ fn expire(load: &Load, now: u32) -> Result<(), StoreError> {
     let before = load.store.registrations();
     let begun = Instant::now();
     let mut slowest = Duration::ZERO;
+    let mut most = 0;
     loop {
         let left = load.store.registrations();
         let call = Instant::now();
@@ -261,13 +300,17 @@ fn expire(load: &Load, now: u32) -> Result<(), StoreError> {
             limit: 10_000,
         }])?;
         slowest = slowest.max(call.elapsed());
-        if load.store.registrations() == left {
+        most = most.max(left - load.store.registrations());
+        if !load.store.expiry_backlog() {
             break;
         }
     }
     let removed = before - load.store.registrations();
     load.line("expire, 10,000 a call", removed, begun.elapsed());
-    println!("    slowest call {:.1} ms", slowest.as_secs_f64() * 1e3);
+    println!(
+        "    slowest call {:.1} ms, at most {most} in one",
+        slowest.as_secs_f64() * 1e3
+    );
     Ok(())
 }
 
@@ -332,12 +375,17 @@ fn main() -> Result<(), StoreError> {
         Some(path) => path.into(),
         None => std::env::temp_dir().join(format!("grapevine-load-{}", std::process::id())),
     };
+    let churn_seconds = if registrations < 1_000_000 {
+        400
+    } else {
+        8_000
+    };
     let mut config = StoreConfig::new(&directory);
     if let Some(megabytes) = arguments.next().and_then(|text| text.parse::<u64>().ok()) {
         config.cache_bytes = megabytes << 20;
     }
     let mut load = Load {
-        store: open(&config)?,
+        store: Arc::new(open(&config)?),
         origin: Incarnation::from_random(u128::from(std::process::id()), 0),
         bumps: 0,
         batches: 0,
@@ -345,11 +393,13 @@ fn main() -> Result<(), StoreError> {
     spread(&mut load, registrations, registrations / 10, 3600)?;
     carts(&mut load, 200)?;
     bumps(&mut load, 20_000)?;
+    bumps_beside_readers(&mut load, 5_000, 2)?;
     drop(load.store);
-    load.store = open(&config)?;
+    load.store = Arc::new(open(&config)?);
     reads(&load)?;
     expire(&load, NOW + 3600 + 128)?;
-    churn(&mut load, 8_000, 20_000)?;
+    churn(&mut load, churn_seconds, 20_000)?;
+    everything(&mut load)?;
     drop(load);
     println!("the store is in {}", directory.display());
     Ok(())
