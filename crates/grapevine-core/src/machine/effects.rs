@@ -67,6 +67,10 @@ pub enum Input {
     },
     /// Who gossip sees: all of them, each time.
     Seen(Vec<Sighting>),
+    /// Heads that gossip tells of running members, each of its own run. Hints: anybody can send a datagram.
+    HeadsSeen(Vec<OriginHead>),
+    /// The last sweep of lapsed registrations left some.
+    ExpiryBacklog,
     /// The moment that [`crate::machine::Core::next_wake`] named has come.
     Wake,
     /// This sidecar leaves in order.

@@ -19,8 +19,11 @@ use crate::store::Write;
 
 /// How often lapsed registrations are swept.
 pub(super) const EXPIRY_SWEEP: Duration = Duration::from_secs(10);
-/// Lapsed registrations removed in one sweep.
-const EXPIRY_SWEEP_MAX: usize = 10_000;
+/// Lapsed registrations removed in one sweep: bumps of the same group of writes wait for it. When it leaves some, the
+/// next one follows its flush.
+const EXPIRY_SWEEP_MAX: usize = 2_000;
+/// How soon after a probe gossip may call for the next one.
+const PROBE_AGAIN: Duration = Duration::from_millis(50);
 /// The most sequences above a watermark that one acknowledgement names.
 const ACK_ABOVE_MAX: usize = 1_000;
 
@@ -35,6 +38,35 @@ impl Core {
         member.next_probe = now.plus(self.config.max_staleness / 4);
         let to = member.hello.incarnation;
         effects.send(to, PeerMessage::Probe { nonce });
+    }
+
+    /// Gossip says that members have issued more than is known here: asks them, for a datagram is no evidence.
+    pub(super) fn heads_seen(&mut self, heads: &[OriginHead], now: Time, effects: &mut Effects) {
+        let ahead = |head: &OriginHead| {
+            let known = |lane| {
+                let lane = self.progress.lane(head.incarnation, lane);
+                lane.map_or(0, LaneProgress::head)
+            };
+            Lane::ALL
+                .into_iter()
+                .any(|lane| head.lane(lane) > known(lane))
+        };
+        let since = self.config.max_staleness / 4;
+        let nodes: Vec<_> = heads
+            .iter()
+            .filter(|head| ahead(head))
+            .filter_map(|head| {
+                let mut members = self.members.iter();
+                members.find(|member| member.hello.incarnation == head.incarnation)
+            })
+            .filter(|member| {
+                member.linked() && now.plus(since) >= member.next_probe.plus(PROBE_AGAIN)
+            })
+            .map(|member| member.hello.node_id.clone())
+            .collect();
+        for node in nodes {
+            self.probe(&node, now, effects);
+        }
     }
 
     pub(super) fn probed(

@@ -201,6 +201,8 @@ impl Core {
             Input::NodeIdRefused { reason } => self.node_id_refused(&reason, now, &mut effects),
             Input::Peer { from, message } => self.peer_message(from, message, now, &mut effects),
             Input::Seen(sightings) => self.seen(sightings, now, &mut effects),
+            Input::HeadsSeen(heads) => self.heads_seen(&heads, now, &mut effects),
+            Input::ExpiryBacklog => self.members.next_sweep = now,
             Input::Wake => self.wake(now, unix, &mut effects),
             Input::Drain => self.drain(now, &mut effects),
         }

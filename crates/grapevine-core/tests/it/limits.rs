@@ -10,6 +10,7 @@ use grapevine_core::machine::effects::{
     Freshness, Input, LeaseClaim, PeerMessage, ReceiptLevel, Reply,
 };
 use grapevine_core::progress::RANGES_MAX;
+use grapevine_core::store::Write;
 use grapevine_core::versions::{CONJUNCTIONS_MAX, bucket_of};
 
 use crate::world::World;
@@ -513,4 +514,27 @@ fn g10_buckets_are_spread() {
         counts.iter().all(|count| (40..180).contains(count)),
         "{counts:?}"
     );
+}
+
+/// A sweep that left lapsed registrations is followed by the next one at once; else they come every ten seconds.
+#[test]
+fn g10_lapsed_registrations_are_swept_as_fast_as_they_lapse() {
+    let mut world = World::running(1);
+    world.settle();
+    let sweeps = |world: &World| {
+        let groups = world.nodes[0].unflushed.iter();
+        let writes = groups.flat_map(|(_, writes)| writes);
+        writes
+            .filter(|write| matches!(write, Write::Expire { .. }))
+            .count()
+    };
+    world.input(0, Input::Wake);
+    world.flush(0);
+    assert!(world.core(0).next_wake(world.now) > world.now);
+    world.input(0, Input::ExpiryBacklog);
+    assert!(world.core(0).next_wake(world.now) <= world.now);
+    world.input(0, Input::Wake);
+    assert_eq!(sweeps(&world), 1);
+    world.input(0, Input::Wake);
+    assert_eq!(sweeps(&world), 1, "one at a time");
 }

@@ -191,6 +191,44 @@ fn g7_what_is_written_off_is_not_told_to_who_starts_later() {
     all_within(&mut world, Duration::from_secs(2));
 }
 
+/// What gossip tells makes a sidecar ask at once, however often it is told; it is no evidence by itself.
+#[test]
+fn heads_that_gossip_tells_are_asked_about() {
+    let mut world = World::running(2);
+    world.advance(Duration::from_millis(100));
+    let event = world.next_event(0);
+    world.invalidate(0, &["cart/13"]);
+    world.flush(0);
+    world.drop_all(0, 1);
+    world.drop_all(1, 0);
+    let told = |bump| OriginHead {
+        incarnation: event.origin,
+        bump,
+        directory: 0,
+    };
+    let begin = world.now;
+    for _ in 0..3 {
+        world.input(1, Input::HeadsSeen(vec![told(event.sequence)]));
+    }
+    assert_eq!(world.links[&(1, 0)].len(), 1, "one question");
+    while !world.core(1).has_all(&[event]) {
+        world.settle();
+        world.advance(Duration::from_millis(5));
+        assert!(world.now.since(begin) < Duration::from_millis(50));
+    }
+    // A head that nobody has issued comes to nothing.
+    world.advance(Duration::from_millis(200));
+    world.settle();
+    world.input(1, Input::HeadsSeen(vec![told(1 << 40)]));
+    world.settle();
+    let lane = world
+        .core(1)
+        .progress()
+        .lane(event.origin, Lane::Bump)
+        .unwrap();
+    assert_eq!(lane.head(), event.sequence);
+}
+
 /// One that is cut off with a member that may have it writes nothing off, however long it takes.
 #[test]
 fn g7_a_minority_writes_nothing_off() {
