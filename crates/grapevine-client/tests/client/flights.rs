@@ -89,7 +89,10 @@ async fn ten_thousand_callers_of_one_address_run_the_function_once() {
             filled += u32::from(outcome.how == How::Filled);
         }
         assert_eq!((crowd.runs(), filled), (1, 1));
-        assert_eq!(setup.cached.stats().single_flight_waits, 9_999);
+        // Who had missed, but not taken its seat when the first one was done, looked again and hit.
+        let stats = setup.cached.stats();
+        assert_eq!(stats.single_flight_waits + stats.hits, 9_999, "{stats:?}");
+        assert!(stats.single_flight_waits > 9_000, "{stats:?}");
     }
 }
 
