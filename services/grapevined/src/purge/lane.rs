@@ -3,7 +3,7 @@
 //! First attempts are made in the order of their jobs. Retries that are due go first, so that a busy sidecar catches up, and
 //! get at most half of the calls in flight, so that a cache that hangs slows new deletes but does not stop them.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -13,7 +13,7 @@ use grapevine_core::event::PurgeMode;
 use grapevine_core::names::Address;
 use rand::Rng;
 use tokio::sync::mpsc;
-use tokio::task::JoinSet;
+use tokio::task::{Id, JoinError, JoinSet};
 use tokio::time::{Instant, sleep_until};
 use tracing::{debug, error, info, warn};
 
@@ -32,7 +32,9 @@ pub(super) struct Lane {
     counters: Arc<Counters>,
     /// The job being cut into batches, and where it goes on.
     current: Option<(Arc<ActiveJob>, usize)>,
-    calls: JoinSet<Call>,
+    calls: JoinSet<DeleteOutcome>,
+    /// What each of those calls is about. It stays here, so that a call that panics is known all the same.
+    under_way: HashMap<Id, What>,
     retry_calls: usize,
     /// Addresses in those calls.
     retrying_now: usize,
@@ -41,12 +43,6 @@ pub(super) struct Lane {
     failing: bool,
     /// Addresses crowded out of the retry set in the present burst.
     crowded_out: usize,
-}
-
-/// A call that has ended.
-struct Call {
-    what: What,
-    outcome: DeleteOutcome,
 }
 
 /// What a call was about.
@@ -74,6 +70,7 @@ impl Lane {
             counters,
             current: None,
             calls: JoinSet::new(),
+            under_way: HashMap::new(),
             retry_calls: 0,
             retrying_now: 0,
             retries: Retries::new(config.retry_addresses_max),
@@ -89,9 +86,9 @@ impl Lane {
             let due = self.start_retries(Instant::now());
             self.start_fresh();
             tokio::select! {
-                Some(ended) = self.calls.join_next() => match ended {
-                    Ok(call) => self.ended(call),
-                    Err(panic) => error!(cache = self.name, %panic, "a delete call ended wrongly"),
+                Some(ended) = self.calls.join_next_with_id() => match ended {
+                    Ok((call, outcome)) => self.ended(call, outcome),
+                    Err(panic) => self.panicked(&panic),
                 },
                 job = queue.recv(), if open && self.current.is_none() => match job {
                     Some(job) => self.current = Some((job, 0)),
@@ -143,17 +140,34 @@ impl Lane {
 
     fn call(&mut self, what: What, keys: Vec<String>, mode: PurgeMode) {
         let cache = self.cache.clone();
-        self.calls.spawn(async move {
-            let outcome = match mode {
+        let call = self.calls.spawn(async move {
+            match mode {
                 PurgeMode::Hard => cache.delete_many(&keys).await,
                 PurgeMode::Soft => cache.mark_stale_many(&keys).await,
-            };
-            Call { what, outcome }
+            }
         });
+        self.under_way.insert(call.id(), what);
     }
 
-    fn ended(&mut self, call: Call) {
-        let Call { what, outcome } = call;
+    /// A call that panicked counts as one that failed: its addresses are tried again, and its place is free.
+    fn panicked(&mut self, panic: &JoinError) {
+        error!(cache = self.name, %panic, "a delete call ended wrongly");
+        let failed = match self.under_way.get(&panic.id()) {
+            Some(What::Fresh(job, range)) => keys(&job.addresses[range.clone()]),
+            Some(What::Retry(batch)) => keys(batch.iter().map(|waiting| &waiting.address)),
+            None => Vec::new(),
+        };
+        let outcome = DeleteOutcome {
+            failed,
+            ..DeleteOutcome::default()
+        };
+        self.ended(panic.id(), outcome);
+    }
+
+    fn ended(&mut self, call: Id, outcome: DeleteOutcome) {
+        let Some(what) = self.under_way.remove(&call) else {
+            return;
+        };
         self.counters
             .add_len(Counter::PurgeDeleted, outcome.deleted);
         self.counters.add_len(Counter::PurgeAbsent, outcome.absent);

@@ -29,6 +29,8 @@ enum Manner {
     Half,
     /// Every second call fails.
     Flapping,
+    /// Every call panics.
+    Panics,
 }
 
 #[derive(Debug)]
@@ -81,11 +83,15 @@ impl Scripted {
             sleep(time).await;
         }
         self.in_flight.fetch_sub(1, Ordering::SeqCst);
+        assert!(
+            manner != Manner::Panics,
+            "the cache panics, as the test wants it"
+        );
         let mut outcome = DeleteOutcome::default();
         for key in keys {
             let fails = match manner {
                 Manner::Up | Manner::Slow(_) => false,
-                Manner::Down | Manner::Hanging(_) => true,
+                Manner::Down | Manner::Hanging(_) | Manner::Panics => true,
                 Manner::Half => !key.ends_with(['0', '2', '4', '6', '8']),
                 Manner::Flapping => number % 2 == 1,
             };
@@ -413,4 +419,27 @@ async fn shutting_down_finishes_what_can_be_finished_within_its_bound() {
         .first_attempt()
         .await;
     assert_eq!(late, Attempt::default());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_that_panics_is_tried_again_and_takes_no_place_for_ever() {
+    let cache = Scripted::new(Manner::Panics);
+    let there = addresses("a", 100);
+    cache.hold(&there);
+    let (purger, counters) = purger(vec![cache.clone()], |config| {
+        config.batch_max = 10;
+        config.concurrency = 2;
+    });
+    let attempt = purger.submit(job(there)).first_attempt_within(MINUTE).await;
+    assert_eq!((attempt.purged, attempt.pending), (0, 100));
+    assert_eq!(
+        purger.backlog(),
+        (0, 100),
+        "nothing waits for a first attempt"
+    );
+    assert!(counters.get(Counter::PurgeFailed) >= 100);
+    cache.become_(Manner::Up);
+    settled(&purger, MINUTE).await;
+    assert!(cache.held.lock().is_empty());
+    assert_eq!(purger.shutdown(Duration::from_secs(1)).await, 0);
 }
