@@ -40,6 +40,11 @@ impl Value for CacheUrl {
         let config = text
             .parse()
             .map_err(|error: ConfigError| format!("is not a cache URL: {error}"))?;
+        if matches!(config, CacheConfig::Memory(_)) {
+            let reason = "is a cache inside this process, which no application fills: there would be nothing to delete. \
+                          Name the cache that applications use, or none";
+            return Err(reason.to_owned());
+        }
         Ok(Self {
             shown: without_passwords(text),
             config,

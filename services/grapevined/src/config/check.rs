@@ -44,6 +44,13 @@ pub(super) fn conflicts(config: &Config) -> Vec<ConfigError> {
         );
         conflict("gossip.advertise", reason);
     }
+    let (expected, peers) = (config.cluster.expected_members, gossip.max_peers);
+    if expected > peers + 1 {
+        let reason = format!(
+            "{expected} members are expected, but gossip tracks only {peers} others: raise gossip.max_peers"
+        );
+        conflict("cluster.expected_members, gossip.max_peers", reason);
+    }
     at_least(
         &mut conflict,
         "gossip.suspect_after",

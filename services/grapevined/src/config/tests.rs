@@ -222,7 +222,7 @@ fn the_effective_configuration_reads_back() {
     let file = "[gossip]\nseeds = [\"a:1\", \"[::1]:2\"]\n[store]\nlog_bytes_max = \"1GiB\"\n[[policy]]\npattern = \"a/*\"\nstrategy = \"bucketed(8)\"\nttl = \"1h 30m\"\n";
     let loaded = load_all(
         file,
-        &[("GRAPEVINE_CACHE_URL", "memory:// memcached://a:1")],
+        &[("GRAPEVINE_CACHE_URL", "redis://h:6379/1 memcached://a:1")],
         &["--app-tcp", ""],
     );
     let error = loaded.unwrap_err().to_string();
@@ -230,7 +230,7 @@ fn the_effective_configuration_reads_back() {
     let flags = ["--app-tcp", "", "--app-unix", "/run/s"];
     let loaded = load_all(
         file,
-        &[("GRAPEVINE_CACHE_URL", "memory:// memcached://a:1")],
+        &[("GRAPEVINE_CACHE_URL", "redis://h:6379/1 memcached://a:1")],
         &flags,
     )
     .unwrap();
@@ -302,6 +302,13 @@ red = 1
 }
 
 #[test]
+fn a_cache_inside_the_sidecar_is_refused_with_the_reason() {
+    let errors = wrong("[cache]\nurl = [\"memory://\"]\n", &[], &[]);
+    assert_eq!(errors.len(), 1, "{errors:?}");
+    assert!(errors[0].contains("no application fills"), "{errors:?}");
+}
+
+#[test]
 fn a_wrong_value_is_told_also_where_another_source_overrides_it() {
     let errors = wrong(
         "[drain]\ntimeout = \"soon\"\n",
@@ -324,6 +331,13 @@ fn values_that_do_not_go_together_are_told() {
             "together: gossip.advertise: 0.0.0.0:7402 is no address that peers can reach; name one of this host's",
             "together: gossip.suspect_after: 600ms is below five times gossip.interval, which is 1s",
             "together: purge.retry_interval_max: 10s is below purge.retry_interval_min, which is 30s",
+        ]
+    );
+    let file = "[cluster]\nexpected_members = 12\n[gossip]\nmax_peers = 10\n";
+    assert_eq!(
+        wrong(file, &[], &[]),
+        [
+            "together: cluster.expected_members, gossip.max_peers: 12 members are expected, but gossip tracks only 10 others: raise gossip.max_peers"
         ]
     );
     let file = "[app]\ntcp = \"0.0.0.0:7400\"\n[gossip]\nseeds = [\"db1:7402\"]\n";
