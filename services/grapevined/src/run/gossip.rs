@@ -1,5 +1,6 @@
 //! Gossip: started, and followed from view to view.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -62,17 +63,25 @@ pub(super) async fn follow_gossip(
     hello: PeerHello,
     expected: usize,
 ) {
+    let mut conflicts = BTreeSet::new();
     let mut mismatched = Vec::new();
     let mut alive_before = 0;
     loop {
         let sightings: Vec<_> = {
             let view = views.borrow_and_update();
-            for conflict in &view.conflicts {
+            // Told once; the view comes again every few seconds.
+            let found: BTreeSet<_> = view
+                .conflicts
+                .iter()
+                .map(|conflict| conflict.node_id.clone())
+                .collect();
+            for node in found.difference(&conflicts) {
                 error!(
-                    node = conflict.node_id,
+                    node,
                     "several processes use one node id: give every sidecar its own node.id"
                 );
             }
+            conflicts = found;
             view.peers
                 .iter()
                 .filter_map(|(node, peer)| sighting(node, peer))
