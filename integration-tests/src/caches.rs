@@ -14,6 +14,7 @@ use tokio::net::TcpStream;
 use crate::conditions::eventually;
 use crate::ports::free_ports;
 use crate::process::Process;
+use crate::skip::skip;
 
 /// How long a process may take to listen on a busy machine.
 pub const TIME_TO_START: Duration = Duration::from_secs(30);
@@ -131,10 +132,7 @@ fn find(program: &str, test: &str) -> Result<Option<PathBuf>> {
         .map(|dir| dir.join(program))
         .find(|file: &PathBuf| Path::is_file(file));
     if found.is_none() {
-        eprintln!("SKIPPED: {program} is not installed: {test}");
-        if std::env::var_os("GRAPEVINE_REQUIRE_PEERS").is_some_and(|value| value == "1") {
-            bail!("{program} is required and not installed: {test}");
-        }
+        skip(test, &format!("{program} is not installed"))?;
     }
     Ok(found)
 }

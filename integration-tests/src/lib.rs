@@ -17,6 +17,7 @@ mod node;
 mod ports;
 mod process;
 mod relay;
+mod skip;
 
 pub use api::Api;
 pub use binary::grapevine;
@@ -27,3 +28,4 @@ pub use node::Node;
 pub use ports::free_ports;
 pub use process::{Ended, Process, run_to_end};
 pub use relay::{Fault, Relay};
+pub use skip::skip;

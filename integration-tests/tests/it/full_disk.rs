@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
-use grapevine_integration_tests::{Cluster, Setup};
+use grapevine_integration_tests::{Cluster, Setup, skip};
 use grapevine_proto::v1::ReceiptLevel;
 use tempfile::TempDir;
 
@@ -23,7 +23,7 @@ struct Disk {
 }
 
 impl Disk {
-    /// Nothing where the test may not mount.
+    /// Nothing where the test may not mount, and need not.
     fn mount(test: &str) -> Option<Self> {
         let dir = TempDir::new().unwrap();
         let path = dir.path().to_owned();
@@ -35,7 +35,7 @@ impl Disk {
         if mount.is_ok_and(|mount| mount.status.success()) {
             return Some(Self { path, _dir: dir });
         }
-        eprintln!("SKIPPED: a small disk cannot be mounted (that takes root): {test}");
+        skip(test, "a small disk cannot be mounted (that takes root)").unwrap();
         None
     }
 }
