@@ -76,7 +76,10 @@ fn classes() -> Vec<String> {
 async fn kill_loop(kills: usize) -> Result<()> {
     let seed = std::env::var("GRAPEVINE_SEED")
         .map_or_else(|_| rand::random(), |seed| seed.parse().unwrap());
-    eprintln!("kill loop: {kills} kills, GRAPEVINE_SEED={seed}");
+    eprintln!(
+        "kill loop: {kills} kills; again, with the same dice: GRAPEVINE_SEED={seed} GRAPEVINE_KILLS={kills} \
+         cargo test --release -p grapevine-integration-tests --test kill_loop -- --ignored --nocapture"
+    );
     let mut random = StdRng::seed_from_u64(seed);
     let mut cluster = Setup::of(NODES).start().await.unwrap();
     let ledger = Arc::new(Ledger::default());
@@ -130,7 +133,8 @@ async fn write_and_kill(
             let random = StdRng::seed_from_u64(random.random());
             writers.spawn(bump(node, api.clone(), ledger.clone(), random));
         }
-        writers.spawn(register(node, api.clone(), ledger.clone()));
+        let random = StdRng::seed_from_u64(random.random());
+        writers.spawn(register(node, api.clone(), ledger.clone(), random));
     }
     // How far the writers come is the dice's to say: this is not waiting for something.
     tokio::time::sleep(Duration::from_millis(random.random_range(50..500))).await;
@@ -182,10 +186,10 @@ async fn bump(node: usize, api: Api, ledger: Arc<Ledger>, mut random: StdRng) ->
 }
 
 /// Registers addresses until told to stop or the sidecar is gone.
-async fn register(node: usize, api: Api, ledger: Arc<Ledger>) -> Result<()> {
+async fn register(node: usize, api: Api, ledger: Arc<Ledger>, mut random: StdRng) -> Result<()> {
     while !ledger.stop.load(Ordering::Relaxed) {
         let batch: Vec<String> = (0..10)
-            .map(|_| format!("value::{:016x}", rand::random::<u64>()))
+            .map(|_| format!("value::{:016x}", random.random::<u64>()))
             .collect();
         let Ok(answer) = api.register("kept", batch.clone()).await else {
             return Ok(());
