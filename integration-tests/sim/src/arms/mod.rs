@@ -1,0 +1,45 @@
+//! Control arms: Grapevine with one thing done wrong, each of which must be caught.
+//!
+//! An arm shows that the simulator can see: a checker that passes the right thing and the wrong thing alike says nothing.
+//! None of them lives in core. They stand around it: a client that ignores tokens, a table of versions by a simpler rule
+//! kept beside the core's from what the sidecar applied, a loop that tells of a flush too early, a server of snapshots
+//! that reads in the wrong order, a clock that is a wall.
+
+pub(crate) mod rules;
+
+use clap::ValueEnum;
+
+/// What is done wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Arm {
+    /// Versions are the issuer's wall clock, and the highest wins.
+    LastWriterWins,
+    /// A token is of a class's entries if there are any, else of its floor.
+    EntryElseFloor,
+    /// Readers ignore tokens; an invalidation deletes addresses.
+    NoFence,
+    /// A fill's stamp and token are taken when it is stored, not when it was looked up.
+    StampAtCommit,
+    /// An own event is told and answered before it is flushed.
+    ReceiptBeforeFlush,
+    /// Members that are silent for a moment are forgotten, and nobody's grant is missed.
+    FreshnessByTimeout,
+    /// Leases and grants are counted on wall clocks.
+    WallClockLease,
+    /// A sidecar that has just started serves with unsalted tokens.
+    UnsaltedRestart,
+    /// Grants tell the heads of running incarnations only.
+    RunningHeadsOnly,
+    /// A snapshot's cut is read after its chunks.
+    VectorAfterChunks,
+    /// Every read goes to the database: safe, and useless.
+    BypassAll,
+}
+
+impl Arm {
+    /// Its name on the command line and in reports.
+    pub fn name(self) -> String {
+        self.to_possible_value()
+            .map_or_else(String::new, |value| value.get_name().to_owned())
+    }
+}

@@ -1,0 +1,440 @@
+//! The checker: it knows the true history and judges what sidecars do against it.
+//!
+//! For every event it knows which write asked for it, whose disks hold it, and since when it counts as acknowledged. For
+//! every sidecar and address it keeps the newest write whose bump that sidecar has applied: a value served there must not
+//! be older (G3). For every address it keeps what receipts have promised (G7), and for every sidecar the tokens that were
+//! superseded there (G2).
+//!
+//! What is judged, and from when:
+//!
+//! - *G7 with receipt `all`*: from the moment of the satisfied reply, for reads begun later, of addresses whose policy
+//!   bypasses.
+//! - *G7 with lesser receipts*: an event is acknowledged when two disks hold it; `max_staleness` later, and for policies
+//!   that serve `serve_unknown_for` later still, no read begun gives the old value.
+//! - *G11*: who does not tell to bypass has applied all that was acknowledged `max_staleness` ago.
+//!
+//! Values of a `ttl` policy promise nothing but their TTL and are not judged. An event that only a lost disk held is lost
+//! with it (G1 survives the loss of one disk of two), and so is what it would have required.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use grapevine_core::id::EventId;
+use grapevine_core::token::Token;
+
+use crate::cache::Value;
+use crate::clock::Micros;
+use crate::network::SLOTS_MAX;
+use crate::scenario::Gap;
+use crate::shop::{ADDRESSES_MAX, Mask};
+
+const EARLY: &str = "its receipt `all` was satisfied by a sidecar that had not caught up";
+
+/// What was violated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Guarantee {
+    /// Nothing acknowledged is lost.
+    G1,
+    /// A superseded token does not come back.
+    G2,
+    /// Fill fence.
+    G3,
+    /// Late registrations are caught.
+    G4,
+    /// Read your writes.
+    G5,
+    /// Receipts tell the truth.
+    G6,
+    /// Bounded staleness.
+    G7,
+    /// Bounded tables.
+    G10,
+    /// Absence is not freshness.
+    G11,
+    /// Same knowledge, same token.
+    G12,
+    /// Never serving anything is safe and useless: at least 0.95 of the oracle's hits in calm weather.
+    Hits,
+    /// Once everything is well again, every sidecar is fresh and misses nothing after a while; and none ends itself.
+    Recovery,
+}
+
+impl Guarantee {
+    /// Its name in reports.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::G1 => "G1",
+            Self::G2 => "G2",
+            Self::G3 => "G3",
+            Self::G4 => "G4",
+            Self::G5 => "G5",
+            Self::G6 => "G6",
+            Self::G7 => "G7",
+            Self::G10 => "G10",
+            Self::G11 => "G11",
+            Self::G12 => "G12",
+            Self::Hits => "hits",
+            Self::Recovery => "recovery",
+        }
+    }
+}
+
+/// One violation.
+#[derive(Clone, Debug)]
+pub struct Violation {
+    /// What was violated.
+    pub guarantee: Guarantee,
+    /// At which step of the run.
+    pub step: u64,
+    /// At which microsecond.
+    pub at: u64,
+    /// What happened.
+    pub what: String,
+    /// What is not built yet and explains it.
+    pub gap: Option<Gap>,
+}
+
+/// What a reader may rely on, as of its look-up.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Promise {
+    /// The newest write whose bump its sidecar has applied.
+    pub(crate) applied: u64,
+    /// The newest write whose receipt `all` was satisfied.
+    pub(crate) all: u64,
+    /// The newest write whose receipt `all` was satisfied by a sidecar that had not caught up.
+    pub(crate) early: u64,
+    /// The newest write that has been acknowledged for longer than the staleness bound.
+    pub(crate) due: u64,
+    /// The write of the session that it carries.
+    pub(crate) session: u64,
+}
+
+/// What is known of an event.
+#[derive(Clone, Debug)]
+pub(crate) struct Known {
+    /// The addresses that its write changed.
+    pub(crate) covers: Mask,
+    /// The write, 0 if no application asked for it.
+    pub(crate) index: u64,
+    /// Whether its call was answered.
+    pub(crate) answered: bool,
+    /// The slots whose disks hold it.
+    holders: u8,
+    /// Whether two disks ever held it.
+    acknowledged: bool,
+    /// Whether the last disk that held it is gone.
+    lost: bool,
+}
+
+/// The checker.
+#[derive(Debug)]
+pub(crate) struct Checker {
+    known: BTreeMap<EventId, Known>,
+    applied: Vec<[u64; ADDRESSES_MAX]>,
+    current: Vec<[Option<Token>; ADDRESSES_MAX]>,
+    superseded: Vec<BTreeSet<(usize, Token)>>,
+    all: [u64; ADDRESSES_MAX],
+    early: [u64; ADDRESSES_MAX],
+    coming: [VecDeque<(Micros, u64)>; ADDRESSES_MAX],
+    due: [u64; ADDRESSES_MAX],
+    acknowledged: Vec<(Micros, EventId)>,
+    checked: Vec<usize>,
+    staleness: Micros,
+    serve: [Micros; ADDRESSES_MAX],
+    /// What is not built yet and explains whatever is violated from now on.
+    pub(crate) excuse: Option<Gap>,
+    /// Violations, in order.
+    pub(crate) violations: Vec<Violation>,
+}
+
+impl Checker {
+    /// Nothing happened yet. `serve`: how long each address's policy serves while freshness is unknown.
+    pub(crate) fn new(staleness: Micros, serve: [Micros; ADDRESSES_MAX]) -> Self {
+        Self {
+            known: BTreeMap::new(),
+            applied: vec![[0; ADDRESSES_MAX]; SLOTS_MAX],
+            current: vec![[None; ADDRESSES_MAX]; SLOTS_MAX],
+            superseded: vec![BTreeSet::new(); SLOTS_MAX],
+            all: [0; ADDRESSES_MAX],
+            early: [0; ADDRESSES_MAX],
+            coming: std::array::from_fn(|_| VecDeque::new()),
+            due: [0; ADDRESSES_MAX],
+            acknowledged: Vec::new(),
+            checked: vec![0; SLOTS_MAX],
+            staleness,
+            serve,
+            excuse: None,
+            violations: Vec::new(),
+        }
+    }
+
+    /// Notes a violation.
+    pub(crate) fn violated(
+        &mut self,
+        guarantee: Guarantee,
+        (step, at): (u64, Micros),
+        gap: Option<Gap>,
+        what: String,
+    ) {
+        self.violations.push(Violation {
+            guarantee,
+            step,
+            at,
+            what,
+            gap: gap.or(self.excuse),
+        });
+    }
+
+    /// A write's invalidation was given its number.
+    pub(crate) fn issued(&mut self, event: EventId, covers: Mask, index: u64) {
+        self.known.insert(
+            event,
+            Known {
+                covers,
+                index,
+                answered: false,
+                holders: 0,
+                acknowledged: false,
+                lost: false,
+            },
+        );
+    }
+
+    /// What is known of an event that an application asked for.
+    pub(crate) fn known(&self, event: EventId) -> Option<&Known> {
+        self.known.get(&event)
+    }
+
+    /// Every event that an application asked for.
+    pub(crate) fn events(&self) -> impl Iterator<Item = (EventId, &Known)> {
+        self.known.iter().map(|(event, known)| (*event, known))
+    }
+
+    /// An event's call was answered. `early`: by a sidecar that had not caught up.
+    pub(crate) fn answered(&mut self, event: EventId, all_satisfied: bool, early: bool) {
+        let Some(known) = self.known.get_mut(&event) else {
+            return;
+        };
+        known.answered = true;
+        if all_satisfied {
+            let (covers, index) = (known.covers, known.index);
+            let promised = if early {
+                &mut self.early
+            } else {
+                &mut self.all
+            };
+            for address in covers.iter() {
+                promised[address] = promised[address].max(index);
+            }
+        }
+    }
+
+    /// A disk came to hold an event.
+    pub(crate) fn held(&mut self, now: Micros, slot: usize, event: EventId) {
+        let Some(known) = self.known.get_mut(&event) else {
+            return;
+        };
+        known.holders |= 1 << slot;
+        known.lost = false;
+        if known.acknowledged || known.holders.count_ones() < 2 {
+            return;
+        }
+        known.acknowledged = true;
+        self.acknowledged.push((now, event));
+        let (covers, index) = (known.covers, known.index);
+        for address in covers.iter() {
+            let due = now + self.staleness + self.serve[address];
+            self.coming[address].push_back((due, index));
+        }
+    }
+
+    /// Events of an origin up to a watermark: what a disk holds once it has that.
+    pub(crate) fn up_to(&self, mark: EventId) -> Vec<EventId> {
+        let first = EventId {
+            sequence: 0,
+            ..mark
+        };
+        self.known
+            .range(first..=mark)
+            .map(|(event, _)| *event)
+            .collect()
+    }
+
+    /// A disk was replaced: it holds these events and no others.
+    pub(crate) fn replaced(&mut self, slot: usize, holds: impl Fn(EventId) -> bool) {
+        for (event, known) in &mut self.known {
+            let held = known.holders != 0;
+            if holds(*event) {
+                known.holders |= 1 << slot;
+            } else {
+                known.holders &= !(1 << slot);
+            }
+            known.lost |= held && known.holders == 0;
+        }
+    }
+
+    /// The run of a slot is over, or begins: what it has applied is told anew.
+    pub(crate) fn started(&mut self, slot: usize) {
+        self.applied[slot] = [0; ADDRESSES_MAX];
+        self.checked[slot] = 0;
+    }
+
+    /// A slot has another sidecar now: what the former one showed does not count.
+    pub(crate) fn forget(&mut self, slot: usize) {
+        self.current[slot] = [None; ADDRESSES_MAX];
+        self.superseded[slot].clear();
+    }
+
+    /// A sidecar applied an event; the addresses concerned, if an application asked for it.
+    pub(crate) fn applied(&mut self, slot: usize, event: EventId) -> Option<Mask> {
+        let known = self.known.get(&event)?;
+        for address in known.covers.iter() {
+            let newest = &mut self.applied[slot][address];
+            *newest = (*newest).max(known.index);
+        }
+        Some(known.covers)
+    }
+
+    /// A sidecar knows a state as a whole: everything that it has counts as applied.
+    pub(crate) fn adopted(&mut self, slot: usize, has: impl Fn(EventId) -> bool) {
+        let events: Vec<_> = self
+            .known
+            .keys()
+            .copied()
+            .filter(|event| has(*event))
+            .collect();
+        for event in events {
+            self.applied(slot, event);
+        }
+    }
+
+    /// What a reader that looks an address up now may rely on.
+    pub(crate) fn promise(&mut self, now: Micros, slot: usize, address: usize) -> Promise {
+        let coming = &mut self.coming[address];
+        while let Some(&(at, index)) = coming.front()
+            && at < now
+        {
+            coming.pop_front();
+            self.due[address] = self.due[address].max(index);
+        }
+        let bypasses = self.serve[address] == 0;
+        Promise {
+            applied: self.applied[slot][address],
+            all: if bypasses { self.all[address] } else { 0 },
+            early: if bypasses { self.early[address] } else { 0 },
+            due: self.due[address],
+            session: 0,
+        }
+    }
+
+    /// The newest write whose bump a sidecar has applied.
+    pub(crate) fn newest_applied(&self, slot: usize, address: usize) -> u64 {
+        self.applied[slot][address]
+    }
+
+    /// The newest write whose bump any sidecar has applied.
+    pub(crate) fn newest_anywhere(&self, address: usize) -> u64 {
+        self.applied
+            .iter()
+            .map(|slot| slot[address])
+            .max()
+            .unwrap_or(0)
+    }
+
+    /// Judges a value that was served.
+    pub(crate) fn served(
+        &mut self,
+        place: (u64, Micros),
+        (letter, name): (char, &str),
+        promise: &Promise,
+        value: &Value,
+    ) {
+        let newest = [
+            (
+                Guarantee::G3,
+                promise.applied,
+                "its sidecar has applied its bump",
+            ),
+            (Guarantee::G5, promise.session, "it is the session's own"),
+            (
+                Guarantee::G7,
+                promise.all,
+                "its receipt `all` was satisfied",
+            ),
+            (
+                Guarantee::G7,
+                promise.due,
+                "its bump was acknowledged a staleness bound ago",
+            ),
+            (Guarantee::G7, promise.early, EARLY),
+        ];
+        for (guarantee, write, why) in newest {
+            if value.index < write {
+                let early = (why == EARLY).then_some(Gap::EarlyReceipt);
+                let gap = value.lagging.then_some(Gap::SourceLag).or(early);
+                let index = value.index;
+                let what = format!(
+                    "a reader at {letter} is served {name} as of write {index}, stored at step {}; write {write} came before its look-up, and {why}",
+                    value.stored
+                );
+                self.violated(guarantee, place, gap, what);
+                return;
+            }
+        }
+    }
+
+    /// Judges a token that a sidecar shows. `counts`: it is shown as its own, not salted.
+    pub(crate) fn shown(
+        &mut self,
+        place: (u64, Micros),
+        (slot, letter): (usize, char),
+        (address, name): (usize, &str),
+        token: Token,
+        counts: bool,
+    ) {
+        if self.superseded[slot].contains(&(address, token)) {
+            let what =
+                format!("at {letter} the superseded token {token:?} of {name} is current again");
+            self.violated(Guarantee::G2, place, None, what);
+        }
+        if !counts {
+            return;
+        }
+        let before = self.current[slot][address].replace(token);
+        if let Some(before) = before.filter(|before| *before != token) {
+            self.superseded[slot].insert((address, before));
+        }
+    }
+
+    /// Judges a sidecar that does not tell to bypass.
+    pub(crate) fn vouches(
+        &mut self,
+        place: (u64, Micros),
+        (slot, letter): (usize, char),
+        has: impl Fn(EventId) -> bool,
+    ) {
+        while let Some(&(at, event)) = self.acknowledged.get(self.checked[slot])
+            && at + self.staleness < place.1
+        {
+            self.checked[slot] += 1;
+            let lost = self.known.get(&event).is_none_or(|known| known.lost);
+            if !lost && !has(event) {
+                let what = format!(
+                    "{letter} vouches for itself without {event:?}, acknowledged at {at} us"
+                );
+                self.violated(Guarantee::G11, place, None, what);
+            }
+        }
+    }
+}
+
+impl Known {
+    /// Whether any disk holds it.
+    pub(crate) fn is_held(&self) -> bool {
+        self.holders != 0
+    }
+
+    /// Whether the last disk that held it is gone.
+    pub(crate) fn is_lost(&self) -> bool {
+        self.lost
+    }
+}

@@ -1,0 +1,159 @@
+//! What can come next in a run.
+
+use grapevine_core::machine::effects::{PeerMessage, Side};
+use grapevine_core::names::Address;
+use grapevine_core::token::Token;
+
+use crate::network::LinkId;
+
+/// An event of the queue. Those of a process name its run, and are void once that is over.
+#[derive(Debug)]
+pub(crate) enum Event {
+    /// An operation of the schedule begins.
+    Op(usize),
+    /// A sidecar's flush is done.
+    Flushed {
+        /// The slot.
+        node: usize,
+        /// Its run.
+        run: u64,
+    },
+    /// A sidecar wanted to be woken now.
+    Wake {
+        /// The slot.
+        node: usize,
+        /// Its run.
+        run: u64,
+        /// For when.
+        at: u64,
+    },
+    /// Gossip tells a sidecar whom it sees.
+    Gossip {
+        /// The slot.
+        node: usize,
+        /// Its run.
+        run: u64,
+    },
+    /// A sidecar dials a slot.
+    Dial {
+        /// The slot.
+        node: usize,
+        /// Its run.
+        run: u64,
+        /// Whom.
+        to: usize,
+    },
+    /// The caller learns that its link stands.
+    Welcomed {
+        /// The link.
+        link: LinkId,
+    },
+    /// One end of a link learns that it is over.
+    LinkLost {
+        /// The link.
+        link: LinkId,
+        /// Which end, as that end names its side.
+        side: Side,
+    },
+    /// Links on a path break.
+    BreakLinks {
+        /// From this slot.
+        from: usize,
+        /// To that slot.
+        to: usize,
+    },
+    /// A message arrives.
+    Deliver {
+        /// On which link.
+        link: LinkId,
+        /// What.
+        message: Box<PeerMessage>,
+    },
+    /// A sidecar reads the next part of a snapshot that it sends.
+    Pump {
+        /// The slot.
+        node: usize,
+        /// Its run.
+        run: u64,
+        /// On which link.
+        link: LinkId,
+    },
+    /// A slot's process starts.
+    Start {
+        /// The slot.
+        node: usize,
+        /// The run that is over.
+        run: u64,
+    },
+    /// A stopped process goes on.
+    Resume {
+        /// The slot.
+        node: usize,
+    },
+    /// A path is cut again.
+    Flap {
+        /// The operation.
+        op: usize,
+        /// How many times are left.
+        left: u32,
+    },
+    /// A sidecar that left ends.
+    Exit {
+        /// The slot.
+        node: usize,
+        /// Its run.
+        run: u64,
+        /// How long it is down.
+        down: u64,
+    },
+    /// A twin ends.
+    TwinEnds,
+    /// A reader that has a session looks again.
+    Session {
+        /// The operation.
+        op: usize,
+        /// Its attempt.
+        attempt: u32,
+    },
+    /// The cache answers a reader.
+    Got {
+        /// The operation.
+        op: usize,
+    },
+    /// A reader reads the database.
+    Query {
+        /// The operation.
+        op: usize,
+    },
+    /// A reader has its value.
+    Computed {
+        /// The operation.
+        op: usize,
+    },
+    /// A store arrives at the cache.
+    Set {
+        /// The operation.
+        op: usize,
+        /// The token in the envelope.
+        token: Token,
+    },
+    /// A delete arrives at the cache.
+    Delete {
+        /// Which address.
+        address: Address,
+    },
+    /// A writer calls its sidecar.
+    Invalidate {
+        /// The operation.
+        op: usize,
+        /// Its attempt.
+        attempt: u32,
+    },
+    /// A writer has waited long enough for an answer.
+    Overdue {
+        /// The operation.
+        op: usize,
+        /// Its attempt.
+        attempt: u32,
+    },
+}

@@ -1,0 +1,41 @@
+//! A deterministic simulator of Grapevine clusters.
+//!
+//! The real core of several sidecars runs in one thread, in virtual time, in a world that is made from one seed: disks that
+//! lose what was not flushed, a network that loses, delays, duplicates and reorders, clocks that drift, processes that
+//! stop, die and come back on older disks, a cache that forgets and remembers wrongly, applications that die at any step.
+//! A checker that knows the true history judges every read. `README.md` says what is modelled and what is not.
+//!
+//! `generate` and `motifs` make a plan from a seed, `sim` runs it, `checker` judges, `batch` runs many, `shrink` makes a
+//! failing one small. `arms` are the ways to do it wrong that must be caught.
+
+mod arms;
+mod batch;
+mod cache;
+mod checker;
+pub mod cli;
+mod clock;
+mod database;
+mod disk;
+mod events;
+mod generate;
+mod motifs;
+mod network;
+mod node;
+mod oracle;
+mod queue;
+mod report;
+mod rng;
+mod scenario;
+mod schedule;
+mod shop;
+mod shrink;
+mod sim;
+mod tally;
+mod transcript;
+
+pub use arms::Arm;
+pub use batch::{Request, first_caught, simulate};
+pub use checker::{Guarantee, Violation};
+pub use report::{Found, Report};
+pub use scenario::{Gap, Scenario};
+pub use tally::{NOT_YET, Race};

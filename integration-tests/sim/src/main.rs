@@ -1,0 +1,7 @@
+//! The simulator's command line; see the library.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    grapevine_sim::cli::main()
+}

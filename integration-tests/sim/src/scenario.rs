@@ -1,0 +1,66 @@
+//! Scenarios: what may go wrong in a run.
+//!
+//! `calm` has latencies and nothing else, and there hits are asserted. `storm`, the default, takes each seed through one
+//! of several climates, from calm to everything at once. Two scenarios show what Grapevine does not promise yet and are
+//! expected to find it: see [`Gap`].
+
+use clap::ValueEnum;
+
+/// What may go wrong.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Scenario {
+    /// Each seed goes through one of the climates below, or all of them at once.
+    #[default]
+    Storm,
+    /// Nothing but latencies. At least 0.95 of the oracle's hits are asserted here.
+    Calm,
+    /// Messages are lost, late, twice and out of order; paths are cut, one way, both ways and again and again.
+    Network,
+    /// Crashes, restarts, wiped and restored disks, slow flushes, compacted logs.
+    Disks,
+    /// Processes are stopped for longer than every lease, and wall clocks are stepped.
+    Pauses,
+    /// The cache evicts, loses deletes and comes back from partitions with old values.
+    Caches,
+    /// Expected failure until fills know of `source_lag` (issue 3): readers read a replica that lags.
+    ReplicaLag,
+    /// Expected failure until the roster is agreed on (docs/decisions/0005): members are forgotten after a short silence.
+    ShortMemory,
+}
+
+/// What a scenario is expected to violate, because it is not built yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Gap {
+    /// Fills from a replica that lags are stale until their TTL: `source_lag` (design section 4) is not built.
+    SourceLag,
+    /// Sidecars that were cut off for longer than `member_timeout` forget each other; who knows which members are to be
+    /// asked is the roster's business (design section 4), and there is none.
+    Roster,
+    /// A sidecar that left in order and starts again answers a receipt `all` before it has caught up, `max_staleness`
+    /// twice after its start: by then all grants of its last run are over. But the others are fresh without it since it
+    /// left, and need no grant of it: they may serve what its receipt says they cannot. Found by this simulator
+    /// (three operations: drain, isolate the new run, write there with `all`); to be closed in core.
+    EarlyReceipt,
+}
+
+impl Gap {
+    /// Its name in reports.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::SourceLag => "source-lag",
+            Self::Roster => "roster",
+            Self::EarlyReceipt => "early-receipt",
+        }
+    }
+}
+
+impl Scenario {
+    /// What it is expected to violate.
+    pub fn gap(self) -> Option<Gap> {
+        match self {
+            Self::ReplicaLag => Some(Gap::SourceLag),
+            Self::ShortMemory => Some(Gap::Roster),
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,283 @@
+//! The schedule of a run: what applications do and what goes wrong, with every choice already made.
+//!
+//! A schedule is a plain list of operations, so that a violation can be shrunk by taking some of them out: an operation
+//! draws nothing while it runs, and the streams of network and disks are their own.
+
+use grapevine_core::machine::effects::ReceiptLevel;
+
+use crate::clock::{MILLISECOND, Micros};
+
+/// One operation and when it begins.
+#[derive(Clone, Debug)]
+pub(crate) struct Op {
+    /// When.
+    pub(crate) at: Micros,
+    /// What.
+    pub(crate) what: What,
+}
+
+/// Where a reader reads on a miss.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Source {
+    /// At read-committed isolation: what is committed when the statement begins.
+    Primary,
+    /// Inside a snapshot that began right after the look-up, as [`ReadOp::snapshot`] says.
+    Snapshot,
+    /// A replica that lags this much.
+    Replica(Micros),
+}
+
+/// A read through the cache.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ReadOp {
+    /// At which sidecar.
+    pub(crate) node: usize,
+    /// Which address; for a session, which of those that its write covers.
+    pub(crate) address: usize,
+    /// From the look-up to the cache's answer.
+    pub(crate) get: Micros,
+    /// From the look-up to the begin of the snapshot, where there is one.
+    pub(crate) snapshot: Micros,
+    /// From the miss to the read of the database.
+    pub(crate) query: Micros,
+    /// From the read of the database to the store: what is computed, and whatever holds the application up.
+    pub(crate) compute: Micros,
+    /// How long a store is on its way to the cache.
+    pub(crate) set: Micros,
+    /// Where it reads on a miss.
+    pub(crate) source: Source,
+    /// Whether it carries the session of the write that was answered last.
+    pub(crate) session: bool,
+    /// The random number given to resolve.
+    pub(crate) jitter: u32,
+}
+
+/// A write, and the invalidation after it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct WriteOp {
+    /// At which sidecar.
+    pub(crate) node: usize,
+    /// Which kind.
+    pub(crate) kind: usize,
+    /// From the commit to the call.
+    pub(crate) call: Micros,
+    /// The receipt asked for.
+    pub(crate) level: ReceiptLevel,
+    /// Whether the application dies between commit and call.
+    pub(crate) dies: bool,
+}
+
+/// A path that is cut for a while.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct CutOp {
+    /// How long.
+    pub(crate) lasts: Micros,
+    /// Whether what is said meanwhile arrives when it heals, or is lost.
+    pub(crate) holds: bool,
+    /// After how long the links on it break, if they do.
+    pub(crate) breaks: Option<Micros>,
+}
+
+/// What replaces a disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Loss {
+    /// Nothing: it is empty.
+    Wiped,
+    /// The last copy that was made of it.
+    Restored,
+}
+
+/// What an operation does.
+#[derive(Clone, Debug)]
+pub(crate) enum What {
+    /// An application reads.
+    Read(ReadOp),
+    /// An application writes.
+    Write(WriteOp),
+    /// An application registers an address that it filled without a lease.
+    Register {
+        /// At which sidecar.
+        node: usize,
+        /// Which address.
+        address: usize,
+    },
+    /// `kill -9`, and a start later.
+    Crash {
+        /// Which sidecar.
+        node: usize,
+        /// How long it is down.
+        down: Micros,
+        /// Which part of the flush under way reaches the disk, in 256ths.
+        keep: u8,
+        /// Whether its host vanishes, so that links end late.
+        vanish: bool,
+    },
+    /// It leaves in order, and starts again.
+    Drain {
+        /// Which sidecar.
+        node: usize,
+        /// How long it is down.
+        down: Micros,
+    },
+    /// It dies, and its disk is another one at the next start.
+    Lose {
+        /// Which sidecar.
+        node: usize,
+        /// How long it is down.
+        down: Micros,
+        /// What it finds.
+        loss: Loss,
+    },
+    /// A copy is made of its disk.
+    Copy {
+        /// Which sidecar.
+        node: usize,
+    },
+    /// All die at once.
+    Mass {
+        /// How long each is down, at most.
+        down: Micros,
+        /// Whether all disks are wiped.
+        wipe: bool,
+    },
+    /// SIGSTOP for a while.
+    Stop {
+        /// Which sidecar.
+        node: usize,
+        /// How long.
+        lasts: Micros,
+    },
+    /// One path is cut, one way.
+    Cut {
+        /// Who is not heard.
+        from: usize,
+        /// By whom.
+        to: usize,
+        /// How.
+        cut: CutOp,
+    },
+    /// A sidecar is cut off from all others, both ways.
+    Isolate {
+        /// Which sidecar.
+        node: usize,
+        /// How.
+        cut: CutOp,
+    },
+    /// The path between two is cut again and again.
+    Flap {
+        /// One.
+        one: usize,
+        /// The other.
+        other: usize,
+        /// How often.
+        times: u32,
+        /// How long it is cut, and how long it is not.
+        each: Micros,
+    },
+    /// Messages are lost everywhere.
+    Lossy {
+        /// How long.
+        lasts: Micros,
+        /// How many of a hundred.
+        percent: u32,
+    },
+    /// Flushes take long.
+    SlowDisk {
+        /// Whose.
+        node: usize,
+        /// How long.
+        lasts: Micros,
+    },
+    /// A log is trimmed to what is not state yet.
+    Compact {
+        /// Whose.
+        node: usize,
+    },
+    /// The cache is cut off from everybody, and comes back with what it had.
+    CacheAway {
+        /// How long.
+        lasts: Micros,
+    },
+    /// Deletes get lost.
+    LoseDeletes {
+        /// How long.
+        lasts: Micros,
+    },
+    /// The cache evicts a value.
+    Evict {
+        /// Which.
+        pick: u64,
+    },
+    /// A wall clock is stepped.
+    StepWall {
+        /// Whose.
+        node: usize,
+        /// By how much.
+        seconds: i32,
+    },
+    /// Gossip at one sidecar suspects another that is well.
+    Suspect {
+        /// Who suspects.
+        node: usize,
+        /// Whom.
+        about: usize,
+        /// How long.
+        lasts: Micros,
+    },
+    /// A second process starts under a node id in use.
+    Twin {
+        /// Whose.
+        node: usize,
+        /// Whether it starts on a copy of the disk, or on none.
+        copied: bool,
+        /// How long it runs.
+        lasts: Micros,
+    },
+    /// The sidecar crashes as soon as it has begun to receive a snapshot.
+    TrapSnapshot {
+        /// Which.
+        node: usize,
+        /// How long it is down.
+        down: Micros,
+    },
+}
+
+impl What {
+    /// The fault that it is, for counting; `None` for what applications do.
+    pub(crate) fn fault(&self) -> Option<&'static str> {
+        Some(match self {
+            Self::Read(_) | Self::Register { .. } => return None,
+            Self::Write(write) => return write.dies.then_some("application_died"),
+            Self::Crash { vanish: false, .. } => "crash",
+            Self::Crash { vanish: true, .. } => "host_vanished",
+            Self::Drain { .. } => "drain",
+            Self::Lose {
+                loss: Loss::Wiped, ..
+            } => "disk_wiped",
+            Self::Lose {
+                loss: Loss::Restored,
+                ..
+            } => "disk_restored",
+            Self::Copy { .. } => "disk_copied",
+            Self::Mass { wipe: false, .. } => "mass_restart",
+            Self::Mass { wipe: true, .. } => "mass_wipe",
+            Self::Stop { .. } => "stopped",
+            Self::Cut { .. } => "one_way_partition",
+            Self::Isolate { .. } => "partition",
+            Self::Flap { .. } => "flapping_link",
+            Self::Lossy { .. } => "message_loss",
+            Self::SlowDisk { .. } => "slow_disk",
+            Self::Compact { .. } => "log_compacted",
+            Self::CacheAway { .. } => "cache_away",
+            Self::LoseDeletes { .. } => "deletes_lost",
+            Self::Evict { .. } => "cache_evicted",
+            Self::StepWall { .. } => "wall_stepped",
+            Self::Suspect { .. } => "wrong_suspicion",
+            Self::Twin { .. } => "node_id_twice",
+            Self::TrapSnapshot { .. } => "crash_in_snapshot",
+        })
+    }
+}
+
+/// When the last operation of a schedule begins at the latest.
+pub(crate) const HORIZON: Micros = 8_000 * MILLISECOND;

@@ -1,0 +1,260 @@
+//! What the simulated application has: addresses of every strategy, and the kinds of writes that change them.
+//!
+//! A few names are enough for every race, and the fewer there are the more often things meet. *Fillers* are classes of
+//! no address that lie in the same buckets as those of addresses: bumping them is what makes floors swallow the others.
+
+use std::time::Duration;
+
+use grapevine_core::event::Match;
+use grapevine_core::machine::effects::Query;
+use grapevine_core::names::{Address, ClassPath};
+use grapevine_core::policy::{OnUnknown, Pattern, Policy, PolicySet, Strategy};
+use grapevine_core::versions::bucket_of;
+
+/// The most addresses.
+pub(crate) const ADDRESSES_MAX: usize = 16;
+/// How long classes of `s/**` are served after freshness was shown last.
+pub(crate) const SERVE_UNKNOWN_FOR: Duration = Duration::from_millis(700);
+/// How long values of `t/**` live.
+pub(crate) const SHORT_TTL: Duration = Duration::from_millis(300);
+
+/// Addresses and their classes, the governing one first.
+const ADDRESSES: [(&str, &[&str]); ADDRESSES_MAX] = [
+    ("v1", &["v/1"]),
+    ("v2", &["v/2", "w/1"]),
+    ("v3", &["v/1/x"]),
+    ("v4", &["v"]),
+    ("v5", &["v/3"]),
+    ("v6", &["v/4", "w/2"]),
+    ("r1", &["r/1"]),
+    ("r2", &["r/2", "w/1"]),
+    ("r3", &["r/2/x"]),
+    ("r4", &["r/3"]),
+    ("b1", &["b/1"]),
+    ("b2", &["b/2", "w/2"]),
+    ("b3", &["b/1/y"]),
+    ("s1", &["s/1"]),
+    ("s2", &["s/2"]),
+    ("t1", &["t/1"]),
+];
+
+/// Writes by the classes that they change; the first ones are common, see [`Shop::kinds`].
+const WRITES: [(&[&str], Match); 23] = [
+    (&["v/1"], Match::Any),
+    (&["v/2"], Match::Any),
+    (&["v/3"], Match::Any),
+    (&["r/1"], Match::Any),
+    (&["r/2"], Match::Any),
+    (&["r/3"], Match::Any),
+    (&["b/1"], Match::Any),
+    (&["b/2"], Match::Any),
+    (&["s/1"], Match::Any),
+    (&["w/1"], Match::Any),
+    (&["v/1/x"], Match::Any),
+    (&["r/2/x"], Match::Any),
+    (&["v/4", "r/1"], Match::Any),
+    (&["b/1/y", "s/2"], Match::Any),
+    (&["t/1"], Match::Any),
+    (&["w/2"], Match::Any),
+    (&["v/2", "w/1"], Match::All),
+    (&["r/2", "w"], Match::All),
+    (&["r", "w/1"], Match::All),
+    (&["b/2", "w/2"], Match::All),
+    (&["v"], Match::Any),
+    (&["r"], Match::Any),
+    (&["*"], Match::Any),
+];
+
+/// Classes whose buckets the fillers share.
+const CROWDED: [&str; 6] = ["v/1", "v/2", "v/3", "r/1", "r/2", "b/1"];
+/// Fillers of each.
+const FILLERS: usize = 3;
+
+/// A set of addresses.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Mask(u32);
+
+impl Mask {
+    /// All addresses.
+    pub(crate) const ALL: Self = Self((1 << ADDRESSES_MAX) - 1);
+
+    /// Those for which something holds.
+    fn of(test: impl Fn(usize) -> bool) -> Self {
+        let chosen = (0..ADDRESSES_MAX).filter(|address| test(*address));
+        Self(chosen.fold(0, |bits, address| bits | 1 << address))
+    }
+
+    /// Whether an address is in it.
+    pub(crate) fn has(self, address: usize) -> bool {
+        self.0 & (1 << address) != 0
+    }
+
+    /// The addresses in it, ascending.
+    pub(crate) fn iter(self) -> impl Iterator<Item = usize> {
+        (0..ADDRESSES_MAX).filter(move |address| self.has(*address))
+    }
+}
+
+/// One address.
+#[derive(Clone, Debug)]
+pub(crate) struct Item {
+    /// The address and its classes.
+    pub(crate) query: Query,
+    /// The classes, sorted.
+    pub(crate) classes: Vec<ClassPath>,
+    /// How its classes are treated.
+    pub(crate) strategy: Strategy,
+    /// How long its policy serves while freshness is unknown.
+    pub(crate) serve: Duration,
+}
+
+/// One kind of write.
+#[derive(Clone, Debug)]
+pub(crate) struct Kind {
+    /// What is bumped.
+    pub(crate) classes: Vec<ClassPath>,
+    /// Any or all of them.
+    pub(crate) matching: Match,
+    /// The addresses that it changes.
+    pub(crate) covers: Mask,
+}
+
+/// The application.
+#[derive(Clone, Debug)]
+pub(crate) struct Shop {
+    /// The addresses.
+    pub(crate) items: Vec<Item>,
+    /// The kinds of writes: common ones, then fillers.
+    pub(crate) kinds: Vec<Kind>,
+    /// How many of the kinds are not fillers.
+    pub(crate) common: usize,
+    /// The policies of every sidecar.
+    pub(crate) policies: PolicySet,
+}
+
+impl Shop {
+    /// Makes the application.
+    pub(crate) fn new() -> Self {
+        let policies = policies();
+        let item = |&(name, paths): &(&str, &[&str])| {
+            let query = Query {
+                address: Address::parse(name).expect("invariant: a constant address"),
+                classes: paths.iter().map(|path| class(path)).collect(),
+                slice: None,
+            };
+            let policy = policies.of(&query.classes[0]);
+            let mut classes = query.classes.clone();
+            classes.sort_unstable();
+            Item {
+                query,
+                classes,
+                strategy: policy.strategy,
+                serve: match policy.on_unknown {
+                    OnUnknown::Serve(limit) => limit,
+                    OnUnknown::Bypass => Duration::ZERO,
+                },
+            }
+        };
+        let items: Vec<_> = ADDRESSES.iter().map(item).collect();
+        let kind = |classes: Vec<ClassPath>, matching| Kind {
+            covers: Mask::of(|address| covers(&classes, matching, &items[address].classes)),
+            classes,
+            matching,
+        };
+        let mut kinds: Vec<_> = WRITES
+            .iter()
+            .map(|(paths, matching)| {
+                kind(paths.iter().map(|path| class(path)).collect(), *matching)
+            })
+            .collect();
+        let common = kinds.len();
+        for path in CROWDED {
+            let filler = |path| kind(vec![class(path)], Match::Any);
+            kinds.extend(fillers(path).iter().map(|path| filler(path)));
+        }
+        Self {
+            items,
+            kinds,
+            common,
+            policies,
+        }
+    }
+
+    /// The addresses whose tokens a floor of this top-level class may change.
+    pub(crate) fn below(&self, top: &ClassPath) -> Mask {
+        Mask::of(|address| {
+            let mut classes = self.items[address].classes.iter();
+            classes.any(|class| class.top() == top.as_str())
+        })
+    }
+}
+
+/// A class by a path that is known to be good.
+fn class(path: &str) -> ClassPath {
+    ClassPath::parse(path).expect("invariant: a constant class path")
+}
+
+/// Whether a write of these classes changes an address of those.
+fn covers(named: &[ClassPath], matching: Match, of: &[ClassPath]) -> bool {
+    let met =
+        |class: &ClassPath| class.is_reserved() || of.iter().any(|of| class.covers(of.as_str()));
+    match matching {
+        Match::Any => named.iter().any(met),
+        Match::All => named.iter().all(met),
+    }
+}
+
+/// Classes beside this one that share its bucket.
+fn fillers(path: &str) -> Vec<String> {
+    let top = class(path).top().to_owned();
+    (10..)
+        .map(|number| format!("{top}/{number}"))
+        .filter(|filler| bucket_of(filler) == bucket_of(path))
+        .take(FILLERS)
+        .collect()
+}
+
+fn policies() -> PolicySet {
+    let policy = |pattern: &str, strategy, on_unknown, ttl| Policy {
+        pattern: Pattern::parse(pattern).expect("invariant: a constant pattern"),
+        strategy,
+        on_unknown,
+        ttl,
+        ..Policy::fallback()
+    };
+    let hour = Duration::from_hours(1);
+    let bypass = OnUnknown::Bypass;
+    let policies = vec![
+        policy("v/**", Strategy::Versioned, bypass, hour),
+        policy("r/**", Strategy::Registered, bypass, hour),
+        policy("b/**", Strategy::Bucketed(64), bypass, hour),
+        policy(
+            "s/**",
+            Strategy::Versioned,
+            OnUnknown::Serve(SERVE_UNKNOWN_FOR),
+            hour,
+        ),
+        policy("t/**", Strategy::Ttl, bypass, SHORT_TTL),
+    ];
+    PolicySet::new(policies, Policy::fallback()).expect("invariant: constant policies")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fillers_share_a_bucket_and_change_no_address() {
+        let shop = Shop::new();
+        assert_eq!(shop.kinds.len(), shop.common + CROWDED.len() * FILLERS);
+        for kind in &shop.kinds[shop.common..] {
+            let mut covered = kind.covers.iter();
+            // All but the address of the top-level class itself, which lies above.
+            assert_eq!(covered.next(), None, "{:?}", kind.classes);
+        }
+        for kind in &shop.kinds[..shop.common] {
+            assert_ne!(kind.covers, Mask::default(), "{:?}", kind.classes);
+        }
+        assert_eq!(shop.kinds[shop.common - 1].covers, Mask::ALL);
+    }
+}

@@ -1,0 +1,39 @@
+//! Gossip: each sidecar is told from time to time whom it sees.
+//!
+//! It proposes and no more: it sees nobody through a path that is cut, it may suspect one that is well, it goes on naming
+//! runs that are over, and where two processes have one node id it names both.
+
+use grapevine_core::machine::effects::{Input, Sighting};
+use rand::Rng as _;
+
+use super::Sim;
+use crate::clock::MILLISECOND;
+use crate::events::Event;
+
+impl Sim<'_> {
+    /// Tells a sidecar whom it sees.
+    pub(super) fn gossip(&mut self, at: usize) {
+        let mut sightings = Vec::new();
+        for other in (0..self.nodes.len()).filter(|other| *other != at) {
+            let cut = self.net.is_cut(self.now, other, at) || self.net.is_cut(self.now, at, other);
+            let seen = self.nodes[other].answers(self.now) && !cut;
+            if seen {
+                let hello = self.hello(other);
+                self.nodes[at].seen[other] = Some(hello);
+            }
+            let Some(hello) = self.nodes[at].seen[other].clone() else {
+                continue;
+            };
+            let alive = seen && self.now >= self.nodes[at].suspects[other];
+            sightings.push(Sighting { hello, alive });
+        }
+        self.input(at, Input::Seen(sightings));
+        self.tend(at);
+        let node = &mut self.nodes[at];
+        if !node.up() {
+            return;
+        }
+        let (run, pause) = (node.run, node.rng.random_range(150..300) * MILLISECOND);
+        self.after(pause, Event::Gossip { node: at, run });
+    }
+}

@@ -1,0 +1,460 @@
+//! Sidecars' processes: what `grapevined`'s loop and writer do around core.
+
+use std::time::Duration;
+
+use grapevine_core::event::BumpEvent;
+use grapevine_core::id::{EventId, Incarnation, Lane, Time};
+use grapevine_core::machine::effects::{Action, Effects, Freshness, Input, PeerHello, Side};
+use grapevine_core::machine::{Core, CoreConfig, Limits};
+use grapevine_core::names::{Address, ClassPath};
+use grapevine_core::store::Write;
+use rand::Rng as _;
+
+use super::{CLOCK_RATE_PPM, LEASE, MAX_STALENESS, Sim};
+use crate::arms::Arm;
+use crate::arms::rules::{Kind, Rule};
+use crate::clock::{MILLISECOND, Micros};
+use crate::events::Event;
+use crate::node::{Call, Group};
+use crate::shop::Mask;
+use crate::tally::Race;
+
+/// How long the arm that forgets silent members remembers them.
+const SHORT_MEMORY: Duration = Duration::from_millis(700);
+/// How long links to a vanished host seem to stand.
+const KEEPALIVE: Micros = 3_000 * MILLISECOND;
+
+impl Sim<'_> {
+    /// A sidecar's own time.
+    pub(super) fn time(&self, at: usize) -> Time {
+        self.nodes[at].time(self.now, self.is(Arm::WallClockLease))
+    }
+
+    fn config(&mut self, at: usize) -> CoreConfig {
+        let forgetful = self.is(Arm::FreshnessByTimeout);
+        let random: u128 = self.nodes[at].rng.random();
+        let member_timeout = if forgetful {
+            SHORT_MEMORY
+        } else {
+            self.plan.member_timeout
+        };
+        CoreConfig {
+            node_id: self.nodes[at].name.clone(),
+            incarnation: Incarnation::from_random(random, 0),
+            policies: self.shop.policies.clone(),
+            expected_members: if forgetful { 1 } else { self.size },
+            max_staleness: MAX_STALENESS,
+            member_timeout,
+            lease_duration: LEASE,
+            clock_rate_ppm: CLOCK_RATE_PPM,
+            limits: Limits {
+                classes_per_top_max: self.plan.classes_per_top,
+                ..Limits::default()
+            },
+        }
+    }
+
+    /// How a sidecar introduces itself.
+    pub(super) fn hello(&self, at: usize) -> PeerHello {
+        PeerHello {
+            node_id: self.nodes[at].name.clone(),
+            incarnation: self.nodes[at].incarnation,
+            peer_address: format!("{at}:1"),
+            policy_digest: 0,
+        }
+    }
+
+    /// Starts a slot's process on its disk.
+    pub(super) fn start(&mut self, at: usize) {
+        let config = self.config(at);
+        let recovered = self.nodes[at].disk.recover();
+        let now = self.time(at);
+        let node = &mut self.nodes[at];
+        node.incarnation = config.incarnation;
+        let letter = node.letter;
+        if node.disk_was.take().is_some() {
+            self.tally.race(Race::OldDisk);
+        }
+        node.rule = match self.arm {
+            Some(Arm::EntryElseFloor) => Some(Rule::recover(Kind::EntryElseFloor, &recovered)),
+            Some(Arm::LastWriterWins) => Some(Rule::recover(Kind::LastWriterWins, &recovered)),
+            _ => None,
+        };
+        let (core, effects) = Core::start(config, &recovered, now);
+        let incarnation = core.incarnation();
+        self.transcript.fold(&[1, at as u64, low(incarnation)]);
+        self.transcript
+            .say(self.now, || format!("{letter} starts as {incarnation:?}"));
+        self.checker.started(at);
+        let progress = core.progress().clone();
+        self.checker.adopted(at, |event| progress.has(event));
+        self.nodes[at].core = Some(core);
+        self.carry_out(at, effects);
+        self.settle(at);
+        let run = self.nodes[at].run;
+        let soon = self.nodes[at].rng.random_range(1..30 * MILLISECOND);
+        self.after(soon, Event::Gossip { node: at, run });
+    }
+
+    /// A slot's process is to start, unless it did so already.
+    pub(super) fn start_again(&mut self, at: usize, run: u64) {
+        if !self.nodes[at].up() && self.nodes[at].run == run {
+            self.start(at);
+        }
+    }
+
+    /// Gives a sidecar an input and carries out what it says.
+    pub(super) fn input(&mut self, at: usize, input: Input) {
+        let Some(effects) = self.handle(at, input) else {
+            return;
+        };
+        self.carry_out(at, effects);
+        self.settle(at);
+    }
+
+    pub(super) fn handle(&mut self, at: usize, input: Input) -> Option<Effects> {
+        let (now, unix) = (self.time(at), self.nodes[at].wall.unix(self.now));
+        Some(self.nodes[at].core.as_mut()?.handle(input, now, unix))
+    }
+
+    /// What follows every input: registrations are sealed when the writer is idle, the next group goes to the disk, the
+    /// next wake-up is wanted, and a sidecar that wants to end does.
+    pub(super) fn settle(&mut self, at: usize) {
+        if self.nodes[at].flushing.is_empty()
+            && let Some(effects) = self.handle(at, Input::Seal)
+        {
+            self.carry_out(at, effects);
+        }
+        self.kick(at);
+        self.plan_wake(at);
+        while let Some((at, reason)) = self.ending.pop() {
+            self.ends_itself(at, &reason);
+        }
+    }
+
+    fn kick(&mut self, at: usize) {
+        let node = &mut self.nodes[at];
+        if node.core.is_none() || !node.flushing.is_empty() || node.waiting.is_empty() {
+            return;
+        }
+        node.flushing = std::mem::take(&mut node.waiting);
+        let slow = self.now < node.slow_until;
+        let time = if slow {
+            node.rng.random_range(50 * MILLISECOND..400 * MILLISECOND)
+        } else if node.rng.random_range(0..40) == 0 {
+            node.rng.random_range(2 * MILLISECOND..25 * MILLISECOND)
+        } else {
+            node.rng.random_range(120..900)
+        };
+        let run = node.run;
+        self.after(time, Event::Flushed { node: at, run });
+    }
+
+    fn plan_wake(&mut self, at: usize) {
+        let own = self.time(at);
+        let by_wall = self.is(Arm::WallClockLease);
+        let node = &mut self.nodes[at];
+        let Some(core) = &node.core else {
+            return;
+        };
+        let wake = node.when(core.next_wake(own), by_wall).max(self.now + 1);
+        let pending = node.wake_at > self.now && node.wake_at <= wake;
+        if pending {
+            return;
+        }
+        node.wake_at = wake;
+        let run = node.run;
+        let event = Event::Wake {
+            node: at,
+            run,
+            at: wake,
+        };
+        self.queue.push(wake, event);
+    }
+
+    pub(super) fn wake(&mut self, at: usize, planned: Micros) {
+        if self.nodes[at].wake_at == planned {
+            self.nodes[at].wake_at = 0;
+            self.input(at, Input::Wake);
+        }
+    }
+
+    pub(super) fn carry_out(&mut self, at: usize, effects: Effects) {
+        let Effects {
+            writes,
+            commit,
+            actions,
+        } = effects;
+        if let Some(commit) = commit {
+            self.nodes[at].waiting.push(Group { writes, commit });
+        }
+        for action in actions {
+            self.act(at, action);
+        }
+        if let Some(commit) = commit
+            && self.is(Arm::ReceiptBeforeFlush)
+            && let Some(effects) = self.handle(at, Input::Flushed(commit))
+        {
+            self.carry_out(at, effects);
+        }
+    }
+
+    fn act(&mut self, at: usize, action: Action) {
+        match action {
+            Action::Send { to, message } => {
+                if let Some(&link) = self.nodes[at].outs.get(&to) {
+                    self.say(at, link, message);
+                }
+            }
+            Action::Broadcast(message) => {
+                let links: Vec<_> = self.nodes[at].outs.values().copied().collect();
+                for link in links {
+                    self.say(at, link, message.clone());
+                }
+            }
+            Action::Reply(ticket, reply) => self.replied(at, ticket, reply),
+            Action::Applied(event, what) => self.applied(at, event, &what),
+            Action::Resync => self.resynced(at),
+            Action::Purge { addresses, .. } => self.purge(addresses),
+            Action::ServeLog {
+                to,
+                origin,
+                lane,
+                first,
+                last,
+            } => self.serve_log(at, to, (origin, lane), (first, last)),
+            Action::ServeSnapshot { to, id, cut } => self.serve_snapshot(at, to, id, cut),
+            Action::Stop(reason) => self.ending.push((at, reason)),
+        }
+    }
+
+    fn applied(&mut self, at: usize, event: EventId, what: &BumpEvent) {
+        self.transcript
+            .fold(&[2, at as u64, low(event.origin), event.sequence]);
+        let letter = self.nodes[at].letter;
+        self.transcript.say(self.now, || {
+            format!("{letter} applies {event:?} {}", describe(what))
+        });
+        if let Some(rule) = &mut self.nodes[at].rule {
+            rule.apply(event, what);
+        }
+        let covered = self.checker.applied(at, event);
+        let concerned = match (covered, what) {
+            (Some(covers), _) => covers,
+            (None, BumpEvent::Bump(_)) => Mask::ALL,
+            (None, BumpEvent::Floor(floor)) => {
+                self.tally.floors += 1;
+                self.shop.below(&floor.top)
+            }
+        };
+        self.show(at, concerned);
+    }
+
+    /// Judges the tokens that a sidecar shows of these addresses now.
+    pub(super) fn show(&mut self, at: usize, addresses: Mask) {
+        for address in addresses.iter() {
+            self.look(at, address, 0);
+        }
+    }
+
+    fn resynced(&mut self, at: usize) {
+        self.tally.snapshots += 1;
+        self.nodes[at].receiving = false;
+        self.transcript.fold(&[3, at as u64]);
+        let letter = self.nodes[at].letter;
+        self.transcript
+            .say(self.now, || format!("{letter} has adopted a snapshot"));
+        let Some(core) = &self.nodes[at].core else {
+            return;
+        };
+        let progress = core.progress().clone();
+        self.checker.adopted(at, |event| progress.has(event));
+        self.show(at, Mask::ALL);
+    }
+
+    /// Whether a run has caught up, asked as seldom as possible: telling why not takes long.
+    pub(super) fn caught_up(&mut self, at: usize) -> bool {
+        let now = self.time(at);
+        let node = &mut self.nodes[at];
+        if !node.caught_up
+            && let Some(core) = &node.core
+        {
+            node.caught_up = !matches!(core.freshness(now), Freshness::CatchingUp(_));
+        }
+        node.caught_up
+    }
+
+    pub(super) fn flushed(&mut self, at: usize) {
+        let groups = std::mem::take(&mut self.nodes[at].flushing);
+        let Some(commit) = groups.last().map(|group| group.commit) else {
+            return;
+        };
+        let taken = self.store(at, &groups);
+        self.transcript.fold(&[4, at as u64, commit.0]);
+        self.purge(taken);
+        self.input(at, Input::Flushed(commit));
+    }
+
+    /// Puts groups on a disk; the addresses that takes report.
+    fn store(&mut self, at: usize, groups: &[Group]) -> Vec<Address> {
+        let mut taken = Vec::new();
+        for write in groups.iter().flat_map(|group| &group.writes) {
+            if let Some(found) = self.nodes[at].disk.commit(write) {
+                taken.extend(found.addresses);
+            }
+            if at == self.size {
+                // A twin's disk ends with it: it is not one of those that keep an event.
+                continue;
+            }
+            match write {
+                Write::Log {
+                    origin,
+                    sequence,
+                    event: grapevine_core::event::Event::Bump(_),
+                } => {
+                    let (origin, sequence) = (*origin, *sequence);
+                    self.checker
+                        .held(self.now, at, EventId { origin, sequence });
+                }
+                Write::Progress {
+                    origin,
+                    lane: Lane::Bump,
+                    watermark,
+                } => {
+                    let (origin, sequence) = (*origin, *watermark);
+                    for event in self.checker.up_to(EventId { origin, sequence }) {
+                        self.checker.held(self.now, at, event);
+                    }
+                }
+                _ => {}
+            }
+        }
+        taken
+    }
+
+    /// Deletes on their way to the cache.
+    pub(super) fn purge(&mut self, addresses: Vec<Address>) {
+        for address in addresses {
+            let late = self.net.latency();
+            self.after(late, Event::Delete { address });
+        }
+    }
+
+    /// Ends a process at once. `keep`, in 256ths: which part of the flush under way reaches the disk.
+    pub(super) fn crash(&mut self, at: usize, keep: u8, vanish: bool) {
+        if !self.nodes[at].up() {
+            return;
+        }
+        self.note_crash_races(at);
+        let groups = std::mem::take(&mut self.nodes[at].flushing);
+        let kept = groups.len() * usize::from(keep) / 255;
+        self.store(at, &groups[..kept]);
+        let letter = self.nodes[at].letter;
+        let of = groups.len();
+        self.transcript.fold(&[5, at as u64, kept as u64]);
+        self.transcript.say(self.now, || {
+            format!("{letter} crashes; {kept} of {of} groups reach its disk")
+        });
+        let node = &mut self.nodes[at];
+        let run = node.run;
+        node.core = None;
+        node.run += 1;
+        node.waiting.clear();
+        node.deferred.clear();
+        node.stopped_until = 0;
+        node.outs.clear();
+        node.ins.clear();
+        node.dials = Default::default();
+        node.sending.clear();
+        node.receiving = false;
+        node.caught_up = false;
+        node.wake_at = 0;
+        node.draining = false;
+        let calls = std::mem::take(&mut node.calls);
+        self.checker.started(at);
+        for call in calls.into_values() {
+            if let Call::Write(op, attempt) = call {
+                self.after(5 * MILLISECOND, Event::Overdue { op, attempt });
+            }
+        }
+        self.lose_links_of(at, run, if vanish { KEEPALIVE } else { 0 });
+    }
+
+    fn lose_links_of(&mut self, at: usize, run: u64, delay: Micros) {
+        let mut lost = Vec::new();
+        for (id, link) in self.net.links() {
+            if link.from.up && (link.to.slot, link.to.run) == (at, run) {
+                lost.push((id, Side::Outbound));
+            }
+            if link.to.up && (link.from.slot, link.from.run) == (at, run) {
+                lost.push((id, Side::Inbound));
+            }
+        }
+        for (link, side) in lost {
+            let late = delay + self.net.latency();
+            self.after(late, Event::LinkLost { link, side });
+        }
+    }
+
+    fn note_crash_races(&mut self, at: usize) {
+        let origin = self.nodes[at].incarnation;
+        let others = self
+            .nodes
+            .iter()
+            .enumerate()
+            .filter(|(other, _)| *other != at);
+        let others: Vec<_> = others.filter_map(|(_, node)| node.core.as_ref()).collect();
+        let first = EventId {
+            origin,
+            sequence: 0,
+        };
+        let last = EventId {
+            origin,
+            sequence: u64::MAX,
+        };
+        let half = self.checker.up_to(last).into_iter().any(|event| {
+            let have = others
+                .iter()
+                .filter(|core| core.progress().has(event))
+                .count();
+            event > first && have > 0 && have + 1 < self.size
+        });
+        if half {
+            self.tally.race(Race::HalfPushed);
+        }
+        if self.nodes[at].receiving {
+            self.tally.race(Race::HalfSnapshot);
+        }
+    }
+
+    /// A sidecar ends by its own decision: right where two have one name or one memory, else a failure.
+    fn ends_itself(&mut self, at: usize, reason: &str) {
+        let letter = self.nodes[at].letter;
+        if !self.twins {
+            let what = format!("{letter} ends itself: {reason}");
+            self.violated(crate::checker::Guarantee::Recovery, what);
+        }
+        self.tally.fault("ended_itself");
+        self.crash(at, 255, false);
+        if at < self.size {
+            let run = self.nodes[at].run;
+            self.after(500 * MILLISECOND, Event::Start { node: at, run });
+        }
+    }
+}
+
+/// The lower half of an incarnation, for the transcript's hash.
+fn low(incarnation: Incarnation) -> u64 {
+    u64::try_from(incarnation.get() & u128::from(u64::MAX)).unwrap_or(u64::MAX)
+}
+
+/// An event in a few words.
+pub(super) fn describe(event: &BumpEvent) -> String {
+    match event {
+        BumpEvent::Bump(bump) => {
+            let classes: Vec<_> = bump.classes.iter().map(ClassPath::as_str).collect();
+            format!("bump {:?} of {}", bump.matching, classes.join(" "))
+        }
+        BumpEvent::Floor(floor) => format!("floor {} of {}", floor.bucket, floor.top),
+    }
+}

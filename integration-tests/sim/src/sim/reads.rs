@@ -1,0 +1,460 @@
+//! Readers: look up, look into the cache, read the database on a miss, commit where that is asked for, store.
+//!
+//! A reader holds on to what its look-up said, however long the rest takes: its promise is that of the look-up, its stamp
+//! is older than its read, and its store may come when everything has changed. What arms do wrong at a reader is done
+//! here: ignoring tokens, taking the stamp when the value is stored, never reading the cache.
+
+use std::time::Duration;
+
+use grapevine_core::address::plan;
+use grapevine_core::event::PurgeMode;
+use grapevine_core::id::EventId;
+use grapevine_core::machine::effects::{
+    Input, LeaseClaim, RegisterItem, Resolution, Ticket, Verdict,
+};
+use grapevine_core::names::Address;
+use grapevine_core::policy::Strategy;
+use grapevine_core::token::Token;
+
+use super::Sim;
+use crate::arms::Arm;
+use crate::cache::Value;
+use crate::checker::{Guarantee, Promise};
+use crate::clock::{MILLISECOND, Micros};
+use crate::events::Event;
+use crate::node::Call;
+use crate::scenario::Gap;
+use crate::schedule::{ReadOp, Source};
+use crate::shop::SHORT_TTL;
+use crate::tally::Race;
+
+/// How often a reader with a session looks whether its sidecar has caught up with it, and for how long.
+const SESSION_PAUSE: Micros = 10 * MILLISECOND;
+const SESSION_LOOKS: u32 = 50;
+/// How long a commit may take before the application gives up on it.
+const COMMIT_PATIENCE: Micros = 1_000 * MILLISECOND;
+
+/// A read under way.
+#[derive(Clone, Debug)]
+pub(super) struct Reading {
+    read: ReadOp,
+    at: usize,
+    address: usize,
+    begun: Micros,
+    promise: Promise,
+    resolution: Resolution,
+    index: u64,
+    lagging: bool,
+    committed: Micros,
+}
+
+impl Sim<'_> {
+    /// A reader looks an address up, at the slot's sidecar or, if that is a twin that is not there, at another.
+    pub(super) fn begin_read(&mut self, op: usize, read: &ReadOp) {
+        self.tally.reads += 1;
+        let mut at = read.node;
+        if at >= self.size && !self.nodes[at].up() {
+            at %= self.size;
+        }
+        let mut address = read.address;
+        let session = self.session.filter(|_| read.session);
+        if let Some((event, _)) = session {
+            let covers = self.checker.known(event).map(|known| known.covers);
+            let covered: Vec<_> = covers.iter().flat_map(|covers| covers.iter()).collect();
+            if !covered.is_empty() {
+                address = covered[address % covered.len()];
+            }
+        }
+        self.ask_oracle(read, address);
+        if !self.nodes[at].answers(self.now) {
+            self.tally.bypassed += 1;
+            return;
+        }
+        if let Some((event, write)) = session {
+            self.tally.sessions.0 += 1;
+            let waits = SessionWait {
+                at,
+                address,
+                event,
+                write,
+            };
+            return self.wait_for_session(op, 0, read, waits);
+        }
+        self.resolve(op, read, at, address, 0);
+    }
+
+    fn ask_oracle(&mut self, read: &ReadOp, address: usize) {
+        let ttl = match self.shop.items[address].strategy {
+            Strategy::Ttl => SHORT_TTL,
+            _ => Duration::from_hours(1),
+        };
+        let ttl = u64::try_from(ttl.as_micros()).unwrap_or(u64::MAX);
+        let fill = read.get + read.query + read.compute + read.set;
+        let truth = (self.db.last(address), self.db.index());
+        if self.oracle.read(self.now, address, truth, (fill, ttl)) {
+            self.tally.oracle_hits += 1;
+        }
+    }
+
+    fn wait_for_session(&mut self, op: usize, attempt: u32, read: &ReadOp, wait: SessionWait) {
+        let core = self.nodes[wait.at].core.as_ref();
+        let has = core.is_some_and(|core| core.has_all(&[wait.event]));
+        if self.nodes[wait.at].answers(self.now) && has {
+            // It may read what is newer than its own write, and nothing older.
+            let covers = self.checker.known(wait.event).map(|known| known.covers);
+            let concerned = covers.is_some_and(|covers| covers.has(wait.address));
+            let write = if concerned { wait.write } else { 0 };
+            return self.resolve(op, read, wait.at, wait.address, write);
+        }
+        if attempt >= SESSION_LOOKS {
+            self.tally.sessions.1 += 1;
+            self.tally.bypassed += 1;
+            return;
+        }
+        self.waits.insert(op, wait);
+        let attempt = attempt + 1;
+        self.after(SESSION_PAUSE, Event::Session { op, attempt });
+    }
+
+    /// A reader with a session looks again.
+    pub(super) fn look_with_session(&mut self, op: usize, attempt: u32) {
+        let wait = self.waits.remove(&op);
+        if let (Some(wait), Some(read)) = (wait, self.read_op(op)) {
+            self.wait_for_session(op, attempt, &read, wait);
+        }
+    }
+
+    fn read_op(&self, op: usize) -> Option<ReadOp> {
+        match self.plan.ops[op].what {
+            crate::schedule::What::Read(read) => Some(read),
+            _ => None,
+        }
+    }
+
+    fn resolve(&mut self, op: usize, read: &ReadOp, at: usize, address: usize, session: u64) {
+        let Some(resolution) = self.look(at, address, read.jitter) else {
+            return;
+        };
+        let mut promise = self.checker.promise(self.now, at, address);
+        promise.session = session;
+        self.transcript
+            .fold(&[20, at as u64, address as u64, resolution.token.0]);
+        let (letter, name) = (
+            self.nodes[at].letter,
+            &self.shop.items[address].query.address,
+        );
+        self.transcript.say(self.now, || {
+            let bypass = if resolution.bypass { ", bypass" } else { "" };
+            format!(
+                "reader {op} at {letter} resolves {name}: {:?}{bypass}",
+                resolution.token
+            )
+        });
+        if resolution.bypass {
+            self.tally.bypassed += 1;
+            return;
+        }
+        self.reads[op] = Some(Box::new(Reading {
+            read: *read,
+            at,
+            address,
+            begun: self.now,
+            promise,
+            resolution,
+            index: self.db.index(),
+            lagging: false,
+            committed: 0,
+        }));
+        self.after(read.get, Event::Got { op });
+    }
+
+    /// What a sidecar answers to a look-up, judged; with what an arm makes of it.
+    pub(super) fn look(&mut self, at: usize, address: usize, jitter: u32) -> Option<Resolution> {
+        let caught_up = self.caught_up(at);
+        let now = self.time(at);
+        let item = &self.shop.items[address];
+        let node = &self.nodes[at];
+        let core = node.core.as_ref()?;
+        let mut resolution = core.resolve(&item.query, now, jitter).ok()?;
+        if item.strategy == Strategy::Ttl {
+            resolution.bypass |= self.is(Arm::BypassAll);
+            return Some(resolution);
+        }
+        let salt = (!caught_up).then_some(node.incarnation);
+        let token = match (self.arm, &node.rule) {
+            (_, Some(rule)) => rule.token(&item.classes, salt, &self.stamps),
+            (Some(Arm::UnsaltedRestart), _) => {
+                resolution.bypass &= caught_up;
+                core.versions().token(&item.classes, None)
+            }
+            _ => resolution.token,
+        };
+        resolution.bypass |= self.is(Arm::BypassAll);
+        if token != resolution.token {
+            let policy = self.shop.policies.of(&item.query.classes[0]);
+            resolution.token = token;
+            let first = &item.query.classes[0];
+            resolution.targets = plan(&item.query.address, first, None, policy, token).ok()?;
+        }
+        let place = self.place();
+        let letter = node.letter;
+        if !resolution.bypass && item.serve.is_zero() {
+            let progress = core.progress();
+            let has = |event: EventId| progress.has(event);
+            self.checker.vouches(place, (at, letter), has);
+        }
+        if self.is(Arm::NoFence) {
+            resolution.token = Token::NONE;
+            resolution.targets[0].address = item.query.address.clone();
+            return Some(resolution);
+        }
+        let name = item.query.address.as_str();
+        self.checker.shown(
+            place,
+            (at, letter),
+            (address, name),
+            resolution.token,
+            caught_up,
+        );
+        Some(resolution)
+    }
+
+    /// Whether a reader accepts what it found.
+    fn accepts(&self, reading: &Reading, value: &Value) -> bool {
+        let resolution = &reading.resolution;
+        let ignores = self.is(Arm::NoFence) || resolution.strategy == Strategy::Ttl;
+        let same = value.token == resolution.token || !resolution.envelope();
+        value.address == reading.address && (same || ignores)
+    }
+
+    /// The cache answers a reader.
+    pub(super) fn got(&mut self, op: usize) {
+        let Some(reading) = self.reads[op].clone() else {
+            return;
+        };
+        let (at, address) = (reading.at, reading.address);
+        if self.checker.newest_applied(at, address) > reading.promise.applied {
+            self.tally.race(Race::OvertakenToken);
+        }
+        let found = self.cache.get(self.now, target(&reading));
+        if found.is_some_and(|value| value.undead) {
+            self.tally.race(Race::Undead);
+        }
+        let Some(value) = found.filter(|value| self.accepts(&reading, value)) else {
+            self.transcript.fold(&[21, op as u64]);
+            return self.after(reading.read.query, Event::Query { op });
+        };
+        self.reads[op] = None;
+        self.tally.hits += 1;
+        self.transcript.fold(&[22, op as u64, value.index]);
+        let (letter, name) = (
+            self.nodes[at].letter,
+            &self.shop.items[address].query.address,
+        );
+        self.transcript.say(self.now, || {
+            format!(
+                "reader {op} at {letter} is served {name} as of write {}",
+                value.index
+            )
+        });
+        self.judge(at, address, &reading.promise, &value);
+    }
+
+    /// Judges a value that was served.
+    pub(super) fn judge(&mut self, at: usize, address: usize, promise: &Promise, value: &Value) {
+        let item = &self.shop.items[address];
+        if item.strategy == Strategy::Ttl {
+            return;
+        }
+        let place = self.place();
+        let (letter, name) = (self.nodes[at].letter, item.query.address.as_str());
+        self.checker.served(place, (letter, name), promise, value);
+    }
+
+    /// A reader that missed reads the database.
+    pub(super) fn query(&mut self, op: usize) {
+        let Some(mut reading) = self.reads[op].take() else {
+            return;
+        };
+        match reading.read.source {
+            Source::Primary => reading.index = self.db.index(),
+            Source::Snapshot => {
+                let begun = reading.begun + reading.read.snapshot.min(reading.read.get);
+                reading.index = self.db.lagging(begun, 0);
+            }
+            Source::Replica(lag) => {
+                reading.index = self.db.lagging(self.now, lag);
+                reading.lagging = reading.index < self.db.index();
+                if reading.index < reading.promise.applied {
+                    self.tally.race(Race::LaggingFill);
+                }
+            }
+        }
+        self.transcript.fold(&[23, op as u64, reading.index]);
+        let compute = reading.read.compute;
+        self.reads[op] = Some(reading);
+        self.after(compute, Event::Computed { op });
+    }
+
+    /// A reader has its value, and stores it or asks whether it may.
+    pub(super) fn computed(&mut self, op: usize) {
+        let Some(mut reading) = self.reads[op].take() else {
+            return;
+        };
+        self.tally.fills += 1;
+        let (at, address) = (reading.at, reading.address);
+        let overtaken = reading.index < self.checker.newest_applied(at, address);
+        if overtaken && reading.read.source == Source::Snapshot {
+            self.tally.race(Race::OldSnapshot);
+        }
+        let mut lease = LeaseClaim::Lease(reading.resolution.lease);
+        if self.is(Arm::StampAtCommit) {
+            let Some(again) = self.nodes[at]
+                .answers(self.now)
+                .then(|| self.look(at, address, 0))
+            else {
+                return;
+            };
+            let Some(again) = again.filter(|again| !again.bypass) else {
+                return;
+            };
+            reading.resolution = again;
+            lease = LeaseClaim::Absent;
+        }
+        let (commits, token) = (
+            reading.resolution.commit_required(),
+            reading.resolution.token,
+        );
+        if !commits || self.is(Arm::NoFence) {
+            let set = reading.read.set;
+            self.reads[op] = Some(reading);
+            return self.after(set, Event::Set { op, token });
+        }
+        if !self.nodes[at].answers(self.now) {
+            return;
+        }
+        reading.committed = self.now;
+        self.reads[op] = Some(reading);
+        self.register(at, address, lease, Call::Fill(op));
+    }
+
+    /// Commits or registers an address.
+    pub(super) fn register(&mut self, at: usize, address: usize, lease: LeaseClaim, call: Call) {
+        let item = &self.shop.items[address];
+        self.tickets += 1;
+        let ticket = Ticket(self.tickets);
+        let unix = self.nodes[at].wall.unix(self.now);
+        let register = RegisterItem {
+            address: item.query.address.clone(),
+            classes: item.classes.clone(),
+            expires: unix.plus(Duration::from_hours(2)),
+            lease,
+            register: true,
+        };
+        self.nodes[at].calls.insert(ticket, call);
+        self.input(at, Input::Register(ticket, vec![register]));
+    }
+
+    /// A commit is answered.
+    pub(super) fn fill_answered(&mut self, op: usize, verdict: Verdict) {
+        let Some(reading) = self.reads[op].clone() else {
+            return;
+        };
+        let (at, address) = (reading.at, reading.address);
+        let in_time = self.now < reading.committed + COMMIT_PATIENCE;
+        let Verdict::Accepted(token) = verdict else {
+            self.transcript.fold(&[24, op as u64]);
+            self.reads[op] = None;
+            return;
+        };
+        let newest = self.checker.newest_applied(at, address);
+        if reading.index < newest {
+            let letter = self.nodes[at].letter;
+            let index = reading.index;
+            let what = format!(
+                "{letter} accepts a fill as of write {index} after it applied the bump of write {newest}"
+            );
+            let gap = reading.lagging.then_some(Gap::SourceLag);
+            let place = self.place();
+            self.checker.violated(Guarantee::G4, place, gap, what);
+        }
+        // An arm's table of versions knows nothing of verdicts.
+        let own = self.nodes[at].rule.is_some();
+        let token = if own { reading.resolution.token } else { token };
+        if in_time {
+            self.after(reading.read.set, Event::Set { op, token });
+        } else {
+            self.reads[op] = None;
+        }
+    }
+
+    /// A store arrives at the cache.
+    pub(super) fn set(&mut self, op: usize, token: Token) {
+        let Some(reading) = self.reads[op].take() else {
+            return;
+        };
+        let address = reading.address;
+        if reading.index < self.checker.newest_anywhere(address) {
+            self.tally.race(Race::LateSet);
+        }
+        let ttl = u64::try_from(reading.resolution.ttl.as_micros()).unwrap_or(u64::MAX);
+        let value = Value {
+            address,
+            token,
+            index: reading.index,
+            expires: reading.begun.saturating_add(ttl),
+            stored: self.tally.steps,
+            lagging: reading.lagging,
+            undead: false,
+        };
+        self.transcript.fold(&[25, op as u64, token.0, value.index]);
+        let key = target(&reading).clone();
+        self.transcript.say(self.now, || {
+            format!("reader {op} stores {key} as of write {}", value.index)
+        });
+        self.cache.set(self.now, key, value);
+    }
+
+    /// A delete arrives at the cache.
+    pub(super) fn delete(&mut self, address: &Address) {
+        let arrived = self.cache.delete(self.now, address);
+        self.transcript.fold(&[26, u64::from(arrived)]);
+        self.transcript.say(self.now, || {
+            let lost = if arrived { "" } else { ", and that is lost" };
+            format!("{address} is deleted{lost}")
+        });
+    }
+
+    /// What a naive application deletes when it invalidates.
+    pub(super) fn delete_plainly(&mut self, covers: crate::shop::Mask) {
+        let names = covers
+            .iter()
+            .map(|address| self.shop.items[address].query.address.clone());
+        self.purge(names.collect());
+    }
+
+    /// Registers an address that an application filled without a lease: the directory is to know it.
+    pub(super) fn register_plainly(&mut self, at: usize, address: usize) {
+        let known = self.shop.items[address].strategy == Strategy::Registered;
+        if known && self.nodes[at].answers(self.now) {
+            self.register(at, address, LeaseClaim::Absent, Call::Plain);
+        }
+    }
+}
+
+/// A reader that waits for what its session has seen.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct SessionWait {
+    at: usize,
+    address: usize,
+    event: EventId,
+    write: u64,
+}
+
+/// The cache address of a read.
+fn target(reading: &Reading) -> &Address {
+    &reading.resolution.targets[0].address
+}
+
+/// How purges are asked for.
+pub(super) const PURGE: PurgeMode = PurgeMode::Hard;

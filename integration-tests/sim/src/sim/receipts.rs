@@ -1,0 +1,66 @@
+//! Receipts against the truth (G6).
+//!
+//! A row that says *has* speaks of a run whose disk holds the event, for as long as that run is there to be looked at. A
+//! row that says *cannot serve* speaks of a run that does not call itself fresh without the event. A satisfied receipt
+//! says no less than its level.
+
+use grapevine_core::id::EventId;
+use grapevine_core::machine::effects::{Freshness, HolderState, Receipt, ReceiptLevel};
+
+use super::Sim;
+use crate::checker::Guarantee;
+use crate::scenario::Gap;
+
+impl Sim<'_> {
+    /// Judges a receipt at the moment when it is given. `early`: by a sidecar that has not caught up.
+    pub(super) fn check_receipt(&mut self, event: EventId, receipt: &Receipt, early: bool) {
+        for row in &receipt.holders {
+            let runs = |node: &crate::node::Node| node.up() && node.incarnation == row.incarnation;
+            let Some(at) = self.nodes.iter().position(runs) else {
+                continue;
+            };
+            let letter = self.nodes[at].letter;
+            let lie = match row.state {
+                HolderState::Has if !self.nodes[at].disk.holds(event) => {
+                    format!("{letter} has {event:?}, says a receipt, and its disk does not")
+                }
+                HolderState::CannotServe if self.serves_without(at, event) => {
+                    format!("{letter} cannot serve, says a receipt, but is fresh without {event:?}")
+                }
+                _ => continue,
+            };
+            let early = early && row.state == HolderState::CannotServe;
+            let place = self.place();
+            let gap = early.then_some(Gap::EarlyReceipt);
+            self.checker.violated(Guarantee::G6, place, gap, lie);
+        }
+        if receipt.satisfied && !says_enough(receipt, self.size) {
+            let what = format!("a receipt is satisfied and says too little: {receipt:?}");
+            self.violated(Guarantee::G6, what);
+        }
+    }
+
+    fn serves_without(&self, at: usize, event: EventId) -> bool {
+        let now = self.time(at);
+        self.nodes[at].core.as_ref().is_some_and(|core| {
+            !core.progress().has(event) && core.freshness(now) == Freshness::Fresh
+        })
+    }
+}
+
+/// Whether the rows of a receipt say what its level asks for.
+fn says_enough(receipt: &Receipt, size: usize) -> bool {
+    let rows = |state| {
+        receipt
+            .holders
+            .iter()
+            .filter(|row| row.state == state)
+            .count()
+    };
+    match receipt.level {
+        ReceiptLevel::None => true,
+        ReceiptLevel::One => rows(HolderState::Has) >= 2 || size == 1,
+        ReceiptLevel::Quorum => rows(HolderState::Has) > size / 2,
+        ReceiptLevel::All => rows(HolderState::HasNot) == 0,
+    }
+}

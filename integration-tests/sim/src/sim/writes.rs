@@ -1,0 +1,222 @@
+//! Writers: commit, then invalidate, with a receipt, at another sidecar if the first does not answer; or die in between.
+
+use std::time::Duration;
+
+use grapevine_core::event::{BumpEvent, Event as Logged};
+use grapevine_core::id::EventId;
+use grapevine_core::machine::effects::{Input, Invalidate, Receipt, ReceiptLevel, Reply, Ticket};
+use grapevine_core::names::ClassPath;
+use grapevine_core::store::Write;
+
+use super::Sim;
+use super::reads::PURGE;
+use crate::arms::Arm;
+use crate::clock::{MILLISECOND, Micros};
+use crate::events::Event;
+use crate::node::Call;
+use crate::schedule::{What, WriteOp};
+use crate::tally::Race;
+
+/// How long a sidecar may take for a receipt.
+const PATIENCE: Duration = Duration::from_millis(1_500);
+/// How long a writer waits before it asks another sidecar.
+const OVERDUE: Micros = 2_500 * MILLISECOND;
+/// How often it asks; by then everything has been well for a long time.
+const ATTEMPTS_MAX: u32 = 20;
+
+/// A write under way.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Writing {
+    index: u64,
+    attempt: u32,
+    done: bool,
+}
+
+impl Sim<'_> {
+    /// A writer commits.
+    pub(super) fn begin_write(&mut self, op: usize, write: &WriteOp) {
+        let kind = &self.shop.kinds[write.kind];
+        let index = self.db.commit(self.now, kind.covers);
+        self.tally.writes += 1;
+        self.transcript.fold(&[30, op as u64, index]);
+        let letter = self.nodes[write.node].letter;
+        self.transcript.say(self.now, || {
+            let classes: Vec<_> = kind.classes.iter().map(ClassPath::as_str).collect();
+            let dies = if write.dies { ", and dies" } else { "" };
+            format!(
+                "writer {op} at {letter} commits write {index}, which changes {:?} of {}{dies}",
+                kind.matching,
+                classes.join(" ")
+            )
+        });
+        if write.dies {
+            return;
+        }
+        self.writes[op] = Some(Writing {
+            index,
+            attempt: 0,
+            done: false,
+        });
+        self.after(write.call, Event::Invalidate { op, attempt: 0 });
+    }
+
+    fn write_op(&self, op: usize) -> Option<WriteOp> {
+        match self.plan.ops[op].what {
+            What::Write(write) => Some(write),
+            _ => None,
+        }
+    }
+
+    /// A writer calls a sidecar: its own at first, then others in turn.
+    pub(super) fn invalidate(&mut self, op: usize, attempt: u32) {
+        let (Some(write), Some(writing)) = (self.write_op(op), self.writes[op]) else {
+            return;
+        };
+        let at = (write.node + attempt as usize) % self.size;
+        if !self.nodes[at].up() {
+            return self.after(20 * MILLISECOND, Event::Overdue { op, attempt });
+        }
+        self.after(OVERDUE, Event::Overdue { op, attempt });
+        if self.nodes[at].stopped(self.now) {
+            // The request waits in the socket, and is taken from it also when its caller has given up.
+            let event = Event::Invalidate { op, attempt };
+            return self.nodes[at].deferred.push(event);
+        }
+        self.note_sides(at);
+        self.tickets += 1;
+        let ticket = Ticket(self.tickets);
+        let kind = &self.shop.kinds[write.kind];
+        let call = Invalidate {
+            classes: kind.classes.clone(),
+            matching: kind.matching,
+            purge: PURGE,
+            level: write.level,
+            deadline: self.time(at).plus(PATIENCE),
+        };
+        self.nodes[at]
+            .calls
+            .insert(ticket, Call::Write(op, attempt));
+        let Some(effects) = self.handle(at, Input::Invalidate(ticket, call)) else {
+            return;
+        };
+        let origin = self.nodes[at].incarnation;
+        if let Some(event) = effects
+            .writes
+            .iter()
+            .find_map(|write| own_bump(write, origin))
+        {
+            self.checker.issued(event, kind.covers, writing.index);
+            let stamp = self.nodes[at].wall.stamp(self.now);
+            self.stamps.insert(event, stamp);
+            let letter = self.nodes[at].letter;
+            let index = writing.index;
+            self.transcript.say(self.now, || {
+                format!("writer {op} invalidates at {letter} for write {index}: {event:?}, receipt {:?}", write.level)
+            });
+        }
+        self.carry_out(at, effects);
+        self.settle(at);
+    }
+
+    /// Notes on which side of a cut a write is made.
+    fn note_sides(&mut self, at: usize) {
+        let now = self.now;
+        self.cut_off.retain(|(_, until, ..)| *until > now);
+        let mut both = 0;
+        self.cut_off.retain_mut(|(node, _, inside, outside)| {
+            *inside |= *node == at;
+            *outside |= *node != at;
+            let split = *inside && *outside;
+            both += u64::from(split);
+            !split
+        });
+        for _ in 0..both {
+            self.tally.race(Race::SplitBrain);
+        }
+    }
+
+    /// A writer has waited long enough.
+    pub(super) fn overdue(&mut self, op: usize, attempt: u32) {
+        let Some(writing) = &mut self.writes[op] else {
+            return;
+        };
+        if writing.done || writing.attempt != attempt || attempt >= ATTEMPTS_MAX {
+            return;
+        }
+        writing.attempt += 1;
+        let attempt = writing.attempt;
+        self.after(0, Event::Invalidate { op, attempt });
+    }
+
+    /// A sidecar answers a call.
+    pub(super) fn replied(&mut self, at: usize, ticket: Ticket, reply: Reply) {
+        let Some(call) = self.nodes[at].calls.remove(&ticket) else {
+            return;
+        };
+        match (call, reply) {
+            (Call::Write(op, _), Reply::Invalidated { event, receipt }) => {
+                self.write_answered(at, op, event, &receipt);
+            }
+            (Call::Write(op, attempt), Reply::Refused(_)) => {
+                self.tally.fault("refused");
+                self.after(50 * MILLISECOND, Event::Overdue { op, attempt });
+            }
+            (Call::Fill(op), Reply::Registered(verdicts)) => {
+                if let Some(verdict) = verdicts.first() {
+                    self.fill_answered(op, *verdict);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn write_answered(&mut self, at: usize, op: usize, event: EventId, receipt: &Receipt) {
+        let satisfied = receipt.satisfied;
+        self.transcript
+            .fold(&[31, op as u64, event.sequence, u64::from(satisfied)]);
+        let letter = self.nodes[at].letter;
+        self.transcript.say(self.now, || {
+            let rows: Vec<_> = receipt
+                .holders
+                .iter()
+                .map(|row| format!("{:?} {:?}", row.incarnation, row.state))
+                .collect();
+            let level = receipt.level;
+            format!(
+                "{letter} answers writer {op}: {event:?} {level:?} satisfied {satisfied}: {}",
+                rows.join(", ")
+            )
+        });
+        self.tally.answered += 1;
+        let all = satisfied && receipt.level == ReceiptLevel::All;
+        self.tally.all_satisfied += u64::from(all);
+        let early = !self.caught_up(at);
+        self.checker.answered(event, all, early);
+        self.check_receipt(event, receipt, early);
+        if let Some(writing) = &mut self.writes[op] {
+            writing.done = true;
+            self.session = Some((event, writing.index));
+        }
+        if self.is(Arm::NoFence)
+            && let Some(known) = self.checker.known(event)
+        {
+            let covers = known.covers;
+            self.delete_plainly(covers);
+        }
+    }
+}
+
+/// The event that a write logs, if it is a bump of this run.
+fn own_bump(write: &Write, own: grapevine_core::id::Incarnation) -> Option<EventId> {
+    match write {
+        Write::Log {
+            origin,
+            sequence,
+            event: Logged::Bump(event),
+        } if *origin == own && matches!(**event, BumpEvent::Bump(_)) => Some(EventId {
+            origin: *origin,
+            sequence: *sequence,
+        }),
+        _ => None,
+    }
+}

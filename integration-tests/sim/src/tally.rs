@@ -1,0 +1,160 @@
+//! What occurred: reads and hits, races of design section 7, faults.
+//!
+//! A race counts when it has really happened, not when a fault that may lead to it was injected. Each is defined at its
+//! variant; those that wait for something that is not built stand in [`NOT_YET`].
+
+use std::collections::BTreeMap;
+
+/// A race of design section 7, by its number there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Race {
+    /// A store arrives at the cache with a value that is older than a write whose bump some sidecar has applied by then.
+    LateSet = 1,
+    /// A batch of registrations arrives at a peer that condemns some of them: a bump was there first.
+    LateRegistration = 2,
+    /// A value read inside a database snapshot is to be stored after its sidecar applied a bump of a write that the
+    /// snapshot does not have.
+    OldSnapshot = 3,
+    /// Between a look-up and the cache's answer to its reader, the sidecar applied a bump that concerns the address: the
+    /// reader holds a token that was overtaken.
+    OvertakenToken = 4,
+    /// A reader finds a value in the cache whose delete was lost, or which a partition of the cache kept alive.
+    Undead = 5,
+    /// A sidecar starts on a wiped disk, on an older copy, or under a node id that is in use.
+    OldDisk = 6,
+    /// While a sidecar was cut off, writes were made on both sides of the cut.
+    SplitBrain = 9,
+    /// All sidecars were started again within a moment.
+    MassRestart = 12,
+    /// A fill read a replica that did not have a write whose bump its sidecar had applied.
+    LaggingFill = 13,
+    /// A sidecar died while an event of it had reached some of the others and not all.
+    HalfPushed = 14,
+    /// A sidecar died between the begin and the end of a snapshot that it was receiving.
+    HalfSnapshot = 16,
+}
+
+impl Race {
+    /// All that are counted.
+    pub const ALL: [Self; 11] = [
+        Self::LateSet,
+        Self::LateRegistration,
+        Self::OldSnapshot,
+        Self::OvertakenToken,
+        Self::Undead,
+        Self::OldDisk,
+        Self::SplitBrain,
+        Self::MassRestart,
+        Self::LaggingFill,
+        Self::HalfPushed,
+        Self::HalfSnapshot,
+    ];
+
+    /// Its number in design section 7.
+    pub fn number(self) -> usize {
+        self as usize
+    }
+
+    /// Its name in reports.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::LateSet => "late set",
+            Self::LateRegistration => "late registration",
+            Self::OldSnapshot => "old database snapshot",
+            Self::OvertakenToken => "overtaken token",
+            Self::Undead => "cache came back",
+            Self::OldDisk => "old disk, node id twice",
+            Self::SplitBrain => "both sides write",
+            Self::MassRestart => "mass restart",
+            Self::LaggingFill => "fill from a lagging replica",
+            Self::HalfPushed => "pushed to some, origin died",
+            Self::HalfSnapshot => "crash in a snapshot",
+        }
+    }
+}
+
+/// Races that cannot occur before what they race with exists (issue 3 and the indices), and what that is.
+pub const NOT_YET: [(usize, &str); 5] = [
+    (
+        7,
+        "a member leaves and comes back while a reader prunes: needs indices",
+    ),
+    (8, "a leaf is loaded while a row is added: needs indices"),
+    (
+        10,
+        "the application dies between commit and invalidate: needs intents (G8)",
+    ),
+    (11, "ten thousand callers miss at once: needs elected fills"),
+    (
+        15,
+        "a newcomer joins through a peer nobody knows: needs the roster",
+    ),
+];
+
+/// Counts of one run, or of many.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Tally {
+    /// Values computed after a miss.
+    pub(crate) fills: u64,
+    /// Reads begun.
+    pub(crate) reads: u64,
+    /// Reads served from the cache.
+    pub(crate) hits: u64,
+    /// Reads that the oracle would have served.
+    pub(crate) oracle_hits: u64,
+    /// Reads that were told to bypass, or found no sidecar.
+    pub(crate) bypassed: u64,
+    /// Writes committed.
+    pub(crate) writes: u64,
+    /// Invalidations answered.
+    pub(crate) answered: u64,
+    /// Invalidations whose receipt `all` was satisfied.
+    pub(crate) all_satisfied: u64,
+    /// Reads with a session, and those of them that timed out.
+    pub(crate) sessions: (u64, u64),
+    /// Floors applied.
+    pub(crate) floors: u64,
+    /// Snapshots adopted.
+    pub(crate) snapshots: u64,
+    /// Events of the queue.
+    pub(crate) steps: u64,
+    /// By race.
+    pub(crate) races: BTreeMap<Race, u64>,
+    /// By fault.
+    pub(crate) faults: BTreeMap<&'static str, u64>,
+}
+
+impl Tally {
+    /// Counts a race.
+    pub(crate) fn race(&mut self, race: Race) {
+        *self.races.entry(race).or_default() += 1;
+    }
+
+    /// Counts a fault.
+    pub(crate) fn fault(&mut self, fault: &'static str) {
+        *self.faults.entry(fault).or_default() += 1;
+    }
+
+    /// Adds another run's counts.
+    pub(crate) fn add(&mut self, other: &Self) {
+        self.fills += other.fills;
+        self.reads += other.reads;
+        self.hits += other.hits;
+        self.oracle_hits += other.oracle_hits;
+        self.bypassed += other.bypassed;
+        self.writes += other.writes;
+        self.answered += other.answered;
+        self.all_satisfied += other.all_satisfied;
+        self.sessions.0 += other.sessions.0;
+        self.sessions.1 += other.sessions.1;
+        self.floors += other.floors;
+        self.snapshots += other.snapshots;
+        self.steps += other.steps;
+        for (race, count) in &other.races {
+            *self.races.entry(*race).or_default() += count;
+        }
+        for (fault, count) in &other.faults {
+            *self.faults.entry(fault).or_default() += count;
+        }
+    }
+}

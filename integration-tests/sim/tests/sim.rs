@@ -1,0 +1,146 @@
+//! The simulator checks itself: the right thing passes, every wrong thing is caught, and a seed is a run.
+
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+use grapevine_sim::{Arm, Race, Request, Scenario, first_caught, simulate};
+
+/// Fails with what was found, unless nothing that is promised was violated.
+fn passes(request: &Request) -> grapevine_sim::Report {
+    let report = simulate(request);
+    let found: Vec<_> = report
+        .found()
+        .iter()
+        .map(grapevine_sim::Found::text)
+        .collect();
+    assert!(
+        !report.is_violated(),
+        "{}\n{}",
+        report.text(),
+        found.join("\n")
+    );
+    report
+}
+
+/// Fails unless an arm is caught within so many seeds, by one of these guarantees.
+fn is_caught(arm: Arm, seeds: u64, by: &[&str]) {
+    let mut request = Request::new(0..seeds);
+    request.arm = Some(arm);
+    let found = first_caught(&request).unwrap_or_else(|| panic!("{arm:?} passes {seeds} seeds"));
+    println!("{arm:?}: {}", found.text());
+    assert!(by.contains(&found.guarantee), "{}", found.text());
+}
+
+#[test]
+fn g1_to_g12_the_real_core_passes_a_fixed_range_in_which_every_race_occurs() {
+    let report = passes(&Request::new(0..140));
+    for race in Race::ALL
+        .into_iter()
+        .filter(|race| *race != Race::LaggingFill)
+    {
+        assert!(report.race(race) > 0, "{race:?}:\n{}", report.text());
+    }
+    assert!(report.fills() > 12_000, "{}", report.text());
+}
+
+#[test]
+fn g1_to_g12_five_sidecars_pass_a_fixed_range() {
+    let mut request = Request::new(0..20);
+    request.nodes = 5;
+    passes(&request);
+}
+
+#[test]
+fn hits_in_calm_weather_are_nearly_those_of_the_oracle() {
+    let mut request = Request::new(0..30);
+    request.scenario = Scenario::Calm;
+    let (hits, oracle) = passes(&request).calm_hits();
+    assert!(
+        oracle > 5_000 && hits * 100 >= oracle * 95,
+        "{hits} of {oracle}"
+    );
+}
+
+#[test]
+fn the_same_seeds_give_the_same_transcript_on_any_number_of_threads() {
+    let mut request = Request::new(0..16);
+    let once = simulate(&request);
+    let again = simulate(&request);
+    assert_eq!(once.hash(), again.hash());
+    request.jobs = 3;
+    assert_eq!(once.hash(), simulate(&request).hash());
+    request.seeds = 16..32;
+    assert_ne!(once.hash(), simulate(&request).hash());
+}
+
+/// What is not built yet fails, and is told as expected: once it passes, the scenario has to become an ordinary one.
+#[test]
+fn g3_a_lagging_replica_leaves_stale_fills_until_source_lag_is_built() {
+    let mut request = Request::new(0..40);
+    request.scenario = Scenario::ReplicaLag;
+    let report = passes(&request);
+    assert!(!report.excused().is_empty(), "{}", report.text());
+    assert!(report.race(Race::LaggingFill) > 0, "{}", report.text());
+}
+
+#[test]
+fn g7_members_forgotten_too_soon_are_caught_until_the_roster_is_built() {
+    let mut request = Request::new(0..60);
+    request.scenario = Scenario::ShortMemory;
+    let report = passes(&request);
+    assert!(!report.excused().is_empty(), "{}", report.text());
+}
+
+#[test]
+fn arm_last_writer_wins_is_caught() {
+    is_caught(Arm::LastWriterWins, 50, &["G2", "G3", "G12"]);
+}
+
+#[test]
+fn arm_entry_else_floor_is_caught() {
+    is_caught(Arm::EntryElseFloor, 100, &["G2", "G3", "G12"]);
+}
+
+#[test]
+fn arm_no_fence_is_caught() {
+    is_caught(Arm::NoFence, 50, &["G3"]);
+}
+
+#[test]
+fn arm_stamp_at_commit_is_caught() {
+    is_caught(Arm::StampAtCommit, 100, &["G3", "G4"]);
+}
+
+#[test]
+fn arm_receipt_before_flush_is_caught() {
+    is_caught(Arm::ReceiptBeforeFlush, 100, &["G1", "G6"]);
+}
+
+#[test]
+fn arm_freshness_by_timeout_is_caught() {
+    is_caught(Arm::FreshnessByTimeout, 100, &["G6", "G7", "G11"]);
+}
+
+#[test]
+fn arm_wall_clock_lease_is_caught() {
+    is_caught(Arm::WallClockLease, 200, &["G6", "G7", "G11"]);
+}
+
+#[test]
+fn arm_unsalted_restart_is_caught() {
+    is_caught(Arm::UnsaltedRestart, 100, &["G2", "G3", "G7", "G11"]);
+}
+
+#[test]
+fn arm_running_heads_only_is_caught() {
+    is_caught(Arm::RunningHeadsOnly, 100, &["G1", "G7", "G11", "G12"]);
+}
+
+#[test]
+fn arm_vector_after_chunks_is_caught() {
+    is_caught(Arm::VectorAfterChunks, 600, &["G1", "G3", "G12"]);
+}
+
+#[test]
+fn arm_bypass_all_is_caught() {
+    is_caught(Arm::BypassAll, 100, &["hits"]);
+}
