@@ -8,7 +8,12 @@ use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
 
 /// What is wrong with a request, field by field.
 #[derive(Debug, Default)]
-pub(crate) struct Violations(Vec<FieldViolation>);
+pub(crate) struct Violations {
+    /// The first ones.
+    told: Vec<FieldViolation>,
+    /// How many there are in all.
+    count: usize,
+}
 
 /// Violations told at most; a call with 10,000 bad items need not list them all.
 const VIOLATIONS_MAX: usize = 20;
@@ -16,8 +21,10 @@ const VIOLATIONS_MAX: usize = 20;
 impl Violations {
     /// Notes a violation.
     pub(crate) fn add(&mut self, field: impl Into<String>, description: impl Into<String>) {
-        if self.0.len() < VIOLATIONS_MAX {
-            self.0.push(FieldViolation::new(field.into(), description));
+        self.count += 1;
+        if self.told.len() < VIOLATIONS_MAX {
+            self.told
+                .push(FieldViolation::new(field.into(), description));
         }
     }
 
@@ -34,16 +41,19 @@ impl Violations {
 
     /// `INVALID_ARGUMENT` with every violation, unless there is none.
     pub(crate) fn finish(self) -> Result<(), Status> {
-        let Some(first) = self.0.first() else {
+        let Some(first) = self.told.first() else {
             return Ok(());
         };
-        let more = match self.0.len() - 1 {
+        let more = match self.count - 1 {
             0 => String::new(),
+            more if self.count > self.told.len() => {
+                format!(" (and {more} more; the details have {VIOLATIONS_MAX})")
+            }
             more => format!(" (and {more} more, see the details)"),
         };
         let message = format!("{}: {}{more}", first.field, first.description);
         let mut details = ErrorDetails::new();
-        details.set_bad_request(self.0);
+        details.set_bad_request(self.told);
         Err(Status::with_error_details(
             Code::InvalidArgument,
             message,
@@ -105,6 +115,11 @@ mod tests {
             status
                 .message()
                 .starts_with("items[0].address: address is empty"),
+            "{}",
+            status.message()
+        );
+        assert!(
+            status.message().contains("and 99 more"),
             "{}",
             status.message()
         );
