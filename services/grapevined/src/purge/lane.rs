@@ -87,7 +87,7 @@ impl Lane {
             self.start_fresh();
             tokio::select! {
                 Some(ended) = self.calls.join_next_with_id() => match ended {
-                    Ok((call, outcome)) => self.ended(call, outcome),
+                    Ok((call, outcome)) => self.ended(call, &outcome),
                     Err(panic) => self.panicked(&panic),
                 },
                 job = queue.recv(), if open && self.current.is_none() => match job {
@@ -161,10 +161,10 @@ impl Lane {
             failed,
             ..DeleteOutcome::default()
         };
-        self.ended(panic.id(), outcome);
+        self.ended(panic.id(), &outcome);
     }
 
-    fn ended(&mut self, call: Id, outcome: DeleteOutcome) {
+    fn ended(&mut self, call: Id, outcome: &DeleteOutcome) {
         let Some(what) = self.under_way.remove(&call) else {
             return;
         };
@@ -173,9 +173,9 @@ impl Lane {
         self.counters.add_len(Counter::PurgeAbsent, outcome.absent);
         self.counters
             .add_len(Counter::PurgeFailed, outcome.failed.len());
-        self.tell_health(&outcome);
+        self.tell_health(outcome);
         match what {
-            What::Fresh(job, range) => self.fresh_ended(&job, range, &outcome),
+            What::Fresh(job, range) => self.fresh_ended(&job, range, outcome),
             What::Retry(batch) => {
                 self.retry_calls -= 1;
                 self.retrying_now -= batch.len();
