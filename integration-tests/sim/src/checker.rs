@@ -180,7 +180,7 @@ impl Checker {
             step,
             at,
             what,
-            gap: gap.or(self.excuse),
+            gap: self.excuse.or(gap),
         });
     }
 

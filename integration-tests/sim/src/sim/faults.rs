@@ -13,6 +13,7 @@ use super::Sim;
 use crate::clock::{MILLISECOND, Micros};
 use crate::disk::Disk;
 use crate::events::Event;
+use crate::scenario::Gap;
 use crate::schedule::{CutOp, Loss, What};
 use crate::tally::Race;
 
@@ -20,6 +21,8 @@ use crate::tally::Race;
 const KEEPALIVE: Micros = 3_000 * MILLISECOND;
 /// How long a sidecar that leaves takes.
 const GOODBYE: Micros = 80 * MILLISECOND;
+/// How long a twin that ended may have been somebody's member: until grants lapse, gossip tells, and links are dialled.
+const TWIN_MEMORY: Micros = 2_500 * MILLISECOND;
 
 impl Sim<'_> {
     /// An operation of the schedule begins.
@@ -267,8 +270,16 @@ impl Sim<'_> {
         }
         if self.may_lose(slot) {
             self.crash(slot, 0, false);
+            self.after(TWIN_MEMORY, Event::TwinForgotten);
         } else {
             self.after(200 * MILLISECOND, Event::TwinEnds);
+        }
+    }
+
+    /// From now on nothing is excused by a twin that is gone.
+    pub(super) fn forget_twin(&mut self) {
+        if !self.nodes[self.size].up() {
+            self.checker.excuse = self.plan.gap.filter(|gap| *gap == Gap::Roster);
         }
     }
 }

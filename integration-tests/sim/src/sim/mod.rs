@@ -239,6 +239,7 @@ impl<'a> Sim<'a> {
             Event::Resume { node } => self.resume(node),
             Event::Flap { op, left } => self.flap(op, left),
             Event::TwinEnds => self.end_twin(),
+            Event::TwinForgotten => self.forget_twin(),
             Event::Exit { node, down, .. } => self.exit(node, down),
             Event::Session { op, attempt } => self.look_with_session(op, attempt),
             Event::Got { op } => self.got(op),
