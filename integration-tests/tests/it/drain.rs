@@ -6,6 +6,9 @@ use anyhow::{Result, ensure};
 use grapevine_integration_tests::{Api, Cluster, Setup, always, eventually};
 use grapevine_proto::v1;
 use grapevine_proto::v1::{Freshness, ReceiptLevel};
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_check_response::ServingStatus;
+use tonic_health::pb::health_client::HealthClient;
 
 use crate::support::{SOON, Superseded, numbered};
 
@@ -131,10 +134,21 @@ async fn the_drain_call_ends_it_and_what_was_acknowledged_before_is_kept() {
 async fn a_draining_sidecar_takes_no_calls_and_says_so() {
     let mut cluster = cluster().await;
     let api = cluster[2].api.clone();
-    // An open call: it ends when its caller says so.
-    let (says, said) = tokio::sync::mpsc::channel(1);
-    let requests = tokio_stream::wrappers::ReceiverStream::new(said);
-    let open = api.app.clone().resolve_stream(requests).await.unwrap();
+    let (before, _) = api.token("open").await.unwrap();
+    // An open call: it waits for one that does not answer, until its deadline.
+    cluster[1].pause().await.unwrap();
+    let caller = api.clone();
+    let open = tokio::spawn(async move {
+        caller
+            .invalidate_within("open", ReceiptLevel::All, 3_000)
+            .await
+    });
+    eventually("the call is under way", TOLD, async || {
+        ensure!(api.token("open").await?.0 != before);
+        Ok(())
+    })
+    .await
+    .unwrap();
     let request = v1::DrainRequest { timeout_ms: 15_000 };
     api.admin.clone().drain(request).await.unwrap();
     let newcomer = Api::new(cluster[2].app_tcp);
@@ -145,19 +159,105 @@ async fn a_draining_sidecar_takes_no_calls_and_says_so() {
     })
     .await
     .unwrap();
-    drop(says);
-    assert!(open.into_inner().message().await.unwrap().is_none());
+    let answer = open.await.unwrap().unwrap();
+    assert!(answer.receipt.is_some(), "the open call is answered");
+    cluster[1].resume().await.unwrap();
     let begun = Instant::now();
     let ended = cluster[2].end(Duration::from_secs(30)).await.unwrap();
     assert!(
         ended.code == Some(0) && begun.elapsed() < Duration::from_secs(12),
         "it waits for nothing any more"
     );
-    always("the others go on", Duration::from_secs(1), async || {
+    eventually("the others go on", SOON, async || {
         check_fresh(&cluster[0].api).await
     })
     .await
     .unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn streams_that_never_end_by_themselves_end_when_it_drains() {
+    let setup = Setup::of(1).flag("drain-timeout", "50s");
+    let mut cluster = setup.start().await.unwrap();
+    let api = cluster[0].api.clone();
+    let look_ups = api
+        .app
+        .clone()
+        .resolve_stream(tokio_stream::pending())
+        .await
+        .unwrap();
+    let mut app = api.app.clone();
+    let batches = tokio::spawn(async move { app.register_stream(tokio_stream::pending()).await });
+    let request = HealthCheckRequest {
+        service: "grapevine.v1.ApplicationService".to_owned(),
+    };
+    let mut health = HealthClient::new(api.channel.clone());
+    let mut health = health.watch(request).await.unwrap().into_inner();
+    assert_eq!(
+        health.message().await.unwrap().unwrap().status(),
+        ServingStatus::Serving
+    );
+    let mut watch = api.watch(&[]).await.unwrap();
+    let begun = Instant::now();
+    cluster[0].terminate().await.unwrap();
+    let refused = look_ups.into_inner().message().await.unwrap_err();
+    assert_eq!(refused.code(), tonic::Code::Unavailable, "{refused}");
+    let refused = batches.await.unwrap().unwrap_err();
+    assert_eq!(refused.code(), tonic::Code::Unavailable, "{refused}");
+    assert_eq!(
+        health.message().await.unwrap().unwrap().status(),
+        ServingStatus::NotServing
+    );
+    assert!(health.message().await.unwrap().is_none());
+    while watch.message().await.unwrap().is_some() {}
+    let ended = cluster[0].end(SOON).await.unwrap();
+    assert_eq!(ended.code, Some(0), "{}", ended.output);
+    assert!(begun.elapsed() < Duration::from_secs(30), "it was cut off");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_signal_ends_a_drain_at_once_and_says_so() {
+    let setup = Setup::of(3).flag("drain-timeout", "50s");
+    let mut cluster = setup.start().await.unwrap();
+    cluster[0].pause().await.unwrap();
+    cluster[1].pause().await.unwrap();
+    let api = cluster[2].api.clone();
+    let open = tokio::spawn(async move {
+        api.invalidate_within("open", ReceiptLevel::Quorum, 25_000)
+            .await
+    });
+    // The call has to be there, or nothing keeps it from ending by itself.
+    let api = cluster[2].api.clone();
+    eventually("the call is under way", SOON, async || {
+        ensure!(api.counter("bumps_own").await? > 0);
+        Ok(())
+    })
+    .await
+    .unwrap();
+    cluster[2].terminate().await.unwrap();
+    eventually("it drains", SOON, async || {
+        ensure!(cluster[2].log().contains("draining"));
+        Ok(())
+    })
+    .await
+    .unwrap();
+    let begun = Instant::now();
+    cluster[2].terminate().await.unwrap();
+    let ended = cluster[2].end(SOON).await.unwrap();
+    assert!(
+        begun.elapsed() < Duration::from_secs(10),
+        "{:?}",
+        begun.elapsed()
+    );
+    assert_eq!(ended.code, Some(1), "{}", ended.output);
+    assert!(
+        ended.output.contains("SIGTERM during the drain"),
+        "{}",
+        ended.output
+    );
+    assert!(open.await.unwrap().is_err(), "it was cut off");
+    cluster[0].resume().await.unwrap();
+    cluster[1].resume().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -4,6 +4,7 @@
 
 mod bad_input;
 mod caches;
+mod catch_up;
 mod directory;
 mod drain;
 mod fence;
@@ -11,6 +12,7 @@ mod freshness;
 mod full_disk;
 mod identity;
 mod known_failures;
+mod limits;
 mod listing;
 mod no_past;
 mod receipts;

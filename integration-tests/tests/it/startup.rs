@@ -5,8 +5,11 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
+use anyhow::ensure;
 use grapevine_client::Client;
-use grapevine_integration_tests::{Ended, Setup, free_ports, grapevine, run_to_end};
+use grapevine_integration_tests::{
+    Ended, Setup, eventually, free_ports, grapevine, run_to_end, skip,
+};
 use tempfile::TempDir;
 
 const AT_ONCE: Duration = Duration::from_secs(30);
@@ -219,4 +222,41 @@ async fn a_directory_that_another_sidecar_has_or_that_is_none_is_named() {
         1,
         &["store.path", &shown],
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn json_log_lines_are_json_and_tell_warnings_and_ports() {
+    let test = "json_log_lines_are_json";
+    let setup = Setup::of(1)
+        .flag("log-format", "json")
+        .flag("log-filter", "debug");
+    let mut cluster = setup.prepare().await.unwrap();
+    // A port of its own choice, which only the log tells; and a thing to be warned of.
+    cluster[0].set("app-tcp", "0.0.0.0:0").unwrap();
+    cluster[0].start().unwrap();
+    eventually("it listens", AT_ONCE, async || {
+        ensure!(cluster[0].log().contains("app_tcp"));
+        Ok(())
+    })
+    .await
+    .unwrap();
+    cluster[0].terminate().await.unwrap();
+    let ended = cluster[0].end(AT_ONCE).await.unwrap();
+    assert_eq!(ended.code, Some(0), "{}", ended.output);
+    let script = "import json, sys\n\
+                  lines = [json.loads(line) for line in open(sys.argv[1])]\n\
+                  assert all('level' in line and 'timestamp' in line for line in lines)\n\
+                  print([line['app_tcp'] for line in lines if 'app_tcp' in line][0])\n\
+                  print([line['message'] for line in lines if line['level'] == 'WARN'][0])\n";
+    let log = cluster[0].data_dir.with_extension("log");
+    let log = log.display().to_string();
+    let python = Path::new("/usr/bin/python3");
+    if !python.is_file() {
+        return skip(test, "python3 is not installed").unwrap();
+    }
+    let read = run_to_end(python, ["-c", script, &log], AT_ONCE)
+        .await
+        .unwrap();
+    check(&read, 0, &["0.0.0.0:", "not a loopback address"]);
+    assert!(!read.output.starts_with("0.0.0.0:0\n"), "{}", read.output);
 }

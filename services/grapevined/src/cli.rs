@@ -2,8 +2,8 @@
 //!
 //! Every knob is a flag (see [`crate::config`]). `--print-default-config` writes the commented defaults, `--check-config`
 //! the configuration that would be used or everything that is wrong with it; both exit at once. Exit codes: 0 it drained
-//! and ended, or the check passed; 1 it could not run or failed while running; 2 the command line or the configuration
-//! is wrong.
+//! and ended, or the check passed; 1 it could not run, failed while running, or a second signal cut its drain short; 2
+//! the command line or the configuration is wrong.
 
 use std::ffi::OsString;
 use std::fmt::Display;
@@ -116,9 +116,12 @@ where
         .build()
         .map_err(|error| format!("the runtime could not start: {error}"))?;
     // `{:#}` shows the whole chain of an anyhow error, and a plain error as it is.
-    runtime
+    let served = runtime
         .block_on(serve(config))
-        .map_err(|error| format!("{error:#}"))
+        .map_err(|error| format!("{error:#}"));
+    // What still runs is a read that a stalled disk holds up, or a connection past its drain: nobody waits for those.
+    runtime.shutdown_background();
+    served
 }
 
 /// Writes an answer; a reader that left early (`| head`) is no failure.

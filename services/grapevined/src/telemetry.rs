@@ -89,6 +89,12 @@ counters! {
     PeerConnects = "peer_connects",
     /// Peers refused: another cluster, another protocol, or a node id used twice.
     PeerRejected = "peer_rejected",
+    /// Connections closed at once because `limits.connections_max` were open.
+    ConnectionsRefused = "connections_refused",
+    /// Links to and from peers that ended by an error.
+    PeerLinksBroken = "peer_links_broken",
+    /// Messages of peers that were malformed.
+    PeerMessagesRefused = "peer_messages_refused",
     /// Calls refused because a queue or a limit was full.
     IntakeRejected = "intake_rejected",
     /// Addresses deleted from a cache or marked stale there.

@@ -109,16 +109,23 @@ knobs! {
         receipts_max: usize = "10000", from "1" to "1000000",
             raising "costs about 1 KB of memory each.";
         /// Runs of sidecars whose events are followed; with more, this sidecar does not call itself fresh.
-        origins_max: usize = "65536", from "16" to "1000000",
+        origins_max: usize = "65536", from "16" to "65536",
             raising "costs about 100 bytes of memory each, and bytes in what peers tell each other.";
         /// Registrations held, counting an address once per class; a further one is refused, and its value not stored.
         registrations_max: usize = "50000000", from "1" to "1000000000",
             raising "costs disk (about 50 to 150 bytes each) and memory for the store's index.";
+        /// Connections at a time, of applications and, counted apart, of peers; a further one is closed at once. The
+        /// system's limit on open files must leave room for both.
+        connections_max: usize = "1000", from "16" to "1000000",
+            raising "costs memory (some 100 KB each when busy) and open files.";
         /// Watchers at a time; a further one is refused.
         watchers_max: usize = "200", from "1" to "100000",
             raising "costs memory: what waits on its connection, some 100 KB when it does not read.";
-        /// The largest gRPC message taken from anybody.
-        message_bytes_max: ByteSize = "16MiB", from "1MiB" to "256MiB",
+        /// Resolve and registration streams and listings at a time; a further one is refused.
+        streams_max: usize = "1000", from "1" to "100000",
+            raising "costs memory: up to two messages each, and what waits on a connection that does not read.";
+        /// The largest gRPC message taken from applications. Peers' messages have a limit of their own.
+        message_bytes_max: ByteSize = "4MiB", from "1MiB" to "256MiB",
             raising "costs memory for each call in flight.";
         /// Calls waiting for the event loop; beyond, callers wait, then are told to try again.
         queue_commands_max: usize = "8192", from "16" to "1000000",

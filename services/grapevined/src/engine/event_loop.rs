@@ -5,31 +5,32 @@
 //! stops taking registrations first and everything else from applications and peers later; their queues fill and push
 //! back. Actions on peers never wait: a full queue drops its message, and heads and pulls repair that.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
 use grapevine_core::id::{EventId, Incarnation, Lane, Time};
 use grapevine_core::machine::Core;
 use grapevine_core::machine::effects::{
-    Action, Effects, Input, PeerHello, PeerMessage, Reply, Side, Ticket,
+    Action, Effects, Input, PeerMessage, Refusal, Reply, Side, Ticket,
 };
 use grapevine_core::names::NodeId;
 use grapevine_core::progress::LaneProgress;
 use grapevine_core::store::Taken;
+use parking_lot::RwLockWriteGuard;
 use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{error, info};
 
 use super::writer::{Committed, Outcome, Writer};
-use super::{Answer, Call, Clock, Command, Engine, News};
-use crate::peers::{LinkSender, serve};
+use super::{Call, Caller, Clock, Command, Engine, News};
+use crate::peers::{Link, LinkId, LinkSender, serve_log, serve_snapshot};
 use crate::purge::{Job, Purger, Submission};
 use crate::telemetry::Counter;
 
 /// Commands taken in one turn.
 const TURN_MAX: usize = 1_024;
-/// Registrations and other items taken in one turn, after which look-ups get at the machine again.
-const TURN_WEIGHT_MAX: usize = 20_000;
+/// Registrations, their classes and other items taken in one turn.
+const TURN_WEIGHT_MAX: usize = 40_000;
 
 /// How long a drain waits for deletes that are being retried.
 const PURGE_WAIT: Duration = Duration::from_millis(500);
@@ -52,11 +53,13 @@ pub(crate) struct EventLoop {
     writer: Writer,
     outcomes: mpsc::Receiver<Outcome>,
     tickets: u64,
-    callers: HashMap<Ticket, oneshot::Sender<Answer>>,
+    callers: HashMap<Ticket, Caller>,
     /// First attempts of purges of own events whose call has not been answered.
     purges: HashMap<EventId, Vec<Submission>>,
-    links: HashMap<Incarnation, LinkSender>,
-    inbound: HashMap<Incarnation, usize>,
+    /// The newest outbound link to each peer.
+    links: HashMap<Incarnation, (LinkId, LinkSender)>,
+    /// The inbound links of each peer: a reconnect may overtake the end of the old one.
+    inbound: HashMap<Incarnation, BTreeSet<LinkId>>,
     told_members: Vec<(NodeId, String)>,
     draining: Option<oneshot::Sender<()>>,
     stop: Option<String>,
@@ -96,7 +99,11 @@ impl EventLoop {
             let stalled = self.writer.waiting() >= 4 * self.parts.writes_max;
             let first = tokio::select! {
                 biased;
-                Some(outcome) = self.outcomes.recv() => Turn::Written(outcome),
+                outcome = self.outcomes.recv() => match outcome {
+                    Some(outcome) => Turn::Written(outcome),
+                    // It panicked. Nothing would be written any more, and nothing answered.
+                    None => anyhow::bail!("the writer thread has ended"),
+                },
                 Some(command) = self.parts.urgent.recv(), if !stalled => Turn::Command(command),
                 Some(command) = self.parts.bulk.recv(), if !slow => Turn::Command(command),
                 () = tokio::time::sleep(wake) => Turn::Wake,
@@ -114,6 +121,7 @@ impl EventLoop {
                         "deletes that no cache took before the end; tokens keep their values from use"
                     );
                 }
+                self.refuse_queued();
                 if let Some(done) = self.draining.take() {
                     // The caller may have stopped waiting: draining ends either way.
                     let _ = done.send(());
@@ -128,7 +136,10 @@ impl EventLoop {
         let mut weight = 0;
         match first {
             Turn::Wake => {}
-            Turn::Command(command) => self.take(command, &mut inputs),
+            Turn::Command(command) => {
+                weight += command.weight();
+                self.take(command, &mut inputs);
+            }
             Turn::Written(outcome) => {
                 let Committed {
                     commit,
@@ -204,6 +215,8 @@ impl EventLoop {
         let mut idle = true;
         for input in inputs {
             idle = step(&mut core, input);
+            // Look-ups that wait get at the machine between two inputs.
+            RwLockWriteGuard::bump(&mut core);
         }
         if idle {
             step(&mut core, Input::Seal);
@@ -214,31 +227,36 @@ impl EventLoop {
     fn take(&mut self, command: Command, inputs: &mut Vec<Input>) {
         match command {
             Command::Input(input) => inputs.push(input),
-            Command::Call(call, answer) => {
+            // Nothing was done for it yet, and nobody asks any more. An invalidation is made all the same: who gave up
+            // on it may not ask again, and one too many harms nothing.
+            Command::Call(Call::Register(_), caller) if caller.is_gone() => {}
+            Command::Call(call, caller) => {
                 self.tickets += 1;
                 let ticket = Ticket(self.tickets);
-                self.callers.insert(ticket, answer);
+                self.callers.insert(ticket, caller);
                 inputs.push(match call {
                     Call::Invalidate(call) => Input::Invalidate(ticket, call),
                     Call::Register(items) => Input::Register(ticket, items),
                 });
             }
-            Command::LinkUp(hello, side, sender) => {
+            Command::LinkUp(link, sender) => {
+                let Link { id, peer, side } = link;
                 match sender {
-                    Some(sender) => drop(self.links.insert(hello.incarnation, sender)),
-                    None => *self.inbound.entry(hello.incarnation).or_default() += 1,
+                    Some(sender) => drop(self.links.insert(peer.incarnation, (id, sender))),
+                    None => drop(self.inbound.entry(peer.incarnation).or_default().insert(id)),
                 }
                 if side == Side::Outbound {
                     self.parts.engine.counters.inc(Counter::PeerConnects);
                 }
-                info!(peer = %hello.node_id, incarnation = %hello.incarnation, ?side, "link up");
-                inputs.push(Input::LinkUp { hello, side });
+                info!(peer = %peer.node_id, incarnation = %peer.incarnation, ?side, "link up");
+                inputs.push(Input::LinkUp { hello: peer, side });
             }
-            Command::LinkDown(hello, side) => {
-                info!(peer = %hello.node_id, incarnation = %hello.incarnation, ?side, "link down");
-                if self.link_ended(&hello, side) {
+            Command::LinkDown(link) => {
+                let (peer, side) = (&link.peer, link.side);
+                info!(peer = %peer.node_id, incarnation = %peer.incarnation, ?side, "link down");
+                if self.link_ended(&link) {
                     inputs.push(Input::LinkDown {
-                        peer: hello.incarnation,
+                        peer: peer.incarnation,
                         side,
                     });
                 }
@@ -250,18 +268,37 @@ impl EventLoop {
         }
     }
 
-    /// Tells whether it was the peer's last link on that side: a reconnect may overtake the end of the old one.
-    fn link_ended(&mut self, hello: &PeerHello, side: Side) -> bool {
-        match side {
-            Side::Outbound => self.links.remove(&hello.incarnation).is_some(),
+    /// Takes a link out, and no other; tells whether the peer has none left on that side.
+    fn link_ended(&mut self, link: &Link) -> bool {
+        let peer = link.peer.incarnation;
+        match link.side {
+            Side::Outbound => {
+                let newest = self.links.get(&peer).is_some_and(|(id, _)| *id == link.id);
+                newest && self.links.remove(&peer).is_some()
+            }
             Side::Inbound => {
-                let count = self.inbound.entry(hello.incarnation).or_default();
-                *count = count.saturating_sub(1);
-                if *count == 0 {
-                    self.inbound.remove(&hello.incarnation);
-                    return true;
+                let Some(links) = self.inbound.get_mut(&peer) else {
+                    return false;
+                };
+                links.remove(&link.id);
+                let last = links.is_empty();
+                if last {
+                    self.inbound.remove(&peer);
                 }
-                false
+                last
+            }
+        }
+    }
+
+    /// Answers the calls that came too late: they had no effect, and may be made elsewhere.
+    fn refuse_queued(&mut self) {
+        self.parts.urgent.close();
+        self.parts.bulk.close();
+        for queue in [&mut self.parts.urgent, &mut self.parts.bulk] {
+            while let Ok(command) = queue.try_recv() {
+                if let Command::Call(_, caller) = command {
+                    caller.answer(Reply::Refused(Refusal::Draining), Vec::new());
+                }
             }
         }
     }
@@ -296,19 +333,14 @@ impl EventLoop {
                     first,
                     last,
                 } => {
-                    if let Some(link) = self.links.get(&to) {
-                        serve::log(
-                            &self.parts.engine,
-                            link.clone(),
-                            origin,
-                            lane,
-                            (first, last),
-                        );
+                    if let Some((_, link)) = self.links.get(&to) {
+                        let (engine, link) = (&self.parts.engine, link.clone());
+                        serve_log(engine, link, origin, lane, (first, last));
                     }
                 }
                 Action::ServeSnapshot { to, id, cut } => {
-                    if let Some(link) = self.links.get(&to) {
-                        serve::snapshot(&self.parts.engine, link.clone(), id, cut);
+                    if let Some((_, link)) = self.links.get(&to) {
+                        serve_snapshot(&self.parts.engine, link.clone(), id, cut);
                     }
                 }
                 Action::Stop(reason) => self.stop = Some(reason),
@@ -333,13 +365,13 @@ impl EventLoop {
     }
 
     fn send(&self, to: Incarnation, message: PeerMessage) {
-        if let Some(link) = self.links.get(&to) {
+        if let Some((_, link)) = self.links.get(&to) {
             self.offer(link, message);
         }
     }
 
     fn broadcast(&self, message: &PeerMessage) {
-        for link in self.links.values() {
+        for (_, link) in self.links.values() {
             self.offer(link, message.clone());
         }
     }
@@ -356,8 +388,7 @@ impl EventLoop {
             _ => Vec::new(),
         };
         if let Some(caller) = self.callers.remove(&ticket) {
-            // The caller may have gone; what it asked for is done all the same.
-            let _ = caller.send(Answer { reply, purges });
+            caller.answer(reply, purges);
         }
     }
 

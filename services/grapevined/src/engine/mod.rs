@@ -11,21 +11,19 @@ mod writer;
 use std::sync::Arc;
 use std::time::Duration;
 
-use grapevine_core::event::BumpEvent;
+use grapevine_core::event::{BumpEvent, Registration};
 use grapevine_core::id::EventId;
 use grapevine_core::machine::Core;
-use grapevine_core::machine::effects::{
-    Input, Invalidate, PeerHello, PeerMessage, RegisterItem, Reply, Side,
-};
-use grapevine_store::Store;
+use grapevine_core::machine::effects::{Input, Invalidate, PeerMessage, RegisterItem, Reply};
+use grapevine_store::{Store, StoreError};
 use parking_lot::RwLock;
-use tokio::sync::{broadcast, mpsc, oneshot, watch};
+use tokio::sync::{OwnedSemaphorePermit, broadcast, mpsc, oneshot, watch};
 use tonic::Status;
 
 pub(crate) use clock::Clock;
 pub(crate) use event_loop::{EventLoop, Parts};
 
-use crate::peers::LinkSender;
+use crate::peers::{Link, LinkSender};
 use crate::purge::Submission;
 use crate::telemetry::{Counter, Counters};
 use crate::wire::status::exhausted;
@@ -59,30 +57,52 @@ pub(crate) struct Engine {
 
 /// Something for the loop to do.
 pub(crate) enum Command {
-    /// A call, and where its answer goes.
-    Call(Call, oneshot::Sender<Answer>),
+    /// A call, and who waits for its answer.
+    Call(Call, Caller),
     /// An input that nobody waits for.
     Input(Input),
     /// A link stands; an outbound one brings its queues.
-    LinkUp(PeerHello, Side, Option<LinkSender>),
+    LinkUp(Link, Option<LinkSender>),
     /// A link ended.
-    LinkDown(PeerHello, Side),
+    LinkDown(Link),
     /// Flush, tell the peers, stop.
     Drain(oneshot::Sender<()>),
 }
 
 impl Command {
-    /// How much work it is: registrations count each, everything else counts as one.
+    /// How much work it is: what is registered or bumped counts once and once more for each class, whatever else there
+    /// is counts as one.
     fn weight(&self) -> usize {
+        let registrations =
+            |items: &[Registration]| items.iter().map(|item| 1 + item.classes.len()).sum();
         match self {
-            Self::Call(Call::Register(items), _) => items.len(),
+            Self::Call(Call::Register(items), _) => {
+                items.iter().map(|item| 1 + item.classes.len()).sum()
+            }
+            Self::Call(Call::Invalidate(call), _) => 1 + call.classes.len(),
             Self::Input(Input::Peer { message, .. }) => match message {
-                PeerMessage::Directory { batches, .. } => {
-                    batches.iter().map(|batch| batch.registrations.len()).sum()
+                PeerMessage::Directory { batches, .. } => batches
+                    .iter()
+                    .map(|batch| registrations(&batch.registrations))
+                    .sum(),
+                PeerMessage::SnapshotDirectory {
+                    registrations: items,
+                    ..
+                } => registrations(items),
+                PeerMessage::SnapshotVersions {
+                    classes, floors, ..
+                } => {
+                    let dots = classes.iter().map(|class| 1 + class.entries.len());
+                    let of_floors = floors.iter().map(|floor| 1 + floor.vector.len());
+                    dots.chain(of_floors).sum()
                 }
-                PeerMessage::SnapshotDirectory { registrations, .. } => registrations.len(),
-                PeerMessage::SnapshotVersions { classes, .. } => classes.len(),
-                PeerMessage::Bumps { events, .. } => events.len(),
+                PeerMessage::Bumps { events, .. } => events
+                    .iter()
+                    .map(|event| match &**event {
+                        BumpEvent::Bump(bump) => 1 + bump.classes.len(),
+                        BumpEvent::Floor(floor) => 1 + floor.vector.len(),
+                    })
+                    .sum(),
                 _ => 1,
             },
             _ => 1,
@@ -98,6 +118,26 @@ pub(crate) enum Call {
     Register(Vec<RegisterItem>),
 }
 
+/// Who waits for a call's answer.
+pub(crate) struct Caller {
+    answer: oneshot::Sender<Answer>,
+    /// The call's share of what may be under way. It stays with the call until that is answered, whether or not somebody
+    /// still waits: what gave it back when its caller gave up would not bound anything.
+    _room: Option<OwnedSemaphorePermit>,
+}
+
+impl Caller {
+    /// Whether nobody waits any more.
+    fn is_gone(&self) -> bool {
+        self.answer.is_closed()
+    }
+
+    fn answer(self, reply: Reply, purges: Vec<Submission>) {
+        // The caller may have gone; what it asked for is done all the same.
+        let _ = self.answer.send(Answer { reply, purges });
+    }
+}
+
 /// What a call gets.
 pub(crate) struct Answer {
     /// What the machine says.
@@ -107,15 +147,27 @@ pub(crate) struct Answer {
 }
 
 impl Engine {
-    /// Makes a call and waits for its answer.
-    pub(crate) async fn call(&self, call: Call) -> Result<Answer, Status> {
+    /// Makes a call and waits for its answer, for so long at most once the loop has it.
+    ///
+    /// `RESOURCE_EXHAUSTED` and `UNAVAILABLE` mean that it had no effect. `DEADLINE_EXCEEDED` and `UNKNOWN` mean that
+    /// nobody knows: the loop had it, and a disk that stalled or a process that ended kept the answer back.
+    pub(crate) async fn call(
+        &self,
+        call: Call,
+        room: Option<OwnedSemaphorePermit>,
+        wait: Duration,
+    ) -> Result<Answer, Status> {
         let queue = match call {
             Call::Invalidate(_) => &self.urgent,
             Call::Register(_) => &self.bulk,
         };
         let (sender, answer) = oneshot::channel();
+        let caller = Caller {
+            answer: sender,
+            _room: room,
+        };
         match tokio::time::timeout(INTAKE_WAIT, queue.reserve()).await {
-            Ok(Ok(place)) => place.send(Command::Call(call, sender)),
+            Ok(Ok(place)) => place.send(Command::Call(call, caller)),
             Ok(Err(_)) => return Err(stopping()),
             Err(_) => {
                 self.counters.inc(Counter::IntakeRejected);
@@ -126,7 +178,16 @@ impl Engine {
                 return Err(exhausted(message, Duration::from_millis(200)));
             }
         }
-        answer.await.map_err(|_| stopping())
+        match tokio::time::timeout(wait, answer).await {
+            Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(_)) => Err(Status::unknown(
+                "this sidecar ended before it answered: whether the call had an effect is not known; repeat it at another one",
+            )),
+            Err(_) => Err(Status::deadline_exceeded(format!(
+                "no answer within {} ms, for the disk has not taken it: whether the call had an effect is not known; repeat it",
+                wait.as_millis()
+            ))),
+        }
     }
 
     /// Waits until every event of a session was applied here, or the time is up (G5).
@@ -160,6 +221,17 @@ impl Engine {
     }
 }
 
-fn stopping() -> Status {
+/// What callers of a sidecar that drains are told.
+pub(crate) fn stopping() -> Status {
     Status::unavailable("this sidecar is stopping; call another one")
+}
+
+/// Runs a read of the store where it may block.
+pub(crate) async fn blocking<T: Send + 'static>(
+    read: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
+) -> Result<T, StoreError> {
+    match tokio::task::spawn_blocking(read).await {
+        Ok(result) => result,
+        Err(panic) => std::panic::resume_unwind(panic.into_panic()),
+    }
 }

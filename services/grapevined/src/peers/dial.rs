@@ -1,8 +1,9 @@
 //! The dialler: one task per member that keeps a stream to it.
 //!
-//! A task connects, says who it is, waits to be welcomed, hands the loop its queues, and then moves messages from the
-//! queues to the stream until the stream ends. Then it tries again, after a pause that doubles up to a bound, with
-//! jitter so that many sidecars do not call a restarted one together.
+//! A task connects, says who it is, waits to be welcomed by the one that it meant to call, hands the loop its queues, and
+//! then moves messages from the queues to the stream until the stream ends. Then it tries again, after a pause with
+//! jitter, so that many sidecars do not call a restarted one together. The pause doubles up to a bound; only a link that
+//! lasted for a while starts it from the beginning, for one that breaks as soon as it stands would be dialled without end.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -12,24 +13,32 @@ use grapevine_core::names::NodeId;
 use grapevine_proto::v1;
 use grapevine_proto::v1::peer_service_client::PeerServiceClient;
 use rand::Rng as _;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Endpoint;
-use tonic::{Code, Status};
+use tonic::{Code, Status, Streaming};
 use tracing::{debug, warn};
 
-use super::{LinkReceiver, link};
+use super::link::{LinkGuard, LinkReceiver, PIECES_MAX, link};
 use crate::engine::{Command, Engine};
+use crate::telemetry::Counter;
 use crate::wire::peer as wire;
 
 const PAUSE_MIN: Duration = Duration::from_millis(20);
 const PAUSE_MAX: Duration = Duration::from_secs(2);
+/// The pause after another sidecar than the one meant has answered: gossip will tell the right address.
+const PAUSE_MISTAKEN: Duration = Duration::from_secs(10);
+/// A link that lasted so long was a good one.
+const STEADY: Duration = Duration::from_secs(5);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// A peer that does not answer pings for so long is gone.
 const KEEPALIVE: Duration = Duration::from_secs(5);
 /// Messages between the queues and the socket: few, so that an urgent one does not wait behind many.
 const IN_FLIGHT: usize = 8;
+/// How long a link may take to bring its last messages over when this sidecar leaves.
+const GOODBYE: Duration = Duration::from_secs(1);
 
 /// What every dialling task needs.
 #[derive(Clone)]
@@ -39,11 +48,7 @@ pub(crate) struct Dialler {
     pub(crate) hello: PeerHello,
     pub(crate) queue_urgent_max: usize,
     pub(crate) queue_bulk_max: usize,
-    pub(crate) message_bytes_max: usize,
 }
-
-/// How long a link may take to bring its last messages over when this sidecar leaves.
-const GOODBYE: Duration = Duration::from_secs(1);
 
 /// Keeps one task per member, until the loop that names the members is gone; then each link says what is queued, and ends.
 pub(crate) async fn run(dialler: Dialler, mut members: watch::Receiver<Vec<(NodeId, String)>>) {
@@ -58,16 +63,16 @@ pub(crate) async fn run(dialler: Dialler, mut members: watch::Receiver<Vec<(Node
             keep
         });
         for (node, address) in wanted {
-            let (dialler, to) = (dialler.clone(), address.clone());
+            let (dialler, who, to) = (dialler.clone(), node.clone(), address.clone());
             tasks
                 .entry(node)
-                .or_insert_with(|| (address, tokio::spawn(dialler.keep(to))));
+                .or_insert_with(|| (address, tokio::spawn(dialler.keep(who, to))));
         }
         if members.changed().await.is_err() {
             break;
         }
     }
-    let until = tokio::time::Instant::now() + 2 * GOODBYE;
+    let until = Instant::now() + 2 * GOODBYE;
     for (_, mut task) in tasks.into_values() {
         if tokio::time::timeout_at(until, &mut task).await.is_err() {
             task.abort();
@@ -75,45 +80,44 @@ pub(crate) async fn run(dialler: Dialler, mut members: watch::Receiver<Vec<(Node
     }
 }
 
-/// Tells the loop that a link ended, also when its task is aborted.
-struct LinkGuard {
-    engine: Engine,
-    hello: PeerHello,
+/// How a link that stood ended.
+struct Ended {
+    lasted: Duration,
+    /// Why, unless in order.
+    broken: Option<Status>,
 }
 
-impl Drop for LinkGuard {
-    fn drop(&mut self) {
-        let command = Command::LinkDown(self.hello.clone(), Side::Outbound);
-        let urgent = self.engine.urgent.clone();
-        // The queue may be full; the news must not be lost, and a drop cannot wait.
-        if let Err(mpsc::error::TrySendError::Full(command)) = urgent.try_send(command) {
-            tokio::spawn(async move { urgent.send(command).await });
-        }
+/// Why there is no link.
+enum NoLink {
+    /// The peer was not reached, or refused this sidecar.
+    Status(Status),
+    /// Another sidecar than the one meant answered.
+    Mistaken(NodeId),
+}
+
+impl From<Status> for NoLink {
+    fn from(status: Status) -> Self {
+        Self::Status(status)
     }
 }
 
 impl Dialler {
-    async fn keep(self, address: String) {
+    async fn keep(self, node: NodeId, address: String) {
         let mut pause = PAUSE_MIN;
+        let mut told = String::new();
         while !self.engine.urgent.is_closed() {
-            match self.dial(&address).await {
-                Ok(()) => pause = PAUSE_MIN,
-                Err(status) => {
-                    if status.code() == Code::AlreadyExists {
-                        warn!(%address, reason = status.message(), "refused by a peer");
-                        let reason = status.message().to_owned();
-                        let _ = self
-                            .engine
-                            .urgent
-                            .send(Command::Input(Input::NodeIdRefused { reason }))
-                            .await;
-                    } else if status.code() == Code::FailedPrecondition {
-                        warn!(%address, reason = status.message(), "refused by a peer");
-                        pause = PAUSE_MAX;
-                    } else {
-                        debug!(%address, reason = status.message(), "cannot reach a peer");
+            match self.dial(&node, &address).await {
+                Ok(ended) => {
+                    if ended.lasted >= STEADY {
+                        pause = PAUSE_MIN;
+                    }
+                    told.clear();
+                    if let Some(status) = ended.broken {
+                        self.engine.counters.inc(Counter::PeerLinksBroken);
+                        warn!(peer = %node, %address, code = ?status.code(), reason = status.message(), "a link to a peer broke");
                     }
                 }
+                Err(why) => pause = self.no_link(&node, &address, why, pause, &mut told).await,
             }
             let jittered = pause.mul_f64(rand::rng().random_range(0.5..1.0));
             tokio::select! {
@@ -124,8 +128,86 @@ impl Dialler {
         }
     }
 
-    /// One link, from connecting to its end. An error before the welcome is told, the end of a link is not one.
-    async fn dial(&self, address: &str) -> Result<(), Status> {
+    /// Tells why there is no link, once for each reason in turn; answers the pause.
+    async fn no_link(
+        &self,
+        node: &NodeId,
+        address: &str,
+        why: NoLink,
+        pause: Duration,
+        told: &mut String,
+    ) -> Duration {
+        let (reason, pause) = match why {
+            NoLink::Mistaken(other) => {
+                let reason = format!("{other} answers there");
+                (reason, PAUSE_MISTAKEN)
+            }
+            NoLink::Status(status) => {
+                let reason = status.message().to_owned();
+                match status.code() {
+                    Code::AlreadyExists => {
+                        let input = Input::NodeIdRefused {
+                            reason: reason.clone(),
+                        };
+                        // An error means that the loop is gone, and then this task ends.
+                        let _ = self.engine.urgent.send(Command::Input(input)).await;
+                        (reason, pause)
+                    }
+                    Code::FailedPrecondition | Code::InvalidArgument | Code::ResourceExhausted => {
+                        (reason, PAUSE_MAX)
+                    }
+                    _ => {
+                        debug!(peer = %node, %address, reason, "cannot reach a peer");
+                        return pause;
+                    }
+                }
+            }
+        };
+        if *told != reason {
+            warn!(peer = %node, %address, reason, "refused by a peer");
+            *told = reason;
+        }
+        pause
+    }
+
+    /// One link, from connecting to its end. An error means that it never stood.
+    async fn dial(&self, node: &NodeId, address: &str) -> Result<Ended, NoLink> {
+        let (requests, mut answers) = self.introduce(address).await?;
+        let welcome = first(&mut answers).await?;
+        let peer = wire::read_hello(welcome)
+            .map_err(|error| Status::failed_precondition(error.to_string()))?;
+        self.check(node, address, &peer)?;
+        let (sender, receiver) = link(self.queue_urgent_max, self.queue_bulk_max);
+        let pieces = sender.pieces.clone();
+        let begun = Instant::now();
+        let broken = match LinkGuard::open(&self.engine, peer, Side::Outbound, Some(sender)).await {
+            None => None,
+            Some(_guard) => tokio::select! {
+                () = pump(receiver, requests) => {
+                    // Everything is on its way, and the peer ends the stream when it has read it.
+                    let _ = tokio::time::timeout(GOODBYE, hear(&mut answers, &pieces)).await;
+                    None
+                }
+                ended = hear(&mut answers, &pieces) => ended.err(),
+            },
+        };
+        Ok(Ended {
+            lasted: begun.elapsed(),
+            broken,
+        })
+    }
+
+    /// Connects and says who this is.
+    async fn introduce(
+        &self,
+        address: &str,
+    ) -> Result<
+        (
+            mpsc::Sender<v1::ExchangeRequest>,
+            Streaming<v1::ExchangeResponse>,
+        ),
+        Status,
+    > {
         let endpoint = Endpoint::from_shared(format!("http://{address}"))
             .map_err(|error| Status::invalid_argument(format!("{address}: {error}")))?
             .connect_timeout(CONNECT_TIMEOUT)
@@ -138,7 +220,7 @@ impl Dialler {
             .await
             .map_err(|error| Status::unavailable(format!("{error:?}")))?;
         let mut client =
-            PeerServiceClient::new(channel).max_decoding_message_size(self.message_bytes_max);
+            PeerServiceClient::new(channel).max_decoding_message_size(wire::MESSAGE_BYTES_MAX);
         let (requests, stream) = mpsc::channel(IN_FLIGHT);
         let hello = wire::hello(&self.hello, &self.cluster);
         let first = v1::ExchangeRequest {
@@ -148,58 +230,70 @@ impl Dialler {
             .send(first)
             .await
             .map_err(|_| Status::internal("the request stream is closed"))?;
-        let answers = tokio::time::timeout(CONNECT_TIMEOUT, async {
-            let mut answers = client
-                .exchange(ReceiverStream::new(stream))
-                .await?
-                .into_inner();
-            let welcome = answers.message().await?.and_then(|answer| answer.welcome);
-            Ok::<_, Status>((answers, welcome))
-        });
-        let (mut answers, welcome) = answers
+        let exchange = client.exchange(ReceiverStream::new(stream));
+        let answers = tokio::time::timeout(CONNECT_TIMEOUT, exchange)
             .await
-            .map_err(|_| Status::deadline_exceeded("no welcome"))??;
-        let welcome = welcome
-            .ok_or_else(|| Status::failed_precondition("the peer closed without a welcome"))?;
-        let peer = wire::read_hello(welcome)
-            .map_err(|error| Status::failed_precondition(error.to_string()))?;
-        if peer.node_id == self.hello.node_id {
-            return if peer.incarnation == self.hello.incarnation {
-                Err(Status::failed_precondition(
-                    "this address is this sidecar's own",
-                ))
-            } else {
-                Err(Status::already_exists(format!(
-                    "node id {} is in use by incarnation {} at {address}: give every sidecar its own node.id",
-                    peer.node_id, peer.incarnation
-                )))
-            };
-        }
-        let (sender, receiver) = link(self.queue_urgent_max, self.queue_bulk_max);
-        let up = Command::LinkUp(peer.clone(), Side::Outbound, Some(sender));
-        if self.engine.urgent.send(up).await.is_err() {
-            return Ok(());
-        }
-        let _guard = LinkGuard {
-            engine: self.engine.clone(),
-            hello: peer,
-        };
-        tokio::select! {
-            () = pump(receiver, requests) => {
-                // Everything is on its way, and the peer ends the stream when it has read it.
-                let _ = tokio::time::timeout(GOODBYE, answers.message()).await;
-            }
-            // Nothing follows the welcome but the end of the stream.
-            _ = answers.message() => {}
-        }
-        Ok(())
+            .map_err(|_| Status::deadline_exceeded("no answer"))??;
+        Ok((requests, answers.into_inner()))
     }
+
+    /// Checks who answered.
+    fn check(&self, node: &NodeId, address: &str, peer: &PeerHello) -> Result<(), NoLink> {
+        if peer.node_id == self.hello.node_id {
+            return Err(NoLink::Status(
+                if peer.incarnation == self.hello.incarnation {
+                    Status::failed_precondition("this address is this sidecar's own")
+                } else {
+                    Status::already_exists(format!(
+                        "node id {} is in use by incarnation {} at {address}: give every sidecar its own node.id",
+                        peer.node_id, peer.incarnation
+                    ))
+                },
+            ));
+        }
+        if peer.node_id == *node {
+            Ok(())
+        } else {
+            Err(NoLink::Mistaken(peer.node_id.clone()))
+        }
+    }
+}
+
+/// The welcome.
+async fn first(answers: &mut Streaming<v1::ExchangeResponse>) -> Result<v1::Hello, Status> {
+    let first = tokio::time::timeout(CONNECT_TIMEOUT, answers.message())
+        .await
+        .map_err(|_| Status::deadline_exceeded("no welcome"))??;
+    first
+        .and_then(|answer| answer.welcome)
+        .ok_or_else(|| Status::failed_precondition("the peer closed without a welcome"))
+}
+
+/// Hears which pieces of snapshots the peer has taken, until the stream ends.
+async fn hear(
+    answers: &mut Streaming<v1::ExchangeResponse>,
+    pieces: &Semaphore,
+) -> Result<(), Status> {
+    while let Some(answer) = answers.message().await? {
+        let taken = usize::try_from(answer.pieces_taken).unwrap_or(usize::MAX);
+        if answer.welcome.is_some()
+            || taken > PIECES_MAX - pieces.available_permits().min(PIECES_MAX)
+        {
+            return Err(Status::invalid_argument(
+                "pieces_taken: more than were sent, or a second welcome",
+            ));
+        }
+        pieces.add_permits(taken);
+    }
+    Ok(())
 }
 
 async fn pump(mut queues: LinkReceiver, requests: mpsc::Sender<v1::ExchangeRequest>) {
     while let Some(message) = queues.next().await {
-        if requests.send(wire::message(message)).await.is_err() {
-            return;
+        for piece in wire::cut(message) {
+            if requests.send(wire::message(piece)).await.is_err() {
+                return;
+            }
         }
     }
 }

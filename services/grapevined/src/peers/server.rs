@@ -1,8 +1,10 @@
 //! The peer service: checks who calls, welcomes, and hands every message to the loop.
 //!
 //! The loop's queues are bounded; while they are full the stream is not read, and HTTP/2 flow control makes the peer
-//! wait. A malformed message ends its stream: the peer is of another make, or hostile.
+//! wait. Pieces of snapshots wait in a queue of their own, and the peer is told as they are taken: it never has more of
+//! them under way than that queue holds. A malformed message ends its stream: the peer is of another make, or hostile.
 
+use grapevine_core::id::Incarnation;
 use grapevine_core::machine::AdmitError;
 use grapevine_core::machine::effects::{Input, PeerHello, PeerMessage, Side};
 use grapevine_proto::v1;
@@ -12,13 +14,15 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 use tracing::warn;
 
-use super::is_bulk;
+use super::link::{LinkGuard, PIECES_MAX, is_piece};
 use crate::engine::{Command, Engine};
 use crate::telemetry::Counter;
 use crate::wire::peer as wire;
 
 /// How long a caller may take to introduce itself.
 const HELLO_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(5);
+
+type Answer = Result<v1::ExchangeResponse, Status>;
 
 /// The peer service.
 pub(crate) struct PeerServer {
@@ -29,7 +33,7 @@ pub(crate) struct PeerServer {
 
 #[tonic::async_trait]
 impl PeerService for PeerServer {
-    type ExchangeStream = ReceiverStream<Result<v1::ExchangeResponse, Status>>;
+    type ExchangeStream = ReceiverStream<Answer>;
 
     async fn exchange(
         &self,
@@ -42,10 +46,11 @@ impl PeerService for PeerServer {
             self.engine.counters.inc(Counter::PeerRejected);
             warn!(reason = status.message(), "refused a peer");
         })?;
-        // The welcome, and the reason for the end.
-        let (answers, responses) = mpsc::channel(2);
+        // The welcome, a word for each piece of a snapshot, and the reason for the end.
+        let (answers, responses) = mpsc::channel(PIECES_MAX + 2);
         let welcome = v1::ExchangeResponse {
             welcome: Some(wire::hello(&self.hello, &self.cluster)),
+            pieces_taken: 0,
         };
         answers
             .send(Ok(welcome))
@@ -100,39 +105,56 @@ fn shorten(value: &str) -> String {
     value.chars().take(80).collect()
 }
 
+/// One inbound link, from its introduction to its end.
 async fn listen(
     engine: Engine,
     peer: PeerHello,
     mut stream: Streaming<v1::ExchangeRequest>,
-    answers: mpsc::Sender<Result<v1::ExchangeResponse, Status>>,
+    answers: mpsc::Sender<Answer>,
 ) {
-    if engine
-        .urgent
-        .send(Command::LinkUp(peer.clone(), Side::Inbound, None))
-        .await
-        .is_err()
-    {
+    let Some(guard) = LinkGuard::open(&engine, peer, Side::Inbound, None).await else {
         return;
+    };
+    let from = guard.peer().incarnation;
+    let (pieces, waiting) = mpsc::channel(PIECES_MAX);
+    let ended = tokio::select! {
+        ended = hear(&engine, from, &mut stream, &pieces) => ended,
+        // It ends only when the loop does.
+        () = take_pieces(&engine, from, waiting, &answers) => Ok(()),
+    };
+    if let Err(status) = ended {
+        engine.counters.inc(Counter::PeerLinksBroken);
+        let peer = &guard.peer().node_id;
+        warn!(%peer, code = ?status.code(), reason = status.message(), "a link from a peer broke");
+        // There is room, unless the peer is gone; the link ends either way.
+        let _ = answers.try_send(Err(status));
     }
-    while let Ok(Some(message)) = stream.message().await {
-        let message = match wire::read_message(message) {
-            Ok(message) => message,
-            Err(error) => {
-                engine.counters.inc(Counter::PeerRejected);
-                warn!(peer = %peer.node_id, %error, "malformed message; closing the link");
-                // There is room, unless the peer is gone; the link ends either way.
-                let _ = answers.try_send(Err(Status::invalid_argument(error.to_string())));
-                break;
-            }
-        };
-        let (bulk, registrations) = (
-            is_bulk(&message),
-            matches!(message, PeerMessage::Directory { .. }),
-        );
-        let input = Command::Input(Input::Peer {
-            from: peer.incarnation,
-            message,
-        });
+}
+
+/// Hands messages to the loop until the stream ends.
+async fn hear(
+    engine: &Engine,
+    from: Incarnation,
+    stream: &mut Streaming<v1::ExchangeRequest>,
+    pieces: &mpsc::Sender<PeerMessage>,
+) -> Result<(), Status> {
+    while let Some(message) = stream.message().await? {
+        let message = wire::read_message(message).map_err(|error| {
+            engine.counters.inc(Counter::PeerMessagesRefused);
+            Status::invalid_argument(error.to_string())
+        })?;
+        if is_piece(&message) {
+            // It never waits here: bumps, acknowledgements and grants come behind it on this stream.
+            pieces.try_send(message).map_err(|_| {
+                engine.counters.inc(Counter::PeerMessagesRefused);
+                Status::resource_exhausted(format!(
+                    "{PIECES_MAX} pieces of a snapshot wait to be taken already"
+                ))
+            })?;
+            continue;
+        }
+        let registrations = matches!(message, PeerMessage::Directory { .. });
+        let input = Command::Input(Input::Peer { from, message });
         let taken = if registrations {
             // Bumps that follow must not wait for the disk: what finds no room is dropped, and pulled later.
             match engine.bulk.try_send(input) {
@@ -142,18 +164,36 @@ async fn listen(
                 }
                 sent => sent.is_ok(),
             }
-        } else if bulk {
-            // A piece of a snapshot is never dropped: the end of the snapshot would hide the hole.
-            engine.bulk.send(input).await.is_ok()
         } else {
             engine.urgent.send(input).await.is_ok()
         };
         if !taken {
-            return;
+            return Ok(());
         }
     }
-    let _ = engine
-        .urgent
-        .send(Command::LinkDown(peer, Side::Inbound))
-        .await;
+    Ok(())
+}
+
+/// Hands pieces of snapshots to the loop at the pace that it takes them at, and tells the peer. None is ever dropped: the
+/// end of a snapshot would hide the hole.
+async fn take_pieces(
+    engine: &Engine,
+    from: Incarnation,
+    mut pieces: mpsc::Receiver<PeerMessage>,
+    answers: &mpsc::Sender<Answer>,
+) {
+    while let Some(message) = pieces.recv().await {
+        let input = Command::Input(Input::Peer { from, message });
+        if engine.bulk.send(input).await.is_err() {
+            return;
+        }
+        let taken = v1::ExchangeResponse {
+            welcome: None,
+            pieces_taken: 1,
+        };
+        // One that does not listen gets no further pieces taken, and has its link broken for sending them all the same.
+        if answers.send(Ok(taken)).await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
 }

@@ -1,28 +1,30 @@
 //! The listeners: applications and operators on one pair, peers on another, health and reflection beside the first.
 
+use std::io::ErrorKind;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use grapevine_core::machine::effects::PeerHello;
 use grapevine_proto::v1;
 use grapevine_proto::v1::admin_service_server::AdminServiceServer;
 use grapevine_proto::v1::application_service_server::ApplicationServiceServer;
 use grapevine_proto::v1::peer_service_server::PeerServiceServer;
 use tokio::net::{TcpListener, UnixListener};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
-use tokio_stream::wrappers::UnixListenerStream;
 use tonic::transport::Server;
-use tonic::transport::server::{Router, TcpIncoming};
-use tracing::error;
+use tonic::transport::server::Router;
+use tracing::{error, info};
 
+use super::Sidecar;
+use super::incoming::{Accept, Door, Incoming};
 use crate::config::Config;
 use crate::engine::Engine;
 use crate::peers::PeerServer;
 use crate::service::admin::Admin;
 use crate::service::application::{Application, UNDER_WAY_MAX};
+use crate::wire::peer::MESSAGE_BYTES_MAX;
 
 /// What a peer may have under way to this sidecar.
 const PEER_WINDOW_BYTES: u32 = 4 << 20;
@@ -55,6 +57,16 @@ impl Listeners {
             peer: tcp("peer.listen", config.peer.listen).await?,
         })
     }
+
+    /// Tells where it listens, which nobody knows of a port 0.
+    pub(super) fn tell(&self) {
+        if let Some(address) = self.tcp.as_ref().and_then(|tcp| tcp.local_addr().ok()) {
+            info!(app_tcp = %address, "listening");
+        }
+        if let Ok(address) = self.peer.local_addr() {
+            info!(peer = %address, "listening");
+        }
+    }
 }
 
 /// Binds a Unix socket; a socket file that nobody answers on is one that a dead process left.
@@ -66,41 +78,60 @@ async fn bind_unix(path: &Path) -> anyhow::Result<UnixListener> {
             metadata.file_type().is_socket(),
             "app.unix: {shown} exists and is not a socket"
         );
-        let answered = tokio::net::UnixStream::connect(path).await.is_ok();
-        anyhow::ensure!(!answered, "app.unix: {shown} is in use by another process");
-        std::fs::remove_file(path).with_context(|| format!("app.unix: cannot replace {shown}"))?;
+        match tokio::net::UnixStream::connect(path).await {
+            Ok(_) => anyhow::bail!("app.unix: {shown} is in use by another process"),
+            Err(error) if error.kind() == ErrorKind::ConnectionRefused => {
+                std::fs::remove_file(path)
+                    .with_context(|| format!("app.unix: cannot replace {shown}"))?;
+            }
+            // Somebody removed it just now.
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            // No permission, too many waiting: it may well be alive.
+            Err(error) => {
+                return Err(error)
+                    .with_context(|| format!("app.unix: cannot tell whether {shown} is in use"));
+            }
+        }
     }
     UnixListener::bind(path).with_context(|| format!("app.unix: cannot listen on {shown}"))
+}
+
+/// The application service of a sidecar; `stop` ends its streams.
+pub(super) fn application(
+    config: &Config,
+    engine: &Engine,
+    stop: &watch::Receiver<bool>,
+) -> Application {
+    let limits = &config.limits;
+    Application {
+        engine: engine.clone(),
+        policies: Arc::new(config.policies.clone()),
+        registrations_max: limits.registrations_max as u64,
+        slack: config.lease.duration + config.lease.registration_margin,
+        watchers: Arc::new(Semaphore::new(limits.watchers_max)),
+        streams: Arc::new(Semaphore::new(limits.streams_max)),
+        stop: stop.clone(),
+        under_way: Arc::new(Semaphore::new(UNDER_WAY_MAX)),
+    }
 }
 
 /// Starts the servers; each ends when `stop` turns true and its open calls have ended.
 pub(super) fn serve(
     config: &Config,
-    engine: &Engine,
+    sidecar: &Sidecar,
     listeners: Listeners,
-    hello: &PeerHello,
-    gossip: &Arc<grapevine_gossip::Gossip>,
     drain: mpsc::Sender<Option<Duration>>,
     stop: &watch::Receiver<bool>,
 ) -> anyhow::Result<JoinSet<anyhow::Result<()>>> {
+    let engine = &sidecar.engine;
     let bytes_max = config.limits.message_bytes_max.as_usize();
-    let cluster = config.cluster.name.as_str().to_owned();
-    let application = Application {
-        engine: engine.clone(),
-        registrations_max: config.limits.registrations_max as u64,
-        slack: config.lease.duration + config.lease.registration_margin,
-        watchers: Arc::new(tokio::sync::Semaphore::new(config.limits.watchers_max)),
-        stop: stop.clone(),
-        under_way: Arc::new(tokio::sync::Semaphore::new(UNDER_WAY_MAX)),
-    };
-    let application = ApplicationServiceServer::new(application)
-        .max_decoding_message_size(bytes_max)
-        .max_encoding_message_size(bytes_max);
+    let application = ApplicationServiceServer::new(application(config, engine, stop))
+        .max_decoding_message_size(bytes_max);
     let admin = AdminServiceServer::new(Admin {
         engine: engine.clone(),
-        cluster: cluster.clone(),
-        peer_address: hello.peer_address.clone(),
-        gossip: gossip.clone(),
+        cluster: config.cluster.name.as_str().to_owned(),
+        peer_address: sidecar.hello.peer_address.clone(),
+        gossip: sidecar.gossip.clone(),
         drain,
     });
     let (reporter, health) = tonic_health::server::health_reporter();
@@ -119,50 +150,56 @@ pub(super) fn serve(
             .add_service(reflect().build_v1alpha()?))
     };
     let mut servers = JoinSet::new();
+    let connections_max = config.limits.connections_max;
+    let door = Door::new("applications", connections_max, engine.counters.clone());
     if let Some(listener) = listeners.unix {
-        let (router, stop) = (app()?, stopped(stop.clone()));
-        let incoming = UnixListenerStream::new(listener);
-        servers.spawn(async move {
-            router
-                .serve_with_incoming_shutdown(incoming, stop)
-                .await
-                .context("app.unix")
-        });
+        let incoming = Incoming::new(listener, door.clone());
+        spawn(&mut servers, "app.unix", app()?, incoming, stop);
     }
     if let Some(listener) = listeners.tcp {
-        let (router, stop) = (app()?, stopped(stop.clone()));
-        let incoming = without_delay(listener);
-        servers.spawn(async move {
-            router
-                .serve_with_incoming_shutdown(incoming, stop)
-                .await
-                .context("app.tcp")
-        });
+        let incoming = Incoming::new(listener, door);
+        spawn(&mut servers, "app.tcp", app()?, incoming, stop);
     }
-    let peers = PeerServiceServer::new(PeerServer {
-        engine: engine.clone(),
-        cluster,
-        hello: hello.clone(),
-    })
-    .max_decoding_message_size(bytes_max);
-    // Many small messages wait unread while this sidecar is busy; small windows would make HTTP/2 cut the link for that.
-    let router = builder()
-        .initial_stream_window_size(PEER_WINDOW_BYTES)
-        .initial_connection_window_size(PEER_WINDOW_BYTES)
-        .add_service(peers);
-    let incoming = without_delay(listeners.peer);
+    let door = Door::new("peers", connections_max, engine.counters.clone());
+    let incoming = Incoming::new(listeners.peer, door);
+    let peers = peer_router(config, sidecar);
     // Peers' streams never end by themselves: theirs is cut when the process ends.
     tokio::spawn(async move {
-        if let Err(error) = router.serve_with_incoming(incoming).await {
+        if let Err(error) = peers.serve_with_incoming(incoming).await {
             error!(%error, "the peer listener failed");
         }
     });
     Ok(servers)
 }
 
-/// Connections that send small messages at once: the server's own setting does not reach listeners bound elsewhere.
-fn without_delay(listener: TcpListener) -> TcpIncoming {
-    TcpIncoming::from(listener).with_nodelay(Some(true))
+fn spawn<L: Accept>(
+    servers: &mut JoinSet<anyhow::Result<()>>,
+    knob: &'static str,
+    router: Router,
+    incoming: Incoming<L>,
+    stop: &watch::Receiver<bool>,
+) {
+    let stop = stopped(stop.clone());
+    servers.spawn(async move {
+        router
+            .serve_with_incoming_shutdown(incoming, stop)
+            .await
+            .context(knob)
+    });
+}
+
+fn peer_router(config: &Config, sidecar: &Sidecar) -> Router {
+    let peers = PeerServiceServer::new(PeerServer {
+        engine: sidecar.engine.clone(),
+        cluster: config.cluster.name.as_str().to_owned(),
+        hello: sidecar.hello.clone(),
+    })
+    .max_decoding_message_size(MESSAGE_BYTES_MAX);
+    // Many small messages wait unread while this sidecar is busy; small windows would make HTTP/2 cut the link for that.
+    builder()
+        .initial_stream_window_size(PEER_WINDOW_BYTES)
+        .initial_connection_window_size(PEER_WINDOW_BYTES)
+        .add_service(peers)
 }
 
 fn builder() -> Server {
@@ -179,10 +216,11 @@ async fn stopped(mut stop: watch::Receiver<bool>) {
 /// Serving while listening, to operators too; the application service only while this sidecar is caught up.
 async fn report_health(
     engine: Engine,
-    reporter: tonic_health::server::HealthReporter,
+    mut reporter: tonic_health::server::HealthReporter,
     mut stop: watch::Receiver<bool>,
 ) {
     use grapevine_core::machine::effects::Freshness;
+    use tonic::server::NamedService as _;
     type Service = ApplicationServiceServer<Application>;
     type ForOperators = AdminServiceServer<Admin>;
     reporter.set_serving::<ForOperators>().await;
@@ -194,6 +232,10 @@ async fn report_health(
             reporter
                 .set_service_status("", tonic_health::ServingStatus::NotServing)
                 .await;
+            // Watches hear that, and then end: they would keep the sidecar waiting otherwise.
+            for service in ["", Service::NAME, ForOperators::NAME] {
+                reporter.clear_service_status(service).await;
+            }
             return;
         }
         let ready = !matches!(

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use grapevine_core::id::Lane;
 use grapevine_core::machine::effects::Counters;
@@ -13,6 +14,9 @@ use tonic::{Request, Response, Status};
 use crate::engine::Engine;
 use crate::wire;
 
+/// The longest drain that may be asked for; `drain.timeout` has the same limit.
+const DRAIN_MAX: Duration = Duration::from_hours(1);
+
 /// The admin service.
 pub(crate) struct Admin {
     pub(crate) engine: Engine,
@@ -20,7 +24,7 @@ pub(crate) struct Admin {
     pub(crate) peer_address: String,
     pub(crate) gossip: Arc<grapevine_gossip::Gossip>,
     /// Asks the process to drain. One request is enough.
-    pub(crate) drain: mpsc::Sender<Option<std::time::Duration>>,
+    pub(crate) drain: mpsc::Sender<Option<Duration>>,
 }
 
 #[tonic::async_trait]
@@ -38,7 +42,10 @@ impl AdminService for Admin {
         let mut counters = self.engine.counters.snapshot();
         let health = self.gossip.health();
         let core = self.engine.core.read();
-        counters.extend(decisions(core.counters()));
+        for (name, value) in decisions(core.counters()) {
+            // What was refused at the door and what was refused behind it have one name.
+            *counters.entry(name).or_default() += value;
+        }
         counters.extend(
             health
                 .counters
@@ -107,7 +114,12 @@ impl AdminService for Admin {
         request: Request<v1::DrainRequest>,
     ) -> Result<Response<v1::DrainResponse>, Status> {
         let millis = request.into_inner().timeout_ms;
-        let bound = (millis > 0).then(|| std::time::Duration::from_millis(millis.into()));
+        let bound = (millis > 0).then(|| Duration::from_millis(millis.into()));
+        if bound.is_some_and(|bound| bound > DRAIN_MAX) {
+            let limit = DRAIN_MAX.as_millis();
+            let reason = format!("{millis} ms; the limit is {limit} ms");
+            return Err(wire::status::invalid("timeout_ms", reason));
+        }
         // A full queue means that a drain is asked for already.
         let _ = self.drain.try_send(bound);
         Ok(Response::new(v1::DrainResponse {}))

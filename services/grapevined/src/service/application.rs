@@ -1,17 +1,18 @@
 //! The application service: each handler checks (in `wire`), asks the engine, and answers.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use grapevine_core::machine::effects::{Invalidate, RegisterItem, Reply, Verdict};
-use grapevine_core::names::ClassPath;
+use grapevine_core::policy::PolicySet;
 use grapevine_proto::v1;
 use grapevine_proto::v1::application_service_server::ApplicationService;
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::{listing, watch};
-use crate::engine::{Answer, Call, Clock, Engine, INTAKE_WAIT};
+use super::{listing, watch as watching};
+use crate::engine::{Answer, Call, Clock, Engine, INTAKE_WAIT, stopping};
 use crate::telemetry::Counter;
 use crate::wire::{self, app, status};
 
@@ -21,19 +22,29 @@ const STREAM_ANSWERS: usize = 64;
 /// Fills and registrations under way at once: some 100 MB of them.
 pub(crate) const UNDER_WAY_MAX: usize = 200_000;
 
+/// How much longer than its deadline an invalidation may take to be answered: receipts count their deadline from the
+/// flush, and a disk that has not flushed by then has stalled.
+const DISK_WAIT: Duration = Duration::from_secs(1);
+/// How long fills and registrations may take to be flushed.
+const REGISTER_WAIT: Duration = Duration::from_mins(1);
+
 /// The application service.
 #[derive(Clone)]
 pub(crate) struct Application {
     pub(crate) engine: Engine,
+    /// The same as the machine's, for what is checked before the machine is asked.
+    pub(crate) policies: Arc<PolicySet>,
     /// Lease and margin, added to every time to live.
     pub(crate) slack: Duration,
     /// Registrations that the directory may hold; a further one is refused, and its value must not be stored.
     pub(crate) registrations_max: u64,
-    pub(crate) watchers: std::sync::Arc<tokio::sync::Semaphore>,
-    /// True once this sidecar drains: watches would not end by themselves.
-    pub(crate) stop: tokio::sync::watch::Receiver<bool>,
+    pub(crate) watchers: Arc<Semaphore>,
+    /// Places for resolve and registration streams and listings; a further one is refused.
+    pub(crate) streams: Arc<Semaphore>,
+    /// True once this sidecar drains: streams would not end by themselves.
+    pub(crate) stop: watch::Receiver<bool>,
     /// Fills and registrations that may be under way at once; callers beyond wait, then are told to try again.
-    pub(crate) under_way: std::sync::Arc<tokio::sync::Semaphore>,
+    pub(crate) under_way: Arc<Semaphore>,
 }
 
 impl Application {
@@ -41,33 +52,30 @@ impl Application {
         &self,
         request: v1::ResolveRequest,
     ) -> Result<v1::ResolveResponse, Status> {
-        let queries = app::queries(request.items)?;
-        if request.session.is_some() {
-            let session = app::session(request.session)?;
-            self.engine
-                .await_session(&session.events, session.wait)
-                .await?;
-        }
+        let (queries, session) = app::look_ups(request, &self.policies)?;
+        self.engine
+            .await_session(&session.events, session.wait)
+            .await?;
         let engine = &self.engine;
         engine.counters.add_len(Counter::Resolves, queries.len());
         let now = engine.clock.now();
         let core = engine.core.read();
+        let mut refused = status::Violations::default();
         let results: Vec<_> = queries
             .iter()
             .enumerate()
-            .map(|(at, query)| {
-                let resolution = core.resolve(query, now, rand::random());
-                resolution
+            .filter_map(|(at, query)| {
+                core.resolve(query, now, rand::random())
                     .map(app::resolution)
-                    .map_err(|error| app::resolve_error(at, &error))
+                    .map_err(|error| app::note_resolve_error(&mut refused, at, &error))
+                    .ok()
             })
-            .collect::<Result<_, _>>()?;
-        let bypassed = results
-            .iter()
-            .filter(|result: &&v1::Resolution| result.bypass)
-            .count();
-        engine.counters.add_len(Counter::ResolvesBypassed, bypassed);
+            .collect();
         let (freshness, freshness_reason) = wire::freshness(core.freshness(now));
+        drop(core);
+        refused.finish()?;
+        let bypassed = results.iter().filter(|result| result.bypass).count();
+        engine.counters.add_len(Counter::ResolvesBypassed, bypassed);
         Ok(v1::ResolveResponse {
             results,
             freshness: freshness.into(),
@@ -75,9 +83,32 @@ impl Application {
         })
     }
 
-    fn expiry_now<'a>(&self, policies: &'a grapevine_core::policy::PolicySet) -> app::Expiry<'a> {
+    /// Answers a stream of look-ups until it ends or one of them is wrong.
+    async fn resolve_all(
+        &self,
+        mut requests: Streaming<v1::ResolveStreamRequest>,
+        answers: &mpsc::Sender<Result<v1::ResolveStreamResponse, Status>>,
+    ) {
+        while let Some(message) = requests.message().await.transpose() {
+            // An error is of the caller's making (too large a message, say) or its end, and then nobody hears it.
+            let answer = match message.map(|message| message.request) {
+                Ok(Some(request)) => self.resolve_now(request).await,
+                Ok(None) => Err(status::invalid("request", "it is not set")),
+                Err(status) => Err(status),
+            };
+            let failed = answer.is_err();
+            let answer = answer.map(|response| v1::ResolveStreamResponse {
+                response: Some(response),
+            });
+            if answers.send(answer).await.is_err() || failed {
+                return;
+            }
+        }
+    }
+
+    fn expiry_now(&self) -> app::Expiry<'_> {
         app::Expiry {
-            policies,
+            policies: &self.policies,
             now: Clock::unix(),
             slack: self.slack,
         }
@@ -85,9 +116,8 @@ impl Application {
 
     async fn register_items(&self, items: Vec<RegisterItem>) -> Result<Vec<Verdict>, Status> {
         let count = u32::try_from(items.len()).unwrap_or(u32::MAX);
-        let Ok(Ok(_place)) =
-            tokio::time::timeout(INTAKE_WAIT, self.under_way.acquire_many(count)).await
-        else {
+        let room = self.under_way.clone().acquire_many_owned(count);
+        let Ok(Ok(room)) = tokio::time::timeout(INTAKE_WAIT, room).await else {
             self.engine.counters.inc(Counter::IntakeRejected);
             let message = format!("{UNDER_WAY_MAX} fills and registrations are under way already");
             return Err(status::exhausted(message, Duration::from_millis(200)));
@@ -106,7 +136,10 @@ impl Application {
             );
             return Err(status::exhausted(message, Duration::from_secs(10)));
         }
-        match self.engine.call(Call::Register(items)).await?.reply {
+        let call = self
+            .engine
+            .call(Call::Register(items), Some(room), REGISTER_WAIT);
+        match call.await?.reply {
             Reply::Registered(verdicts) => Ok(verdicts),
             Reply::Refused(refusal) => Err(status::refusal(&refusal)),
             Reply::Invalidated { .. } => Err(Status::internal(
@@ -115,17 +148,29 @@ impl Application {
         }
     }
 
+    fn listing(&self, limit: u64) -> Result<listing::Listing, Status> {
+        Ok(listing::Listing {
+            store: self.engine.store.clone(),
+            limit,
+            place: self.stream_place()?,
+            stop: self.stop.clone(),
+        })
+    }
+
+    /// A place for a stream, kept as long as the stream goes on.
+    fn stream_place(&self) -> Result<OwnedSemaphorePermit, Status> {
+        self.streams.clone().try_acquire_owned().map_err(|_| {
+            self.engine.counters.inc(Counter::IntakeRejected);
+            let message = "as many streams and listings as limits.streams_max allows are open";
+            status::exhausted(message, Duration::from_secs(1))
+        })
+    }
+
     async fn register_batch(
         &self,
         request: v1::RegisterRequest,
     ) -> Result<v1::RegisterResponse, Status> {
-        let items = {
-            let core = self.engine.core.read();
-            app::registrations(
-                request.registrations,
-                self.expiry_now(&core.config().policies),
-            )?
-        };
+        let items = app::registrations(request.registrations, self.expiry_now())?;
         let verdicts = self.register_items(items).await?;
         let condemned: Vec<u32> = verdicts
             .iter()
@@ -138,14 +183,6 @@ impl Application {
             accepted,
             condemned,
         })
-    }
-
-    fn class_or_all(field: &str, value: &str) -> Result<Option<ClassPath>, Status> {
-        if value.is_empty() {
-            Ok(None)
-        } else {
-            app::class(field, value).map(Some)
-        }
     }
 }
 
@@ -166,23 +203,17 @@ impl ApplicationService for Application {
         &self,
         request: Request<Streaming<v1::ResolveStreamRequest>>,
     ) -> Result<Response<Self::ResolveStreamStream>, Status> {
-        let mut requests = request.into_inner();
+        let place = self.stream_place()?;
         let (answers, responses) = mpsc::channel(STREAM_ANSWERS);
-        let this = self.clone();
+        let (this, mut stop) = (self.clone(), self.stop.clone());
         tokio::spawn(async move {
-            while let Some(message) = requests.message().await.transpose() {
-                // An error is of the caller's making (too large a message, say) or its end, and then nobody hears it.
-                let answer = match message.map(|message| message.request) {
-                    Ok(Some(request)) => this.resolve_now(request).await,
-                    Ok(None) => Err(status::invalid("request", "it is not set")),
-                    Err(status) => Err(status),
-                };
-                let failed = answer.is_err();
-                let answer = answer.map(|response| v1::ResolveStreamResponse {
-                    response: Some(response),
-                });
-                if answers.send(answer).await.is_err() || failed {
-                    return;
+            let _place = place;
+            tokio::select! {
+                () = this.resolve_all(request.into_inner(), &answers) => {}
+                // An error means that nobody can stop it any more, which is as good as being told to.
+                _ = stop.wait_for(|stop| *stop) => {
+                    // Who reads nothing hears nothing; the end of the stream tells it later.
+                    let _ = answers.try_send(Err(stopping()));
                 }
             }
         });
@@ -193,13 +224,7 @@ impl ApplicationService for Application {
         &self,
         request: Request<v1::CommitFillRequest>,
     ) -> Result<Response<v1::CommitFillResponse>, Status> {
-        let items = {
-            let core = self.engine.core.read();
-            app::fills(
-                request.into_inner(),
-                self.expiry_now(&core.config().policies),
-            )?
-        };
+        let items = app::fills(request.into_inner(), self.expiry_now())?;
         let verdicts = self.register_items(items).await?;
         let accepted = verdicts
             .iter()
@@ -229,9 +254,16 @@ impl ApplicationService for Application {
         &self,
         request: Request<Streaming<v1::RegisterStreamRequest>>,
     ) -> Result<Response<v1::RegisterStreamResponse>, Status> {
-        let mut batches = request.into_inner();
+        let _place = self.stream_place()?;
+        let (mut batches, mut stop) = (request.into_inner(), self.stop.clone());
         let mut summary = v1::RegisterStreamResponse::default();
-        while let Some(message) = batches.message().await? {
+        loop {
+            let message = tokio::select! {
+                message = batches.message() => message?,
+                // An error means that nobody can stop it any more, which is as good as being told to.
+                _ = stop.wait_for(|stop| *stop) => return Err(stopping()),
+            };
+            let Some(message) = message else { break };
             let batch = message
                 .batch
                 .ok_or_else(|| status::invalid("batch", "it is not set"))?;
@@ -246,11 +278,9 @@ impl ApplicationService for Application {
         &self,
         request: Request<v1::InvalidateRequest>,
     ) -> Result<Response<v1::InvalidateResponse>, Status> {
-        let request = request.into_inner();
-        let call = app::invalidation(&request)?;
-        let session = app::session(request.session)?;
+        let call = app::invalidation(&request.into_inner())?;
         self.engine
-            .await_session(&session.events, session.wait)
+            .await_session(&call.session.events, call.session.wait)
             .await?;
         let deadline = tokio::time::Instant::now() + call.timeout;
         let invalidate = Invalidate {
@@ -260,7 +290,12 @@ impl ApplicationService for Application {
             level: call.level,
             deadline: self.engine.clock.now().plus(call.timeout),
         };
-        let Answer { reply, purges } = self.engine.call(Call::Invalidate(invalidate)).await?;
+        let wait = call.timeout + DISK_WAIT;
+        let answer = self
+            .engine
+            .call(Call::Invalidate(invalidate), None, wait)
+            .await?;
+        let Answer { reply, purges } = answer;
         let (event, receipt) = match reply {
             Reply::Invalidated { event, receipt } => {
                 let met = if receipt.satisfied {
@@ -288,7 +323,8 @@ impl ApplicationService for Application {
             let left = deadline.saturating_duration_since(tokio::time::Instant::now());
             let attempt = purge.first_attempt_within(left).await;
             response.addresses_purged += attempt.purged;
-            response.addresses_pending += attempt.pending + attempt.dropped;
+            response.addresses_pending += attempt.pending;
+            response.addresses_dropped += attempt.dropped;
         }
         Ok(Response::new(response))
     }
@@ -301,13 +337,8 @@ impl ApplicationService for Application {
     ) -> Result<Response<Self::ListAddressesStream>, Status> {
         let request = request.into_inner();
         let class = app::class("class", &request.class)?;
-        let rows = listing::addresses(
-            self.engine.store.clone(),
-            class,
-            request.limit,
-            &request.page_token,
-        )
-        .await?;
+        let rows = listing::addresses(self.listing(request.limit)?, class, &request.page_token);
+        let rows = rows.await?;
         Ok(Response::new(rows))
     }
 
@@ -318,14 +349,12 @@ impl ApplicationService for Application {
         request: Request<v1::ListClassesRequest>,
     ) -> Result<Response<Self::ListClassesStream>, Status> {
         let request = request.into_inner();
-        let below = Self::class_or_all("below", &request.below)?;
-        let rows = listing::classes(
-            self.engine.store.clone(),
-            below,
-            request.limit,
-            &request.page_token,
-        )
-        .await?;
+        let below = match request.below.as_str() {
+            "" => None,
+            below => Some(app::class("below", below)?),
+        };
+        let rows = listing::classes(self.listing(request.limit)?, below, &request.page_token);
+        let rows = rows.await?;
         Ok(Response::new(rows))
     }
 
@@ -336,6 +365,6 @@ impl ApplicationService for Application {
         request: Request<v1::WatchRequest>,
     ) -> Result<Response<Self::WatchStream>, Status> {
         let classes = app::watched(&request.into_inner().classes)?;
-        watch::start(&self.engine, &self.watchers, self.stop.clone(), classes).map(Response::new)
+        watching::start(&self.engine, &self.watchers, self.stop.clone(), classes).map(Response::new)
     }
 }

@@ -1,4 +1,4 @@
-//! Listings: pages of the store, streamed as fast as the caller reads them.
+//! Listings: pages of the store, streamed as fast as the caller reads them, until the sidecar drains.
 
 use std::sync::Arc;
 
@@ -6,11 +6,11 @@ use grapevine_core::names::ClassPath;
 use grapevine_proto::v1;
 use grapevine_store::{Cursor, Page, Store, StoreError};
 use prost::bytes::Bytes;
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
-use crate::peers::serve::blocking;
+use crate::engine::{blocking, stopping};
 use crate::wire::status::invalid;
 
 /// Rows in one chunk.
@@ -20,57 +20,57 @@ const CHUNKS_AHEAD: usize = 2;
 
 type Chunks<T> = ReceiverStream<Result<T, Status>>;
 
-pub(crate) async fn addresses(
-    store: Arc<dyn Store>,
+/// What every listing needs.
+pub(super) struct Listing {
+    pub(super) store: Arc<dyn Store>,
+    /// Rows at most; 0 is all of them.
+    pub(super) limit: u64,
+    pub(super) place: OwnedSemaphorePermit,
+    pub(super) stop: watch::Receiver<bool>,
+}
+
+pub(super) async fn addresses(
+    listing: Listing,
     class: ClassPath,
-    limit: u64,
     token: &[u8],
 ) -> Result<Chunks<v1::ListAddressesResponse>, Status> {
+    let store = listing.store.clone();
     let read = move |after: Option<&Cursor>, limit: usize| store.addresses(&class, after, limit);
-    stream(read, limit, token, |page| v1::ListAddressesResponse {
-        next_page_token: next(page.next.as_ref()),
-        entries: page
-            .rows
-            .into_iter()
-            .map(|row| v1::AddressEntry {
-                class: row.class.as_str().to_owned(),
-                address: row.address.as_str().to_owned(),
-                expires_unix_ms: u64::from(row.expires.0) * 1_000,
-            })
-            .collect(),
-    })
-    .await
+    let entry = |row: grapevine_store::AddressRow| {
+        Some(v1::AddressEntry {
+            class: row.class.as_str().to_owned(),
+            address: row.address.as_str().to_owned(),
+            expires_unix_ms: u64::from(row.expires.0) * 1_000,
+        })
+    };
+    let chunk = |entries, next_page_token| v1::ListAddressesResponse {
+        entries,
+        next_page_token,
+    };
+    stream(listing, read, token, entry, chunk).await
 }
 
-pub(crate) async fn classes(
-    store: Arc<dyn Store>,
+pub(super) async fn classes(
+    listing: Listing,
     below: Option<ClassPath>,
-    limit: u64,
     token: &[u8],
 ) -> Result<Chunks<v1::ListClassesResponse>, Status> {
+    let store = listing.store.clone();
     let read =
         move |after: Option<&Cursor>, limit: usize| store.classes(below.as_ref(), after, limit);
-    stream(read, limit, token, |page| v1::ListClassesResponse {
-        next_page_token: next(page.next.as_ref()),
-        entries: page
-            .rows
-            .into_iter()
-            // It stands for every class and is nobody's.
-            .filter(|row| !row.class.is_reserved())
-            .map(|row| v1::ClassEntry {
-                class: row.class.as_str().to_owned(),
-                addresses: row.addresses,
-                bumped: row.bumped,
-            })
-            .collect(),
-    })
-    .await
-}
-
-fn next(cursor: Option<&Cursor>) -> Bytes {
-    cursor.map_or_else(Bytes::new, |cursor| {
-        Bytes::copy_from_slice(cursor.as_bytes())
-    })
+    let entry = |row: grapevine_store::ClassRow| {
+        // It stands for every class and is nobody's.
+        (!row.class.is_reserved()).then(|| v1::ClassEntry {
+            class: row.class.as_str().to_owned(),
+            addresses: row.addresses,
+            bumped: row.bumped,
+        })
+    };
+    let chunk = |entries, next_page_token| v1::ListClassesResponse {
+        entries,
+        next_page_token,
+    };
+    stream(listing, read, token, entry, chunk).await
 }
 
 fn read_error(error: &StoreError) -> Status {
@@ -80,16 +80,25 @@ fn read_error(error: &StoreError) -> Status {
     }
 }
 
-async fn stream<Row, Chunk>(
+/// Streams pages; `entry` may leave a row out, which then does not count.
+async fn stream<Row, Entry, Chunk>(
+    listing: Listing,
     read: impl Fn(Option<&Cursor>, usize) -> Result<Page<Row>, StoreError> + Send + Sync + 'static,
-    limit: u64,
     token: &[u8],
-    chunk: impl Fn(Page<Row>) -> Chunk + Send + 'static,
+    entry: impl Fn(Row) -> Option<Entry> + Send + Sync + 'static,
+    chunk: impl Fn(Vec<Entry>, Bytes) -> Chunk + Send + Sync + 'static,
 ) -> Result<Chunks<Chunk>, Status>
 where
     Row: Send + 'static,
+    Entry: Send + 'static,
     Chunk: Send + 'static,
 {
+    let Listing {
+        limit,
+        place,
+        mut stop,
+        ..
+    } = listing;
     let read = Arc::new(read);
     let mut left = if limit == 0 { u64::MAX } else { limit };
     let mut after = (!token.is_empty()).then(|| Cursor::from_bytes(token));
@@ -104,20 +113,43 @@ where
     let mut current = page(after.take(), left).await?;
     let (chunks, stream) = mpsc::channel(CHUNKS_AHEAD);
     tokio::spawn(async move {
-        loop {
-            left = left.saturating_sub(current.rows.len() as u64);
-            let next = current.next.clone();
-            if chunks.send(Ok(chunk(current))).await.is_err() || next.is_none() || left == 0 {
-                return;
-            }
-            current = match page(next, left).await {
-                Ok(page) => page,
-                Err(status) => {
-                    // The caller may be gone, and then nobody misses it.
-                    let _ = chunks.send(Err(status)).await;
+        let _place = place;
+        let last = chunks.clone();
+        let pages = async {
+            loop {
+                let next = current.next.take();
+                let entries: Vec<_> = current.rows.into_iter().filter_map(&entry).collect();
+                left = left.saturating_sub(entries.len() as u64);
+                let done = next.is_none() || left == 0;
+                let token = next.as_ref().map_or_else(Bytes::new, |cursor| {
+                    Bytes::copy_from_slice(cursor.as_bytes())
+                });
+                // A page of nothing but what is left out is not worth a message, unless it is the last.
+                if (done || !entries.is_empty())
+                    && chunks.send(Ok(chunk(entries, token))).await.is_err()
+                {
                     return;
                 }
-            };
+                if done {
+                    return;
+                }
+                current = match page(next, left).await {
+                    Ok(page) => page,
+                    Err(status) => {
+                        // The caller may be gone, and then nobody misses it.
+                        let _ = chunks.send(Err(status)).await;
+                        return;
+                    }
+                };
+            }
+        };
+        tokio::select! {
+            () = pages => {}
+            // An error means that nobody can stop it any more, which is as good as being told to.
+            _ = stop.wait_for(|stop| *stop) => {
+                // Who reads nothing hears nothing; the end of the stream tells it later.
+                let _ = last.try_send(Err(stopping()));
+            }
         }
     });
     Ok(ReceiverStream::new(stream))

@@ -40,10 +40,15 @@ pub(crate) fn start(
             kind: Some(started),
         });
         loop {
-            if let Some(message) = message.take()
-                && messages.send(Ok(message)).await.is_err()
-            {
-                return;
+            if let Some(message) = message.take() {
+                // A watcher that does not read must not keep the sidecar from ending.
+                let sent = tokio::select! {
+                    sent = messages.send(Ok(message)) => sent,
+                    _ = stop.wait_for(|stop| *stop) => return,
+                };
+                if sent.is_err() {
+                    return;
+                }
             }
             let resync = |missed| {
                 Some(v1::WatchResponse {

@@ -1,6 +1,7 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 use grapevine_core::id::{EventId, Incarnation};
 use grapevine_core::machine::effects::PeerMessage;
+use grapevine_core::policy::{Policy, PolicySet};
 use grapevine_proto::v1;
 use tonic_types::StatusExt as _;
 
@@ -47,7 +48,14 @@ fn every_bad_field_of_a_resolve_is_named() {
         item("good", "a//b"),
         item(&"x".repeat(251), "a"),
     ];
-    let status = app::queries(items).err().unwrap();
+    let request = v1::ResolveRequest {
+        items,
+        session: Some(v1::Session {
+            tokens: vec![vec![1; 3].into()],
+            wait_ms: 0,
+        }),
+    };
+    let status = app::look_ups(request, &PolicySet::default()).err().unwrap();
     let fields: Vec<_> = status
         .get_details_bad_request()
         .unwrap()
@@ -58,6 +66,7 @@ fn every_bad_field_of_a_resolve_is_named() {
     assert_eq!(
         fields,
         [
+            "session.tokens[0]",
             "items[1].address",
             "items[2].classes[0]",
             "items[3].address"
@@ -74,6 +83,16 @@ fn a_malformed_peer_message_is_an_error_and_never_a_panic() {
             origin: vec![1; 15].into(),
             first: 1,
             events: Vec::new(),
+        })),
+        Some(Kind::Bumps(v1::BumpBatch {
+            origin: vec![1; 16].into(),
+            first: 1,
+            events: Vec::new(),
+        })),
+        Some(Kind::Directory(v1::DirectoryBatch {
+            origin: vec![1; 16].into(),
+            first: 1,
+            batches: Vec::new(),
         })),
         Some(Kind::Bumps(v1::BumpBatch {
             origin: vec![1; 16].into(),
@@ -98,5 +117,51 @@ fn a_malformed_peer_message_is_an_error_and_never_a_panic() {
     assert_eq!(
         peer::read_message(probe).unwrap(),
         PeerMessage::Probe { nonce: 3 }
+    );
+}
+
+#[test]
+fn a_peer_must_say_where_it_is_reached() {
+    let hello = |address: &str| v1::Hello {
+        node_id: "n1".to_owned(),
+        incarnation: vec![1; 16].into(),
+        peer_address: address.to_owned(),
+        ..Default::default()
+    };
+    for good in ["10.0.0.1:7401", "[::1]:7401", "db-1.example:1"] {
+        assert!(peer::read_hello(hello(good)).is_ok(), "{good}");
+    }
+    for bad in ["", "db-1", "db-1:0", "a b:1", "http://a:1", "a:1/x"] {
+        assert!(peer::read_hello(hello(bad)).is_err(), "{bad:?}");
+    }
+}
+
+#[test]
+fn g10_slices_of_one_call_touch_a_bounded_number_of_pages() {
+    let request = |items: usize, limit: u32| v1::ResolveRequest {
+        items: vec![
+            v1::ResolveItem {
+                address: "a".to_owned(),
+                classes: vec!["paged/1".to_owned()],
+                page: Some(v1::Page { offset: 5, limit }),
+            };
+            items
+        ],
+        session: None,
+    };
+    let mut policy = Policy::fallback();
+    policy.page_size = Some(10);
+    let policies = PolicySet::new(Vec::new(), policy).unwrap();
+    // Each touches 101 pages.
+    assert!(app::look_ups(request(99, 1_000), &policies).is_ok());
+    let status = app::look_ups(request(100, 1_000), &policies).err().unwrap();
+    assert_eq!(status.code(), tonic::Code::InvalidArgument);
+    let violations = status.get_details_bad_request().unwrap().field_violations;
+    assert_eq!(violations[0].field, "items");
+    assert!(
+        violations[0]
+            .description
+            .contains("10100 pages; the limit is 10000"),
+        "{violations:?}"
     );
 }

@@ -10,7 +10,7 @@ use tonic::Status;
 
 use super::super::incarnation;
 use super::super::status::Violations;
-use super::{bump_class, classes, counted, wait};
+use super::{Session, bump_class, classes, counted, session, wait};
 
 /// A checked call to invalidate, but for its deadline on the sidecar's clock.
 pub(crate) struct Invalidation {
@@ -19,6 +19,7 @@ pub(crate) struct Invalidation {
     pub(crate) purge: PurgeMode,
     pub(crate) level: core::ReceiptLevel,
     pub(crate) timeout: Duration,
+    pub(crate) session: Session,
 }
 
 pub(crate) fn invalidation(message: &v1::InvalidateRequest) -> Result<Invalidation, Status> {
@@ -71,6 +72,7 @@ pub(crate) fn invalidation(message: &v1::InvalidateRequest) -> Result<Invalidati
         message.timeout_ms,
         Duration::from_secs(5),
     );
+    let session = session(&mut violations, message.session.as_ref());
     violations.finish()?;
     Ok(Invalidation {
         classes,
@@ -78,6 +80,7 @@ pub(crate) fn invalidation(message: &v1::InvalidateRequest) -> Result<Invalidati
         purge,
         level,
         timeout,
+        session,
     })
 }
 

@@ -7,7 +7,7 @@ mod watch;
 
 pub(crate) use invalidate::{invalidation, receipt};
 pub(crate) use register::{Expiry, fills, registrations, verdict};
-pub(crate) use resolve::{queries, resolution, resolve_error};
+pub(crate) use resolve::{look_ups, note_resolve_error, resolution};
 pub(crate) use watch::{watch_bump, watched};
 
 use std::ops::RangeInclusive;
@@ -107,11 +107,11 @@ pub(super) fn wait(
     if value.is_zero() { default } else { value }
 }
 
-pub(crate) fn session(message: Option<v1::Session>) -> Result<Session, Status> {
+/// Reads a session, noting what is wrong beside whatever else is wrong with the call.
+pub(super) fn session(violations: &mut Violations, message: Option<&v1::Session>) -> Session {
     let Some(message) = message else {
-        return Ok(Session::default());
+        return Session::default();
     };
-    let mut violations = Violations::default();
     if message.tokens.len() > SESSION_TOKENS_MAX {
         let given = message.tokens.len();
         violations.add(
@@ -130,16 +130,16 @@ pub(crate) fn session(message: Option<v1::Session>) -> Result<Session, Status> {
         }
     }
     let wait = wait(
-        &mut violations,
+        violations,
         "session.wait_ms",
         message.wait_ms,
         Duration::from_secs(1),
     );
-    violations.finish()?;
-    Ok(Session { events, wait })
+    Session { events, wait }
 }
 
-/// One optional or required class.
+/// The class of a listing. `*` and patterns name no class that addresses belong to: nothing would be listed, without a
+/// word.
 pub(crate) fn class(field: &str, value: &str) -> Result<ClassPath, Status> {
-    ClassPath::parse(value).map_err(|error| super::status::invalid(field, error.to_string()))
+    address_class(value).map_err(|error| super::status::invalid(field, error))
 }

@@ -2,24 +2,61 @@
 
 use std::time::Duration;
 
-use grapevine_core::address::Slice;
+use grapevine_core::address::{AddressError, OFFSET_MAX, Slice};
 use grapevine_core::event::ADDRESS_CLASSES_MAX;
 use grapevine_core::machine::{ResolveError, effects as core};
 use grapevine_core::names::Address;
-use grapevine_core::policy::Strategy;
+use grapevine_core::policy::{PolicySet, Strategy};
 use grapevine_proto::v1;
 use prost::bytes::Bytes;
 use tonic::Status;
 
 use super::super::status::Violations;
-use super::{address_class, counted};
+use super::{Session, address_class, counted, session};
 
 /// Look-ups in one call.
 pub(super) const ITEMS_MAX: usize = 1_000;
 
-pub(crate) fn queries(items: Vec<v1::ResolveItem>) -> Result<Vec<core::Query>, Status> {
+/// Pages of slices in one call: each is an address to compute and to tell, under the machine's lock.
+const PAGES_MAX: u64 = 10_000;
+
+/// Reads a call, all of it before anything is told to be wrong.
+pub(crate) fn look_ups(
+    request: v1::ResolveRequest,
+    policies: &PolicySet,
+) -> Result<(Vec<core::Query>, Session), Status> {
     let mut violations = Violations::default();
-    counted(&mut violations, "items", items.len(), 1..=ITEMS_MAX);
+    let session = session(&mut violations, request.session.as_ref());
+    let queries = queries(&mut violations, request.items);
+    let pages: u64 = queries.iter().map(|query| pages(query, policies)).sum();
+    if pages > PAGES_MAX {
+        violations.add(
+            "items",
+            format!("they touch {pages} pages; the limit is {PAGES_MAX} pages in one call"),
+        );
+    }
+    violations.finish()?;
+    Ok((queries, session))
+}
+
+/// How many pages a slice touches. What is wrong with it is told when it is resolved.
+fn pages(query: &core::Query, policies: &PolicySet) -> u64 {
+    let size = query
+        .classes
+        .first()
+        .and_then(|class| policies.of(class).page_size);
+    match (&query.slice, size) {
+        (Some(slice), Some(size)) if slice.offset <= OFFSET_MAX && slice.limit > 0 => {
+            let last = slice.offset + u64::from(slice.limit) - 1;
+            let size = u64::from(size.max(1));
+            last / size - slice.offset / size + 1
+        }
+        _ => 1,
+    }
+}
+
+fn queries(violations: &mut Violations, items: Vec<v1::ResolveItem>) -> Vec<core::Query> {
+    counted(violations, "items", items.len(), 1..=ITEMS_MAX);
     let mut queries = Vec::with_capacity(items.len().min(ITEMS_MAX));
     for (at, item) in items.into_iter().enumerate().take(ITEMS_MAX) {
         let address = violations.check(
@@ -28,7 +65,7 @@ pub(crate) fn queries(items: Vec<v1::ResolveItem>) -> Result<Vec<core::Query>, S
         );
         if item.classes.is_empty() || item.classes.len() > ADDRESS_CLASSES_MAX {
             counted(
-                &mut violations,
+                violations,
                 &format!("items[{at}].classes"),
                 item.classes.len(),
                 1..=ADDRESS_CLASSES_MAX,
@@ -59,17 +96,17 @@ pub(crate) fn queries(items: Vec<v1::ResolveItem>) -> Result<Vec<core::Query>, S
             });
         }
     }
-    violations.finish()?;
-    Ok(queries)
+    queries
 }
 
-pub(crate) fn resolve_error(at: usize, error: &ResolveError) -> Status {
+/// Notes why the look-up at a position has no answer.
+pub(crate) fn note_resolve_error(violations: &mut Violations, at: usize, error: &ResolveError) {
     let field = match error {
         ResolveError::ClassCount { .. } => "classes",
-        ResolveError::Address(grapevine_core::address::AddressError::TooLong { .. }) => "address",
+        ResolveError::Address(AddressError::TooLong { .. }) => "address",
         ResolveError::Address(_) => "page",
     };
-    super::super::status::invalid(&format!("items[{at}].{field}"), error.to_string())
+    violations.add(format!("items[{at}].{field}"), error.to_string());
 }
 
 pub(crate) fn resolution(resolution: core::Resolution) -> v1::Resolution {

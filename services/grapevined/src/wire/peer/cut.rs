@@ -36,7 +36,7 @@ pub(crate) fn cut(message: PeerMessage) -> Vec<PeerMessage> {
             origin,
             first,
             events,
-        } => numbered(first, runs(events, EVENTS_MAX, |event| bump_bytes(event)))
+        } => numbered(first, runs(events, EVENTS_MAX, bump_bytes))
             .map(|(first, events)| PeerMessage::Bumps {
                 origin,
                 first,
@@ -47,16 +47,13 @@ pub(crate) fn cut(message: PeerMessage) -> Vec<PeerMessage> {
             origin,
             first,
             batches,
-        } => numbered(
-            first,
-            runs(batches, BATCHES_MAX, |batch| batch_bytes(batch)),
-        )
-        .map(|(first, batches)| PeerMessage::Directory {
-            origin,
-            first,
-            batches,
-        })
-        .collect(),
+        } => numbered(first, runs(batches, BATCHES_MAX, batch_bytes))
+            .map(|(first, batches)| PeerMessage::Directory {
+                origin,
+                first,
+                batches,
+            })
+            .collect(),
         PeerMessage::SnapshotVersions {
             id,
             classes,

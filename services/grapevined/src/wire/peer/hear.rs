@@ -32,12 +32,18 @@ pub(crate) fn read_message(message: v1::ExchangeRequest) -> Checked<PeerMessage>
             duration: Duration::from_millis(grant.duration_ms.into()),
             heads: read_heads(&grant.heads)?,
         },
-        Kind::Pull(pull) => PeerMessage::Pull {
-            origin: origin("origin", &pull.origin)?,
-            lane: read_lane(pull.lane)?,
-            first: pull.first,
-            last: pull.last,
-        },
+        Kind::Pull(pull) => {
+            if pull.first == 0 || pull.last < pull.first {
+                let (first, last) = (pull.first, pull.last);
+                return Err(field("pull.last", format!("{first} to {last} is no range")));
+            }
+            PeerMessage::Pull {
+                origin: origin("origin", &pull.origin)?,
+                lane: read_lane(pull.lane)?,
+                first: pull.first,
+                last: pull.last,
+            }
+        }
         Kind::Compacted(compacted) => PeerMessage::Compacted {
             origin: origin("origin", &compacted.origin)?,
             lane: read_lane(compacted.lane)?,
@@ -48,7 +54,7 @@ pub(crate) fn read_message(message: v1::ExchangeRequest) -> Checked<PeerMessage>
             id: begin.id,
             cut: read_heads(&begin.cut)?,
         },
-        Kind::SnapshotVersions(versions) => read_versions(versions)?,
+        Kind::SnapshotVersions(versions) => read_versions(&versions)?,
         Kind::SnapshotDirectory(directory) => {
             let batch = directory.batch.ok_or_else(|| field("batch", "none"))?;
             PeerMessage::SnapshotDirectory {
@@ -90,7 +96,7 @@ fn read_directory(directory: v1::DirectoryBatch) -> Checked<PeerMessage> {
     })
 }
 
-fn read_versions(versions: v1::SnapshotVersions) -> Checked<PeerMessage> {
+fn read_versions(versions: &v1::SnapshotVersions) -> Checked<PeerMessage> {
     count("classes", versions.classes.len(), EVENTS_MAX)?;
     count("floors", versions.floors.len(), EVENTS_MAX)?;
     Ok(PeerMessage::SnapshotVersions {

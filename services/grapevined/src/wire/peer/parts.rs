@@ -264,10 +264,10 @@ pub(super) fn read_class_version(version: &v1::ClassVersion) -> Checked<Recovere
         .conjunctions
         .iter()
         .map(|conjunction| {
-            count(
+            some(
                 "conjunction.others",
                 conjunction.others.len(),
-                CONJUNCTION_CLASSES_MAX,
+                CONJUNCTION_CLASSES_MAX - 1,
             )?;
             let others: Vec<_> = conjunction
                 .others

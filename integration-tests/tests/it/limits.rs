@@ -1,0 +1,145 @@
+//! Limits on what is open at once and on single messages: at each, the caller is told which one it is and when to try
+//! again (G10).
+
+use std::time::Duration;
+
+use grapevine_integration_tests::{Setup, eventually};
+use grapevine_proto::v1;
+use grapevine_proto::v1::ReceiptLevel;
+use tonic::{Code, Status};
+use tonic_types::StatusExt as _;
+
+use crate::bad_input::{invalidate, register, resolve, unharmed, unharmed_in};
+use crate::support::SOON;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_over_the_limit_is_refused_and_harms_nobody() {
+    let cluster = Setup::of(1)
+        .flag("limits-message-bytes-max", "1MiB")
+        .start()
+        .await
+        .unwrap();
+    let mut app = cluster[0].api.app.clone();
+    let large = "c".repeat(2 << 20);
+    let too_large = |status: Status| {
+        assert!(
+            matches!(status.code(), Code::OutOfRange | Code::ResourceExhausted),
+            "{status}"
+        );
+        assert!(
+            status.message().contains("1048576"),
+            "the limit is not told: {status}"
+        );
+    };
+    too_large(app.invalidate(invalidate(&[&large])).await.unwrap_err());
+    too_large(app.resolve(resolve(&large, &["c"])).await.unwrap_err());
+    let batch = v1::RegisterStreamRequest {
+        batch: Some(register(&large, &["c"], 0)),
+    };
+    too_large(
+        app.register_stream(tokio_stream::iter([batch]))
+            .await
+            .unwrap_err(),
+    );
+    let look_up = v1::ResolveStreamRequest {
+        request: Some(resolve(&large, &["c"])),
+    };
+    let mut answers = app
+        .resolve_stream(tokio_stream::iter([look_up]))
+        .await
+        .unwrap()
+        .into_inner();
+    too_large(answers.message().await.unwrap_err());
+    unharmed(&cluster[0].api).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn streams_and_listings_beyond_their_limit_are_refused() {
+    let setup = Setup::of(1).flag("limits-streams-max", "3");
+    let cluster = setup.start().await.unwrap();
+    let api = &cluster[0].api;
+    let mut app = api.app.clone();
+    let mut open = Vec::new();
+    for _ in 0..3 {
+        // It ends when its caller says so.
+        let (says, said) = tokio::sync::mpsc::channel(1);
+        let requests = tokio_stream::wrappers::ReceiverStream::new(said);
+        open.push((says, app.resolve_stream(requests).await.unwrap()));
+    }
+    let listing = v1::ListClassesRequest::default();
+    let refused = [
+        app.resolve_stream(tokio_stream::pending())
+            .await
+            .map(drop)
+            .unwrap_err(),
+        app.list_classes(listing).await.map(drop).unwrap_err(),
+        app.register_stream(tokio_stream::empty())
+            .await
+            .map(drop)
+            .unwrap_err(),
+        api.addresses("c").await.map(drop).unwrap_err(),
+    ];
+    for refused in refused {
+        assert_eq!(refused.code(), Code::ResourceExhausted, "{refused}");
+        assert!(refused.message().contains("streams_max"), "{refused}");
+        let retry = refused.get_details_retry_info();
+        assert!(retry.is_some_and(|retry| retry.retry_delay.is_some()));
+    }
+    open.pop();
+    eventually("a place is free again", SOON, async || {
+        api.addresses("c").await.map(drop)?;
+        Ok(())
+    })
+    .await
+    .unwrap();
+    unharmed(api).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn watchers_and_top_level_classes_beyond_their_limits_are_refused() {
+    let setup = Setup::of(1)
+        .flag("limits-watchers-max", "3")
+        .flag("limits-top-level-classes-max", "5");
+    let cluster = setup.start().await.unwrap();
+    let api = &cluster[0].api;
+    let mut watches = Vec::new();
+    for _ in 0..3 {
+        watches.push(api.watch(&["c"]).await.unwrap());
+    }
+    let refused = api
+        .app
+        .clone()
+        .watch(v1::WatchRequest::default())
+        .await
+        .unwrap_err();
+    assert_eq!(refused.code(), Code::ResourceExhausted);
+    assert!(refused.message().contains("watchers_max"), "{refused}");
+    let retry = refused
+        .get_details_retry_info()
+        .and_then(|info| info.retry_delay);
+    assert!(retry.is_some_and(|delay| delay <= Duration::from_mins(1)));
+    watches.pop();
+    eventually("a place is free again", SOON, async || {
+        api.watch(&["c"]).await.map(drop)
+    })
+    .await
+    .unwrap();
+
+    for number in 0..5 {
+        api.invalidate(&format!("top{number}/x"), ReceiptLevel::One)
+            .await
+            .unwrap();
+    }
+    let refused = api
+        .invalidate("one_more/x", ReceiptLevel::One)
+        .await
+        .unwrap_err();
+    assert_eq!(refused.code(), Code::ResourceExhausted);
+    assert!(
+        refused.message().contains('5') && refused.message().contains("one_more"),
+        "{refused}"
+    );
+    let quota = refused.get_details_quota_failure();
+    assert!(quota.is_some_and(|quota| !quota.violations.is_empty()));
+    unharmed_in(api, "top0").await.unwrap();
+}

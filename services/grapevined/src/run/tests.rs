@@ -1,0 +1,355 @@
+//! A whole sidecar but for its listeners, on a store that does as it is told.
+
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Condvar, Mutex};
+use std::task::Poll;
+use std::time::Instant;
+
+use grapevine_core::event::Floor;
+use grapevine_core::id::Lane;
+use grapevine_core::names::ClassPath;
+use grapevine_core::store::{RecoveredClass, Taken, Write};
+use grapevine_proto::v1;
+use grapevine_proto::v1::application_service_server::ApplicationService as _;
+use grapevine_store::{AddressRow, ClassRow, Cursor, LogRead, MemoryStore, Page, StoreError};
+use tokio::sync::Semaphore;
+use tonic::{Code, Request};
+use tonic_types::StatusExt as _;
+
+use super::*;
+use crate::engine::Call;
+use crate::service::application::{Application, UNDER_WAY_MAX};
+
+/// What happens at once, on a busy machine.
+const SOON: Duration = Duration::from_secs(30);
+
+/// How a disk takes commits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Disk {
+    Well,
+    Stalled,
+    Panics,
+}
+
+/// A store in memory behind a disk.
+struct Scripted {
+    store: MemoryStore,
+    disk: Mutex<Disk>,
+    changed: Condvar,
+}
+
+impl Scripted {
+    fn new() -> Arc<Self> {
+        Arc::new(Self {
+            store: MemoryStore::default(),
+            disk: Mutex::new(Disk::Well),
+            changed: Condvar::new(),
+        })
+    }
+
+    fn become_(&self, disk: Disk) {
+        *self.disk.lock().unwrap() = disk;
+        self.changed.notify_all();
+    }
+}
+
+impl Store for Scripted {
+    fn commit(&self, writes: &[Write]) -> Result<Vec<Taken>, StoreError> {
+        let stalled = |disk: &mut Disk| *disk == Disk::Stalled;
+        let disk = self.disk.lock().unwrap();
+        let disk = *self.changed.wait_while(disk, stalled).unwrap();
+        assert!(
+            disk != Disk::Panics,
+            "the disk panics, as the test wants it"
+        );
+        self.store.commit(writes)
+    }
+
+    fn read_log(
+        &self,
+        origin: Incarnation,
+        lane: Lane,
+        first: u64,
+        last: u64,
+        bytes_max: usize,
+    ) -> Result<LogRead, StoreError> {
+        self.store.read_log(origin, lane, first, last, bytes_max)
+    }
+
+    fn addresses(
+        &self,
+        below: &ClassPath,
+        after: Option<&Cursor>,
+        limit: usize,
+    ) -> Result<Page<AddressRow>, StoreError> {
+        self.store.addresses(below, after, limit)
+    }
+
+    fn classes(
+        &self,
+        below: Option<&ClassPath>,
+        after: Option<&Cursor>,
+        limit: usize,
+    ) -> Result<Page<ClassRow>, StoreError> {
+        self.store.classes(below, after, limit)
+    }
+
+    fn snapshot_versions(
+        &self,
+        after: Option<&Cursor>,
+        limit: usize,
+    ) -> Result<Page<RecoveredClass>, StoreError> {
+        self.store.snapshot_versions(after, limit)
+    }
+
+    fn floors(&self) -> Result<Vec<Floor>, StoreError> {
+        self.store.floors()
+    }
+
+    fn snapshot_directory(
+        &self,
+        after: Option<&Cursor>,
+        limit: usize,
+    ) -> Result<Page<AddressRow>, StoreError> {
+        self.store.snapshot_directory(after, limit)
+    }
+
+    fn registrations(&self) -> u64 {
+        self.store.registrations()
+    }
+
+    fn expiry_backlog(&self) -> bool {
+        self.store.expiry_backlog()
+    }
+
+    fn disk_bytes(&self) -> u64 {
+        0
+    }
+}
+
+/// A sidecar of a cluster of its own.
+struct Rig {
+    sidecar: Sidecar,
+    app: Application,
+    disk: Arc<Scripted>,
+    _stop: watch::Sender<bool>,
+}
+
+impl Rig {
+    async fn start(change: impl FnOnce(&mut Config)) -> Self {
+        let mut config = Config::default();
+        config.gossip.listen = "127.0.0.1:0".parse().unwrap();
+        change(&mut config);
+        let disk = Scripted::new();
+        let place = "127.0.0.1:1".to_owned();
+        let sidecar = Sidecar::start(&config, disk.clone(), &Recovered::default(), place)
+            .await
+            .unwrap();
+        let (stop, stopped) = watch::channel(false);
+        let app = listen::application(&config, &sidecar.engine, &stopped);
+        let rig = Self {
+            sidecar,
+            app,
+            disk,
+            _stop: stop,
+        };
+        // It has begun its history, and its disk answers.
+        rig.invalidate("first", 0).await.unwrap();
+        rig
+    }
+
+    async fn invalidate(
+        &self,
+        class: &str,
+        timeout_ms: u32,
+    ) -> Result<v1::InvalidateResponse, tonic::Status> {
+        let request = v1::InvalidateRequest {
+            classes: vec![class.to_owned()],
+            timeout_ms,
+            ..Default::default()
+        };
+        let answer = self.app.invalidate(Request::new(request)).await?;
+        Ok(answer.into_inner())
+    }
+}
+
+/// So many registrations that nobody has made yet.
+fn registrations(count: usize) -> Request<v1::RegisterRequest> {
+    static LAST: AtomicUsize = AtomicUsize::new(0);
+    let first = LAST.fetch_add(count, Ordering::Relaxed);
+    let registration = |number| v1::Registration {
+        address: format!("value::{number}"),
+        classes: vec!["class".to_owned()],
+        ..Default::default()
+    };
+    Request::new(v1::RegisterRequest {
+        registrations: (first..first + count).map(registration).collect(),
+    })
+}
+
+fn check_retry(status: &tonic::Status, limit: &str) {
+    assert_eq!(status.code(), Code::ResourceExhausted, "{status}");
+    assert!(status.message().contains(limit), "{status}");
+    let retry = status.get_details_retry_info();
+    let delay = retry.and_then(|retry| retry.retry_delay);
+    assert!(
+        delay.is_some_and(|delay| delay > Duration::ZERO && delay <= Duration::from_mins(1)),
+        "{delay:?}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stalled_disk_does_not_keep_an_invalidation_beyond_its_deadline() {
+    let rig = Rig::start(|_| {}).await;
+    rig.disk.become_(Disk::Stalled);
+    let begun = Instant::now();
+    let status = rig.invalidate("class", 300).await.unwrap_err();
+    assert!(
+        begun.elapsed() < Duration::from_secs(10),
+        "{:?}",
+        begun.elapsed()
+    );
+    assert_eq!(status.code(), Code::DeadlineExceeded, "{status}");
+    assert!(status.message().contains("not known"), "{status}");
+    rig.disk.become_(Disk::Well);
+    let answer = rig.invalidate("class", 0).await.unwrap();
+    assert!(answer.receipt.unwrap().satisfied);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dead_writer_ends_the_sidecar_and_what_it_had_is_called_unknown() {
+    let rig = Rig::start(|_| {}).await;
+    rig.disk.become_(Disk::Panics);
+    let status = rig.invalidate("class", 20_000).await.unwrap_err();
+    assert_eq!(status.code(), Code::Unknown, "{status}");
+    assert!(status.message().contains("not known"), "{status}");
+    let ended = rig.sidecar.looping.await.unwrap().unwrap_err();
+    assert!(ended.to_string().contains("writer thread"), "{ended}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sidecar_that_left_answers_that_nothing_was_done() {
+    let Rig {
+        sidecar,
+        app,
+        disk: _disk,
+        _stop,
+    } = Rig::start(|_| {}).await;
+    sidecar.leave().await.unwrap();
+    let status = app.register(registrations(1)).await.unwrap_err();
+    assert_eq!(status.code(), Code::Unavailable, "{status}");
+}
+
+/// Drives a call as far as it goes by itself: to where it waits for the loop's answer.
+async fn handed_over<T>(mut call: Pin<&mut impl Future<Output = T>>) -> bool {
+    std::future::poll_fn(|cx| Poll::Ready(call.as_mut().poll(cx).is_pending())).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn g10_what_is_under_way_is_bounded_also_when_callers_give_up() {
+    let rig = Rig::start(|config| config.limits.queue_writes_max = 10_000).await;
+    rig.disk.become_(Disk::Stalled);
+    let batch = 10_000;
+    let mut calls = Vec::new();
+    for _ in 0..UNDER_WAY_MAX / batch {
+        let mut call = Box::pin(rig.app.register(registrations(batch)));
+        assert!(handed_over(call.as_mut()).await);
+        calls.push(call);
+    }
+    // A call whose caller is gone before the loop has it is skipped, and its room is free again. Those before it are
+    // with the loop by then, and now their callers give up.
+    let skipped = async {
+        loop {
+            let room = Arc::new(Semaphore::new(1));
+            let place = room.clone().acquire_owned().await.unwrap();
+            let engine = &rig.sidecar.engine;
+            let mut call = Box::pin(engine.call(Call::Register(Vec::new()), Some(place), SOON));
+            assert!(handed_over(call.as_mut()).await);
+            drop(call);
+            // The loop may have been faster, and then the call waits for the disk.
+            let free = tokio::time::timeout(Duration::from_millis(200), room.acquire()).await;
+            if free.is_ok() {
+                return;
+            }
+        }
+    };
+    tokio::time::timeout(SOON, skipped).await.unwrap();
+    drop(calls);
+    let left = rig.app.under_way.available_permits();
+    assert!(left < batch, "{left} of {UNDER_WAY_MAX} are free");
+    let status = rig.app.register(registrations(batch)).await.unwrap_err();
+    check_retry(&status, &UNDER_WAY_MAX.to_string());
+    rig.disk.become_(Disk::Well);
+    let all = u32::try_from(UNDER_WAY_MAX).unwrap();
+    let freed = rig.app.under_way.acquire_many(all);
+    let freed = tokio::time::timeout(SOON, freed).await;
+    assert!(freed.is_ok(), "places do not come back");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn g10_a_full_queue_of_commands_says_when_to_try_again() {
+    let rig = Rig::start(|config| {
+        config.limits.queue_commands_max = 32;
+        config.limits.queue_writes_max = 1;
+    })
+    .await;
+    rig.disk.become_(Disk::Stalled);
+    let app = rig.app.clone();
+    let status = async move {
+        // Registrations stop being taken once a thousand writes wait; then their queue of one fills. Fewer than a batch
+        // of them are gathered, and do not count as writes yet.
+        let mut calls = JoinSet::new();
+        for _ in 0..10 {
+            let app = app.clone();
+            calls.spawn(async move { app.register(registrations(10_000)).await });
+        }
+        loop {
+            let ended = calls.join_next().await.unwrap().unwrap();
+            if let Err(status) = ended {
+                return status;
+            }
+        }
+    };
+    let status = tokio::time::timeout(SOON, status).await.unwrap();
+    check_retry(&status, "limits.queue_commands_max");
+    assert!(
+        rig.sidecar
+            .engine
+            .counters
+            .get(crate::telemetry::Counter::IntakeRejected)
+            > 0
+    );
+    rig.disk.become_(Disk::Well);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn g10_receipts_and_registrations_beyond_their_limits_say_when_to_try_again() {
+    let rig = Rig::start(|config| {
+        config.limits.receipts_max = 1;
+        config.limits.registrations_max = 100;
+    })
+    .await;
+    rig.app.register(registrations(100)).await.unwrap();
+    let status = rig.app.register(registrations(1)).await.unwrap_err();
+    check_retry(&status, "limits.registrations_max");
+    // The place of the one that waits for its flush is taken.
+    rig.disk.become_(Disk::Stalled);
+    let waiting = rig.invalidate("a", 20_000);
+    let refused = async {
+        loop {
+            let status = rig.invalidate("b", 100).await.unwrap_err();
+            if status.code() != Code::DeadlineExceeded {
+                return status;
+            }
+        }
+    };
+    tokio::select! {
+        biased;
+        _ = waiting => panic!("the disk has stalled"),
+        status = refused => check_retry(&status, "limits.receipts_max"),
+    }
+    rig.disk.become_(Disk::Well);
+}
