@@ -8,7 +8,7 @@ use anyhow::ensure;
 use grapevine_cache::Cache;
 use grapevine_client::{CachedClient, How};
 use grapevine_integration_tests::{Api, CacheServer, Fault, Relay, Setup, eventually};
-use grapevine_proto::v1::ReceiptLevel;
+use grapevine_proto::v1::{InvalidateRequest, PurgeMode, ReceiptLevel};
 
 use crate::fence::{POLICIES, client};
 use crate::support::{SOON, numbered};
@@ -244,4 +244,142 @@ async fn a_slow_or_silent_memcached_slows_nobody_else() {
         relay.set(Fault::Nothing);
         wait_gone(&*direct, &addresses).await;
     }
+}
+
+/// Invalidates one class with a soft purge, and waits for everybody.
+async fn invalidate_softly(api: &Api, class: &str) {
+    let request = InvalidateRequest {
+        classes: vec![class.to_owned()],
+        purge: PurgeMode::Soft.into(),
+        receipt: ReceiptLevel::All.into(),
+        ..Default::default()
+    };
+    api.app.clone().invalidate(request).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_soft_purge_marks_stale_in_a_real_memcached_and_a_hard_one_deletes() {
+    let Some(memcached) = CacheServer::memcached("a_soft_purge_marks_stale")
+        .await
+        .unwrap()
+    else {
+        return;
+    };
+    let setup = Setup::of(2).toml(POLICIES).flag("cache", &memcached.url);
+    let cluster = setup.start().await.unwrap();
+    let cache = memcached.client().unwrap();
+    let reader = CachedClient::new(client(&cluster[0]), cache.clone());
+    let read = async |truth: &'static str| {
+        let read = reader.get_or_fill("registered::1", &["registered/1"], None, |_| async move {
+            Ok::<_, Infallible>(truth.as_bytes().to_vec().into())
+        });
+        read.await.unwrap()
+    };
+    assert!(read("one").await.stored);
+    assert_eq!(read("two").await.value, "one", "it is cached");
+    let stored = async || cache.get_even_stale("registered::1").await;
+    assert!(!stored().await.unwrap().unwrap().stale);
+    // At another sidecar, which learns of the address from its peer.
+    let other = &cluster[1].api;
+    eventually("the other one knows the address", SOON, async || {
+        ensure!(other.addresses("registered").await?.len() == 1);
+        Ok(())
+    })
+    .await
+    .unwrap();
+    invalidate_softly(other, "registered/1").await;
+    eventually("the value is marked stale, and kept", SOON, async || {
+        let hit = stored().await?;
+        ensure!(hit.is_some_and(|hit| hit.stale));
+        Ok(())
+    })
+    .await
+    .unwrap();
+    assert_eq!(read("two").await.value, "two", "its token gives it away");
+    eventually("it is cached again", SOON, async || {
+        ensure!(read("three").await.how == How::Hit);
+        Ok(())
+    })
+    .await
+    .unwrap();
+    other
+        .invalidate("registered/1", ReceiptLevel::All)
+        .await
+        .unwrap();
+    eventually("the value is deleted", SOON, async || {
+        ensure!(stored().await?.is_none());
+        Ok(())
+    })
+    .await
+    .unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn redis_serves_every_strategy_and_dependencies_found_during_a_fill() {
+    let Some(redis) = CacheServer::redis("redis_serves_every_strategy")
+        .await
+        .unwrap()
+    else {
+        return;
+    };
+    let setup = Setup::of(2).toml(POLICIES).flag("cache", &redis.url);
+    let cluster = setup.start().await.unwrap();
+    let cache = redis.client().unwrap();
+    let reader = CachedClient::new(client(&cluster[0]), cache.clone());
+    let read = async |strategy: &str, truth: &'static str| {
+        let (address, classes) = (format!("{strategy}::1"), [format!("{strategy}/1")]);
+        let read = reader.get_or_fill(&address, &classes, None, |fill| async move {
+            fill.depends_on("prices/13");
+            Ok::<_, Infallible>(truth.as_bytes().to_vec().into())
+        });
+        read.await.unwrap()
+    };
+    for strategy in ["versioned", "registered", "bucketed"] {
+        let first = read(strategy, "one").await;
+        assert!(
+            first.how == How::Filled && first.stored,
+            "{strategy}: {first:?}"
+        );
+        let again = read(strategy, "two").await;
+        assert!(
+            again.how == How::Hit && again.value == "one",
+            "{strategy}: {again:?}"
+        );
+        // Its own class, then one that only the fill knew; told elsewhere, both times.
+        for (class, truth) in [
+            (format!("{strategy}/1"), "three"),
+            ("prices/13".to_owned(), "four"),
+        ] {
+            let other = &cluster[1].api;
+            other.invalidate(&class, ReceiptLevel::All).await.unwrap();
+            let after = read(strategy, truth).await;
+            assert!(
+                after.how == How::Filled && after.value == truth,
+                "{strategy} after {class}: {after:?}"
+            );
+            // The delete that belongs to the bump may come behind the fill, once.
+            eventually("it hits again", SOON, async || {
+                let read = read(strategy, truth).await;
+                ensure!(read.value == truth && read.how == How::Hit, "{read:?}");
+                Ok(())
+            })
+            .await
+            .unwrap();
+        }
+        let other = &cluster[1].api;
+        other
+            .invalidate("prices/14", ReceiptLevel::All)
+            .await
+            .unwrap();
+        assert_eq!(
+            read(strategy, "no").await.how,
+            How::Hit,
+            "{strategy}: nothing that it depends on changed"
+        );
+    }
+    // And what is registered is deleted there; the last bump of the prices took it out of the directory before.
+    assert!(read("registered", "five").await.stored);
+    let (purged, pending) = invalidate(&cluster[0].api, "registered/1").await;
+    assert!(purged + pending >= 1);
+    wait_gone(&*cache, &["registered::1".to_owned()]).await;
 }

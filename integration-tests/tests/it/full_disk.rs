@@ -52,10 +52,14 @@ async fn g1_a_full_disk_ends_the_sidecar_and_loses_nothing_acknowledged() {
     let Some(disk) = Disk::mount("g1_a_full_disk_ends_the_sidecar") else {
         return;
     };
-    let mut cluster = Setup::of(1).prepare().await.unwrap();
+    // With a peer: one that is alone declares everything changed at each start, registrations included.
+    let mut cluster = Setup::of(2).prepare().await.unwrap();
     let place = disk.path.join("data").display().to_string();
     cluster[0].set("data-dir", &place).unwrap();
-    cluster[0].start_fresh().await.unwrap();
+    for node in 0..2 {
+        cluster[node].start().unwrap();
+    }
+    cluster.wait_fresh().await.unwrap();
     let ballast = disk.path.join("ballast");
     fs::write(&ballast, vec![1; BALLAST_BYTES]).unwrap();
     let mut old = Superseded::default();
@@ -92,7 +96,10 @@ async fn g1_a_full_disk_ends_the_sidecar_and_loses_nothing_acknowledged() {
     assert_eq!(ended.code, Some(1), "{}", ended.output);
 
     fs::remove_file(&ballast).unwrap();
-    cluster[0].start_fresh().await.unwrap();
+    // What it lists at once comes from its own disk: nobody else is there.
+    cluster[1].kill().await.unwrap();
+    cluster[0].start().unwrap();
+    cluster[0].wait_serving().await.unwrap();
     old.check("n1", &cluster[0].api).await.unwrap();
     let listed: BTreeSet<String> = cluster[0]
         .api
@@ -109,6 +116,9 @@ async fn g1_a_full_disk_ends_the_sidecar_and_loses_nothing_acknowledged() {
         "of {} acknowledged registrations",
         registered.len()
     );
+    cluster[1].start().unwrap();
+    cluster.wait_fresh().await.unwrap();
+    old.check("n1", &cluster[0].api).await.unwrap();
     cluster[0]
         .api
         .register("kept", ["one::more".to_owned()])
