@@ -7,7 +7,7 @@ use grapevine_integration_tests::{Api, Cluster, Setup, always, eventually};
 use grapevine_proto::v1;
 use grapevine_proto::v1::exchange_request::Kind;
 use grapevine_proto::v1::peer_service_client::PeerServiceClient;
-use grapevine_proto::v1::{Freshness, ReceiptLevel};
+use grapevine_proto::v1::{Freshness, MemberState, ReceiptLevel};
 use rand::RngCore as _;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpStream, UdpSocket, UnixStream};
@@ -131,6 +131,33 @@ async fn seeds_may_be_dns_names_and_may_be_wrong() {
     cluster[0].start().unwrap();
     cluster[1].start().unwrap();
     cluster.wait_fresh().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_sidecar_at_the_address_of_one_that_is_gone_is_not_taken_for_it() {
+    let mut cluster = Setup::of(2).start().await.unwrap();
+    let place = cluster[1].peer.to_string();
+    cluster[1].kill().await.unwrap();
+    let heir = cluster.add("n3").await.unwrap();
+    heir.set("peer-listen", &place).unwrap();
+    heir.set("peer-advertise", &place).unwrap();
+    heir.start().unwrap();
+    let api = cluster[0].api.clone();
+    eventually("n1 knows who answers there", SOON, async || {
+        let rows = api.members().await?;
+        let of = |node: &str| rows.iter().find(|row| row.node_id == node);
+        ensure!(of("n3").is_some_and(|row| row.state() == MemberState::Alive));
+        ensure!(of("n2").is_some_and(|row| row.state() == MemberState::Suspect));
+        ensure!(cluster[0].log().contains("n3 answers there"));
+        Ok(())
+    })
+    .await
+    .unwrap();
+    // And the end of the link to the one that was killed was told and counted, on both sides of it.
+    let broken = api.counter("peer_links_broken").await.unwrap();
+    assert!(broken >= 2, "{broken} of 2");
+    let log = cluster[0].log();
+    assert!(log.contains("a link to a peer broke") && log.contains("a link from a peer broke"));
 }
 
 /// A peer made by hand.

@@ -188,7 +188,7 @@ fn spawn<L: Accept>(
     });
 }
 
-fn peer_router(config: &Config, sidecar: &Sidecar) -> Router {
+pub(super) fn peer_router(config: &Config, sidecar: &Sidecar) -> Router {
     let peers = PeerServiceServer::new(PeerServer {
         engine: sidecar.engine.clone(),
         cluster: config.cluster.name.as_str().to_owned(),

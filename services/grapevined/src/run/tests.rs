@@ -14,8 +14,11 @@ use grapevine_core::names::ClassPath;
 use grapevine_core::store::{RecoveredClass, Taken, Write};
 use grapevine_proto::v1;
 use grapevine_proto::v1::application_service_server::ApplicationService as _;
+use grapevine_proto::v1::exchange_request::Kind;
+use grapevine_proto::v1::peer_service_client::PeerServiceClient;
 use grapevine_store::{AddressRow, ClassRow, Cursor, LogRead, MemoryStore, Page, StoreError};
 use tokio::sync::Semaphore;
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Request};
 use tonic_types::StatusExt as _;
 
@@ -352,4 +355,98 @@ async fn g10_receipts_and_registrations_beyond_their_limits_say_when_to_try_agai
         status = refused => check_retry(&status, "limits.receipts_max"),
     }
     rig.disk.become_(Disk::Well);
+}
+
+fn from_peer(kind: v1::exchange_request::Kind) -> v1::ExchangeRequest {
+    v1::ExchangeRequest { kind: Some(kind) }
+}
+
+/// A piece of a snapshot that nobody asked for: it is handed to the loop like any other.
+fn piece() -> v1::ExchangeRequest {
+    from_peer(Kind::SnapshotEnd(v1::SnapshotEnd { id: 7 }))
+}
+
+fn bump(peer: Incarnation, sequence: u64) -> v1::ExchangeRequest {
+    let bump = v1::Bump {
+        classes: vec!["told/by/a/peer".to_owned()],
+        ..Default::default()
+    };
+    from_peer(Kind::Bumps(v1::BumpBatch {
+        origin: peer.to_bytes().to_vec().into(),
+        first: sequence,
+        events: vec![v1::BumpEvent {
+            kind: Some(v1::bump_event::Kind::Bump(bump)),
+        }],
+    }))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn g10_bumps_are_heard_while_pieces_of_a_snapshot_wait_for_the_disk() {
+    let rig = Rig::start(|config| {
+        config.limits.queue_commands_max = 32;
+        config.limits.queue_writes_max = 3;
+    })
+    .await;
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let peers = listen::peer_router(&Config::default(), &rig.sidecar);
+    let incoming = tonic::transport::server::TcpIncoming::from(listener);
+    tokio::spawn(peers.serve_with_incoming(incoming));
+    // One batch is with the disk, one waits for it, and one for the loop: it takes no more registrations and snapshots,
+    // and everything else until four times as much waits.
+    rig.disk.become_(Disk::Stalled);
+    let mut waiting = Vec::new();
+    for _ in 0..3 {
+        let mut call = Box::pin(rig.app.register(registrations(10_000)));
+        assert!(handed_over(call.as_mut()).await);
+        waiting.push(call);
+    }
+    let peer = new_incarnation().unwrap();
+    let hello = v1::Hello {
+        cluster: "grapevine".to_owned(),
+        protocol: crate::wire::peer::PROTOCOL,
+        node_id: "by-hand".to_owned(),
+        incarnation: peer.to_bytes().to_vec().into(),
+        peer_address: "127.0.0.1:1".to_owned(),
+        policy_digest: 0,
+    };
+    let mut client = PeerServiceClient::connect(format!("http://{address}"))
+        .await
+        .unwrap();
+    let (says, said) = mpsc::channel(64);
+    says.send(from_peer(Kind::Hello(hello))).await.unwrap();
+    let mut answers = client
+        .exchange(ReceiverStream::new(said))
+        .await
+        .unwrap()
+        .into_inner();
+    assert!(answers.message().await.unwrap().unwrap().welcome.is_some());
+    // As many as may be under way; and behind them a bump.
+    for _ in 0..16 {
+        says.send(piece()).await.unwrap();
+    }
+    says.send(bump(peer, 1)).await.unwrap();
+    let told = grapevine_core::id::EventId {
+        origin: peer,
+        sequence: 1,
+    };
+    rig.sidecar
+        .engine
+        .await_session(&[told], SOON)
+        .await
+        .unwrap();
+    // One that sends more is not waited for.
+    for _ in 0..20 {
+        // It fails once the link is closed.
+        let _ = says.send(piece()).await;
+    }
+    let refused = loop {
+        match answers.message().await {
+            Ok(taken) => assert_eq!(taken.unwrap().pieces_taken, 1),
+            Err(status) => break status,
+        }
+    };
+    assert_eq!(refused.code(), Code::ResourceExhausted, "{refused}");
+    rig.disk.become_(Disk::Well);
+    drop(waiting);
 }
