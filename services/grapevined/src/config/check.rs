@@ -11,6 +11,13 @@ pub(super) fn conflicts(config: &Config) -> Vec<ConfigError> {
     let mut conflict = |key: &str, reason: String| {
         found.push(Problem::Conflict { reason }.at(Origin::Together, key));
     };
+    addresses(config, &mut conflict);
+    numbers(config, &mut conflict);
+    found
+}
+
+/// Where to listen, and where to be reached.
+fn addresses(config: &Config, conflict: &mut impl FnMut(&str, String)) {
     if config.app.unix.is_none() && config.app.tcp.is_none() {
         let reason = "both empty: applications could not call this sidecar".to_owned();
         conflict("app.unix, app.tcp", reason);
@@ -44,6 +51,11 @@ pub(super) fn conflicts(config: &Config) -> Vec<ConfigError> {
         );
         conflict("gossip.advertise", reason);
     }
+}
+
+/// Counts and durations that bound each other.
+fn numbers(config: &Config, conflict: &mut impl FnMut(&str, String)) {
+    let gossip = &config.gossip;
     let (expected, peers) = (config.cluster.expected_members, gossip.max_peers);
     if expected > peers + 1 {
         let reason = format!(
@@ -52,14 +64,14 @@ pub(super) fn conflicts(config: &Config) -> Vec<ConfigError> {
         conflict("cluster.expected_members, gossip.max_peers", reason);
     }
     at_least(
-        &mut conflict,
+        conflict,
         "gossip.suspect_after",
         gossip.suspect_after,
         "five times gossip.interval",
         gossip.interval * 5,
     );
     at_least(
-        &mut conflict,
+        conflict,
         "gossip.dead_grace",
         gossip.dead_grace,
         "twice gossip.suspect_after",
@@ -67,7 +79,7 @@ pub(super) fn conflicts(config: &Config) -> Vec<ConfigError> {
     );
     let freshness = &config.freshness;
     at_least(
-        &mut conflict,
+        conflict,
         "freshness.member_timeout",
         freshness.member_timeout,
         "freshness.max_staleness",
@@ -75,7 +87,7 @@ pub(super) fn conflicts(config: &Config) -> Vec<ConfigError> {
     );
     let purge = &config.purge;
     at_least(
-        &mut conflict,
+        conflict,
         "purge.retry_interval_max",
         purge.retry_interval_max,
         "purge.retry_interval_min",
@@ -83,13 +95,12 @@ pub(super) fn conflicts(config: &Config) -> Vec<ConfigError> {
     );
     let limits = &config.limits;
     at_least(
-        &mut conflict,
+        conflict,
         "limits.classes_max",
         limits.classes_max,
         "limits.classes_per_top_max",
         limits.classes_per_top_max,
     );
-    found
 }
 
 fn at_least<T: PartialOrd + Copy + std::fmt::Debug>(

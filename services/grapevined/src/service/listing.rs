@@ -73,6 +73,12 @@ pub(super) async fn classes(
     stream(listing, read, token, entry, chunk).await
 }
 
+fn page_token(next: Option<&Cursor>) -> Bytes {
+    next.map_or_else(Bytes::new, |cursor| {
+        Bytes::copy_from_slice(cursor.as_bytes())
+    })
+}
+
 fn read_error(error: &StoreError) -> Status {
     match error {
         StoreError::BadCursor => invalid("page_token", error.to_string()),
@@ -121,9 +127,7 @@ where
                 let entries: Vec<_> = current.rows.into_iter().filter_map(&entry).collect();
                 left = left.saturating_sub(entries.len() as u64);
                 let done = next.is_none() || left == 0;
-                let token = next.as_ref().map_or_else(Bytes::new, |cursor| {
-                    Bytes::copy_from_slice(cursor.as_bytes())
-                });
+                let token = page_token(next.as_ref());
                 // A page of nothing but what is left out is not worth a message, unless it is the last.
                 if (done || !entries.is_empty())
                     && chunks.send(Ok(chunk(entries, token))).await.is_err()
