@@ -132,6 +132,15 @@ fn word(message: PeerMessage) -> Kind {
             bump_head,
             directory_head,
         }),
-        other => unreachable!("invariant: {other:?} carries events or state"),
+        // Named one by one, so that a new message cannot be forgotten here.
+        PeerMessage::Bumps { .. }
+        | PeerMessage::Directory { .. }
+        | PeerMessage::SnapshotRequest { .. }
+        | PeerMessage::SnapshotBegin { .. }
+        | PeerMessage::SnapshotVersions { .. }
+        | PeerMessage::SnapshotDirectory { .. }
+        | PeerMessage::SnapshotEnd { .. } => {
+            unreachable!("invariant: `message` sends events and state elsewhere")
+        }
     }
 }
