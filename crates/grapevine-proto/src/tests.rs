@@ -45,6 +45,7 @@ fn messages_survive_the_wire() {
                 state: v1::HolderState::Has.into(),
             }],
         }),
+        addresses_dropped: 0,
         addresses_purged: 3,
         addresses_pending: 0,
     };
