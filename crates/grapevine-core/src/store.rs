@@ -107,6 +107,8 @@ pub struct Taken {
     pub purge: PurgeMode,
     /// The addresses, without repetitions.
     pub addresses: Vec<Address>,
+    /// When the last of their values has ended by itself; the epoch's begin if there is none.
+    pub expires: UnixSeconds,
 }
 
 /// What a store held when it was opened.

@@ -17,7 +17,7 @@ use sled::IVec;
 
 use crate::StoreError;
 use crate::keys::{self, Range, Table};
-use crate::page::{self, Entries, Header, Put, Retained};
+use crate::page::{self, Entries, Entry, Header, Put, Retained};
 use crate::txn::Txn;
 
 /// What one [`expire`] may read and write, in bytes, whatever its limit: a bump that arrives meanwhile waits for it.
@@ -274,6 +274,8 @@ fn put_back(
 pub(crate) struct Removed {
     /// In byte order, without repetitions.
     pub(crate) addresses: Vec<Address>,
+    /// When the last of their values has ended.
+    pub(crate) expires: UnixSeconds,
     /// Counted once per class.
     pub(crate) registrations: u64,
 }
@@ -301,6 +303,7 @@ pub(crate) fn take(
     found.addresses.dedup();
     Ok(Removed {
         addresses: found.addresses,
+        expires: UnixSeconds(found.expires),
         registrations: found.registrations,
     })
 }
@@ -329,18 +332,20 @@ struct Found {
     /// Only this sidecar's own are wanted.
     own_only: bool,
     addresses: Vec<Address>,
+    expires: u32,
     registrations: u64,
 }
 
 impl Found {
     fn push(
         &mut self,
-        own: bool,
+        entry: Entry,
         address: impl FnOnce() -> Result<Address, StoreError>,
     ) -> Result<(), StoreError> {
         self.registrations += 1;
-        if own || !self.own_only {
+        if entry.own || !self.own_only {
             self.addresses.push(address()?);
+            self.expires = self.expires.max(entry.expires);
         }
         Ok(())
     }
@@ -353,7 +358,7 @@ fn take_any(txn: &mut Txn<'_>, subtrees: &[Range], found: &mut Found) -> Result<
             let (key, page) = entry?;
             let mut entries = Entries::of(&page)?;
             while let Some(entry) = entries.advance()? {
-                found.push(entry.own, || Ok(entries.address()?))?;
+                found.push(entry, || Ok(entries.address()?))?;
             }
             removed.push((key, Header::read(&page)?));
         }
@@ -381,16 +386,16 @@ fn take_all(txn: &mut Txn<'_>, subtrees: &[Range], found: &mut Found) -> Result<
         let mut changed = Vec::new();
         for entry in txn.scan(subtree.clone()) {
             let (key, page) = entry?;
-            let mut own = Vec::new();
+            let mut taken = Vec::new();
             let retained = page::retain(&page, |name, entry| match position(&common, name) {
                 None => true,
                 Some(place) => {
-                    own.push((place, entry.own));
+                    taken.push((place, entry));
                     false
                 }
             })?;
-            for (place, own) in own {
-                found.push(own, || Ok(common[place].clone()))?;
+            for (place, entry) in taken {
+                found.push(entry, || Ok(common[place].clone()))?;
             }
             if let Some(retained) = retained {
                 changed.push((key, Header::read(&page)?, retained));

@@ -131,10 +131,12 @@ impl State {
                 own_only,
                 purge,
             } => {
+                let (addresses, expires) = self.take(classes, *matching, *own_only);
                 return Some(Taken {
                     event: *event,
                     purge: *purge,
-                    addresses: self.take(classes, *matching, *own_only),
+                    addresses,
+                    expires,
                 });
             }
             Write::Expire { now, limit } => self.expire(*now, *limit),
@@ -219,7 +221,12 @@ impl State {
         }
     }
 
-    fn take(&mut self, classes: &[ClassPath], matching: Match, own_only: bool) -> Vec<Address> {
+    fn take(
+        &mut self,
+        classes: &[ClassPath],
+        matching: Match,
+        own_only: bool,
+    ) -> (Vec<Address>, UnixSeconds) {
         let below = |class: &ClassPath, sort_key: &[u8]| {
             class.is_reserved() || covers(&class.sort_key(), sort_key)
         };
@@ -242,15 +249,17 @@ impl State {
             }
         };
         let mut taken = BTreeSet::new();
+        let mut expires = 0;
         self.directory.retain(|(sort_key, address), entry| {
             let matches = classes.iter().any(|class| below(class, sort_key))
                 && wanted.as_ref().is_none_or(|set| set.contains(address));
             if matches && (entry.own || !own_only) {
                 taken.insert(address.clone());
+                expires = expires.max(entry.expires);
             }
             !matches
         });
-        taken.into_iter().collect()
+        (taken.into_iter().collect(), UnixSeconds(expires))
     }
 
     fn expire(&mut self, now: UnixSeconds, limit: usize) {

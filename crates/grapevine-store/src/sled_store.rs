@@ -284,6 +284,7 @@ impl Commit<'_, '_> {
                     event: *event,
                     purge: *purge,
                     addresses: found.addresses,
+                    expires: found.expires,
                 });
             }
             Write::Expire { now, limit } => {

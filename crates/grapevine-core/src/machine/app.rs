@@ -19,7 +19,7 @@ use crate::event::{
     BATCH_REGISTRATIONS_MAX, BUMP_CLASSES_MAX, Bump, BumpEvent, CONJUNCTION_CLASSES_MAX, Event,
     Match, PurgeMode, Registration, RegistrationBatch,
 };
-use crate::id::{EventId, Lane, Time};
+use crate::id::{EventId, Lane, Time, UnixSeconds};
 use crate::names::ClassPath;
 use crate::store::Write;
 use crate::versions::{CONJUNCTIONS_MAX, Stamp, Versions, sorted_classes};
@@ -259,6 +259,7 @@ impl Core {
             waiting: Vec::new(),
         };
         let mut condemned = Vec::new();
+        let mut expires = UnixSeconds::default();
         for item in items {
             let position = call.verdicts.len();
             match self.judge(&item, now) {
@@ -267,6 +268,7 @@ impl Core {
                     call.verdicts.push(Verdict::Condemned(reason));
                     if item.register {
                         condemned.push(item.address);
+                        expires = expires.max(item.expires);
                     }
                 }
                 Ok(stamp) => {
@@ -300,6 +302,7 @@ impl Core {
         if !condemned.is_empty() {
             effects.actions.push(Action::Purge {
                 addresses: condemned,
+                expires,
                 mode: PurgeMode::Hard,
             });
         }

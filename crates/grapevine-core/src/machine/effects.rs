@@ -324,6 +324,8 @@ pub enum Action {
     Purge {
         /// Which.
         addresses: Vec<Address>,
+        /// When the last of their values has ended by itself.
+        expires: UnixSeconds,
         /// How.
         mode: PurgeMode,
     },

@@ -11,8 +11,10 @@ use super::app::{Call, InDirectory};
 use super::effects::{
     Action, CommitId, CondemnReason, Effects, PeerMessage, ReceiptLevel, Reply, Ticket, Verdict,
 };
-use crate::event::{BATCH_REGISTRATIONS_MAX, BumpEvent, PurgeMode, RegistrationBatch};
-use crate::id::{EventId, Incarnation, Lane, Time};
+use crate::event::{
+    BATCH_REGISTRATIONS_MAX, BumpEvent, PurgeMode, Registration, RegistrationBatch,
+};
+use crate::id::{EventId, Incarnation, Lane, Time, UnixSeconds};
 use crate::names::Address;
 use crate::progress::LaneProgress;
 use crate::store::Write;
@@ -231,7 +233,7 @@ impl Core {
     }
 
     /// Takes registrations out of the directory and their addresses out of the caches.
-    fn condemn(&mut self, late: Vec<crate::event::Registration>, effects: &mut Effects) {
+    fn condemn(&mut self, late: Vec<Registration>, effects: &mut Effects) {
         if late.is_empty() {
             return;
         }
@@ -239,8 +241,10 @@ impl Core {
             .iter()
             .map(|registration| registration.address.clone())
             .collect();
+        let expires = last_expiry(&late);
         effects.actions.push(Action::Purge {
             addresses,
+            expires,
             mode: PurgeMode::Hard,
         });
         // A later registration of the same address is on its way to the disk: taking the address out now would lose it.
@@ -278,6 +282,14 @@ impl Pending {
         };
         own.iter().map(|(_, batch)| batch).chain(remote)
     }
+}
+
+/// When the last of the registered values has ended.
+pub(super) fn last_expiry(registrations: &[Registration]) -> UnixSeconds {
+    let expiries = registrations
+        .iter()
+        .map(|registration| registration.expires);
+    expiries.max().unwrap_or_default()
 }
 
 /// Cuts consecutive events into messages of so many at most, and of so much weight unless a single one weighs more.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::Core;
 use super::app::{Suppressed, bump_writes};
 use super::effects::{Action, Effects, PeerMessage};
-use super::flushed::Pending;
+use super::flushed::{Pending, last_expiry};
 use crate::event::{Bump, BumpEvent, Event, Match, PurgeMode, Registration, RegistrationBatch};
 use crate::id::{EventId, Incarnation, Lane, Time};
 use crate::names::{ClassPath, EVERYTHING};
@@ -338,12 +338,14 @@ impl Core {
                 .partition(|item| self.versions.exceeds(&item.classes, &batch.stamp));
             if !late.is_empty() {
                 self.counters.registrations_condemned += late.len() as u64;
+                let expires = last_expiry(&late);
                 let addresses = late
                     .into_iter()
                     .map(|registration| registration.address)
                     .collect();
                 effects.actions.push(Action::Purge {
                     addresses,
+                    expires,
                     mode: PurgeMode::Hard,
                 });
             }

@@ -24,6 +24,11 @@ impl Clock {
     }
 
     /// The wall clock, for the expiry of registrations.
+    /// How long it is until then by the wall clock; nothing once it is past.
+    pub(crate) fn until(then: UnixSeconds) -> Duration {
+        Duration::from_secs(u64::from(then.0.saturating_sub(Self::unix().0)))
+    }
+
     pub(crate) fn unix() -> UnixSeconds {
         let since = SystemTime::now()
             .duration_since(UNIX_EPOCH)

@@ -61,6 +61,8 @@ pub(crate) struct EventLoop {
     /// The inbound links of each peer: a reconnect may overtake the end of the old one.
     inbound: HashMap<Incarnation, BTreeSet<LinkId>>,
     told_members: Vec<(NodeId, String)>,
+    /// The last own bump that gossip told.
+    told_bump: u64,
     draining: Option<oneshot::Sender<()>>,
     stop: Option<String>,
 }
@@ -79,6 +81,7 @@ impl EventLoop {
             links: HashMap::new(),
             inbound: HashMap::new(),
             told_members: Vec::new(),
+            told_bump: 0,
             draining: None,
             stop: None,
         };
@@ -145,6 +148,7 @@ impl EventLoop {
                     commit,
                     writes,
                     taken,
+                    expiry_backlog,
                 } = outcome.inspect_err(|error| error!(%error, "the store failed; stopping"))?;
                 self.writer.done();
                 self.parts.engine.counters.inc(Counter::StoreCommits);
@@ -156,6 +160,7 @@ impl EventLoop {
                     self.purge_taken(taken);
                 }
                 inputs.push(Input::Flushed(commit));
+                inputs.extend(expiry_backlog.then_some(Input::ExpiryBacklog));
             }
         }
         // Its time may have come however much else there is to do: probes, deadlines and departures hang on it.
@@ -319,11 +324,15 @@ impl EventLoop {
                     applied += 1;
                     let _ = self.parts.engine.news.send(News::Resync);
                 }
-                Action::Purge { addresses, mode } => {
+                Action::Purge {
+                    addresses,
+                    expires,
+                    mode,
+                } => {
                     self.parts.purger.submit(Job {
                         addresses,
                         mode,
-                        lifetime: None,
+                        lifetime: Some(Clock::until(expires)),
                     });
                 }
                 Action::ServeLog {
@@ -352,16 +361,23 @@ impl EventLoop {
         }
     }
 
-    fn publish_heads(&self) {
-        let core = self.parts.engine.core.read();
-        let head = |lane| {
-            core.progress()
-                .lane(core.incarnation(), lane)
-                .map_or(0, LaneProgress::watermark)
+    /// Lets gossip tell how far this sidecar's own events have come: at once when there is a new bump, for a peer whose
+    /// push was lost asks when it hears of it.
+    fn publish_heads(&mut self) {
+        let (bump, directory) = {
+            let core = self.parts.engine.core.read();
+            let head = |lane| {
+                core.progress()
+                    .lane(core.incarnation(), lane)
+                    .map_or(0, LaneProgress::watermark)
+            };
+            (head(Lane::Bump), head(Lane::Directory))
         };
-        self.parts
-            .gossip
-            .set_heads(head(Lane::Bump), head(Lane::Directory));
+        self.parts.gossip.set_heads(bump, directory);
+        if bump > self.told_bump {
+            self.told_bump = bump;
+            self.parts.gossip.nudge();
+        }
     }
 
     fn send(&self, to: Incarnation, message: PeerMessage) {
@@ -400,11 +416,12 @@ impl EventLoop {
             event,
             purge,
             addresses,
+            expires,
         } = taken;
         let attempt = self.parts.purger.submit(Job {
             addresses,
             mode: purge,
-            lifetime: None,
+            lifetime: Some(Clock::until(expires)),
         });
         self.note_purge(event, attempt);
     }

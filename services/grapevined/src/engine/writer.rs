@@ -29,6 +29,8 @@ pub(super) struct Committed {
     /// How many writes it had.
     pub(super) writes: usize,
     pub(super) taken: Vec<Taken>,
+    /// Whether a sweep of lapsed registrations was among them and left some.
+    pub(super) expiry_backlog: bool,
 }
 
 /// The loop's end of the writer.
@@ -119,11 +121,16 @@ fn write_groups(store: &dyn Store, groups: &Receiver<Group>, outcomes: &mpsc::Se
             store.commit(&group.writes)
         };
         let failed = outcome.is_err();
+        let swept = group
+            .writes
+            .iter()
+            .any(|write| matches!(write, Write::Expire { .. }));
         if outcomes
             .blocking_send(outcome.map(|taken| Committed {
                 commit: group.commit,
                 writes: group.writes.len(),
                 taken,
+                expiry_backlog: swept && store.expiry_backlog(),
             }))
             .is_err()
             || failed

@@ -7,7 +7,9 @@ use anyhow::Context as _;
 use grapevine_core::id::Incarnation;
 use grapevine_core::machine::effects::{Input, PeerHello, Sighting};
 use grapevine_core::names::NodeId;
+use grapevine_core::progress::OriginHead;
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tracing::{error, info, warn};
 
 use crate::config::Config;
@@ -66,55 +68,85 @@ pub(super) async fn follow_gossip(
     let mut conflicts = BTreeSet::new();
     let mut mismatched = Vec::new();
     let mut alive_before = 0;
+    let mut told = grapevine_gossip::View::default();
+    let mut tell_by = Instant::now();
     loop {
-        let sightings: Vec<_> = {
-            let view = views.borrow_and_update();
-            // Told once; the view comes again every few seconds.
-            let found: BTreeSet<_> = view
-                .conflicts
-                .iter()
-                .map(|conflict| conflict.node_id.clone())
-                .collect();
-            for node in found.difference(&conflicts) {
-                error!(
-                    node,
-                    "several processes use one node id: give every sidecar its own node.id"
-                );
-            }
-            conflicts = found;
-            view.peers
-                .iter()
-                .filter_map(|(node, peer)| sighting(node, peer))
-                .collect()
-        };
-        let differing: Vec<_> = sightings
-            .iter()
-            .filter(|seen| seen.alive && seen.hello.policy_digest != hello.policy_digest)
-            .map(|seen| seen.hello.node_id.clone())
+        let view = views.borrow_and_update().clone();
+        let heads: Vec<_> = view
+            .heads_since(&told)
+            .into_iter()
+            .filter_map(head)
             .collect();
-        if differing != mismatched {
-            if !differing.is_empty() {
-                warn!(
-                    ?differing,
-                    "members hold other policies: roll the same configuration out to all of them"
-                );
-            }
-            mismatched = differing;
-        }
-        let alive = sightings.iter().filter(|seen| seen.alive).count() + 1;
-        if alive != alive_before {
-            info!(alive, expected, "gossip");
-            alive_before = alive;
-        }
-        let seen = Command::Input(Input::Seen(sightings));
-        if engine.urgent.send(seen).await.is_err() {
+        if !heads.is_empty() && !send(&engine, Input::HeadsSeen(heads)).await {
             return;
         }
-        // Told again when nothing changed: links that broke meanwhile leave members whom gossip has to vouch for anew.
-        if let Ok(Err(_)) = tokio::time::timeout(TELL_AGAIN, views.changed()).await {
+        // Heads move with every event; who the members are is looked at only when that changed, or after a while.
+        if Instant::now() >= tell_by || !view.same_members(&told) {
+            // Told again when nothing changed: links that broke meanwhile leave members whom gossip has to vouch for anew.
+            tell_by = Instant::now() + TELL_AGAIN;
+            tell_conflicts(&view, &mut conflicts);
+            let peers = view.peers.iter();
+            let sightings: Vec<_> = peers
+                .filter_map(|(node, peer)| sighting(node, peer))
+                .collect();
+            tell_policies(&sightings, &hello, &mut mismatched);
+            let alive = sightings.iter().filter(|seen| seen.alive).count() + 1;
+            if alive != alive_before {
+                info!(alive, expected, "gossip");
+                alive_before = alive;
+            }
+            if !send(&engine, Input::Seen(sightings)).await {
+                return;
+            }
+        }
+        told = view;
+        if let Ok(Err(_)) = tokio::time::timeout_at(tell_by, views.changed()).await {
             return;
         }
     }
+}
+
+async fn send(engine: &Engine, input: Input) -> bool {
+    engine.urgent.send(Command::Input(input)).await.is_ok()
+}
+
+/// Told once; the view comes again every few seconds.
+fn tell_conflicts(view: &grapevine_gossip::View, told: &mut BTreeSet<String>) {
+    let conflicts = view.conflicts.iter();
+    let found: BTreeSet<_> = conflicts.map(|conflict| conflict.node_id.clone()).collect();
+    for node in found.difference(told) {
+        error!(
+            node,
+            "several processes use one node id: give every sidecar its own node.id"
+        );
+    }
+    *told = found;
+}
+
+fn tell_policies(sightings: &[Sighting], hello: &PeerHello, told: &mut Vec<NodeId>) {
+    let differing: Vec<_> = sightings
+        .iter()
+        .filter(|seen| seen.alive && seen.hello.policy_digest != hello.policy_digest)
+        .map(|seen| seen.hello.node_id.clone())
+        .collect();
+    if differing == *told {
+        return;
+    }
+    if !differing.is_empty() {
+        warn!(
+            ?differing,
+            "members hold other policies: roll the same configuration out to all of them"
+        );
+    }
+    *told = differing;
+}
+
+fn head(heads: grapevine_gossip::Heads) -> Option<OriginHead> {
+    Some(OriginHead {
+        incarnation: Incarnation::new(heads.incarnation)?,
+        bump: heads.bump,
+        directory: heads.directory,
+    })
 }
 
 fn sighting(node: &str, peer: &grapevine_gossip::Peer) -> Option<Sighting> {

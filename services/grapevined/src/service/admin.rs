@@ -134,6 +134,7 @@ fn decisions(counters: Counters) -> BTreeMap<String, u64> {
         ("events_duplicate", counters.events_duplicate),
         ("floors_own", counters.floors_own),
         ("escalations", counters.escalations),
+        ("events_written_off", counters.events_written_off),
         ("registrations_accepted", counters.registrations_accepted),
         ("registrations_condemned", counters.registrations_condemned),
         (

@@ -139,6 +139,23 @@ pub(crate) fn a_take_of_all_removes_what_is_in_each(store: &impl Inspect) {
     store.checked();
 }
 
+/// Deletes are tried until then, so it must be the last of them, to the directory's grain.
+pub(crate) fn a_take_tells_when_the_last_of_its_values_ends(store: &impl Inspect) {
+    let registrations = vec![
+        registration("x", &["a"], 6_400),
+        registration("y", &["a/1", "b"], 64_000),
+        registration("z", &["c"], 640_000),
+    ];
+    store.commit(&[register(registrations)]).unwrap();
+    let ends = |taken: Vec<grapevine_core::store::Taken>| taken[0].expires.0;
+    let all = take_as(&["a", "b"], Match::All, false);
+    assert_eq!(ends(store.commit(&[all]).unwrap()), 0, "none is in both");
+    let taken = ends(store.commit(&[take(&["a"])]).unwrap());
+    assert!((64_000..=64_064).contains(&taken), "{taken}");
+    assert_eq!(ends(store.commit(&[take(&["a"])]).unwrap()), 0);
+    store.checked();
+}
+
 pub(crate) fn a_take_can_report_own_addresses_only(store: &impl Inspect) {
     let own = |own, registrations| Write::Register { registrations, own };
     let writes = [

@@ -76,6 +76,7 @@ on_both! {
         a_take_removes_at_and_below
         a_take_of_all_removes_what_is_in_each
         a_take_can_report_own_addresses_only
+        a_take_tells_when_the_last_of_its_values_ends
         a_take_of_everything_takes_the_whole_directory
         unregistering_removes_from_each_class
         lapsed_registrations_leave_and_no_others
