@@ -7,6 +7,7 @@
 use crate::arms::Arm;
 use crate::checker::{Guarantee, Violation};
 use crate::generate::Plan;
+use crate::scenario::Gap;
 use crate::schedule::Op;
 use crate::shop::Shop;
 use crate::sim::{Outcome, run};
@@ -27,6 +28,7 @@ struct Shrinker<'a> {
     shop: &'a Shop,
     arm: Option<Arm>,
     guarantee: Guarantee,
+    gap: Option<Gap>,
     runs_left: usize,
 }
 
@@ -37,7 +39,8 @@ impl Shrinker<'_> {
         let plan = self.with(ops);
         let outcome = run(&plan, self.shop, self.arm, false);
         first(&outcome.violations)
-            .filter(|violation| violation.guarantee == self.guarantee)
+            // Another reason why the same guarantee fails would hide this one.
+            .filter(|found| (found.guarantee, found.gap) == (self.guarantee, self.gap))
             .map(|violation| violation.at)
     }
 
@@ -87,6 +90,7 @@ pub(crate) fn shrink(
         shop,
         arm,
         guarantee: violation.guarantee,
+        gap: violation.gap,
         runs_left: runs_max,
     };
     let mut ops = plan.ops.clone();
