@@ -82,6 +82,8 @@ impl Disk {
                     event: *event,
                     purge: *purge,
                     addresses: self.take(classes, *matching, *own_only),
+                    // Deletes are not tried again here, so it makes no difference.
+                    expires: UnixSeconds(u32::MAX),
                 });
             }
             Write::Expire { now, .. } => self.directory.retain(|_, (expires, _)| *expires > *now),
