@@ -377,6 +377,15 @@ impl Core {
                 true
             }
         };
+        // A run that was superseded and is back, as one whose node id two processes use: what it was granted still holds.
+        if let Some(at) = members
+            .former
+            .iter()
+            .position(|former| former.incarnation == hello.incarnation)
+            && let Some(member) = members.by_node.get_mut(&hello.node_id)
+        {
+            member.given = members.former.swap_remove(at).given;
+        }
         if changed {
             let record = MemberRecord {
                 node_id: hello.node_id.clone(),

@@ -181,11 +181,11 @@ impl Core {
         lapses.chain([unknown]).filter(|at| *at > now).min()
     }
 
-    /// Whether this run can know whom the last one granted freshness: it learned that by catching up, if it knew
-    /// everybody then, or all such grants are over.
+    /// Whether this run can know who may call himself fresh: one that has caught up counts with all others, and others
+    /// with it. Then it learned whom its last run granted freshness, if it knew everybody, or all such grants are over.
     fn knows_grants(&self, waiting: &Waiting, now: Time) -> bool {
-        let knows = self.caught_up && waiting.members() >= self.config.expected_members;
-        knows || now.since(self.started) > self.config.max_staleness * 2
+        let all = waiting.members() >= self.config.expected_members;
+        self.caught_up && (all || now.since(self.started) > self.config.max_staleness * 2)
     }
 
     fn satisfied(&self, waiting: &Waiting, now: Time) -> bool {

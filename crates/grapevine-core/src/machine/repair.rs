@@ -35,6 +35,8 @@ const PULLS_MAX: usize = 32;
 const PULL_BUMPS_MAX: u64 = 1_000;
 /// Directory-lane batches served at once.
 const PULL_BATCHES_MAX: u64 = 64;
+/// How long the answer to a request for one may take: the request or its answer may be lost.
+const SNAPSHOT_ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a snapshot may stall: longer than a busy disk holds its chunks up. The end of a link ends it at once.
 const SNAPSHOT_TIMEOUT: Duration = Duration::from_mins(1);
 
@@ -295,7 +297,7 @@ impl Core {
             id,
             from,
             cut: None,
-            until: now.plus(SNAPSHOT_TIMEOUT),
+            until: now.plus(SNAPSHOT_ANSWER_TIMEOUT),
         });
         self.counters.snapshots_requested += 1;
         effects.send(from, PeerMessage::SnapshotRequest { id });

@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use grapevine_core::event::Match;
+use grapevine_core::id::Incarnation;
 use grapevine_core::machine::effects::{
-    Freshness, HolderState, Input, Receipt, ReceiptLevel, Reply,
+    Freshness, HolderState, Input, PeerHello, Receipt, ReceiptLevel, Reply, Sighting,
 };
 
 use crate::world::{MAX_STALENESS, World};
@@ -286,12 +287,51 @@ fn g6_receipts_of_a_restarted_sidecar_count_nobody_out_before_it_can_know() {
     world.settle();
     assert_eq!(world.core(2).freshness(world.now), Freshness::Fresh);
     assert_eq!(rows(&receipt(&world, 0, call).unwrap()), "hhn");
+    // However long it waits: others may call themselves fresh without it, as long as it has not caught up.
     world.advance(MAX_STALENESS * 3);
     world.settle();
     let later = self::call(&mut world, 0, ReceiptLevel::One);
     world.settle();
-    assert_eq!(rows(&receipt(&world, 0, later).unwrap()), "hhc");
-    assert_ne!(world.core(2).freshness(world.now), Freshness::Fresh);
+    assert_eq!(rows(&receipt(&world, 0, later).unwrap()), "hhn");
+}
+
+/// A sidecar left in order and runs again, cut off before anybody met its new run: nobody counts with it.
+#[test]
+fn g6_receipts_of_a_run_that_nobody_has_met_never_say_all() {
+    let mut world = World::running(3);
+    world.input(1, Input::Drain);
+    world.settle();
+    world.crash(1);
+    world.start(1);
+    world.advance(MAX_STALENESS * 3);
+    let call = call(&mut world, 1, ReceiptLevel::All);
+    world.flush(1);
+    world.advance(PATIENCE);
+    let receipt = receipt(&world, 1, call).unwrap();
+    assert!(!receipt.satisfied);
+    assert_eq!(rows(&receipt), "hnn");
+}
+
+/// Two processes use one node id by turns: what the first was granted is not forgotten when it comes back.
+#[test]
+fn g6_receipts_remember_what_a_run_was_granted_that_was_superseded_and_is_back() {
+    let mut world = World::running(3);
+    world.advance(Duration::from_millis(300));
+    world.settle();
+    let first = world.hello(2);
+    let twin = PeerHello {
+        incarnation: Incarnation::new(0xffff).unwrap(),
+        ..first.clone()
+    };
+    world.cut(0, 2);
+    let see = |hello: PeerHello| Input::Seen(vec![Sighting { hello, alive: true }]);
+    world.input(0, see(twin));
+    world.input(0, see(first));
+    let call = call(&mut world, 0, ReceiptLevel::One);
+    world.flush(0);
+    spread(&mut world, 1);
+    assert_eq!(world.core(2).freshness(world.now), Freshness::Fresh);
+    assert_eq!(rows(&receipt(&world, 0, call).unwrap()), "hhn");
 }
 
 #[test]
