@@ -148,7 +148,7 @@ pub(crate) fn a_take_tells_when_the_last_of_its_values_ends(store: &impl Inspect
     ];
     store.commit(&[register(registrations)]).unwrap();
     let ends = |taken: Vec<grapevine_core::store::Taken>| taken[0].expires.0;
-    let all = take_as(&["a", "b"], Match::All, false);
+    let all = take_as(&["a", "c"], Match::All, false);
     assert_eq!(ends(store.commit(&[all]).unwrap()), 0, "none is in both");
     let taken = ends(store.commit(&[take(&["a"])]).unwrap());
     assert!((64_000..=64_064).contains(&taken), "{taken}");
