@@ -369,8 +369,7 @@ impl Checker {
         ];
         for (guarantee, write, why) in newest {
             if value.index < write {
-                let early = (why == EARLY).then_some(Gap::EarlyReceipt);
-                let gap = value.lagging.then_some(Gap::SourceLag).or(early);
+                let gap = value.lagging.then_some(Gap::SourceLag);
                 let index = value.index;
                 let what = format!(
                     "a reader at {letter} is served {name} as of write {index}, stored at step {}; write {write} came before its look-up, and {why}",

@@ -168,6 +168,10 @@ impl Network {
 
     /// What becomes of a message said now.
     pub(crate) fn fate(&mut self, now: Micros, link: LinkId, ordered: bool) -> Fate {
+        if self.links[link].broken {
+            // Its end may not have noticed yet.
+            return Fate::Lost;
+        }
         let (from, to) = (self.links[link].from.slot, self.links[link].to.slot);
         let cut = self.cuts[from][to];
         let mut begin = now;

@@ -36,11 +36,6 @@ pub enum Gap {
     /// Sidecars that were cut off for longer than `member_timeout` forget each other; who knows which members are to be
     /// asked is the roster's business (design section 4), and there is none.
     Roster,
-    /// A sidecar that left in order and starts again answers a receipt `all` before it has caught up, `max_staleness`
-    /// twice after its start: by then all grants of its last run are over. But the others are fresh without it since it
-    /// left, and need no grant of it: they may serve what its receipt says they cannot. Found by this simulator
-    /// (three operations: drain, isolate the new run, write there with `all`); to be closed in core.
-    EarlyReceipt,
 }
 
 impl Gap {
@@ -49,7 +44,6 @@ impl Gap {
         match self {
             Self::SourceLag => "source-lag",
             Self::Roster => "roster",
-            Self::EarlyReceipt => "early-receipt",
         }
     }
 }

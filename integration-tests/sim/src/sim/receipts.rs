@@ -9,11 +9,10 @@ use grapevine_core::machine::effects::{Freshness, HolderState, Receipt, ReceiptL
 
 use super::Sim;
 use crate::checker::Guarantee;
-use crate::scenario::Gap;
 
 impl Sim<'_> {
-    /// Judges a receipt at the moment when it is given. `early`: by a sidecar that has not caught up.
-    pub(super) fn check_receipt(&mut self, event: EventId, receipt: &Receipt, early: bool) {
+    /// Judges a receipt at the moment when it is given.
+    pub(super) fn check_receipt(&mut self, event: EventId, receipt: &Receipt) {
         for row in &receipt.holders {
             let runs = |node: &crate::node::Node| node.up() && node.incarnation == row.incarnation;
             let Some(at) = self.nodes.iter().position(runs) else {
@@ -29,10 +28,7 @@ impl Sim<'_> {
                 }
                 _ => continue,
             };
-            let early = early && row.state == HolderState::CannotServe;
-            let place = self.place();
-            let gap = early.then_some(Gap::EarlyReceipt);
-            self.checker.violated(Guarantee::G6, place, gap, lie);
+            self.violated(Guarantee::G6, lie);
         }
         if receipt.satisfied && !says_enough(receipt, self.size) {
             let what = format!("a receipt is satisfied and says too little: {receipt:?}");

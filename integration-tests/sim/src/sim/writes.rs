@@ -192,7 +192,7 @@ impl Sim<'_> {
         self.tally.all_satisfied += u64::from(all);
         let early = !self.caught_up(at);
         self.checker.answered(event, all, early);
-        self.check_receipt(event, receipt, early);
+        self.check_receipt(event, receipt);
         if let Some(writing) = &mut self.writes[op] {
             writing.done = true;
             self.session = Some((event, writing.index));
