@@ -39,6 +39,18 @@ async fn wait_gone(cache: &dyn Cache, addresses: &[String]) {
     .unwrap();
 }
 
+/// A relay before a memcached, and the URL of the memcached as seen through it.
+async fn relay_to(memcached: &CacheServer) -> (Relay, String) {
+    let address: SocketAddr = memcached
+        .url
+        .trim_start_matches("memcached://")
+        .parse()
+        .unwrap();
+    let relay = Relay::start(address).await.unwrap();
+    let url = format!("memcached://{}", relay.address);
+    (relay, url)
+}
+
 /// Invalidates within a second, and tells how many addresses were deleted and how many are still to be.
 async fn invalidate(api: &Api, class: &str) -> (u64, u64) {
     let begun = Instant::now();
@@ -101,11 +113,8 @@ async fn deletes_wait_for_a_memcached_that_is_down() {
     else {
         return;
     };
-    let cluster = Setup::of(1)
-        .flag("cache", &memcached.url)
-        .start()
-        .await
-        .unwrap();
+    let (relay, url) = relay_to(&memcached).await;
+    let cluster = Setup::of(1).flag("cache", &url).start().await.unwrap();
     let api = &cluster[0].api;
     let addresses = numbered("value::", 50);
     api.register("class/1", addresses.clone()).await.unwrap();
@@ -119,10 +128,12 @@ async fn deletes_wait_for_a_memcached_that_is_down() {
     });
     assert_eq!(read.await.unwrap().value, "new");
     assert!(api.counter("purge_failed").await.unwrap() >= 50);
-    // It is back with its values, as after a partition.
+    // It is back with its values, as after a partition: the sidecar finds it only once it has them.
+    relay.set(Fault::Cut);
     memcached.restart().await.unwrap();
     let cache = memcached.client().unwrap();
     set_all(&*cache, &addresses).await;
+    relay.set(Fault::Nothing);
     wait_gone(&*cache, &addresses).await;
     assert!(api.counter("purge_retried").await.unwrap() >= 50);
 }
@@ -205,13 +216,7 @@ async fn a_slow_or_silent_memcached_slows_nobody_else() {
     else {
         return;
     };
-    let address: SocketAddr = memcached
-        .url
-        .trim_start_matches("memcached://")
-        .parse()
-        .unwrap();
-    let relay = Relay::start(address).await.unwrap();
-    let url = format!("memcached://{}", relay.address);
+    let (relay, url) = relay_to(&memcached).await;
     let cluster = Setup::of(1).flag("cache", &url).start().await.unwrap();
     let api = &cluster[0].api;
     let direct = memcached.client().unwrap();
