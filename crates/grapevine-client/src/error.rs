@@ -219,6 +219,13 @@ impl CallError {
                 code,
                 message,
             },
+            // What a gRPC server says of a service that it does not have, as a sidecar's port for peers does.
+            code @ Code::Unimplemented if message.is_empty() => Self::Refused {
+                endpoint,
+                code,
+                message: "it does not offer this call; is this its address for applications?"
+                    .to_owned(),
+            },
             code => Self::Refused {
                 endpoint,
                 code,

@@ -61,6 +61,9 @@ pub struct InvalidateOutcome {
     pub addresses_purged: u64,
     /// Deletes that failed at least once and are being retried.
     pub addresses_pending: u64,
+    /// Known addresses that nobody will try, because too many deletes were waiting. Their values are not served any more, and
+    /// lie in the cache until their time to live ends.
+    pub addresses_dropped: u64,
     /// The endpoint that acknowledged it, as configured.
     pub answered_by: Arc<str>,
     /// An earlier try, at this sidecar or at another one, may have done it as well: there may be a second event with the
@@ -291,6 +294,7 @@ fn outcome(
         receipt: answer.receipt.unwrap_or_default(),
         addresses_purged: answer.addresses_purged,
         addresses_pending: answer.addresses_pending,
+        addresses_dropped: answer.addresses_dropped,
         answered_by: Arc::clone(link.name()),
         repeated: attempts.iter().any(CallError::may_have_had_effect),
     }

@@ -1,8 +1,9 @@
 //! Watching bumps, across reconnects.
 //!
 //! A [`Watch`] yields what its sidecar applies, from the moment of [`WatchEvent::Started`]. When the connection breaks it
-//! connects again, with backoff, for as long as it is asked, and yields [`WatchEvent::Resync`] once the new stream has
-//! begun: what was bumped in between is not known, so everything watched counts as changed. The same event says that
+//! says so at once ([`WatchEvent::Lost`]), connects again, with backoff, for as long as it is asked, and yields
+//! [`WatchEvent::Resync`] once the new stream has begun: what was bumped in between is not known, so everything watched
+//! counts as changed. The same event says that
 //! the sidecar itself had to leave messages out. A watcher is never left with silence instead of news: while calls are
 //! open the connection is probed, and one that is dead is noticed within about ten seconds.
 
@@ -29,6 +30,8 @@ pub struct Watch {
     stream: Option<Streaming<v1::WatchResponse>>,
     /// A stream had begun before: what was missed since is not known.
     began: bool,
+    /// A stream has begun and not ended since.
+    live: bool,
     failures: u32,
     /// When to connect again; kept here so that a cancelled `next` does not lose it.
     pause_until: Option<tokio::time::Instant>,
@@ -44,6 +47,11 @@ pub enum WatchEvent {
     },
     /// Classes changed.
     Bump(v1::WatchBump),
+    /// The stream ended, and it is being connected again: from now on nothing is heard. Told once, until a `Resync`.
+    Lost {
+        /// Why, for people.
+        reason: String,
+    },
     /// Something was missed: treat everything watched as changed.
     Resync(ResyncCause),
 }
@@ -79,6 +87,7 @@ impl Client {
             classes,
             stream: None,
             began: false,
+            live: false,
             failures: 0,
             pause_until: None,
         })
@@ -100,12 +109,18 @@ impl Watch {
                         return Ok(event);
                     }
                 }
-                // The sidecar ended the stream, as it does when it drains.
-                Ok(None) => self.lost(),
+                Ok(None) => {
+                    let reason = "the sidecar ended the stream, as it does when it drains";
+                    if let Some(event) = self.lost(reason.to_owned()) {
+                        return Ok(event);
+                    }
+                }
                 Err(status) => {
                     let error = CallError::from_status(self.client.own().name(), &status);
                     self.client.own().note(&error);
-                    self.retry_or_fail(error)?;
+                    if let Some(event) = self.retry_or_fail(error)? {
+                        return Ok(event);
+                    }
                 }
             }
         }
@@ -131,26 +146,30 @@ impl Watch {
                 self.stream = Some(stream);
                 Ok(())
             }
-            Err(error) => self.retry_or_fail(error),
+            // Nothing had begun, so nothing is lost that was not told.
+            Err(error) => self.retry_or_fail(error).map(drop),
         }
     }
 
-    fn retry_or_fail(&mut self, error: CallError) -> Result<(), CallError> {
+    /// Takes note of a failure, and answers what there is to tell of it.
+    fn retry_or_fail(&mut self, error: CallError) -> Result<Option<WatchEvent>, CallError> {
         let passes = error.may_differ_elsewhere() || matches!(error, CallError::GaveUp { .. });
-        self.lost();
+        let told = self.lost(error.to_string());
         if !passes {
             return Err(error);
         }
         tracing::debug!(endpoint = %self.client.own().name(), %error, "a watch lost its stream");
-        Ok(())
+        Ok(told)
     }
 
-    fn lost(&mut self) {
+    /// Plans the next attempt. The first loss after a stream had begun is told.
+    fn lost(&mut self, reason: String) -> Option<WatchEvent> {
         self.stream = None;
         let link = self.client.settings().link;
         let pause: Duration = pause(link.backoff_min, link.backoff_max, self.failures);
         self.failures = self.failures.saturating_add(1);
         self.pause_until = Some(tokio::time::Instant::now() + pause);
+        std::mem::take(&mut self.live).then_some(WatchEvent::Lost { reason })
     }
 
     /// A message without a kind is of a later contract, and nothing that this one promises.
@@ -159,6 +178,7 @@ impl Watch {
         match message.kind? {
             Kind::Started(v1::WatchStarted { incarnation }) => {
                 self.failures = 0;
+                self.live = true;
                 if std::mem::replace(&mut self.began, true) {
                     return Some(WatchEvent::Resync(ResyncCause::Reconnected { incarnation }));
                 }

@@ -44,6 +44,7 @@ async fn note(mut watch: Watch, clock: Clock, convergence: Arc<Mutex<Convergence
             Ok(WatchEvent::Started { .. }) => {}
             // What was missed stays incomplete, and is counted so.
             Ok(WatchEvent::Resync(cause)) => tracing::info!(?cause, "a watch missed events"),
+            Ok(WatchEvent::Lost { reason }) => tracing::info!(reason, "a watch hears nothing"),
             Err(error) => {
                 tracing::warn!(%error, "a watch ended");
                 return;

@@ -17,7 +17,7 @@ pub enum StoreError {
         path: PathBuf,
     },
     /// The directory cannot be made, read or written. Nothing was changed.
-    #[error("the store directory {path} cannot be used: {source}")]
+    #[error("the store directory {path} cannot be used")]
     Unusable {
         /// The directory, or what in it.
         path: PathBuf,

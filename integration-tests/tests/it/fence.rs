@@ -23,6 +23,10 @@ strategy = "registered"
 [[policy]]
 pattern = "bucketed/**"
 strategy = "bucketed(8)"
+
+[[policy]]
+pattern = "lapsing/**"
+strategy = "ttl"
 "#;
 
 /// A client with time for a busy machine.
@@ -88,6 +92,21 @@ async fn g3_a_fill_that_an_invalidation_overtook_is_condemned() {
             }
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fill_that_lapses_is_accepted_whatever_was_bumped() {
+    let cluster = Setup::of(1).toml(POLICIES).start().await.unwrap();
+    let api = &cluster[0].api;
+    let lease = api.resolve("value", "lapsing/1").await.unwrap();
+    api.invalidate("lapsing/1", ReceiptLevel::None)
+        .await
+        .unwrap();
+    for classes in [&["lapsing/1"][..], &["lapsing/1", "other"]] {
+        let given = verdict(api, fill(classes, &[], &lease)).await;
+        assert!(given.accepted && given.token == 0, "{given:?}");
+    }
+    assert!(api.addresses("lapsing").await.unwrap().is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread")]

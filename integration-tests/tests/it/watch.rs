@@ -165,11 +165,11 @@ async fn a_watch_ends_with_its_sidecar_and_the_client_is_told_to_resync() {
         .invalidate("class", ReceiptLevel::None)
         .await
         .unwrap();
+    let mut next = async || tokio::time::timeout(SOON, watch.next()).await.unwrap();
+    let told = next().await.unwrap();
+    assert!(matches!(told, WatchEvent::Lost { .. }), "{told:?}");
     cluster[0].start_fresh().await.unwrap();
-    let told = tokio::time::timeout(SOON, watch.next())
-        .await
-        .unwrap()
-        .unwrap();
+    let told = next().await.unwrap();
     assert!(matches!(told, WatchEvent::Resync(_)), "{told:?}");
     cluster[1]
         .api

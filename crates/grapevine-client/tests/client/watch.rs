@@ -33,6 +33,8 @@ async fn g7_a_watcher_hears_bumps_and_a_resync_after_a_break() {
     assert_eq!(class(&next(&mut watch).await), "carts/2");
 
     fake.stop();
+    let event = next(&mut watch).await;
+    assert!(matches!(event, WatchEvent::Lost { .. }), "{event:?}");
     // Given up while it is looking for the sidecar: nothing is lost by that.
     let looking = tokio::time::timeout(std::time::Duration::from_millis(20), watch.next()).await;
     assert!(looking.is_err(), "{looking:?}");

@@ -11,8 +11,8 @@ use xxhash_rust::xxh3::Xxh3;
 
 use super::Core;
 use super::effects::{
-    Action, CondemnReason, Effects, Invalidate, LeaseClaim, ReceiptLevel, Refusal, RegisterItem,
-    Reply, Ticket, Verdict,
+    Action, CondemnReason, Effects, Invalidate, LeaseClaim, Purpose, ReceiptLevel, Refusal,
+    RegisterItem, Reply, Ticket, Verdict,
 };
 use super::flushed::{OwnBatch, Pending};
 use crate::event::{
@@ -22,6 +22,7 @@ use crate::event::{
 use crate::id::{EventId, Lane, Time, UnixSeconds};
 use crate::names::ClassPath;
 use crate::store::Write;
+use crate::token::Token;
 use crate::versions::{CONJUNCTIONS_MAX, Stamp, Versions, sorted_classes};
 
 /// Registrations and their callers, not yet sealed.
@@ -261,12 +262,16 @@ impl Core {
         let mut condemned = Vec::new();
         let mut expires = UnixSeconds::default();
         for item in items {
+            if item.purpose == Purpose::Lapses {
+                call.verdicts.push(Verdict::Accepted(Token::NONE));
+                continue;
+            }
             let position = call.verdicts.len();
             match self.judge(&item, now) {
                 Err(reason) => {
                     self.counters.registrations_condemned += 1;
                     call.verdicts.push(Verdict::Condemned(reason));
-                    if item.register {
+                    if item.purpose == Purpose::Directory {
                         condemned.push(item.address);
                         expires = expires.max(item.expires);
                     }
@@ -274,7 +279,7 @@ impl Core {
                 Ok(stamp) => {
                     let token = self.token(&item.classes);
                     call.verdicts.push(Verdict::Accepted(token));
-                    let directory = if !item.register {
+                    let directory = if item.purpose != Purpose::Directory {
                         InDirectory::No
                     } else if self.suppress(&item, token.0) {
                         InDirectory::Known

@@ -126,8 +126,19 @@ pub struct RegisterItem {
     pub expires: UnixSeconds,
     /// The lease, where the value was read under one.
     pub lease: LeaseClaim,
-    /// Whether the directory is to know it; false for a strategy that needs no more than the verdict.
-    pub register: bool,
+    /// What it is for.
+    pub purpose: Purpose,
+}
+
+/// What a [`RegisterItem`] is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// The directory is to know the address.
+    Directory,
+    /// Its strategy needs no more than the verdict.
+    Verdict,
+    /// It lapses (`ttl`), whatever is bumped: always accepted, with no token.
+    Lapses,
 }
 
 /// What a caller showed of a lease.

@@ -10,7 +10,7 @@ use grapevine_core::event::{BumpEvent, Event, Match, PurgeMode};
 use grapevine_core::id::{EventId, Incarnation, Lane, Time, UnixSeconds};
 use grapevine_core::machine::effects::{
     Action, CommitId, Effects, Freshness, Input, Invalidate, LeaseClaim, PeerHello, PeerMessage,
-    Query, ReceiptLevel, RegisterItem, Reply, Resolution, Side, Ticket, Verdict,
+    Purpose, Query, ReceiptLevel, RegisterItem, Reply, Resolution, Side, Ticket, Verdict,
 };
 use grapevine_core::machine::{Core, CoreConfig, Limits};
 use grapevine_core::names::{Address, ClassPath, NodeId};
@@ -703,7 +703,7 @@ impl World {
             classes: classes(paths),
             expires: self.unix().plus(Duration::from_hours(1)),
             lease,
-            register: true,
+            purpose: Purpose::Directory,
         };
         self.input(at, Input::Register(ticket, vec![item]));
         ticket.0

@@ -10,7 +10,7 @@ use grapevine_core::address::plan;
 use grapevine_core::event::PurgeMode;
 use grapevine_core::id::EventId;
 use grapevine_core::machine::effects::{
-    Input, LeaseClaim, RegisterItem, Resolution, Ticket, Verdict,
+    Input, LeaseClaim, Purpose, RegisterItem, Resolution, Ticket, Verdict,
 };
 use grapevine_core::names::Address;
 use grapevine_core::policy::Strategy;
@@ -349,7 +349,7 @@ impl Sim<'_> {
             classes: item.classes.clone(),
             expires: unix.plus(Duration::from_hours(2)),
             lease,
-            register: true,
+            purpose: Purpose::Directory,
         };
         self.nodes[at].calls.insert(ticket, call);
         self.input(at, Input::Register(ticket, vec![register]));

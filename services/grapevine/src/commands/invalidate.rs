@@ -102,6 +102,7 @@ struct OutcomeJson<'a> {
     receipt: ReceiptJson<'a>,
     addresses_purged: u64,
     addresses_pending: u64,
+    addresses_dropped: u64,
     answered_by: &'a str,
     repeated: bool,
 }
@@ -185,6 +186,7 @@ fn json(outcome: &InvalidateOutcome) -> OutcomeJson<'_> {
         },
         addresses_purged: outcome.addresses_purged,
         addresses_pending: outcome.addresses_pending,
+        addresses_dropped: outcome.addresses_dropped,
         answered_by: &outcome.answered_by,
         repeated: outcome.repeated,
     }
@@ -205,6 +207,12 @@ fn write(out: &mut Output, classes: &[String], outcome: &InvalidateOutcome) -> R
     );
     if outcome.addresses_pending > 0 {
         purged = format!("{purged}, {} to be tried again", outcome.addresses_pending);
+    }
+    if outcome.addresses_dropped > 0 {
+        purged = format!(
+            "{purged}, {} left to their time to live (too many deletes were waiting)",
+            outcome.addresses_dropped
+        );
     }
     out.line(&purged)?;
     let reached = if outcome.receipt.satisfied {

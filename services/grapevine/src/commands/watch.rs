@@ -1,7 +1,7 @@
 //! `grapevine watch`: bumps as a sidecar applies them.
 //!
-//! A sidecar that is not there at the start is an error; one that goes away later is waited for, and what was missed is told
-//! as a resync.
+//! A sidecar that is not there at the start is an error; one that goes away later is waited for: `lost` says that nothing is
+//! heard, and a resync, once it is back, that something may have been missed.
 
 use std::time::{Duration, SystemTime};
 
@@ -16,6 +16,7 @@ use crate::output::Output;
 /// Show bumps as a sidecar applies them
 ///
 /// Runs until it is stopped, or as told. `resync` says that something was missed: treat everything watched as changed.
+/// `lost` says that the sidecar has gone; it is waited for, and a `resync` follows when it is back.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Only bumps at, below or above these classes, up to 100
@@ -35,7 +36,7 @@ pub(crate) struct Args {
 struct EventJson {
     /// When it was heard, RFC 3339 in UTC.
     time: String,
-    /// started, bump or resync.
+    /// started, bump, lost or resync.
     kind: &'static str,
     /// Of the bump's issuer, or of the sidecar that is watched.
     incarnation: Option<String>,
@@ -47,6 +48,8 @@ struct EventJson {
     cause: Option<&'static str>,
     /// Of a resync: how many messages were left out; null when there is no number.
     missed: Option<u64>,
+    /// Of a loss: why, for people.
+    reason: Option<String>,
 }
 
 pub(crate) async fn run(args: Args) -> Result<(), Failure> {
@@ -67,7 +70,7 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
             }
             // At once: whoever reads this waits for it.
             out.flush()?;
-            told += u64::from(json.kind != "started");
+            told += u64::from(matches!(json.kind, "bump" | "resync"));
             if args.count.is_some_and(|count| told >= count) {
                 return Ok(());
             }
@@ -91,6 +94,7 @@ fn json(event: &WatchEvent, now: SystemTime) -> EventJson {
         matching: None,
         cause: None,
         missed: None,
+        reason: None,
     };
     match event {
         WatchEvent::Started { incarnation } => {
@@ -106,6 +110,10 @@ fn json(event: &WatchEvent, now: SystemTime) -> EventJson {
             json.sequence = bump.event.as_ref().map(|event| event.sequence);
             json.classes = Some(bump.classes.clone());
             json.matching = Some(format::matching(bump.r#match()));
+        }
+        WatchEvent::Lost { reason } => {
+            json.kind = "lost";
+            json.reason = Some(reason.clone());
         }
         WatchEvent::Resync(ResyncCause::Reconnected { incarnation }) => {
             json.cause = Some("reconnected");
@@ -133,6 +141,7 @@ fn line(json: &EventJson, event: &WatchEvent) -> String {
             let event = bump.event.as_ref().map(format::event).unwrap_or_default();
             format!("{event}  {}{all}", bump.classes.join(" "))
         }
+        WatchEvent::Lost { reason } => format!("nothing is heard, connecting again: {reason}"),
         WatchEvent::Resync(ResyncCause::Reconnected { .. }) => {
             "reconnected: what happened meanwhile is not known".to_owned()
         }
@@ -170,6 +179,19 @@ mod tests {
             line(&json, &bump()),
             "1970-01-01T00:00:00.000Z  bump     01010101/9  a b/c  (all of them)"
         );
+    }
+
+    #[test]
+    fn a_loss_says_why() {
+        let lost = WatchEvent::Lost {
+            reason: "broken pipe".to_owned(),
+        };
+        let json = json(&lost, SystemTime::UNIX_EPOCH);
+        assert_eq!(
+            (json.kind, json.reason.as_deref()),
+            ("lost", Some("broken pipe"))
+        );
+        assert!(line(&json, &lost).ends_with("connecting again: broken pipe"));
     }
 
     #[test]

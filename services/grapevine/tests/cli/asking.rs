@@ -228,14 +228,17 @@ fn a_watcher_sees_bumps_and_learns_that_it_missed_some() {
     sidecar.ask(&["invalidate", "cart/1", "cart/2"]).code(0);
     watch.wait_lines(2);
     sidecar.kill();
+    // Said at once, and not counted.
+    watch.wait_lines(3);
     sidecar.restart();
     let said = watch.end().code(0);
     let lines = said.lines();
     let kinds: Vec<&Value> = lines.iter().map(|line| &line["kind"]).collect();
-    assert_eq!(kinds, ["started", "bump", "resync"]);
+    assert_eq!(kinds, ["started", "bump", "lost", "resync"]);
     assert_eq!(lines[1]["classes"], json!(["cart/1", "cart/2"]));
-    assert_eq!(lines[2]["cause"], "reconnected");
-    assert_ne!(lines[2]["incarnation"], lines[0]["incarnation"]);
+    assert!(lines[2]["reason"].is_string());
+    assert_eq!(lines[3]["cause"], "reconnected");
+    assert_ne!(lines[3]["incarnation"], lines[0]["incarnation"]);
 }
 
 #[test]

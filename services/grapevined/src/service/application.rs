@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use grapevine_core::machine::effects::{Invalidate, RegisterItem, Reply, Verdict};
+use grapevine_core::machine::effects::{Invalidate, Purpose, RegisterItem, Reply, Verdict};
 use grapevine_core::policy::PolicySet;
 use grapevine_proto::v1;
 use grapevine_proto::v1::application_service_server::ApplicationService;
@@ -125,7 +125,7 @@ impl Application {
         let held = self.engine.store.registrations();
         let wanted = items
             .iter()
-            .filter(|item| item.register)
+            .filter(|item| item.purpose == Purpose::Directory)
             .map(|item| item.classes.len() as u64)
             .sum::<u64>();
         if wanted > 0 && held + wanted > self.registrations_max {

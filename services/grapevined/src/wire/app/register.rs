@@ -103,7 +103,11 @@ pub(crate) fn fills(
             fill.ttl_ms,
             first,
         );
-        let register = expiry.policies.of(first).strategy == Strategy::Registered;
+        let purpose = match expiry.policies.of(first).strategy {
+            Strategy::Registered => core::Purpose::Directory,
+            Strategy::Versioned | Strategy::Bucketed(_) => core::Purpose::Verdict,
+            Strategy::Ttl => core::Purpose::Lapses,
+        };
         let claim = match lease(&fill.lease) {
             // A fill without a lease has no stamp, so nothing can be said for it.
             core::LeaseClaim::Absent => core::LeaseClaim::Malformed,
@@ -115,7 +119,7 @@ pub(crate) fn fills(
             classes,
             expires,
             lease: claim,
-            register,
+            purpose,
         });
     }
     violations.finish()?;
@@ -172,7 +176,7 @@ pub(crate) fn registrations(
             classes,
             expires,
             lease,
-            register: true,
+            purpose: core::Purpose::Directory,
         });
     }
     violations.finish()?;
