@@ -128,8 +128,14 @@ impl Suppressed {
 }
 
 impl Core {
-    pub(super) fn invalidate(&mut self, ticket: Ticket, call: &Invalidate, effects: &mut Effects) {
-        let bump = match self.admit(call) {
+    pub(super) fn invalidate(
+        &mut self,
+        ticket: Ticket,
+        call: &Invalidate,
+        now: Time,
+        effects: &mut Effects,
+    ) {
+        let bump = match self.admit(call, now) {
             Ok(bump) => bump,
             Err(refusal) => {
                 return effects
@@ -137,7 +143,7 @@ impl Core {
                     .push(Action::Reply(ticket, Reply::Refused(refusal)));
             }
         };
-        self.receipts.reserve();
+        self.receipts.reserve(call.level);
         self.issue(bump, Some((ticket, call.level, call.deadline)), effects);
     }
 
@@ -170,7 +176,7 @@ impl Core {
         id
     }
 
-    fn admit(&mut self, call: &Invalidate) -> Result<Bump, Refusal> {
+    fn admit(&mut self, call: &Invalidate, now: Time) -> Result<Bump, Refusal> {
         if self.draining {
             return Err(Refusal::Draining);
         }
@@ -187,9 +193,11 @@ impl Core {
             });
         }
         let limits = self.config.limits;
-        if self.receipts.len() >= limits.receipts_max {
+        // One that wants no receipt is answered by its flush and needs no place.
+        if call.level != ReceiptLevel::None && self.receipt_places() == 0 {
             return Err(Refusal::Receipts {
                 limit: limits.receipts_max,
+                after: self.receipts.next_place(now),
             });
         }
         let mut fresh_tops = HashSet::new();

@@ -4,7 +4,7 @@
 //! several calls, in order), and the flush is told back as [`Input::Flushed`]. `actions` may be carried out at once:
 //! whatever depends on a write is only emitted in answer to its flush.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -35,6 +35,9 @@ pub enum Input {
     Invalidate(Ticket, Invalidate),
     /// An application commits fills or registers addresses.
     Register(Ticket, Vec<RegisterItem>),
+    /// Nobody waits for the answers of these invalidations any more: what is asked for is done, and a receipt for nobody
+    /// is not waited for.
+    Gone(BTreeSet<Ticket>),
     /// The loop has no more inputs at hand and its writer is idle: what was gathered may go.
     Seal,
     /// Every write up to and including this group is flushed.
@@ -397,7 +400,7 @@ pub enum Refusal {
     },
     /// A new top-level class beyond the limit.
     #[error(
-        "top-level class {class:?} would be the {count}th; the limit is {limit} (limits.top_level_classes_max)"
+        "top-level class {class:?} would be number {count}; the limit is {limit} (limits.top_level_classes_max)"
     )]
     TopLevelClasses {
         /// The class.
@@ -412,6 +415,8 @@ pub enum Refusal {
     Receipts {
         /// How many may wait.
         limit: usize,
+        /// When one of them is looked at again, at the latest.
+        after: Duration,
     },
     /// The sidecar is leaving.
     #[error("this sidecar is draining; call another one")]

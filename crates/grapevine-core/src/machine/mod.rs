@@ -192,8 +192,9 @@ impl Core {
     pub fn handle(&mut self, input: Input, now: Time, unix: UnixSeconds) -> Effects {
         let mut effects = Effects::default();
         match input {
-            Input::Invalidate(ticket, call) => self.invalidate(ticket, &call, &mut effects),
+            Input::Invalidate(ticket, call) => self.invalidate(ticket, &call, now, &mut effects),
             Input::Register(ticket, items) => self.register(ticket, items, now, &mut effects),
+            Input::Gone(tickets) => self.gone(&tickets, now, &mut effects),
             Input::Seal => self.seal(&mut effects),
             Input::Flushed(commit) => self.flushed(commit, now, &mut effects),
             Input::LinkUp { hello, side } => self.link_up(&hello, side, now, &mut effects),

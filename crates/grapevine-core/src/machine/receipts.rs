@@ -4,11 +4,16 @@
 //! up. Only what changes the members, or what this sidecar knows of them, makes all calls be looked at.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use super::Core;
 use super::effects::{Action, Effects, Holder, HolderState, Receipt, ReceiptLevel, Reply, Ticket};
+use super::flushed::Pending;
 use crate::id::{EventId, Incarnation, Time};
 use crate::names::NodeId;
+
+/// The least that a caller is asked to wait for a place: acknowledgements come within it where peers are well.
+const PLACE_WAIT_MIN: Duration = Duration::from_millis(50);
 
 /// A call that waits.
 #[derive(Debug)]
@@ -42,13 +47,23 @@ pub(super) struct Receipts {
 }
 
 impl Receipts {
-    /// Counts a call that will wait once its event is flushed.
-    pub(super) fn reserve(&mut self) {
-        self.reserved += 1;
+    /// Counts a call that will wait once its event is flushed. One that wants no receipt will not.
+    pub(super) fn reserve(&mut self, level: ReceiptLevel) {
+        self.reserved += usize::from(level != ReceiptLevel::None);
     }
 
-    pub(super) fn len(&self) -> usize {
+    fn release(&mut self, level: ReceiptLevel) {
+        self.reserved -= usize::from(level != ReceiptLevel::None);
+    }
+
+    fn len(&self) -> usize {
         self.waiting.len() + self.reserved
+    }
+
+    /// How long it may take until a place is free: the next call to be looked at, unless some event brings it sooner.
+    pub(super) fn next_place(&self, now: Time) -> Duration {
+        let wake = self.next_wake();
+        wake.map_or(PLACE_WAIT_MIN, |at| at.since(now).max(PLACE_WAIT_MIN))
     }
 
     pub(super) fn next_wake(&self) -> Option<Time> {
@@ -85,7 +100,7 @@ impl Core {
         (ticket, level, deadline): (Ticket, ReceiptLevel, Time),
         now: Time,
     ) {
-        self.receipts.reserved -= 1;
+        self.receipts.release(level);
         let current = self
             .members
             .iter()
@@ -104,6 +119,38 @@ impl Core {
             rows,
             wake: deadline,
         });
+    }
+
+    /// How many further calls may wait for receipts.
+    pub fn receipt_places(&self) -> usize {
+        let most = self.config.limits.receipts_max;
+        most.saturating_sub(self.receipts.len())
+    }
+
+    /// Gives the places of calls back that nobody waits for: those whose events are flushed are answered as things
+    /// stand, the others are answered by their flush.
+    pub(super) fn gone(&mut self, tickets: &BTreeSet<Ticket>, now: Time, effects: &mut Effects) {
+        let waiting = self.receipts.waiting.iter();
+        let flushed: Vec<_> = waiting
+            .filter(|(_, waiting)| tickets.contains(&waiting.ticket))
+            .map(|(sequence, _)| *sequence)
+            .collect();
+        for sequence in flushed {
+            if let Some(waiting) = self.receipts.take(sequence) {
+                self.answer(&waiting, now, effects);
+            }
+        }
+        for (_, pending) in &mut self.pending {
+            if let Pending::OwnBump {
+                call: Some((ticket, level, _)),
+                ..
+            } = pending
+                && tickets.contains(ticket)
+            {
+                self.receipts.release(*level);
+                *level = ReceiptLevel::None;
+            }
+        }
     }
 
     /// Answers the calls whose receipts are satisfied, or whose time is up: all of them are looked at.

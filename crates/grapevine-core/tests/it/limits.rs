@@ -7,7 +7,7 @@ use grapevine_core::event::{BumpEvent, Match};
 use grapevine_core::id::{EventId, Incarnation, Lane};
 use grapevine_core::machine::CoreConfig;
 use grapevine_core::machine::effects::{
-    Freshness, Input, LeaseClaim, PeerMessage, ReceiptLevel, Reply,
+    Freshness, Input, LeaseClaim, PeerMessage, ReceiptLevel, Refusal, Reply, Ticket,
 };
 use grapevine_core::progress::RANGES_MAX;
 use grapevine_core::store::Write;
@@ -395,6 +395,75 @@ fn g10_calls_that_wait_for_receipts_are_limited() {
             .iter()
             .all(|call| matches!(world.nodes[0].replies[call], Reply::Invalidated { .. }))
     );
+}
+
+#[test]
+fn g10_who_wants_no_receipt_is_never_refused_for_want_of_places() {
+    let mut world = World::running_with(2, |config| config.limits.receipts_max = 1);
+    let patience = Duration::from_secs(1);
+    let call =
+        |world: &mut World, level| world.invalidate_as(0, &["a"], Match::Any, level, patience);
+    let waits = call(&mut world, ReceiptLevel::All);
+    let refused = call(&mut world, ReceiptLevel::All);
+    assert!(refusal(&world, 0, refused).is_some());
+    let none = [0, 1].map(|_| call(&mut world, ReceiptLevel::None));
+    world.flush(0);
+    for none in none {
+        assert_eq!(refusal(&world, 0, none), None);
+        assert!(world.nodes[0].replies.contains_key(&none));
+    }
+    assert!(!world.nodes[0].replies.contains_key(&waits));
+    assert_eq!(world.core(0).receipt_places(), 0);
+    world.settle();
+    assert_eq!(world.core(0).receipt_places(), 1);
+}
+
+#[test]
+fn g10_a_caller_that_is_gone_gives_its_place_back_flushed_or_not() {
+    let mut world = World::running_with(2, |config| config.limits.receipts_max = 2);
+    let patience = Duration::from_mins(1);
+    let call =
+        |world: &mut World| world.invalidate_as(0, &["a"], Match::Any, ReceiptLevel::All, patience);
+    let flushed = call(&mut world);
+    world.flush(0);
+    let written = call(&mut world);
+    assert_eq!(world.core(0).receipt_places(), 0);
+    world.input(0, Input::Gone([Ticket(flushed), Ticket(written)].into()));
+    assert_eq!(world.core(0).receipt_places(), 2);
+    // Both were done, and are answered: whoever keeps books of calls closes them.
+    world.flush(0);
+    for gone in [flushed, written] {
+        assert!(matches!(
+            world.nodes[0].replies[&gone],
+            Reply::Invalidated { .. }
+        ));
+    }
+    assert_eq!(world.core(0).receipt_places(), 2);
+}
+
+#[test]
+fn g10_a_refused_receipt_says_when_a_place_is_free() {
+    let mut world = World::running_with(2, |config| config.limits.receipts_max = 1);
+    let after = |world: &World, call| match &world.nodes[0].replies[&call] {
+        Reply::Refused(Refusal::Receipts { after, .. }) => *after,
+        other => panic!("{other:?}"),
+    };
+    world.cut(0, 1);
+    let patience = Duration::from_millis(700);
+    let quorum = |world: &mut World| {
+        world.invalidate_as(0, &["a"], Match::Any, ReceiptLevel::Quorum, patience)
+    };
+    let _waits = quorum(&mut world);
+    world.flush(0);
+    let refused = quorum(&mut world);
+    let wait = after(&world, refused);
+    assert!(
+        wait > Duration::from_millis(50) && wait <= patience,
+        "{wait:?}"
+    );
+    world.advance(patience);
+    let again = quorum(&mut world);
+    assert_eq!(refusal(&world, 0, again), None);
 }
 
 #[test]

@@ -105,7 +105,7 @@ knobs! {
         /// Bumped classes held in all; beyond, parts of the largest families are invalidated together by floors.
         classes_max: usize = "1000000", from "256" to "100000000",
             raising "costs about 200 bytes of memory each; lowering it costs needless misses.";
-        /// Calls to invalidate that may wait for receipts; a further one is refused.
+        /// Calls to invalidate that may wait for receipts; a further one is refused, unless it wants no receipt.
         receipts_max: usize = "10000", from "1" to "1000000",
             raising "costs about 1 KB of memory each.";
         /// Runs of sidecars whose events are followed; with more, this sidecar does not call itself fresh.

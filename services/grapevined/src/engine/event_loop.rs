@@ -12,7 +12,7 @@ use std::time::Duration;
 use grapevine_core::id::{EventId, Incarnation, Lane, Time};
 use grapevine_core::machine::Core;
 use grapevine_core::machine::effects::{
-    Action, Effects, Input, PeerMessage, Refusal, Reply, Side, Ticket,
+    Action, Effects, Input, PeerMessage, ReceiptLevel, Refusal, Reply, Side, Ticket,
 };
 use grapevine_core::names::NodeId;
 use grapevine_core::progress::LaneProgress;
@@ -31,6 +31,9 @@ use crate::telemetry::Counter;
 const TURN_MAX: usize = 1_024;
 /// Registrations, their classes and other items taken in one turn.
 const TURN_WEIGHT_MAX: usize = 40_000;
+
+/// How often the loop looks for callers that are gone, at most: it asks all of them.
+const GONE_EVERY: Duration = Duration::from_millis(20);
 
 /// How long a drain waits for deletes that are being retried.
 const PURGE_WAIT: Duration = Duration::from_millis(500);
@@ -54,6 +57,8 @@ pub(crate) struct EventLoop {
     outcomes: mpsc::Receiver<Outcome>,
     tickets: u64,
     callers: HashMap<Ticket, Caller>,
+    /// When callers that are gone were last looked for.
+    looked: Time,
     /// First attempts of purges of own events whose call has not been answered.
     purges: HashMap<EventId, Vec<Submission>>,
     /// The newest outbound link to each peer.
@@ -77,6 +82,7 @@ impl EventLoop {
             outcomes,
             tickets: 0,
             callers: HashMap::new(),
+            looked: Time::ZERO,
             purges: HashMap::new(),
             links: HashMap::new(),
             inbound: HashMap::new(),
@@ -164,7 +170,8 @@ impl EventLoop {
             }
         }
         // Its time may have come however much else there is to do: probes, deadlines and departures hang on it.
-        if self.wake_is_due() {
+        let woken = self.wake_is_due();
+        if woken {
             inputs.push(Input::Wake);
         }
         for _ in 0..TURN_MAX {
@@ -189,6 +196,9 @@ impl EventLoop {
                 None => break,
             }
         }
+        if woken || self.short_of_receipts(&inputs) {
+            inputs.splice(0..0, self.gone());
+        }
         let membership = inputs.iter().any(touches_members);
         let actions = self.handle(inputs);
         self.writer.kick();
@@ -202,6 +212,26 @@ impl EventLoop {
     fn wake_is_due(&self) -> bool {
         let now = self.parts.engine.clock.now();
         self.parts.engine.core.read().next_wake(now) <= now
+    }
+
+    /// Whether more calls of this turn want receipts than may wait for them.
+    fn short_of_receipts(&self, inputs: &[Input]) -> bool {
+        let wants = |input: &&Input| matches!(input, Input::Invalidate(_, call) if call.level != ReceiptLevel::None);
+        let wanted = inputs.iter().filter(wants).count();
+        wanted > 0 && wanted > self.parts.engine.core.read().receipt_places()
+    }
+
+    /// The callers that gave up: their receipts must not take up places of those who wait.
+    fn gone(&mut self) -> Option<Input> {
+        let now = self.parts.engine.clock.now();
+        if now.since(self.looked) < GONE_EVERY {
+            return None;
+        }
+        self.looked = now;
+        let callers = self.callers.iter();
+        let gone = callers.filter(|(_, caller)| caller.is_gone());
+        let tickets: BTreeSet<_> = gone.map(|(ticket, _)| *ticket).collect();
+        (!tickets.is_empty()).then_some(Input::Gone(tickets))
     }
 
     /// Hands the inputs to the machine under one lock.
@@ -399,6 +429,9 @@ impl EventLoop {
     }
 
     fn reply(&mut self, ticket: Ticket, reply: Reply) {
+        if let Reply::Refused(Refusal::Receipts { .. } | Refusal::TopLevelClasses { .. }) = &reply {
+            self.parts.engine.counters.inc(Counter::IntakeRejected);
+        }
         let purges = match &reply {
             Reply::Invalidated { event, .. } => self.purges.remove(event).unwrap_or_default(),
             _ => Vec::new(),

@@ -357,6 +357,37 @@ async fn g10_receipts_and_registrations_beyond_their_limits_say_when_to_try_agai
     rig.disk.become_(Disk::Well);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn g10_a_caller_that_is_gone_does_not_keep_its_place_among_the_receipts() {
+    let rig = Rig::start(|config| config.limits.receipts_max = 1).await;
+    // Its flush never comes, and its deadline is far.
+    rig.disk.become_(Disk::Stalled);
+    let mut gone = Box::pin(rig.invalidate("a", 60_000));
+    assert!(handed_over(gone.as_mut()).await);
+    let taken = async {
+        while rig.sidecar.engine.core.read().receipt_places() > 0 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(SOON, taken).await.unwrap();
+    let refused = rig.invalidate("b", 100).await.unwrap_err();
+    check_retry(&refused, "limits.receipts_max");
+    drop(gone);
+    let admitted = async {
+        loop {
+            let status = rig.invalidate("b", 100).await.unwrap_err();
+            if status.code() == Code::DeadlineExceeded {
+                return;
+            }
+            check_retry(&status, "limits.receipts_max");
+        }
+    };
+    tokio::time::timeout(SOON, admitted).await.unwrap();
+    let rejected = crate::telemetry::Counter::IntakeRejected;
+    assert!(rig.sidecar.engine.counters.get(rejected) > 0);
+    rig.disk.become_(Disk::Well);
+}
+
 fn from_peer(kind: v1::exchange_request::Kind) -> v1::ExchangeRequest {
     v1::ExchangeRequest { kind: Some(kind) }
 }

@@ -90,7 +90,7 @@ pub(crate) fn refusal(refusal: &Refusal) -> Status {
             );
             Status::with_error_details(Code::ResourceExhausted, refusal.to_string(), details)
         }
-        Refusal::Receipts { .. } => exhausted(refusal.to_string(), Duration::from_millis(50)),
+        Refusal::Receipts { after, .. } => exhausted(refusal.to_string(), *after),
         Refusal::Draining => Status::unavailable(refusal.to_string()),
     }
 }
