@@ -17,6 +17,9 @@ use tonic::transport::Server;
 use tonic::transport::server::Router;
 use tracing::{error, info};
 
+#[cfg(test)]
+mod tests;
+
 use super::Sidecar;
 use super::incoming::{Accept, Door, Incoming};
 use crate::config::Config;
@@ -203,8 +206,14 @@ pub(super) fn peer_router(config: &Config, sidecar: &Sidecar) -> Router {
 }
 
 fn builder() -> Server {
+    // After a pause of this process, calls whose deadlines passed meanwhile are there together with their resets. HTTP/2's
+    // default takes more than 20 of them for an attack, and closes the connection with all that is on it. Both numbers
+    // bound what is remembered, and no more than so many streams can be open.
+    let resets_max = Some(STREAMS_MAX as usize);
     Server::builder()
         .max_concurrent_streams(STREAMS_MAX)
+        .http2_max_pending_accept_reset_streams(resets_max)
+        .http2_max_local_error_reset_streams(resets_max)
         .http2_keepalive_interval(Some(Duration::from_secs(30)))
 }
 
