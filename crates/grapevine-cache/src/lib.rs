@@ -42,8 +42,8 @@ pub use redis_cache::{RedisCache, RedisConfig};
 ///
 /// Keys obey memcached's rule everywhere (see [`check_key`]): one set of addresses suits every cache. TTLs above
 /// [`TTL_MAX`] are shortened to it, a TTL of zero is refused. An implementation may keep a value for less than its TTL
-/// and never for longer, except that memcached counts in whole seconds: there a TTL is rounded down, and up to one
-/// second when below that.
+/// and never for longer, with one exception: a cache counts time in [grains](Cache::ttl_grain), a TTL is rounded down to
+/// whole ones, and up to one when below that. Who must not have that does not store for less than a grain.
 #[async_trait]
 pub trait Cache: Send + Sync + 'static {
     /// The kind of cache, for logs and metric labels: `memcached`, `redis` or `memory`.
@@ -51,6 +51,15 @@ pub trait Cache: Send + Sync + 'static {
 
     /// Where it is, for people: the servers, without any password.
     fn target(&self) -> &str;
+
+    /// The shortest time that it keeps a value for: memcached counts in whole seconds, Redis in milliseconds. Zero when it
+    /// keeps every TTL as it is.
+    ///
+    /// A TTL that is not below this ends in time, up to a grain early. A cache that does not say is taken to count in
+    /// seconds: too coarse a grain costs hits, too fine a one serves what has lapsed.
+    fn ttl_grain(&self) -> Duration {
+        Duration::from_secs(1)
+    }
 
     /// The value at `key`; `None` when absent, expired or marked stale.
     async fn get(&self, key: &str) -> Result<Option<Bytes>, CacheError> {

@@ -89,6 +89,10 @@ impl Cache for MemoryCache {
         &self.target
     }
 
+    fn ttl_grain(&self) -> Duration {
+        Duration::ZERO
+    }
+
     async fn get_even_stale(&self, key: &str) -> Result<Option<Hit>, CacheError> {
         check_key(key)?;
         let mut entries = self.entries.lock();

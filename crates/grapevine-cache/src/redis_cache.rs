@@ -31,6 +31,9 @@ use crate::{Cache, CacheError, ConfigError, DeleteOutcome, Hit, check_key, check
 /// Keys per `MGET` and `UNLINK`, so that one of them does not hold up Redis for long.
 const KEYS_PER_COMMAND: usize = 512;
 
+/// `PX` counts in milliseconds.
+const TTL_GRAIN: Duration = Duration::from_millis(1);
+
 /// Requests waiting to be written; more wait for room, until their own deadline.
 const QUEUE_REQUESTS_MAX: usize = 1_024;
 
@@ -271,6 +274,10 @@ impl Cache for RedisCache {
 
     fn target(&self) -> &str {
         &self.server
+    }
+
+    fn ttl_grain(&self) -> Duration {
+        TTL_GRAIN
     }
 
     async fn get(&self, key: &str) -> Result<Option<Bytes>, CacheError> {

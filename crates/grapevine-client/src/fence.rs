@@ -389,10 +389,13 @@ impl CachedClient {
     }
 
     /// Says whether the value is in the cache now. It lives until its TTL after the look-up, not after the store: how old a
-    /// value under `ttl` can be must not depend on how long it took to compute.
+    /// value under `ttl` can be must not depend on how long it took to compute. A cache that counts in seconds would round
+    /// what is left of one up: then it is not stored.
     async fn store(&self, unit: &Unit<'_>, value: &Value) -> bool {
+        let cache = &self.shared().cache;
         let ttl = unit.ttl.saturating_sub(unit.looked_up.elapsed());
-        if ttl.is_zero() {
+        if ttl.is_zero() || ttl < cache.ttl_grain() {
+            self.shared().counters.too_short_to_store.increment();
             return false;
         }
         let bytes = match wrap(unit, value) {
@@ -403,14 +406,14 @@ impl CachedClient {
                 return false;
             }
         };
-        match self.shared().cache.set(&unit.key.target, bytes, ttl).await {
+        match cache.set(&unit.key.target, bytes, ttl).await {
             Ok(()) => {
                 self.shared().counters.stored.increment();
                 true
             }
             Err(error) => {
                 self.shared().counters.cache_set_errors.increment();
-                tracing::debug!(cache = self.shared().cache.target(), %error, "a cache write failed");
+                tracing::debug!(cache = cache.target(), %error, "a cache write failed");
                 false
             }
         }

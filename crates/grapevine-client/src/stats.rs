@@ -92,6 +92,10 @@ counters! {
         commit_failures,
         /// Fills with a malformed dependency or too many of them: given to the caller, not stored.
         bad_dependencies,
+        /// Fills that took so long that less was left of the TTL than the cache can count
+        /// ([`Cache::ttl_grain`](grapevine_cache::Cache::ttl_grain)): given to the caller, not stored. Many of them mean that
+        /// the TTL is too short for that cache, or that the source is too slow for the TTL.
+        too_short_to_store,
         /// Stored values that were not what was asked for: another token, another address, or no envelope.
         envelope_mismatch,
         /// Cache reads that failed; counted as misses too.

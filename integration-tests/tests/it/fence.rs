@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use grapevine_cache::Cache;
@@ -438,4 +438,68 @@ async fn nothing_is_left(
         },
     )
     .await
+}
+
+/// memcached counts in whole seconds: what was slow to compute must not gain the rest of one.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_value_in_memcached_is_never_older_than_its_ttl() {
+    let Some(memcached) = CacheServer::memcached("a_value_in_memcached")
+        .await
+        .unwrap()
+    else {
+        return;
+    };
+    let setup = Setup::of(1).toml(POLICIES).flag("cache", &memcached.url);
+    let cluster = setup.start().await.unwrap();
+    let reader = CachedClient::new(client(&cluster[0]), memcached.client().unwrap());
+    // The TTL, how long the source takes, and whether another reader can get it: of 1 s a slow one leaves nothing.
+    let cases = [
+        (1_000, 700, false),
+        (1_000, 900, false),
+        (4_000, 1_500, true),
+    ];
+    let clock = Instant::now();
+    let now_ms = move || u64::try_from(clock.elapsed().as_millis()).unwrap();
+    // Several of each, begun at different moments of memcached's second.
+    let reads = (0..24)
+        .zip(cases.into_iter().cycle())
+        .map(|(number, case)| {
+            let (ttl_ms, slow_ms, can_hit) = case;
+            let (reader, ttl) = (reader.clone(), Duration::from_millis(ttl_ms));
+            tokio::spawn(async move {
+                tokio::time::sleep(Duration::from_millis(number * 41)).await;
+                let address = format!("lapsing::{number}");
+                // A value tells when the look-up for it had ended: how old it is at least.
+                let read = async |slow_ms| {
+                    let fill = async move |_| {
+                        let begun = now_ms();
+                        tokio::time::sleep(Duration::from_millis(slow_ms)).await;
+                        Ok::<_, Infallible>(begun.to_string().into())
+                    };
+                    let read = reader.get_or_fill(&address, &["lapsing/1"], Some(ttl), fill);
+                    let read = read.await.unwrap();
+                    let begun: u64 = std::str::from_utf8(&read.value).unwrap().parse().unwrap();
+                    (begun, read.how)
+                };
+                let (begun, _) = read(slow_ms).await;
+                let mut hits = 0;
+                loop {
+                    let age_ms = now_ms() - begun;
+                    match read(0).await {
+                        (_, How::Hit) => hits += 1,
+                        (_, how) => {
+                            break assert_eq!((how, hits > 0), (How::Filled, can_hit), "{number}");
+                        }
+                    }
+                    assert!(
+                        age_ms < ttl_ms,
+                        "{number}: a hit {age_ms} ms after the look-up of {ttl_ms}"
+                    );
+                    tokio::time::sleep(Duration::from_millis(10)).await;
+                }
+            })
+        });
+    for read in reads.collect::<Vec<_>>() {
+        read.await.unwrap();
+    }
 }

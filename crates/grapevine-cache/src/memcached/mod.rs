@@ -200,6 +200,10 @@ impl Cache for MemcachedCache {
         &self.shared.target
     }
 
+    fn ttl_grain(&self) -> Duration {
+        wire::TTL_GRAIN
+    }
+
     async fn get(&self, key: &str) -> Result<Option<Bytes>, CacheError> {
         Ok(self
             .shared

@@ -127,6 +127,9 @@ pub(crate) fn encode_set_line(key: &str, size_bytes: usize, ttl: Duration) -> Ve
 
 pub(crate) const LINE_END: &[u8] = b"\r\n";
 
+/// memcached's clock ticks once a second.
+pub(crate) const TTL_GRAIN: Duration = Duration::from_secs(1);
+
 /// memcached's expiry time: whole seconds, rounded down but at least one; above thirty days as Unix time.
 ///
 /// memcached holds it in 31 bits, so from the end of 2037 on TTLs end after thirty days.

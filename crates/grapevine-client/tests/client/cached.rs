@@ -12,7 +12,7 @@ use tokio::sync::{Notify, Semaphore};
 use tonic::Code;
 
 use crate::fake::{Method, POLICY_TTL, Reply};
-use crate::support::{Setup, setup, until};
+use crate::support::{Setup, setup, stop_the_clock, until};
 
 const STRATEGIES: [&str; 4] = ["versioned", "registered", "bucketed", "ttl"];
 /// Those that bumps concern.
@@ -207,6 +207,41 @@ async fn a_value_lives_from_its_look_up_and_not_from_its_store() {
         assert_eq!((outcome.how, outcome.stored), (How::Filled, false));
     }
     assert_eq!(setup.cache.len(), 0);
+}
+
+#[tokio::test]
+async fn a_value_ends_with_its_ttl_in_a_cache_that_counts_in_seconds() {
+    let setup = setup();
+    *setup.cache.ttl_grain.lock() = Duration::from_secs(1);
+    stop_the_clock();
+    let age = async |class: &str, ttl_ms: u64| {
+        let begun = tokio::time::Instant::now();
+        let fill = |_: Fill| async {
+            tokio::time::advance(Duration::from_millis(600)).await;
+            Ok::<_, Infallible>(Bytes::from_static(b"slowly read"))
+        };
+        let ttl = Some(Duration::from_millis(ttl_ms));
+        let classes = [class];
+        let read = setup.cached.get_or_fill("cart::13", &classes, ttl, fill);
+        assert_eq!(read.await.unwrap().how, How::Filled);
+        let target = target(&setup, "cart::13", class).await;
+        while setup.cache.get(&target).await.unwrap().is_some() {
+            tokio::time::advance(Duration::from_millis(10)).await;
+        }
+        begun.elapsed().as_millis()
+    };
+    for class in ["ttl/13", "versioned/13", "registered/13", "bucketed/13"] {
+        // Of 1,000 ms there are 400 left when it is stored, of 3,000 ms there are 2,400.
+        assert_eq!(age(class, 1_000).await, 600, "{class}: it is not stored");
+        assert_eq!(age(class, 1_599).await, 600, "{class}: it is not stored");
+        assert_eq!(age(class, 1_600).await, 1_600, "{class}");
+        assert_eq!(
+            age(class, 3_000).await,
+            2_600,
+            "{class}: down to whole ones"
+        );
+    }
+    assert_eq!(setup.cached.stats().too_short_to_store, 8);
 }
 
 #[tokio::test]

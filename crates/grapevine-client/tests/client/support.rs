@@ -88,6 +88,8 @@ pub(crate) struct MoodyCache {
     /// Writes that have come to that point.
     pub(crate) writes_begun: AtomicU64,
     pub(crate) ttls: Mutex<Vec<Duration>>,
+    /// TTLs are rounded as memcached rounds them, to whole ones of these but to one at least.
+    pub(crate) ttl_grain: Mutex<Duration>,
 }
 
 impl MoodyCache {
@@ -98,6 +100,7 @@ impl MoodyCache {
             write_permits: Mutex::default(),
             writes_begun: AtomicU64::new(0),
             ttls: Mutex::default(),
+            ttl_grain: Mutex::default(),
         }
     }
 
@@ -124,6 +127,10 @@ impl Cache for MoodyCache {
         "a test"
     }
 
+    fn ttl_grain(&self) -> Duration {
+        *self.ttl_grain.lock()
+    }
+
     async fn get_even_stale(&self, key: &str) -> Result<Option<Hit>, CacheError> {
         self.mood()?;
         self.inner.get_even_stale(key).await
@@ -142,7 +149,12 @@ impl Cache for MoodyCache {
             permits.acquire().await.unwrap().forget();
         }
         self.ttls.lock().push(ttl);
-        self.inner.set(key, value, ttl).await
+        let grain = self.ttl_grain();
+        let kept = match ttl.as_nanos().checked_div(grain.as_nanos()) {
+            None => ttl,
+            Some(grains) => grain * u32::try_from(grains).unwrap().max(1),
+        };
+        self.inner.set(key, value, kept).await
     }
 
     async fn delete_many(&self, keys: &[String]) -> DeleteOutcome {
