@@ -31,6 +31,7 @@ mod open;
 mod page;
 mod recover;
 mod sled_store;
+mod snapshots;
 mod tally;
 mod txn;
 mod vectors;

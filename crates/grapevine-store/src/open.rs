@@ -27,7 +27,7 @@ use crate::recover::Counters;
 use crate::sled_store::{Engine, SledStore};
 use crate::tally::Tally;
 use crate::txn::Txn;
-use crate::{StoreConfig, StoreError, recover};
+use crate::{StoreConfig, StoreError, recover, snapshots};
 
 /// The one tree.
 const TREE: &str = "grapevine";
@@ -50,7 +50,8 @@ pub struct OpenReport {
     pub set_aside: Option<PathBuf>,
     /// Why they were set aside.
     pub reason: Option<String>,
-    /// An earlier run met damage, or commits are lost, so everything was read and checked before serving.
+    /// An earlier run met damage, commits are lost, or the engine's log was read without its snapshot; so everything was
+    /// read and checked before serving.
     pub verified: bool,
     /// How many acknowledged commits the engine's files no longer have: after damage, or because an older copy was put
     /// back. What is left is the state before them. After a power loss it may be fewer than are gone: the count itself
@@ -168,10 +169,17 @@ fn open_engine(
     doubted: bool,
     acknowledged: u64,
 ) -> Result<Opened, StoreError> {
+    let engine = engine_path(config);
+    let unusable = |source| StoreError::Unusable {
+        path: engine.clone(),
+        source,
+    };
+    // The snapshots of another engine are not ours to judge; the engine refuses its files.
+    let log_alone = !is_of_other_engine(config) && snapshots::tidy(&engine).map_err(unusable)?;
     let sync_every_ms = u64::try_from(config.sync_every.as_millis()).unwrap_or(u64::MAX);
     let db = open_unlocked(
         &sled::Config::new()
-            .path(engine_path(config))
+            .path(&engine)
             .cache_capacity(config.cache_bytes)
             .flush_every_ms(Some(sync_every_ms.max(1))),
     )
@@ -190,9 +198,19 @@ fn open_engine(
     }
     let txn = Txn::new(&tree);
     let counters = Counters::read(&txn)?;
-    let verified = doubted || counters.commits < acknowledged;
+    let lost = counters.commits < acknowledged;
+    if lost && log_alone {
+        let found = counters.commits;
+        return Err(StoreError::Corrupt(format!(
+            "the engine's snapshot does not read back, and its log alone has {found} of {acknowledged} commits"
+        )));
+    }
+    let verified = doubted || lost || log_alone;
     if verified {
         recover::verify(&txn)?;
+    }
+    if log_alone {
+        snapshots::forget(&engine).map_err(unusable)?;
     }
     let ledger = recover::ledger(&txn)?;
     let recovered = recover::recover(&txn, &ledger)?;

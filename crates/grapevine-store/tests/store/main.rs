@@ -6,4 +6,5 @@ mod contract;
 mod crash;
 mod make;
 mod model;
+mod snapshots;
 mod trouble;

@@ -64,7 +64,7 @@ fn opens_and_works(path: &Path, what: &str) -> OpenReport {
     report
 }
 
-fn engine_files(path: &Path) -> Vec<PathBuf> {
+pub(crate) fn engine_files(path: &Path) -> Vec<PathBuf> {
     let mut files: Vec<_> = fs::read_dir(path.join("sled"))
         .unwrap()
         .map(|entry| entry.unwrap().path())
@@ -133,7 +133,7 @@ fn g11_a_garbled_store_is_set_aside_or_what_is_left_of_it_serves() {
     assert!(set_aside >= 4, "{set_aside} of {cases} were set aside");
 }
 
-fn copy(from: &Path, to: &Path) {
+pub(crate) fn copy(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
     for entry in fs::read_dir(from).unwrap() {
         let entry = entry.unwrap();
