@@ -363,20 +363,28 @@ impl Drop for SmallDisk {
     }
 }
 
-#[test]
-fn g10_a_full_disk_is_an_error_and_what_was_acknowledged_stays() {
-    let directory = tempfile::tempdir().unwrap();
-    let Some(disk) = SmallDisk::mount(&directory.path().join("disk"), "6m") else {
+/// A small disk, or nothing where the test may not mount one, and need not.
+fn small_disk(path: &Path, test: &str) -> Option<SmallDisk> {
+    let disk = SmallDisk::mount(path, "6m");
+    if disk.is_none() {
         // Not by eprintln: the harness keeps that to itself while a test passes.
         let said = writeln!(
             std::io::stderr(),
-            "SKIPPED: mounting a small disk needs privileges: g10_a_full_disk"
+            "SKIPPED: mounting a small disk needs privileges: {test}"
         );
         said.unwrap();
         assert!(
             std::env::var_os("GRAPEVINE_REQUIRE_PEERS").is_none_or(|value| value != "1"),
             "a small disk is required and cannot be mounted"
         );
+    }
+    disk
+}
+
+#[test]
+fn g10_a_full_disk_is_an_error_and_what_was_acknowledged_stays() {
+    let directory = tempfile::tempdir().unwrap();
+    let Some(disk) = small_disk(&directory.path().join("disk"), "g10_a_full_disk") else {
         return;
     };
     let path = disk.0.join("store");
@@ -425,4 +433,52 @@ fn g10_a_full_disk_is_an_error_and_what_was_acknowledged_stays() {
     store
         .commit(&[register(vec![registration("x", &["c"], 1)])])
         .unwrap();
+}
+
+#[test]
+fn g1_starts_on_a_disk_that_is_nearly_full_lose_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let Some(disk) = small_disk(&directory.path().join("disk"), "g1_starts_on_a_disk") else {
+        return;
+    };
+    let original = directory.path().join("original");
+    fill(&original, 0..10);
+    let mut refused = 0;
+    // A start first fills the log's last segment of 128 pages, then writes a snapshot.
+    for pages in 0..140 {
+        let path = disk.0.join("store");
+        copy(&original, &path);
+        let ballast = disk.0.join("ballast");
+        // Whatever is left of the disk, but for so many pages of it.
+        let mut file = fs::File::create(&ballast).unwrap();
+        while file.write_all(&[1; 4096]).is_ok() {}
+        let len = file.metadata().unwrap().len() / 4096 * 4096;
+        file.set_len(len - pages * 4096).unwrap();
+        drop(file);
+        for start in 0..2 {
+            let what = format!("{pages} pages free, start {start}");
+            match grapevine_store::open(&config(&path)) {
+                Ok((store, recovered, report)) => {
+                    assert_eq!(report.set_aside, None, "{what}: {report:?}");
+                    assert!(recovered.registrations >= 2000, "{what}");
+                    // Whether or not there is room for it.
+                    let _ = store.commit(&[register(vec![registration("x", &["c"], 100)])]);
+                }
+                Err(error) => {
+                    let full = matches!(error, StoreError::Full(_) | StoreError::Unusable { .. });
+                    assert!(full, "{what}: {error}");
+                    refused += 1;
+                }
+            }
+        }
+        fs::remove_file(&ballast).unwrap();
+        let (store, recovered, report) = grapevine_store::open(&config(&path)).unwrap();
+        assert_eq!(report.set_aside, None, "{pages} pages: {report:?}");
+        assert_eq!(report.commits_lost, 0, "{pages} pages");
+        assert!(recovered.registrations >= 2000, "{pages} pages");
+        store.verify().unwrap();
+        drop(store);
+        fs::remove_dir_all(&path).unwrap();
+    }
+    assert!(refused > 0, "the disk was never too full for a start");
 }
