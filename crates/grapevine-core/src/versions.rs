@@ -185,19 +185,33 @@ impl Versions {
 
     /// Joins a class's state from a snapshot or the store; tells whether any token changed.
     pub fn join_class(&mut self, recovered: &RecoveredClass) -> bool {
+        let joint = recovered.conjunctions.iter();
+        let parts = joint.map(|(others, entries)| (&others[..], entries));
+        [(&[][..], &recovered.entries)]
+            .into_iter()
+            .chain(parts)
+            .fold(false, |changed, (others, entries)| {
+                self.join_part(&recovered.class, others, entries) | changed
+            })
+    }
+
+    /// Joins a class's own entries, or with `others` those of a conjunction that it anchors; tells whether any token changed.
+    pub(crate) fn join_part(
+        &mut self,
+        class: &ClassPath,
+        others: &[ClassPath],
+        entries: &VersionVector,
+    ) -> bool {
         self.applied += 1;
-        let mut changed = false;
-        for (origin, sequence) in recovered.entries.iter() {
+        entries.iter().fold(false, |changed, (origin, sequence)| {
             let origin = self.origins.intern(origin);
-            changed |= self.raise(&recovered.class, origin, sequence);
-        }
-        for (others, entries) in &recovered.conjunctions {
-            for (origin, sequence) in entries.iter() {
-                let origin = self.origins.intern(origin);
-                changed |= self.raise_conjunction(&recovered.class, others, origin, sequence);
-            }
-        }
-        changed
+            let raised = if others.is_empty() {
+                self.raise(class, origin, sequence)
+            } else {
+                self.raise_conjunction(class, others, origin, sequence)
+            };
+            raised | changed
+        })
     }
 
     /// Joins a floor from a snapshot or the store; tells whether any token changed.

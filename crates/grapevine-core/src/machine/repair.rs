@@ -15,10 +15,14 @@ use super::app::Suppressed;
 use super::effects::{Action, Effects, PeerMessage, as_heads};
 use super::flushed::Pending;
 use super::losses::Suspect;
-use crate::event::{BATCH_REGISTRATIONS_MAX, Floor, PurgeMode, Registration, RegistrationBatch};
+use crate::event::{
+    BATCH_REGISTRATIONS_MAX, Floor, Match, PurgeMode, Registration, RegistrationBatch,
+};
 use crate::id::{EventId, Incarnation, Lane, Time};
+use crate::names::ClassPath;
 use crate::progress::OriginHead;
 use crate::store::{RecoveredClass, Write};
+use crate::vector::VersionVector;
 use crate::versions::Stamp;
 
 /// How long a gap may stay before it is pulled: a push is usually on its way.
@@ -353,45 +357,84 @@ impl Core {
         {
             return;
         }
+        let mut writes = self.join_floors(floors);
+        for class in classes {
+            writes.extend(self.join_class(class));
+        }
+        self.write(effects, writes, Pending::Nothing);
+    }
+
+    /// Joins a snapshot's floors. Which classes one of them stands for nobody knows any more, so what is registered under
+    /// its top-level class is taken out.
+    fn join_floors(&mut self, floors: &[Floor]) -> Vec<Write> {
         let mut writes = Vec::new();
+        let mut changed = BTreeMap::new();
         for floor in floors {
             let evict = self.versions.bucket_classes(&floor.top, floor.bucket);
-            self.versions.join_floor(floor);
+            if self.versions.join_floor(floor) {
+                changed.entry(&floor.top).or_insert(&floor.vector);
+            }
             writes.push(Write::JoinFloor {
                 floor: floor.clone(),
                 evict,
             });
         }
-        for class in classes {
-            let changed = self.versions.join_class(class);
-            // What is not held is covered by its floor.
-            if self.versions.holds(&class.class) {
-                let none = Vec::new();
-                let own = std::iter::once((&none, &class.entries));
-                let joint = class
-                    .conjunctions
-                    .iter()
-                    .map(|(others, entries)| (others, entries));
-                writes.extend(own.chain(joint).map(|(others, entries)| Write::JoinClass {
-                    class: class.class.clone(),
-                    others: others.clone(),
-                    entries: entries.clone(),
-                }));
-            }
-            let last = class.entries.iter().next();
-            if changed && let Some((origin, sequence)) = last {
-                // What is taken out must not count as known any longer.
-                self.suppressed = Suppressed::default();
-                writes.push(Write::Take {
-                    event: EventId { origin, sequence },
-                    classes: vec![class.class.clone()],
-                    matching: crate::event::Match::Any,
-                    own_only: true,
-                    purge: PurgeMode::Hard,
-                });
-            }
+        for (top, vector) in changed {
+            writes.extend(self.take_known(vector, vec![top.clone()], Match::Any));
         }
-        self.write(effects, writes, Pending::Nothing);
+        writes
+    }
+
+    /// Joins one of a snapshot's classes. Of what is new, its own entries take out what is registered under it, and those
+    /// of a conjunction what is registered under all of that.
+    fn join_class(&mut self, class: &RecoveredClass) -> Vec<Write> {
+        let joint = class.conjunctions.iter();
+        let joint = joint.map(|(others, entries)| (&others[..], entries));
+        let parts: Vec<_> = std::iter::once((&[][..], &class.entries))
+            .chain(joint)
+            .map(|(others, entries)| {
+                let changed = self.versions.join_part(&class.class, others, entries);
+                (others, entries, changed)
+            })
+            .collect();
+        let mut writes = Vec::new();
+        // What is not held is covered by its floor.
+        if self.versions.holds(&class.class) {
+            writes.extend(parts.iter().map(|(others, entries, _)| Write::JoinClass {
+                class: class.class.clone(),
+                others: others.to_vec(),
+                entries: (*entries).clone(),
+            }));
+        }
+        for (others, entries, _) in parts.into_iter().filter(|(.., changed)| *changed) {
+            let matching = if others.is_empty() {
+                Match::Any
+            } else {
+                Match::All
+            };
+            let classes = [std::slice::from_ref(&class.class), others].concat();
+            writes.extend(self.take_known(entries, classes, matching));
+        }
+        writes
+    }
+
+    /// Takes out what is registered under classes, because of events that came as state.
+    fn take_known(
+        &mut self,
+        events: &VersionVector,
+        classes: Vec<ClassPath>,
+        matching: Match,
+    ) -> Option<Write> {
+        let (origin, sequence) = events.iter().next()?;
+        // What is taken out must not count as known any longer.
+        self.suppressed = Suppressed::default();
+        Some(Write::Take {
+            event: EventId { origin, sequence },
+            classes,
+            matching,
+            own_only: true,
+            purge: PurgeMode::Hard,
+        })
     }
 
     pub(super) fn snapshot_directory(

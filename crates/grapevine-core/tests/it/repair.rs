@@ -3,11 +3,14 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use grapevine_core::event::Match;
 use grapevine_core::id::{EventId, Incarnation, Lane};
-use grapevine_core::machine::effects::{Freshness, Input, LeaseClaim, PeerMessage, Verdict};
+use grapevine_core::machine::effects::{
+    Freshness, Input, LeaseClaim, PeerMessage, ReceiptLevel, Verdict,
+};
 use grapevine_core::progress::OriginHead;
 
-use crate::world::World;
+use crate::world::{World, address};
 
 fn same_tokens(world: &World, paths: &[&str]) {
     let tokens: BTreeSet<_> = (0..world.nodes.len())
@@ -361,6 +364,76 @@ fn g1_what_is_compacted_comes_as_a_snapshot() {
     world.converge().unwrap();
     assert_eq!(world.core(2).counters().snapshots_requested, 0);
     (0..9).for_each(|number| same_tokens(&world, &[&format!("cart/{number}")]));
+}
+
+/// A node that was away comes back to what the others have compacted.
+fn comes_back(world: &mut World, at: usize) {
+    for other in (0..world.nodes.len()).filter(|other| *other != at) {
+        world.nodes[other].disk.compact();
+    }
+    world.nodes[at].purged.clear();
+    world.start(at);
+    world.connect_all();
+    world.converge().unwrap();
+    assert!(world.core(at).counters().snapshots_adopted > 0);
+}
+
+/// A registration of node 2, and whether it is listed there and was deleted.
+fn fate(world: &World, name: &str) -> (bool, bool) {
+    let node = &world.nodes[2];
+    let deleted = node.purged.contains(&address(name));
+    (node.disk.lists(name), deleted)
+}
+
+#[test]
+fn g10_what_a_snapshot_brings_as_a_floor_is_taken_out_and_deleted() {
+    let mut world = World::running_with(3, |config| config.limits.classes_per_top_max = 20);
+    for (name, class) in [("items::1", "cart/1"), ("goods::1", "shop/1")] {
+        world.register(2, name, &[class], LeaseClaim::Absent);
+    }
+    world.settle();
+    world.crash(2);
+    for number in 1..200 {
+        world.invalidate(0, &[&format!("cart/{number}")]);
+        world.settle();
+    }
+    let held = world.nodes[0].disk.class_names();
+    assert!(!held.contains(&"cart/1".to_owned()), "it was evicted");
+    comes_back(&mut world, 2);
+    assert_eq!(fate(&world, "items::1"), (false, true));
+    assert_eq!(fate(&world, "goods::1"), (true, false), "a neighbour stays");
+}
+
+#[test]
+fn g10_what_a_snapshot_brings_as_a_conjunction_is_taken_out_where_all_of_it_is_met() {
+    for anchor_was_bumped in [false, true] {
+        let mut world = World::running(3);
+        if anchor_was_bumped {
+            world.invalidate(0, &["cart/1"]);
+            world.settle();
+        }
+        for (name, classes) in [
+            ("items::1", &["cart/1", "shop/1"][..]),
+            ("items::2", &["cart/1/below", "shop/1"]),
+            ("items::3", &["cart/1"]),
+            ("items::4", &["cart/2", "shop/1"]),
+        ] {
+            world.register(2, name, classes, LeaseClaim::Absent);
+        }
+        world.settle();
+        world.crash(2);
+        let patience = Duration::from_secs(1);
+        let both = ["cart/1", "shop/1"];
+        world.invalidate_as(0, &both, Match::All, ReceiptLevel::None, patience);
+        world.settle();
+        comes_back(&mut world, 2);
+        for met in ["items::1", "items::2"] {
+            assert_eq!(fate(&world, met), (false, true), "{met}");
+        }
+        for neighbour in ["items::3", "items::4"] {
+            assert_eq!(fate(&world, neighbour), (true, false), "{neighbour}");
+        }
+    }
 }
 
 /// Every part of a snapshot in turn is the last that arrives: by a crash of the receiver, of the sender, by a cut link.
