@@ -81,7 +81,8 @@ async fn streams_and_listings_beyond_their_limit_are_refused() {
     ];
     for refused in refused {
         assert_eq!(refused.code(), Code::ResourceExhausted, "{refused}");
-        assert!(refused.message().contains("streams_max"), "{refused}");
+        let told = "3 streams and listings are open already (limits.streams_max)";
+        assert_eq!(refused.message(), told);
         let retry = refused.get_details_retry_info();
         assert!(retry.is_some_and(|retry| retry.retry_delay.is_some()));
     }
@@ -113,7 +114,8 @@ async fn watchers_and_top_level_classes_beyond_their_limits_are_refused() {
         .await
         .unwrap_err();
     assert_eq!(refused.code(), Code::ResourceExhausted);
-    assert!(refused.message().contains("watchers_max"), "{refused}");
+    let told = "3 watchers are there already (limits.watchers_max)";
+    assert_eq!(refused.message(), told);
     let retry = refused
         .get_details_retry_info()
         .and_then(|info| info.retry_delay);
@@ -136,9 +138,13 @@ async fn watchers_and_top_level_classes_beyond_their_limits_are_refused() {
         .unwrap_err();
     assert_eq!(refused.code(), Code::ResourceExhausted);
     assert!(
-        refused.message().contains('5') && refused.message().contains("one_more"),
+        refused.message().contains("number 6; the limit is 5")
+            && refused.message().contains("one_more"),
         "{refused}"
     );
+    // Every refusal for want of room is counted.
+    let rejected = api.counter("intake_rejected").await.unwrap();
+    assert!(rejected >= 2, "{rejected}");
     let quota = refused.get_details_quota_failure();
     assert!(quota.is_some_and(|quota| !quota.violations.is_empty()));
     unharmed_in(api, "top0").await.unwrap();

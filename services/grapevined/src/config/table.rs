@@ -120,10 +120,14 @@ knobs! {
             raising "costs memory (some 100 KB each when busy) and open files.";
         /// Watchers at a time; a further one is refused.
         watchers_max: usize = "200", from "1" to "100000",
-            raising "costs memory: what waits on its connection, some 100 KB when it does not read.";
+            raising "costs memory: up to two messages each when they do not read, of 200 KB each for bumps of 1,000 classes; limits.answers_bytes_max bounds them all.";
         /// Resolve and registration streams and listings at a time; a further one is refused.
         streams_max: usize = "1000", from "1" to "100000",
-            raising "costs memory: up to two messages each, and what waits on a connection that does not read.";
+            raising "costs memory: up to two messages each (of some 2 MB) when they do not read; limits.answers_bytes_max bounds them all.";
+        /// Bytes of answers, of calls and streams together, that callers have not read yet. One more is refused, to be
+        /// asked for again; a watcher gets a RESYNC marker. An eighth is kept for answers of up to 64 KiB.
+        answers_bytes_max: ByteSize = "256MiB", from "16MiB" to "64GiB",
+            raising "costs memory: up to twice as much, when callers ask and do not read.";
         /// The largest gRPC message taken from applications. Peers' messages have a limit of their own.
         message_bytes_max: ByteSize = "4MiB", from "1MiB" to "256MiB",
             raising "costs memory for each call in flight.";

@@ -6,6 +6,7 @@
 
 mod clock;
 mod event_loop;
+mod places;
 mod writer;
 
 use std::sync::Arc;
@@ -22,6 +23,7 @@ use tonic::Status;
 
 pub(crate) use clock::Clock;
 pub(crate) use event_loop::{EventLoop, Parts};
+pub(crate) use places::Places;
 
 use crate::peers::{Link, LinkSender};
 use crate::purge::Submission;

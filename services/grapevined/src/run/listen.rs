@@ -23,10 +23,11 @@ mod tests;
 use super::Sidecar;
 use super::incoming::{Accept, Door, Incoming};
 use crate::config::Config;
-use crate::engine::Engine;
+use crate::engine::{Engine, Places};
 use crate::peers::PeerServer;
 use crate::service::admin::Admin;
 use crate::service::application::{Application, UNDER_WAY_MAX};
+use crate::service::unread::{Counted, Unread};
 use crate::wire::peer::MESSAGE_BYTES_MAX;
 
 /// What a peer may have under way to this sidecar.
@@ -111,10 +112,19 @@ pub(super) fn application(
         policies: Arc::new(config.policies.clone()),
         registrations_max: limits.registrations_max as u64,
         slack: config.lease.duration + config.lease.registration_margin,
-        watchers: Arc::new(Semaphore::new(limits.watchers_max)),
-        streams: Arc::new(Semaphore::new(limits.streams_max)),
+        watchers: Places::new(
+            limits.watchers_max,
+            "watchers are there already (limits.watchers_max)",
+            &engine.counters,
+        ),
+        streams: Places::new(
+            limits.streams_max,
+            "streams and listings are open already (limits.streams_max)",
+            &engine.counters,
+        ),
         stop: stop.clone(),
         under_way: Arc::new(Semaphore::new(UNDER_WAY_MAX)),
+        unread: Unread::new(limits.answers_bytes_max.as_usize(), engine.counters.clone()),
     }
 }
 
@@ -128,8 +138,10 @@ pub(super) fn serve(
 ) -> anyhow::Result<JoinSet<anyhow::Result<()>>> {
     let engine = &sidecar.engine;
     let bytes_max = config.limits.message_bytes_max.as_usize();
-    let application = ApplicationServiceServer::new(application(config, engine, stop))
-        .max_decoding_message_size(bytes_max);
+    let application = application(config, engine, stop);
+    let unread = application.unread.clone();
+    let application =
+        ApplicationServiceServer::new(application).max_decoding_message_size(bytes_max);
     let admin = AdminServiceServer::new(Admin {
         engine: engine.clone(),
         cluster: config.cluster.name.as_str().to_owned(),
@@ -146,11 +158,11 @@ pub(super) fn serve(
                 .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
         };
         Ok(builder()
-            .add_service(application.clone())
-            .add_service(admin.clone())
-            .add_service(health.clone())
-            .add_service(reflect().build_v1()?)
-            .add_service(reflect().build_v1alpha()?))
+            .add_service(Counted::new(application.clone(), unread.clone()))
+            .add_service(Counted::new(admin.clone(), unread.clone()))
+            .add_service(Counted::new(health.clone(), unread.clone()))
+            .add_service(Counted::new(reflect().build_v1()?, unread.clone()))
+            .add_service(Counted::new(reflect().build_v1alpha()?, unread.clone())))
     };
     let mut servers = JoinSet::new();
     let connections_max = config.limits.connections_max;

@@ -7,17 +7,17 @@ use grapevine_core::machine::effects::{Invalidate, Purpose, RegisterItem, Reply,
 use grapevine_core::policy::PolicySet;
 use grapevine_proto::v1;
 use grapevine_proto::v1::application_service_server::ApplicationService;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
-use tokio_stream::wrappers::ReceiverStream;
+use tokio::sync::{Semaphore, mpsc, watch};
 use tonic::{Request, Response, Status, Streaming};
 
+use super::unread::{Answers, Charged, Unread};
 use super::{listing, watch as watching};
-use crate::engine::{Answer, Call, Clock, Engine, INTAKE_WAIT, stopping};
+use crate::engine::{Answer, Call, Clock, Engine, INTAKE_WAIT, Places, stopping};
 use crate::telemetry::Counter;
 use crate::wire::{self, app, status};
 
 /// Answers of a resolve stream that wait for the caller to read them; then its requests are not read either.
-const STREAM_ANSWERS: usize = 64;
+const STREAM_ANSWERS: usize = 1;
 
 /// Fills and registrations under way at once: some 100 MB of them.
 pub(crate) const UNDER_WAY_MAX: usize = 200_000;
@@ -38,13 +38,15 @@ pub(crate) struct Application {
     pub(crate) slack: Duration,
     /// Registrations that the directory may hold; a further one is refused, and its value must not be stored.
     pub(crate) registrations_max: u64,
-    pub(crate) watchers: Arc<Semaphore>,
+    pub(crate) watchers: Places,
     /// Places for resolve and registration streams and listings; a further one is refused.
-    pub(crate) streams: Arc<Semaphore>,
+    pub(crate) streams: Places,
     /// True once this sidecar drains: streams would not end by themselves.
     pub(crate) stop: watch::Receiver<bool>,
     /// Fills and registrations that may be under way at once; callers beyond wait, then are told to try again.
     pub(crate) under_way: Arc<Semaphore>,
+    /// Room for answers that their callers have not read.
+    pub(crate) unread: Unread,
 }
 
 impl Application {
@@ -87,20 +89,27 @@ impl Application {
     async fn resolve_all(
         &self,
         mut requests: Streaming<v1::ResolveStreamRequest>,
-        answers: &mpsc::Sender<Result<v1::ResolveStreamResponse, Status>>,
+        answers: &mpsc::Sender<Charged<v1::ResolveStreamResponse>>,
     ) {
         while let Some(message) = requests.message().await.transpose() {
+            // Nothing is looked up before there is a place for the answer.
+            let Ok(place) = answers.reserve().await else {
+                return;
+            };
             // An error is of the caller's making (too large a message, say) or its end, and then nobody hears it.
             let answer = match message.map(|message| message.request) {
                 Ok(Some(request)) => self.resolve_now(request).await,
                 Ok(None) => Err(status::invalid("request", "it is not set")),
                 Err(status) => Err(status),
             };
-            let failed = answer.is_err();
-            let answer = answer.map(|response| v1::ResolveStreamResponse {
-                response: Some(response),
+            let answer = answer.map_or_else(Charged::from, |response| {
+                self.unread.message(v1::ResolveStreamResponse {
+                    response: Some(response),
+                })
             });
-            if answers.send(answer).await.is_err() || failed {
+            let failed = answer.is_error();
+            place.send(answer);
+            if failed {
                 return;
             }
         }
@@ -152,17 +161,9 @@ impl Application {
         Ok(listing::Listing {
             store: self.engine.store.clone(),
             limit,
-            place: self.stream_place()?,
+            place: self.streams.take()?,
             stop: self.stop.clone(),
-        })
-    }
-
-    /// A place for a stream, kept as long as the stream goes on.
-    fn stream_place(&self) -> Result<OwnedSemaphorePermit, Status> {
-        self.streams.clone().try_acquire_owned().map_err(|_| {
-            self.engine.counters.inc(Counter::IntakeRejected);
-            let message = "as many streams and listings as limits.streams_max allows are open";
-            status::exhausted(message, Duration::from_secs(1))
+            unread: self.unread.clone(),
         })
     }
 
@@ -197,14 +198,14 @@ impl ApplicationService for Application {
             .map(Response::new)
     }
 
-    type ResolveStreamStream = ReceiverStream<Result<v1::ResolveStreamResponse, Status>>;
+    type ResolveStreamStream = Answers<v1::ResolveStreamResponse>;
 
     async fn resolve_stream(
         &self,
         request: Request<Streaming<v1::ResolveStreamRequest>>,
     ) -> Result<Response<Self::ResolveStreamStream>, Status> {
-        let place = self.stream_place()?;
-        let (answers, responses) = mpsc::channel(STREAM_ANSWERS);
+        let place = self.streams.take()?;
+        let (answers, responses) = Answers::channel(STREAM_ANSWERS);
         let (this, mut stop) = (self.clone(), self.stop.clone());
         tokio::spawn(async move {
             let _place = place;
@@ -213,11 +214,11 @@ impl ApplicationService for Application {
                 // An error means that nobody can stop it any more, which is as good as being told to.
                 _ = stop.wait_for(|stop| *stop) => {
                     // Who reads nothing hears nothing; the end of the stream tells it later.
-                    let _ = answers.try_send(Err(stopping()));
+                    let _ = answers.try_send(stopping().into());
                 }
             }
         });
-        Ok(Response::new(ReceiverStream::new(responses)))
+        Ok(responses.response())
     }
 
     async fn commit_fill(
@@ -254,7 +255,7 @@ impl ApplicationService for Application {
         &self,
         request: Request<Streaming<v1::RegisterStreamRequest>>,
     ) -> Result<Response<v1::RegisterStreamResponse>, Status> {
-        let _place = self.stream_place()?;
+        let _place = self.streams.take()?;
         let (mut batches, mut stop) = (request.into_inner(), self.stop.clone());
         let mut summary = v1::RegisterStreamResponse::default();
         loop {
@@ -329,7 +330,7 @@ impl ApplicationService for Application {
         Ok(Response::new(response))
     }
 
-    type ListAddressesStream = ReceiverStream<Result<v1::ListAddressesResponse, Status>>;
+    type ListAddressesStream = Answers<v1::ListAddressesResponse>;
 
     async fn list_addresses(
         &self,
@@ -338,11 +339,10 @@ impl ApplicationService for Application {
         let request = request.into_inner();
         let class = app::class("class", &request.class)?;
         let rows = listing::addresses(self.listing(request.limit)?, class, &request.page_token);
-        let rows = rows.await?;
-        Ok(Response::new(rows))
+        Ok(rows.await?.response())
     }
 
-    type ListClassesStream = ReceiverStream<Result<v1::ListClassesResponse, Status>>;
+    type ListClassesStream = Answers<v1::ListClassesResponse>;
 
     async fn list_classes(
         &self,
@@ -354,17 +354,18 @@ impl ApplicationService for Application {
             below => Some(app::class("below", below)?),
         };
         let rows = listing::classes(self.listing(request.limit)?, below, &request.page_token);
-        let rows = rows.await?;
-        Ok(Response::new(rows))
+        Ok(rows.await?.response())
     }
 
-    type WatchStream = ReceiverStream<Result<v1::WatchResponse, Status>>;
+    type WatchStream = Answers<v1::WatchResponse>;
 
     async fn watch(
         &self,
         request: Request<v1::WatchRequest>,
     ) -> Result<Response<Self::WatchStream>, Status> {
         let classes = app::watched(&request.into_inner().classes)?;
-        watching::start(&self.engine, &self.watchers, self.stop.clone(), classes).map(Response::new)
+        let (stop, unread) = (self.stop.clone(), self.unread.clone());
+        let watch = watching::start(&self.engine, &self.watchers, stop, unread, classes)?;
+        Ok(watch.response())
     }
 }

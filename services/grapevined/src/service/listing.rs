@@ -5,20 +5,19 @@ use std::sync::Arc;
 use grapevine_core::names::ClassPath;
 use grapevine_proto::v1;
 use grapevine_store::{Cursor, Page, Store, StoreError};
+use prost::Message;
 use prost::bytes::Bytes;
-use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
-use tokio_stream::wrappers::ReceiverStream;
+use tokio::sync::{OwnedSemaphorePermit, watch};
 use tonic::Status;
 
+use super::unread::{Answers, Unread};
 use crate::engine::{blocking, stopping};
 use crate::wire::status::invalid;
 
 /// Rows in one chunk.
 const CHUNK: usize = 1_000;
 /// Chunks read ahead of the caller.
-const CHUNKS_AHEAD: usize = 2;
-
-type Chunks<T> = ReceiverStream<Result<T, Status>>;
+const CHUNKS_AHEAD: usize = 1;
 
 /// What every listing needs.
 pub(super) struct Listing {
@@ -27,13 +26,14 @@ pub(super) struct Listing {
     pub(super) limit: u64,
     pub(super) place: OwnedSemaphorePermit,
     pub(super) stop: watch::Receiver<bool>,
+    pub(super) unread: Unread,
 }
 
 pub(super) async fn addresses(
     listing: Listing,
     class: ClassPath,
     token: &[u8],
-) -> Result<Chunks<v1::ListAddressesResponse>, Status> {
+) -> Result<Answers<v1::ListAddressesResponse>, Status> {
     let store = listing.store.clone();
     let read = move |after: Option<&Cursor>, limit: usize| store.addresses(&class, after, limit);
     let entry = |row: grapevine_store::AddressRow| {
@@ -54,7 +54,7 @@ pub(super) async fn classes(
     listing: Listing,
     below: Option<ClassPath>,
     token: &[u8],
-) -> Result<Chunks<v1::ListClassesResponse>, Status> {
+) -> Result<Answers<v1::ListClassesResponse>, Status> {
     let store = listing.store.clone();
     let read =
         move |after: Option<&Cursor>, limit: usize| store.classes(below.as_ref(), after, limit);
@@ -93,16 +93,17 @@ async fn stream<Row, Entry, Chunk>(
     token: &[u8],
     entry: impl Fn(Row) -> Option<Entry> + Send + Sync + 'static,
     chunk: impl Fn(Vec<Entry>, Bytes) -> Chunk + Send + Sync + 'static,
-) -> Result<Chunks<Chunk>, Status>
+) -> Result<Answers<Chunk>, Status>
 where
     Row: Send + 'static,
     Entry: Send + 'static,
-    Chunk: Send + 'static,
+    Chunk: Message + 'static,
 {
     let Listing {
         limit,
         place,
         mut stop,
+        unread,
         ..
     } = listing;
     let read = Arc::new(read);
@@ -117,7 +118,7 @@ where
     };
     // The first page is read before the stream begins, so that a bad token is the call's own error.
     let mut current = page(after.take(), left).await?;
-    let (chunks, stream) = mpsc::channel(CHUNKS_AHEAD);
+    let (chunks, answers) = Answers::channel(CHUNKS_AHEAD);
     tokio::spawn(async move {
         let _place = place;
         let last = chunks.clone();
@@ -129,19 +130,23 @@ where
                 let done = next.is_none() || left == 0;
                 let token = page_token(next.as_ref());
                 // A page of nothing but what is left out is not worth a message, unless it is the last.
-                if (done || !entries.is_empty())
-                    && chunks.send(Ok(chunk(entries, token))).await.is_err()
-                {
-                    return;
+                let mut ended = done;
+                if done || !entries.is_empty() {
+                    let Ok(place) = chunks.reserve().await else {
+                        return;
+                    };
+                    let chunk = unread.message(chunk(entries, token));
+                    ended |= chunk.is_error();
+                    place.send(chunk);
                 }
-                if done {
+                if ended {
                     return;
                 }
                 current = match page(next, left).await {
                     Ok(page) => page,
                     Err(status) => {
                         // The caller may be gone, and then nobody misses it.
-                        let _ = chunks.send(Err(status)).await;
+                        let _ = chunks.send(status.into()).await;
                         return;
                     }
                 };
@@ -152,9 +157,9 @@ where
             // An error means that nobody can stop it any more, which is as good as being told to.
             _ = stop.wait_for(|stop| *stop) => {
                 // Who reads nothing hears nothing; the end of the stream tells it later.
-                let _ = last.try_send(Err(stopping()));
+                let _ = last.try_send(stopping().into());
             }
         }
     });
-    Ok(ReceiverStream::new(stream))
+    Ok(answers)
 }

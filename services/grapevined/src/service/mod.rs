@@ -3,4 +3,5 @@
 pub(crate) mod admin;
 pub(crate) mod application;
 mod listing;
+pub(crate) mod unread;
 mod watch;

@@ -1,36 +1,31 @@
 //! Watches: each watcher reads the news at its own pace; one that falls behind gets a RESYNC in place of what it missed.
 //! They end when the sidecar drains.
 
-use std::sync::Arc;
-
 use grapevine_core::names::ClassPath;
 use grapevine_proto::v1;
 use grapevine_proto::v1::watch_response::Kind;
 use tokio::sync::broadcast::error::RecvError;
-use tokio::sync::{Semaphore, mpsc, watch};
-use tokio_stream::wrappers::ReceiverStream;
+use tokio::sync::watch;
 use tonic::Status;
 
-use crate::engine::{Engine, News};
+use super::unread::{Answers, Charged, Unread};
+use crate::engine::{Engine, News, Places};
 use crate::telemetry::Counter;
 use crate::wire;
-use crate::wire::status::exhausted;
 
 /// Messages between a watcher's turn and its socket; the news behind them wait in the shared ring.
-const AHEAD: usize = 2;
+const AHEAD: usize = 1;
 
 pub(crate) fn start(
     engine: &Engine,
-    watchers: &Arc<Semaphore>,
+    watchers: &Places,
     mut stop: watch::Receiver<bool>,
+    unread: Unread,
     classes: Vec<ClassPath>,
-) -> Result<ReceiverStream<Result<v1::WatchResponse, Status>>, Status> {
-    let Ok(place) = watchers.clone().try_acquire_owned() else {
-        let message = "as many watchers as limits.watchers_max allows are there already";
-        return Err(exhausted(message, std::time::Duration::from_secs(1)));
-    };
+) -> Result<Answers<v1::WatchResponse>, Status> {
+    let place = watchers.take()?;
     let mut news = engine.news.subscribe();
-    let (messages, stream) = mpsc::channel(AHEAD);
+    let (messages, answers) = Answers::channel(AHEAD);
     let incarnation = wire::incarnation(engine.core.read().incarnation());
     let counters = engine.counters.clone();
     tokio::spawn(async move {
@@ -42,34 +37,40 @@ pub(crate) fn start(
         loop {
             if let Some(message) = message.take() {
                 // A watcher that does not read must not keep the sidecar from ending.
-                let sent = tokio::select! {
-                    sent = messages.send(Ok(message)) => sent,
+                let place = tokio::select! {
+                    place = messages.reserve() => place,
                     _ = stop.wait_for(|stop| *stop) => return,
                 };
-                if sent.is_err() {
-                    return;
+                let Ok(place) = place else { return };
+                let mut charged = unread.message(message);
+                if charged.is_error() {
+                    // Nothing may be left out without a word, and these few bytes there is always room for.
+                    charged = Charged::free(resync(1));
                 }
+                place.send(charged);
             }
-            let resync = |missed| {
-                Some(v1::WatchResponse {
-                    kind: Some(Kind::Resync(v1::WatchResync { missed })),
-                })
-            };
             message = tokio::select! {
                 () = messages.closed() => return,
                 // An error means that nobody can stop it any more, which is as good as being told to.
                 _ = stop.wait_for(|stop| *stop) => return,
                 heard = news.recv() => match heard {
                     Ok(News::Applied(event, what)) => wire::app::watch_bump(event, &what, &classes),
-                    Ok(News::Resync) => resync(0),
+                    Ok(News::Resync) => Some(resync(0)),
                     Err(RecvError::Lagged(missed)) => {
                         counters.inc(Counter::WatchResyncs);
-                        resync(missed)
+                        Some(resync(missed))
                     }
                     Err(RecvError::Closed) => return,
                 },
             };
         }
     });
-    Ok(ReceiverStream::new(stream))
+    Ok(answers)
+}
+
+/// What takes the place of so many messages.
+fn resync(missed: u64) -> v1::WatchResponse {
+    v1::WatchResponse {
+        kind: Some(Kind::Resync(v1::WatchResync { missed })),
+    }
 }

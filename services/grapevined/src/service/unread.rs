@@ -1,0 +1,401 @@
+//! Answers that their callers have not taken yet, all of them together bounded in bytes.
+//!
+//! HTTP/2 lets a caller ask without end and read nothing: every answer then stays here, and one of 2 MB is asked for with
+//! 4 KB. So an answer is charged for its bytes when it is made, and pays back when its connection has taken it, or it is
+//! dropped. Without room it is not kept: the caller is told to try again. Calls are charged whole, by [`Counted`], which
+//! looks at the first frame; streams by the message, in their handlers, for HTTP/2 asks for a frame only once it has room
+//! for it and messages wait before that. Small answers have an eighth of the room to themselves, so that those who leave
+//! large ones unread do not keep others from their answers.
+
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body::{Body as _, Frame};
+use prost::Message;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio_stream::Stream;
+use tonic::body::Body;
+use tonic::codegen::{Service, http};
+use tonic::server::NamedService;
+use tonic::{Response, Status};
+
+use crate::telemetry::{Counter, Counters};
+use crate::wire::status::exhausted;
+
+/// The largest answer that counts as small.
+const SMALL_BYTES_MAX: usize = 64 << 10;
+/// When to try again: whoever reads has read by then.
+const RETRY: Duration = Duration::from_millis(200);
+
+/// Room for answers.
+#[derive(Clone, Debug)]
+pub(crate) struct Unread {
+    large: Arc<Semaphore>,
+    small: Arc<Semaphore>,
+    bytes_max: usize,
+    counters: Arc<Counters>,
+}
+
+/// What an answer takes up, until it is dropped.
+pub(crate) type Charge = OwnedSemaphorePermit;
+
+impl Unread {
+    pub(crate) fn new(bytes_max: usize, counters: Arc<Counters>) -> Self {
+        let small = bytes_max / 8;
+        Self {
+            large: Arc::new(Semaphore::new(bytes_max - small)),
+            small: Arc::new(Semaphore::new(small)),
+            bytes_max,
+            counters,
+        }
+    }
+
+    /// Room for so many bytes. One that is larger than all the room takes all of it.
+    pub(crate) fn charge(&self, bytes: usize) -> Result<Charge, Status> {
+        let (pool, size) = if bytes <= SMALL_BYTES_MAX {
+            (&self.small, self.bytes_max / 8)
+        } else {
+            (&self.large, self.bytes_max - self.bytes_max / 8)
+        };
+        let count = u32::try_from(bytes.min(size)).unwrap_or(u32::MAX);
+        pool.clone().try_acquire_many_owned(count).map_err(|_| {
+            self.counters.inc(Counter::IntakeRejected);
+            let message = format!(
+                "no room for an answer of {bytes} bytes: callers have not read theirs; the limit is {} bytes (limits.answers_bytes_max)",
+                self.bytes_max
+            );
+            exhausted(message, RETRY)
+        })
+    }
+
+    /// A stream's message, charged; without room for it, the error that ends the stream.
+    pub(crate) fn message<T: Message>(&self, message: T) -> Charged<T> {
+        match self.charge(message.encoded_len()) {
+            Ok(charge) => Charged {
+                message: Ok(message),
+                charge: Some(charge),
+            },
+            Err(status) => status.into(),
+        }
+    }
+}
+
+/// One message of a stream, or its end by an error.
+pub(crate) struct Charged<T> {
+    message: Result<T, Status>,
+    charge: Option<Charge>,
+}
+
+impl<T> Charged<T> {
+    /// One of a few bytes, for which there is always room.
+    pub(crate) fn free(message: T) -> Self {
+        Self {
+            message: Ok(message),
+            charge: None,
+        }
+    }
+
+    pub(crate) fn is_error(&self) -> bool {
+        self.message.is_err()
+    }
+}
+
+impl<T> From<Status> for Charged<T> {
+    fn from(status: Status) -> Self {
+        Self {
+            message: Err(status),
+            charge: None,
+        }
+    }
+}
+
+/// A stream of answers.
+pub(crate) struct Answers<T> {
+    messages: mpsc::Receiver<Charged<T>>,
+    /// That of the last message.
+    charge: Option<Charge>,
+    /// Whether that was given since the stream last had nothing to give: then it may wait to be sent.
+    given: bool,
+}
+
+impl<T> Answers<T> {
+    /// The two ends of one; so many messages wait for the caller to read them.
+    pub(crate) fn channel(most: usize) -> (mpsc::Sender<Charged<T>>, Self) {
+        let (sender, messages) = mpsc::channel(most);
+        let answers = Self {
+            messages,
+            charge: None,
+            given: false,
+        };
+        (sender, answers)
+    }
+
+    /// As a response that charges for itself.
+    pub(crate) fn response(self) -> Response<Self> {
+        let mut response = Response::new(self);
+        response.extensions_mut().insert(ChargesItself);
+        response
+    }
+}
+
+impl<T> Stream for Answers<T> {
+    type Item = Result<T, Status>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let Poll::Ready(next) = self.messages.poll_recv(cx) else {
+            // Asked again with nothing in between: what was given is on its way.
+            if !std::mem::take(&mut self.given) {
+                self.charge = None;
+            }
+            return Poll::Pending;
+        };
+        Poll::Ready(next.map(|next| {
+            self.charge = next.charge;
+            self.given = true;
+            next.message
+        }))
+    }
+}
+
+/// Marks the response of a stream whose messages are charged where they are made.
+#[derive(Clone, Copy, Debug)]
+struct ChargesItself;
+
+/// A service whose answers are charged.
+#[derive(Clone)]
+pub(crate) struct Counted<S> {
+    inner: S,
+    unread: Unread,
+}
+
+impl<S> Counted<S> {
+    pub(crate) fn new(inner: S, unread: Unread) -> Self {
+        Self { inner, unread }
+    }
+}
+
+impl<S: NamedService> NamedService for Counted<S> {
+    const NAME: &'static str = S::NAME;
+}
+
+type Boxed<T> = Pin<Box<dyn Future<Output = T> + Send>>;
+
+impl<S> Service<http::Request<Body>> for Counted<S>
+where
+    S: Service<http::Request<Body>, Response = http::Response<Body>, Error = Infallible>,
+    S::Future: Send + 'static,
+{
+    type Response = http::Response<Body>;
+    type Error = Infallible;
+    type Future = Boxed<Result<Self::Response, Infallible>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+        let answer = self.inner.call(request);
+        let unread = self.unread.clone();
+        Box::pin(async move { Ok(charged(answer.await?, &unread).await) })
+    }
+}
+
+/// Takes the first frame, which is a call's whole answer, and charges for it.
+async fn charged(response: http::Response<Body>, unread: &Unread) -> http::Response<Body> {
+    if response.extensions().get::<ChargesItself>().is_some() || response.body().is_end_stream() {
+        return response;
+    }
+    let (head, mut rest) = response.into_parts();
+    let first = std::future::poll_fn(|cx| Poll::Ready(Pin::new(&mut rest).poll_frame(cx))).await;
+    let Poll::Ready(Some(first)) = first else {
+        return http::Response::from_parts(head, rest);
+    };
+    let bytes = first
+        .as_ref()
+        .ok()
+        .and_then(Frame::data_ref)
+        .map_or(0, Bytes::len);
+    match unread.charge(bytes) {
+        Ok(charge) => {
+            let first = Some((first, charge));
+            let body = Body::new(Paid {
+                first,
+                sending: None,
+                rest,
+            });
+            http::Response::from_parts(head, body)
+        }
+        Err(status) => status.into_http(),
+    }
+}
+
+/// A body that pays back when its connection asks for what follows the first frame.
+struct Paid {
+    first: Option<(Result<Frame<Bytes>, Status>, Charge)>,
+    sending: Option<Charge>,
+    rest: Body,
+}
+
+impl http_body::Body for Paid {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        if let Some((first, charge)) = self.first.take() {
+            self.sending = Some(charge);
+            return Poll::Ready(Some(first));
+        }
+        self.sending = None;
+        let next = ready!(Pin::new(&mut self.rest).poll_frame(cx));
+        Poll::Ready(next)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.first.is_none() && self.rest.is_end_stream()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use grapevine_proto::v1;
+    use tokio_stream::StreamExt as _;
+    use tonic::Code;
+    use tonic_types::StatusExt as _;
+
+    use super::*;
+
+    const MIB: usize = 1 << 20;
+
+    /// Answers each call with so many bytes, and then with nothing more for a while.
+    #[derive(Clone)]
+    struct Generous(usize);
+
+    struct Gift(Option<Bytes>);
+
+    impl http_body::Body for Gift {
+        type Data = Bytes;
+        type Error = Status;
+
+        fn poll_frame(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+            self.0.take().map_or(Poll::Pending, |bytes| {
+                Poll::Ready(Some(Ok(Frame::data(bytes))))
+            })
+        }
+    }
+
+    impl Service<http::Request<Body>> for Generous {
+        type Response = http::Response<Body>;
+        type Error = Infallible;
+        type Future = std::future::Ready<Result<Self::Response, Infallible>>;
+
+        fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn call(&mut self, _: http::Request<Body>) -> Self::Future {
+            let body = Body::new(Gift(Some(vec![7; self.0].into())));
+            std::future::ready(Ok(http::Response::new(body)))
+        }
+    }
+
+    fn room(bytes: usize) -> Unread {
+        Unread::new(bytes, Arc::new(Counters::new()))
+    }
+
+    async fn call(unread: &Unread, bytes: usize) -> Result<Body, Status> {
+        let mut service = Counted::new(Generous(bytes), unread.clone());
+        let answer = service.call(http::Request::new(Body::empty())).await;
+        let answer = answer.unwrap();
+        match Status::from_header_map(answer.headers()) {
+            Some(status) => Err(status),
+            None => Ok(answer.into_body()),
+        }
+    }
+
+    async fn frame(body: &mut Body) -> Poll<Option<usize>> {
+        let polled = std::future::poll_fn(|cx| Poll::Ready(Pin::new(&mut *body).poll_frame(cx)));
+        polled.await.map(|frame| {
+            let frame = frame?.unwrap();
+            Some(frame.data_ref().unwrap().len())
+        })
+    }
+
+    #[tokio::test]
+    async fn g10_answers_that_nobody_reads_are_bounded_and_their_room_comes_back() {
+        let unread = room(16 * MIB);
+        let mut kept = Vec::new();
+        let mut refused = None;
+        for _ in 0..20 {
+            match call(&unread, MIB).await {
+                Ok(body) => kept.push(body),
+                Err(status) => {
+                    refused = Some(status);
+                    break;
+                }
+            }
+        }
+        let refused = refused.unwrap();
+        assert_eq!(kept.len(), 14, "seven eighths of the room");
+        assert_eq!(refused.code(), Code::ResourceExhausted);
+        assert!(refused.message().contains("limits.answers_bytes_max"));
+        assert!(refused.message().contains("16777216"), "{refused}");
+        assert!(refused.get_details_retry_info().is_some());
+        assert_eq!(unread.counters.get(Counter::IntakeRejected), 1);
+        // Small answers have their own.
+        call(&unread, 1_000).await.unwrap();
+        // What the connection has asked for may still wait in it.
+        assert_eq!(frame(&mut kept[0]).await, Poll::Ready(Some(MIB)));
+        call(&unread, MIB).await.unwrap_err();
+        // It asks for more: the frame has gone.
+        assert_eq!(frame(&mut kept[0]).await, Poll::Pending);
+        let again = call(&unread, MIB).await.unwrap();
+        call(&unread, MIB).await.unwrap_err();
+        drop(again);
+        call(&unread, MIB).await.unwrap();
+        // Whoever leaves takes with him what he has not read.
+        drop(kept);
+        call(&unread, 14 * MIB).await.unwrap();
+        // One larger than all the room is possible, alone.
+        call(&unread, 64 * MIB).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn g10_messages_of_streams_are_charged_until_they_are_on_their_way() {
+        let unread = room(16 * MIB);
+        let large = |_| v1::ListClassesResponse {
+            next_page_token: vec![7; 13 * MIB].into(),
+            ..Default::default()
+        };
+        let (sender, mut answers) = Answers::channel(2);
+        assert!(sender.try_send(unread.message(large(0))).is_ok());
+        assert!(unread.message(large(1)).is_error());
+        answers.next().await.unwrap().unwrap();
+        assert!(unread.message(large(1)).is_error(), "given, not yet sent");
+        let mut poll = async || {
+            std::future::poll_fn(|cx| {
+                Poll::Ready(Pin::new(&mut answers).poll_next(cx).is_pending())
+            })
+            .await
+        };
+        assert!(poll().await);
+        assert!(unread.message(large(1)).is_error(), "given, not yet sent");
+        assert!(poll().await);
+        let next = unread.message(large(1));
+        assert!(!next.is_error());
+        assert!(sender.try_send(next).is_ok());
+        drop(answers);
+        drop(sender);
+        assert!(!unread.message(large(2)).is_error());
+    }
+}
