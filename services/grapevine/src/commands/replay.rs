@@ -1,5 +1,6 @@
 //! `grapevine replay`: a trace through real sidecars and a real cache, judged from outside.
 
+use std::fs::File;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -11,19 +12,29 @@ use super::demo::own_executable;
 use crate::connection::positive_duration;
 use crate::exit::Failure;
 
+// Lines below 80 columns: wrapped by clap the table would be none.
 const FIGURES_HELP: &str = "\
 The figures:
 
-  hits                reads for which the source was not asked; the source counts, not the client
-  oracle_hit_ratio    of a cache with perfect invalidation, on the same sequence; 0.95 of it is asked for (not of ttl)
-  bypasses            reads that left the cache alone, because policy or the client said so
-  over_invalidations  reads that had to ask the source though the cache had been given, before they began, exactly what the
-                      source still held: a bump that covered more than was written, values that share a bucket, a time to
-                      live that ended, or a fill that was refused though it showed the commit already
-  stale_reads         reads given an older value than they were owed: with receipt all every write whose call had returned,
-                      with --session the session's own
-  lagging_reads       reads given an older value than was committed when they began; lag_ms is its age
-  converge_ms         from the call of an invalidation until the last sidecar has applied it; null without sidecars";
+  hits                reads for which the source was not asked; the source
+                      counts, not the client
+  oracle_hit_ratio    of a cache with perfect invalidation, on the same
+                      sequence; 0.95 of it is asked for (not of ttl)
+  bypasses            reads that left the cache alone, because policy or the
+                      client said so
+  over_invalidations  reads that had to ask the source though the cache had
+                      been given, before they began, exactly what the source
+                      still held: a bump that covered more than was written,
+                      values that share a bucket, a time to live that ended,
+                      or a fill that was refused though it showed the commit
+                      already
+  stale_reads         reads given an older value than they were owed: with
+                      receipt all every write whose call had returned, with
+                      --session the session's own
+  lagging_reads       reads given an older value than was committed when they
+                      began; lag_ms is its age
+  converge_ms         from the call of an invalidation until the last sidecar
+                      has applied it; null without sidecars";
 
 /// Replay a trace through real sidecars and a real cache, and look for stale reads
 ///
@@ -96,6 +107,9 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
     options
         .check()
         .map_err(|error| Failure::Usage(error.to_string()))?;
+    // Before sidecars and a cache are started for it.
+    File::open(&options.trace)
+        .map_err(|error| Failure::Usage(format!("--trace {}: {error}", options.trace.display())))?;
     let outcome = grapevine_lab::replay::run(options)
         .await
         .map_err(|error| Failure::of_lab("replay", error.as_ref()))?;

@@ -77,7 +77,8 @@ pub(super) struct PositionFile {
 }
 
 impl PositionFile {
-    /// Reads it; where there is none, nothing was acknowledged yet.
+    /// Reads it; where there is none, nothing was acknowledged yet. Writes beside it, too: that it cannot be written is told
+    /// before anything is sent.
     pub(super) fn open(path: &Path) -> Result<Self, Failure> {
         let failed =
             |what: String| Failure::Usage(format!("--position {}: {what}", path.display()));
@@ -86,10 +87,15 @@ impl PositionFile {
             Err(error) if error.kind() == ErrorKind::NotFound => Mark::default(),
             Err(error) => return Err(failed(error.to_string())),
         };
-        Ok(Self {
+        let file = Self {
             path: path.to_owned(),
             mark,
-        })
+        };
+        let beside = file.beside();
+        File::create(&beside)
+            .and_then(|_| fs::remove_file(&beside))
+            .map_err(|error| failed(format!("cannot be written: {error}")))?;
+        Ok(file)
     }
 
     /// What was acknowledged.
@@ -111,10 +117,15 @@ impl PositionFile {
         })
     }
 
-    fn replace(&self, text: &str) -> std::io::Result<()> {
+    /// What is written before it is renamed.
+    fn beside(&self) -> PathBuf {
         let mut name = self.path.file_name().unwrap_or_default().to_owned();
         name.push(".new");
-        let beside = self.path.with_file_name(name);
+        self.path.with_file_name(name)
+    }
+
+    fn replace(&self, text: &str) -> std::io::Result<()> {
+        let beside = self.beside();
         let mut file = File::create(&beside)?;
         writeln!(file, "{text}")?;
         file.sync_data()?;

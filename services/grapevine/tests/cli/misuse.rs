@@ -21,6 +21,14 @@ fn wrong_command_lines_end_with_2_and_say_what_is_wrong() {
         (&["invalidate", "c", "--session", "xyz"], "--session"),
         (&["invalidate", "--from", "/no/such/feed"], "/no/such/feed"),
         (&["invalidate", "--from", "/"], "is a directory"),
+        (
+            &["invalidate", "--from", "-", "--position", "/nope/p"],
+            "--position /nope/p: cannot be written",
+        ),
+        (
+            &["replay", "--trace", "/no/such/trace"],
+            "--trace /no/such/trace: ",
+        ),
         (&["register", "-c", "c", "a", "--ttl", "0s"], "above zero"),
         (
             &["register", "-c", "c", "a", "--ttl", "ever"],
