@@ -67,7 +67,10 @@ pub(super) fn parse(text: &[u8], client: &Client, how: How) -> Result<Parsed, St
 
 /// What is wrong with the JSON, with the column: the line is named by its number in the feed.
 fn problem(error: &serde_json::Error) -> String {
-    let text = error.to_string();
+    let mut text = error.to_string();
+    if !error.is_data() {
+        text = format!("it is not JSON: {text}");
+    }
     let place = format!(" at line {} column {}", error.line(), error.column());
     match text.strip_suffix(&place) {
         Some(what) => format!("{what} at column {}", error.column()),
@@ -128,7 +131,11 @@ pub(super) mod tests {
     #[tokio::test]
     async fn what_is_wrong_is_told_with_its_field() {
         for (text, problem) in [
-            ("{", "EOF while parsing an object at column 1"),
+            (
+                "{",
+                "it is not JSON: EOF while parsing an object at column 1",
+            ),
+            ("not json", "it is not JSON: expected ident at column 2"),
             ("[]", "invalid length 0"),
             ("{}", "missing field `classes`"),
             (r#"{"classes":"a"}"#, "expected a sequence"),

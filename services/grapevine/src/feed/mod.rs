@@ -87,6 +87,18 @@ struct Summary {
     elapsed_s: f64,
 }
 
+impl Summary {
+    /// For the line that shows progress.
+    fn so_far(&self) -> String {
+        format!(
+            "{} in {}, {} purged",
+            format::count(self.lines, "line", "lines"),
+            format::count(self.calls, "call", "calls"),
+            format::count(self.addresses_purged, "address", "addresses"),
+        )
+    }
+}
+
 /// Sends a whole feed.
 pub(crate) async fn run(client: Client, options: Options) -> Result<(), Failure> {
     let position = options
@@ -242,10 +254,7 @@ impl Run {
             self.summary.lines += taken;
             self.summary.id.clone_from(&mark.id);
             self.progress.set_position(mark.bytes_read);
-            self.progress.set_message(format!(
-                "{} lines, {} calls, {} addresses purged",
-                self.summary.lines, self.summary.calls, self.summary.addresses_purged
-            ));
+            self.progress.set_message(self.summary.so_far());
             self.unsaved = Some(mark);
             self.save(false)?;
         }
@@ -275,7 +284,8 @@ fn progress_bar(bytes: Option<u64>) -> ProgressBar {
     let (bar, template) = match bytes {
         Some(bytes) => (
             ProgressBar::new(bytes),
-            "{bar:30} {bytes} of {total_bytes}, {msg}, {eta} left",
+            // Without a guess at what is left: it is 0 s until the first answer, and wrong while calls are tried again.
+            "{bar:30} {bytes} of {total_bytes}, {msg}, {elapsed}",
         ),
         None => (
             ProgressBar::new_spinner(),
@@ -285,6 +295,7 @@ fn progress_bar(bytes: Option<u64>) -> ProgressBar {
     let style =
         ProgressStyle::with_template(template).expect("invariant: a template without unknown keys");
     bar.set_style(style);
+    bar.set_message(Summary::default().so_far());
     bar.enable_steady_tick(Duration::from_millis(200));
     bar
 }
@@ -314,8 +325,8 @@ fn tell(summary: &Summary, json: bool) -> Result<(), Failure> {
     }
     if summary.addresses_pending > 0 {
         text = format!(
-            "{text}\n{} deletes are being tried again",
-            summary.addresses_pending
+            "{text}\n{} being tried again",
+            format::count(summary.addresses_pending, "delete is", "deletes are")
         );
     }
     out.line(&text)?;
@@ -339,5 +350,18 @@ fn name(path: &Path) -> String {
         "standard input".to_owned()
     } else {
         path.display().to_string()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn progress_is_told_in_whole_words_from_the_start() {
+        let mut summary = Summary::default();
+        assert_eq!(summary.so_far(), "0 lines in 0 calls, 0 addresses purged");
+        (summary.lines, summary.calls, summary.addresses_purged) = (1, 1, 1);
+        assert_eq!(summary.so_far(), "1 line in 1 call, 1 address purged");
     }
 }

@@ -58,7 +58,10 @@ async fn every_line_is_heard_in_order() {
     let feed = format!("{A}\n\n  \r\nnonsense\n{B}\r\n{C}");
     let heard = hear(&feed, &Mark::default());
     assert_eq!(heard[..3], ["1:a", "2:nothing", "3:nothing"]);
-    assert!(heard[3].starts_with("4:bad expected ident"), "{heard:?}");
+    assert!(
+        heard[3].starts_with("4:bad it is not JSON: expected ident"),
+        "{heard:?}"
+    );
     assert_eq!(heard[4..], ["5:b", "6:c"]);
 }
 
