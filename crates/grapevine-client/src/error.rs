@@ -306,6 +306,11 @@ fn violations(status: &Status) -> Vec<Violation> {
     details.field_violations.into_iter().map(convert).collect()
 }
 
+/// What a sidecar says of a session, without the name of the field: the error has said already what it is about.
+fn without_field(message: &str) -> &str {
+    message.strip_prefix("session: ").unwrap_or(message)
+}
+
 /// Why an address could not be resolved. For all but `Invalid`: read the source, store nothing.
 #[derive(Debug, Clone, Error)]
 pub enum ResolveError {
@@ -319,7 +324,7 @@ pub enum ResolveError {
         limit: usize,
     },
     /// The sidecar has not applied what the session has seen. Read the source: it has.
-    #[error("the sidecar has not caught up with the session: {message}")]
+    #[error("behind the session: {}", without_field(message))]
     SessionBehind {
         /// For what it waited.
         message: String,
@@ -347,7 +352,10 @@ pub enum InvalidateError {
     Invalid(#[from] InvalidRequest),
     /// No sidecar that could be asked has applied what the session has seen, and all answered. Nothing was invalidated; ask
     /// again.
-    #[error("no sidecar has caught up with the session: {message}")]
+    #[error(
+        "no sidecar has caught up with the session: {}",
+        without_field(message)
+    )]
     SessionBehind {
         /// For what the last one waited.
         message: String,

@@ -10,7 +10,8 @@ use crate::output::Rows;
 
 /// List the classes that were bumped or hold registrations
 ///
-/// In byte order of their segments. With --limit, the last line says where to go on.
+/// In byte order of their segments. An invalidation of everything (`*`) makes all of them stale, those that no list has
+/// included, and is no row of its own. With --limit, the last line says where to go on.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Only what is at and below this class

@@ -161,7 +161,7 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
     if args.connection.json {
         out.json(&json(&outcome))?;
     } else {
-        write(&mut out, &args.classes, &outcome)?;
+        write(&mut out, &args.classes, args.matching, &outcome)?;
     }
     out.flush()?;
     if outcome.receipt.satisfied {
@@ -192,10 +192,16 @@ fn json(outcome: &InvalidateOutcome) -> OutcomeJson<'_> {
     }
 }
 
-fn write(out: &mut Output, classes: &[String], outcome: &InvalidateOutcome) -> Result<(), Failure> {
-    let what = match classes {
-        [class] => class.clone(),
-        many => format!("{} classes", many.len()),
+fn write(
+    out: &mut Output,
+    classes: &[String],
+    matching: Matching,
+    outcome: &InvalidateOutcome,
+) -> Result<(), Failure> {
+    let what = match (classes, matching) {
+        ([class], _) => class.clone(),
+        (many, Matching::Any) => format!("{} classes", many.len()),
+        (many, Matching::All) => format!("what is in all of {}", many.join(", ")),
     };
     out.line(&format!(
         "{what} invalidated by event {}",

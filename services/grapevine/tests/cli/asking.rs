@@ -258,3 +258,38 @@ fn a_drained_sidecar_ends_by_itself() {
     sidecar.end().code(0);
     sidecar.ask(&["status"]).code(4);
 }
+
+#[test]
+fn it_is_said_that_only_what_is_in_all_classes_is_stale() {
+    let sidecar = Sidecar::lone();
+    let said = sidecar.ask(&["invalidate", "a", "b"]).code(0);
+    assert!(
+        said.out.starts_with("2 classes invalidated by "),
+        "{said:?}"
+    );
+    let said = sidecar
+        .ask(&["invalidate", "a", "b", "--match", "all"])
+        .code(0);
+    assert!(
+        said.out
+            .starts_with("what is in all of a, b invalidated by "),
+        "{said:?}"
+    );
+}
+
+#[test]
+fn g5_a_session_that_is_ahead_is_told_in_one_sentence() {
+    let sidecar = Sidecar::lone();
+    let answer = sidecar.ask(&["invalidate", "a", "--json"]).code(0).json();
+    let token = answer["session_token"].as_str().unwrap();
+    // The same run, an event that it has not issued.
+    let ahead = format!("{}ff", &token[..token.len() - 2]);
+    let said = sidecar
+        .ask(&["resolve", "-c", "a", "a", "--session", &ahead])
+        .code(5);
+    assert!(
+        said.err
+            .starts_with("error: behind the session: this sidecar has not applied "),
+        "{said:?}"
+    );
+}
