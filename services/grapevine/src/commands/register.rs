@@ -11,6 +11,9 @@ use crate::format::{self, unhex};
 use crate::output::Output;
 
 /// Register addresses that another program fills, so that an invalidation deletes them
+///
+/// Sidecars delete in the cache that they were started with (`grapevine sidecar --cache URL`, the same on each). Those without
+/// one keep the addresses and can delete nothing.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// The cache address(es), up to 10,000, all of the same classes

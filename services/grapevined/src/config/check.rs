@@ -2,6 +2,8 @@
 
 use std::net::SocketAddr;
 
+use grapevine_core::policy::{Policy, Strategy};
+
 use super::Config;
 use super::error::{ConfigError, Origin, Problem};
 
@@ -150,6 +152,16 @@ pub(super) fn warnings(config: &Config) -> Vec<String> {
         found.push(format!(
             "peer.listen = {} is a loopback address, but gossip.seeds name other hosts: they will not reach this sidecar",
             config.peer.listen
+        ));
+    }
+    let registered = |policy: &&Policy| policy.strategy == Strategy::Registered;
+    if config.cache.url.is_empty()
+        && let Some(policy) = config.policies.iter().find(registered)
+    {
+        found.push(format!(
+            "the policy of {} is registered, but cache.url is empty: this sidecar can delete nothing, and addresses that other \
+             programs fill stay until they lapse",
+            policy.pattern
         ));
     }
     found

@@ -346,6 +346,19 @@ fn values_that_do_not_go_together_are_told() {
 }
 
 #[test]
+fn a_registered_policy_without_a_cache_is_told_once() {
+    let file = "[[policy]]\npattern = \"list/**\"\nstrategy = \"registered\"\n[policy_default]\nstrategy = \"registered\"\n";
+    let warnings = config(file).warnings();
+    assert_eq!(warnings.len(), 1, "{warnings:?}");
+    assert!(
+        warnings[0].contains("the policy of list/** is registered, but cache.url is empty"),
+        "{warnings:?}"
+    );
+    let with = format!("{file}[cache]\nurl = \"memcached://127.0.0.1:11211\"\n");
+    assert_eq!(config(&with).warnings(), Vec::<String>::new());
+}
+
+#[test]
 fn a_file_that_cannot_be_read_or_parsed_is_told() {
     let missing =
         load_line(&["g".into(), "--config".into(), "no/such.toml".into()], &[]).unwrap_err();
