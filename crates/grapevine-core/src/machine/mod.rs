@@ -191,6 +191,7 @@ impl Core {
     /// Takes an input. `unix` serves the expiry of registrations only.
     pub fn handle(&mut self, input: Input, now: Time, unix: UnixSeconds) -> Effects {
         let mut effects = Effects::default();
+        let knew = self.caught_up;
         match input {
             Input::Invalidate(ticket, call) => self.invalidate(ticket, &call, now, &mut effects),
             Input::Register(ticket, items) => self.register(ticket, items, now, &mut effects),
@@ -208,6 +209,10 @@ impl Core {
             Input::Drain => self.drain(now, &mut effects),
         }
         self.begin_history(now, &mut effects);
+        if self.caught_up && !knew {
+            // What the store held may be more than this run's limits allow.
+            self.evict_if_overfull(remote::OVERFULL_BY_OTHERS, &mut effects);
+        }
         effects
     }
 

@@ -48,7 +48,7 @@ impl Ahead {
 
 /// How far over its limits a table may grow by bumps of others before this sidecar evicts: limits differ and views do,
 /// and every sidecar that evicts the same bucket invalidates it once more. An eighth.
-const OVERFULL_BY_OTHERS: Option<usize> = Some(8);
+pub(super) const OVERFULL_BY_OTHERS: Option<usize> = Some(8);
 
 impl Core {
     pub(super) fn peer_message(

@@ -15,6 +15,7 @@ use super::app::Suppressed;
 use super::effects::{Action, Effects, PeerMessage, as_heads};
 use super::flushed::Pending;
 use super::losses::Suspect;
+use super::remote::OVERFULL_BY_OTHERS;
 use crate::event::{
     BATCH_REGISTRATIONS_MAX, Floor, Match, PurgeMode, Registration, RegistrationBatch,
 };
@@ -509,5 +510,6 @@ impl Core {
         self.counters.snapshots_adopted += 1;
         self.write(effects, writes, Pending::Nothing);
         effects.actions.push(Action::Resync);
+        self.evict_if_overfull(OVERFULL_BY_OTHERS, effects);
     }
 }

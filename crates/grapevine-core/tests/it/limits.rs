@@ -148,6 +148,61 @@ fn g10_a_table_that_others_fill_is_bounded_too() {
     );
 }
 
+fn within_limits(world: &World) {
+    let held = world.core(2).versions().len();
+    assert!(held <= 16 + 16 / 8 + 3, "{held} classes");
+}
+
+#[test]
+fn g10_a_table_that_a_snapshot_fills_is_bounded_too() {
+    let mut world = World::running_with(3, |config| {
+        config.limits.classes_per_top_max = if config.node_id.as_str() == "c" {
+            16
+        } else {
+            10_000
+        };
+    });
+    // It has caught up, and misses what the others have compacted when it meets them again.
+    world.cut(0, 2);
+    world.cut(1, 2);
+    for number in 0..400 {
+        world.invalidate(number % 2, &[&format!("busy/{number}")]);
+    }
+    world.settle();
+    for at in [0, 1] {
+        world.nodes[at].disk.compact();
+    }
+    world.connect_all();
+    world.converge().unwrap();
+    assert!(world.core(2).counters().snapshots_adopted > 0);
+    within_limits(&world);
+}
+
+#[test]
+fn g10_a_table_that_is_too_large_at_the_start_is_evicted_once_the_sidecar_has_caught_up() {
+    let mut world = World::running(3);
+    for number in 0..400 {
+        world.invalidate(2, &[&format!("busy/{number}")]);
+    }
+    world.settle();
+    world.crash(2);
+    world.nodes[2].config.limits.classes_per_top_max = 16;
+    world.start(2);
+    world.settle();
+    let (evictions, held) = (
+        world.core(2).counters().floors_own,
+        world.core(2).versions().len(),
+    );
+    assert!(
+        evictions == 0 && held >= 400,
+        "alone it does not know what else there is"
+    );
+    world.connect_all();
+    world.converge().unwrap();
+    assert_eq!(world.core(2).counters().snapshots_adopted, 0);
+    within_limits(&world);
+}
+
 #[test]
 fn g10_no_record_outlives_its_floor_on_disk() {
     let mut world = World::running_with(3, small);
