@@ -28,13 +28,13 @@ pub(crate) fn session_token(event: EventId) -> Bytes {
     bytes.into()
 }
 
-/// The event that a session token names.
+/// The event that a session token names. Sequences begin at 1.
 pub(crate) fn session_event(token: &[u8]) -> Option<EventId> {
     if token.len() != SESSION_BYTES || token[0] != SESSION_VERSION {
         return None;
     }
     let sequence = u64::from_be_bytes(token[17..].try_into().ok()?);
-    Some(EventId {
+    (sequence > 0).then_some(EventId {
         origin: Incarnation::from_bytes(&token[1..17])?,
         sequence,
     })

@@ -18,6 +18,11 @@ fn a_session_token_is_25_bytes_and_comes_back() {
     assert_eq!(session_event(&token), Some(event));
     assert_eq!(session_event(&token[1..]), None);
     assert_eq!(session_event(b""), None);
+    let never = EventId {
+        sequence: 0,
+        ..event
+    };
+    assert_eq!(session_event(&session_token(never)), None);
 }
 
 #[test]
@@ -72,6 +77,46 @@ fn every_bad_field_of_a_resolve_is_named() {
             "items[3].address"
         ]
     );
+}
+
+#[test]
+fn a_lease_longer_than_any_is_told_with_its_field_and_the_limit() {
+    let policies = PolicySet::default();
+    let expiry = app::Expiry {
+        policies: &policies,
+        now: grapevine_core::id::UnixSeconds(1_000_000),
+        slack: std::time::Duration::ZERO,
+    };
+    let lengths = [0, 64, 65, 1_000_000];
+    let registration = |bytes: &usize| v1::Registration {
+        address: "a".to_owned(),
+        classes: vec!["c".to_owned()],
+        lease: vec![7; *bytes].into(),
+        ..Default::default()
+    };
+    let fill = |bytes: &usize| v1::Fill {
+        address: "a".to_owned(),
+        classes: vec!["c".to_owned()],
+        lease: vec![7; *bytes].into(),
+        ..Default::default()
+    };
+    let registrations = lengths.iter().map(registration).collect();
+    let fills = v1::CommitFillRequest {
+        fills: lengths.iter().map(fill).collect(),
+    };
+    let refused = [
+        app::registrations(registrations, expiry).err().unwrap(),
+        app::fills(fills, expiry).err().unwrap(),
+    ];
+    for (status, list) in refused.iter().zip(["registrations", "fills"]) {
+        let bad = status.get_details_bad_request().unwrap().field_violations;
+        let told: Vec<_> = bad.into_iter().map(|v| (v.field, v.description)).collect();
+        let of = |at: usize, bytes: usize| {
+            let told = format!("{bytes} bytes; the limit is 64 bytes");
+            (format!("{list}[{at}].lease"), told)
+        };
+        assert_eq!(told, [of(2, 65), of(3, 1_000_000)]);
+    }
 }
 
 #[test]

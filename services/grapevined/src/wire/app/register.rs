@@ -19,6 +19,9 @@ use super::{address_class, classes, counted};
 /// Registrations in one call.
 pub(crate) const REGISTRATIONS_MAX: usize = 10_000;
 
+/// The largest lease that any release gives.
+const LEASE_BYTES_MAX: usize = 64;
+
 /// What turns times to live into expiries.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Expiry<'a> {
@@ -55,7 +58,14 @@ impl Expiry<'_> {
     }
 }
 
-fn lease(bytes: &[u8]) -> core::LeaseClaim {
+fn lease(violations: &mut Violations, field: &str, bytes: &[u8]) -> core::LeaseClaim {
+    if bytes.len() > LEASE_BYTES_MAX {
+        let given = bytes.len();
+        violations.add(
+            format!("{field}.lease"),
+            format!("{given} bytes; the limit is {LEASE_BYTES_MAX} bytes"),
+        );
+    }
     match Lease::from_bytes(bytes) {
         Some(lease) => core::LeaseClaim::Lease(lease),
         None if bytes.is_empty() => core::LeaseClaim::Absent,
@@ -108,7 +118,7 @@ pub(crate) fn fills(
             Strategy::Versioned | Strategy::Bucketed(_) => core::Purpose::Verdict,
             Strategy::Ttl => core::Purpose::Lapses,
         };
-        let claim = match lease(&fill.lease) {
+        let claim = match lease(&mut violations, &field, &fill.lease) {
             // A fill without a lease has no stamp, so nothing can be said for it.
             core::LeaseClaim::Absent => core::LeaseClaim::Malformed,
             claim => claim,
@@ -169,7 +179,7 @@ pub(crate) fn registrations(
             registration.ttl_ms,
             first,
         );
-        let lease = lease(&registration.lease);
+        let lease = lease(&mut violations, &field, &registration.lease);
         let classes = sorted_classes(&named);
         items.push(core::RegisterItem {
             address,
