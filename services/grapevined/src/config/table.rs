@@ -108,6 +108,9 @@ knobs! {
         /// Calls to invalidate that may wait for receipts; a further one is refused, unless it wants no receipt.
         receipts_max: usize = "10000", from "1" to "1000000",
             raising "costs about 1 KB of memory each.";
+        /// Calls that may wait until the events of their session are applied here; a further one is refused.
+        session_waits_max: usize = "10000", from "1" to "1000000",
+            raising "costs memory: about 1 KB each, and the call itself, of up to limits.message_bytes_max.";
         /// Runs of sidecars whose events are followed; with more, this sidecar does not call itself fresh.
         origins_max: usize = "65536", from "16" to "65536",
             raising "costs about 100 bytes of memory each, and bytes in what peers tell each other.";

@@ -347,11 +347,13 @@ impl EventLoop {
                 Action::Reply(ticket, reply) => self.reply(ticket, reply),
                 Action::Applied(event, what) => {
                     applied += 1;
+                    self.parts.engine.sessions.applied(event);
                     // Nobody listening is no error.
                     let _ = self.parts.engine.news.send(News::Applied(event, what));
                 }
                 Action::Resync => {
                     applied += 1;
+                    self.parts.engine.sessions.all_applied();
                     let _ = self.parts.engine.news.send(News::Resync);
                 }
                 Action::Purge {
@@ -481,6 +483,12 @@ impl EventLoop {
             self.told_members.clone_from(&members);
             self.parts.members.send_replace(members);
         }
+    }
+}
+
+impl Drop for EventLoop {
+    fn drop(&mut self) {
+        self.parts.engine.sessions.close();
     }
 }
 

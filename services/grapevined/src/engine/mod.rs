@@ -7,6 +7,7 @@
 mod clock;
 mod event_loop;
 mod places;
+mod sessions;
 mod writer;
 
 use std::sync::Arc;
@@ -24,6 +25,7 @@ use tonic::Status;
 pub(crate) use clock::Clock;
 pub(crate) use event_loop::{EventLoop, Parts};
 pub(crate) use places::Places;
+pub(crate) use sessions::Sessions;
 
 use crate::peers::{Link, LinkSender};
 use crate::purge::Submission;
@@ -51,6 +53,7 @@ pub(crate) struct Engine {
     pub(crate) counters: Arc<Counters>,
     pub(crate) news: broadcast::Sender<News>,
     pub(crate) applied: watch::Receiver<u64>,
+    pub(crate) sessions: Sessions,
     /// Bumps, acknowledgements, grants, links. Full: callers wait, then are told to try again; peers' streams wait.
     pub(crate) urgent: mpsc::Sender<Command>,
     /// Registrations and snapshots. Full: as above; bumps never queue behind them.
@@ -198,20 +201,22 @@ impl Engine {
         events: &[EventId],
         wait: Duration,
     ) -> Result<(), Status> {
-        if events.is_empty() {
+        let applied = |event: &EventId| self.core.read().has_all(&[*event]);
+        if events.iter().all(applied) {
             return Ok(());
         }
-        let mut applied = self.applied.clone();
+        let _place = self.sessions.place()?;
         let seen = async {
-            loop {
-                applied.borrow_and_update();
-                if self.core.read().has_all(events) {
-                    return Ok(());
-                }
-                if applied.changed().await.is_err() {
-                    return Err(stopping());
+            for event in events {
+                loop {
+                    let waiting = self.sessions.wait_for(*event)?;
+                    if applied(event) {
+                        break;
+                    }
+                    waiting.woken().await?;
                 }
             }
+            Ok(())
         };
         match tokio::time::timeout(wait, seen).await {
             Ok(result) => result,

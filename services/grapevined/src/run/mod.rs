@@ -22,7 +22,7 @@ use tokio::task::{JoinHandle, JoinSet};
 use tracing::{error, info, warn};
 
 use crate::config::Config;
-use crate::engine::{Clock, Command, Engine, EventLoop, Parts};
+use crate::engine::{Clock, Command, Engine, EventLoop, Parts, Sessions};
 use crate::peers::{Dialler, run_dialler};
 use crate::purge::Purger;
 use crate::telemetry::Counters;
@@ -113,6 +113,7 @@ impl Sidecar {
             counters: counters.clone(),
             news: broadcast::Sender::new(config.limits.queue_watch_max),
             applied,
+            sessions: Sessions::new(config.limits.session_waits_max, &counters),
             urgent,
             bulk,
         };

@@ -388,6 +388,36 @@ async fn g10_a_caller_that_is_gone_does_not_keep_its_place_among_the_receipts() 
     rig.disk.become_(Disk::Well);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn g10_waits_for_sessions_beyond_their_limit_are_refused() {
+    let rig = Rig::start(|config| config.limits.session_waits_max = 2).await;
+    let never = grapevine_core::id::EventId {
+        origin: new_incarnation().unwrap(),
+        sequence: 1,
+    };
+    let engine = &rig.sidecar.engine;
+    let events = [never];
+    let mut waits: Vec<_> = (0..2)
+        .map(|_| Box::pin(engine.await_session(&events, SOON)))
+        .collect();
+    for wait in &mut waits {
+        assert!(handed_over(wait.as_mut()).await);
+    }
+    let refused = engine.await_session(&events, SOON).await.unwrap_err();
+    check_retry(&refused, "2 calls wait for their sessions already");
+    // What is there needs no place.
+    let own = rig.invalidate("class", 0).await.unwrap().event.unwrap();
+    let own = grapevine_core::id::EventId {
+        origin: engine.core.read().incarnation(),
+        sequence: own.sequence,
+    };
+    engine.await_session(&[own], SOON).await.unwrap();
+    waits.pop();
+    let shortly = Duration::from_millis(1);
+    let late = engine.await_session(&events, shortly).await.unwrap_err();
+    assert_eq!(late.code(), Code::DeadlineExceeded, "{late}");
+}
+
 fn from_peer(kind: v1::exchange_request::Kind) -> v1::ExchangeRequest {
     v1::ExchangeRequest { kind: Some(kind) }
 }

@@ -1,0 +1,144 @@
+//! Calls that wait until events of their session are applied here (G5).
+//!
+//! Each waits for one event at a time, under that event's name, so that an applied event wakes those whom it concerns and
+//! nobody else. There are only so many places; a further call is refused at once.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use grapevine_core::id::EventId;
+use parking_lot::Mutex;
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
+use tonic::Status;
+
+use super::{Places, stopping};
+use crate::telemetry::Counters;
+
+/// Who waits, by the event; numbers tell those of one event apart.
+#[derive(Debug, Default)]
+struct Table {
+    waiting: BTreeMap<(EventId, u64), oneshot::Sender<()>>,
+    last: u64,
+    /// Nothing is applied any more.
+    closed: bool,
+}
+
+/// The calls that wait.
+#[derive(Clone, Debug)]
+pub(crate) struct Sessions {
+    table: Arc<Mutex<Table>>,
+    places: Places,
+}
+
+impl Sessions {
+    pub(crate) fn new(waits_max: usize, counters: &Arc<Counters>) -> Self {
+        let taken_by = "calls wait for their sessions already (limits.session_waits_max)";
+        Self {
+            table: Arc::default(),
+            places: Places::new(waits_max, taken_by, counters),
+        }
+    }
+
+    /// A place for a call, for as long as it waits.
+    pub(super) fn place(&self) -> Result<OwnedSemaphorePermit, Status> {
+        self.places.take()
+    }
+
+    /// Begins to wait for an event. It may have been applied already: look after this, then wait.
+    pub(super) fn wait_for(&self, event: EventId) -> Result<Waiting, Status> {
+        let (wakes, woken) = oneshot::channel();
+        let mut table = self.table.lock();
+        if table.closed {
+            return Err(stopping());
+        }
+        table.last += 1;
+        let key = (event, table.last);
+        table.waiting.insert(key, wakes);
+        let table = self.table.clone();
+        Ok(Waiting { table, key, woken })
+    }
+
+    /// Wakes who waits for an event.
+    pub(super) fn applied(&self, event: EventId) {
+        let mut table = self.table.lock();
+        while let Some((&key, _)) = table.waiting.range((event, 0)..=(event, u64::MAX)).next() {
+            // Nobody listening is no error.
+            let _ = table.waiting.remove(&key).map(|wakes| wakes.send(()));
+        }
+    }
+
+    /// Wakes all: a state was adopted whole, and nobody knows which events were in it.
+    pub(super) fn all_applied(&self) {
+        for wakes in std::mem::take(&mut self.table.lock().waiting).into_values() {
+            // Nobody listening is no error.
+            let _ = wakes.send(());
+        }
+    }
+
+    /// Nothing is applied from now on: who waits is told.
+    pub(super) fn close(&self) {
+        let mut table = self.table.lock();
+        table.closed = true;
+        table.waiting.clear();
+    }
+
+    #[cfg(test)]
+    fn waiting(&self) -> usize {
+        self.table.lock().waiting.len()
+    }
+}
+
+/// A call that waits for an event.
+pub(super) struct Waiting {
+    table: Arc<Mutex<Table>>,
+    key: (EventId, u64),
+    woken: oneshot::Receiver<()>,
+}
+
+impl Waiting {
+    /// Waits. An error means that the event will not be applied here.
+    pub(super) async fn woken(mut self) -> Result<(), Status> {
+        (&mut self.woken).await.map_err(|_| stopping())
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.table.lock().waiting.remove(&self.key);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use grapevine_core::id::Incarnation;
+    use tonic::Code;
+
+    use super::*;
+
+    fn event(sequence: u64) -> EventId {
+        EventId {
+            origin: Incarnation::from_random(7, 0),
+            sequence,
+        }
+    }
+
+    #[tokio::test]
+    async fn g5_an_applied_event_wakes_those_who_wait_for_it_and_no_others() {
+        let sessions = Sessions::new(10, &Arc::default());
+        let [first, same, other] = [1, 1, 2].map(|at| sessions.wait_for(event(at)).unwrap());
+        let gone = sessions.wait_for(event(1)).unwrap();
+        drop(gone);
+        assert_eq!(sessions.waiting(), 3);
+        sessions.applied(event(1));
+        assert_eq!(sessions.waiting(), 1);
+        first.woken().await.unwrap();
+        same.woken().await.unwrap();
+        sessions.all_applied();
+        other.woken().await.unwrap();
+        let late = sessions.wait_for(event(3)).unwrap();
+        sessions.close();
+        assert_eq!(late.woken().await.unwrap_err().code(), Code::Unavailable);
+        assert!(sessions.wait_for(event(3)).is_err());
+    }
+}
