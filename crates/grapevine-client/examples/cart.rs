@@ -2,6 +2,7 @@
 //!
 //! With a sidecar at 127.0.0.1:7400: `cargo run -p grapevine-client --example cart [SIDECAR [CACHE]]`
 
+use std::process::ExitCode;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
@@ -11,7 +12,23 @@ use grapevine_client::{CachedClient, Client};
 static ITEMS: AtomicU64 = AtomicU64::new(2);
 
 #[tokio::main]
-async fn main() -> Result<(), Box<dyn std::error::Error>> {
+async fn main() -> ExitCode {
+    let Err(error) = run().await else {
+        return ExitCode::SUCCESS;
+    };
+    eprintln!("error: {error}");
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        eprintln!("  because: {error}");
+        cause = error.source();
+    }
+    eprintln!(
+        "It needs a sidecar, one of `grapevine sidecar` for example, or another address: cart [SIDECAR [CACHE]]"
+    );
+    ExitCode::FAILURE
+}
+
+async fn run() -> Result<(), Box<dyn std::error::Error>> {
     let mut arguments = std::env::args().skip(1);
     let sidecar = arguments.next().unwrap_or("127.0.0.1:7400".to_owned());
     let cache = arguments.next().unwrap_or("memory://".to_owned());

@@ -2,11 +2,30 @@
 //!
 //! With a sidecar whose policy pages `list/**`: `cargo run -p grapevine-client --example list [SIDECAR [CACHE]]`
 
+use std::process::ExitCode;
+
 use bytes::Bytes;
 use grapevine_client::{CachedClient, Client, PageFill};
 
 #[tokio::main]
-async fn main() -> Result<(), Box<dyn std::error::Error>> {
+async fn main() -> ExitCode {
+    let Err(error) = run().await else {
+        return ExitCode::SUCCESS;
+    };
+    eprintln!("error: {error}");
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        eprintln!("  because: {error}");
+        cause = error.source();
+    }
+    eprintln!(
+        "It needs a sidecar whose policy of `list/**` has `paging` (`grapevine sidecar --config policies.toml`, with the file of \
+         docs/guide.md), or another address: list [SIDECAR [CACHE]]"
+    );
+    ExitCode::FAILURE
+}
+
+async fn run() -> Result<(), Box<dyn std::error::Error>> {
     let mut arguments = std::env::args().skip(1);
     let sidecar = arguments.next().unwrap_or("127.0.0.1:7400".to_owned());
     let cache = arguments.next().unwrap_or("memory://".to_owned());
