@@ -1,10 +1,10 @@
 //! `grapevine invalidate --from`: a feed of changes becomes invalidations.
 //!
 //! A thread reads lines ([`reader`]) and hands them on through a bounded queue: when sidecars are slow, the feed waits. What
-//! is there is put into batches of lines that may share a call ([`batch`]); what is not there yet is not waited for. A few
-//! calls are under way at a time, and their answers are taken in the order of the feed: the position ([`position`]) moves
-//! over a line only when everything up to it is acknowledged. So a run that ends anywhere is resumed without a gap; at worst
-//! a few lines are sent again, which does no harm.
+//! is there is put into batches of lines that may share a call ([`batch`]); what is not there yet is not waited for, but in a
+//! file, where the thread only has to come to it. A few calls are under way at a time, and their answers are taken in the
+//! order of the feed: the position ([`position`]) moves over a line only when everything up to it is acknowledged. So a run
+//! that ends anywhere is resumed without a gap; at worst a few lines are sent again, which does no harm.
 //!
 //! Calls that no sidecar answers are tried again for `retry_for`, with growing pauses. A call that a sidecar refuses is taken
 //! apart and sent line by line, so that the line at fault is named.
@@ -111,6 +111,7 @@ pub(crate) async fn run(client: Client, options: Options) -> Result<(), Failure>
         .map(|file| file.mark().clone())
         .unwrap_or_default();
     let source = reader::open(&options.from)?;
+    let is_file = source.bytes.is_some();
     let progress = progress_bar(source.bytes);
     let reading = Reading {
         client: client.clone(),
@@ -130,6 +131,7 @@ pub(crate) async fn run(client: Client, options: Options) -> Result<(), Failure>
         unsaved: None,
         position,
         progress,
+        is_file,
         options,
     };
     let started = Instant::now();
@@ -163,6 +165,8 @@ struct Run {
     saved_at: Instant,
     summary: Summary,
     progress: ProgressBar,
+    /// The feed is a file: its next line comes at once, or never.
+    is_file: bool,
 }
 
 impl Run {
@@ -195,6 +199,12 @@ impl Run {
                 count = heard.recv_many(&mut arrived, QUEUE_LINES), if end.is_none() && batches.is_empty() => {
                     if count == 0 {
                         end = Some(Ok(()));
+                    }
+                    while self.is_file && arrived.len() < QUEUE_LINES {
+                        let room = QUEUE_LINES - arrived.len();
+                        if heard.recv_many(&mut arrived, room).await == 0 {
+                            break;
+                        }
                     }
                     for line in arrived.drain(..) {
                         if let Err(failure) = self.hear(line) {

@@ -75,6 +75,18 @@ fn a_feed_is_sent_in_few_calls_and_from_a_file_too() {
 }
 
 #[test]
+fn what_a_file_holds_already_shares_a_call() {
+    let sidecar = Sidecar::lone();
+    let path = sidecar.path().join("feed");
+    fs::write(&path, lines(1, 200, false)).unwrap();
+    let path = path.display().to_string();
+    for _ in 0..20 {
+        let said = sidecar.ask(&["invalidate", "--from", &path, "--json"]);
+        assert_eq!(said.code(0).json()["calls"], 1);
+    }
+}
+
+#[test]
 fn a_bad_line_stops_the_feed_before_it_and_is_named() {
     let sidecar = Sidecar::lone();
     let feed = format!(
