@@ -10,6 +10,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use xxhash_rust::xxh3::xxh3_64;
+
 use super::Core;
 use super::app::Suppressed;
 use super::effects::{Action, Effects, PeerMessage, as_heads};
@@ -26,7 +28,8 @@ use crate::store::{RecoveredClass, Write};
 use crate::vector::VersionVector;
 use crate::versions::Stamp;
 
-/// How long a gap may stay before it is pulled: a push is usually on its way.
+/// How long a gap may stay before it is pulled: a push is usually on its way. Longer by up to a half, as all waits here:
+/// who lost the same push must not ask for it in step.
 const PATIENCE: Duration = Duration::from_millis(25);
 /// How long a pull may go unanswered before another holder is asked; doubled each time, up to sixteenfold.
 const PULL_TIMEOUT: Duration = Duration::from_millis(500);
@@ -54,13 +57,6 @@ struct Gap {
     known_at: Stamp,
     asked_until: Option<Time>,
     attempts: u32,
-}
-
-impl Gap {
-    fn due(&self, patience: Duration) -> Time {
-        self.asked_until
-            .unwrap_or_else(|| self.since.plus(patience))
-    }
 }
 
 /// Whose, of which lane, and its first sequence.
@@ -113,7 +109,9 @@ impl Core {
         let mut next = self.repair.snapshot.as_ref().map(|snapshot| snapshot.until);
         let mut due = Vec::new();
         for (&key, gap) in &self.repair.gaps {
-            let at = gap.due(patience);
+            let at = gap
+                .asked_until
+                .unwrap_or_else(|| gap.since.plus(self.spread(patience, key, 0)));
             if at > now {
                 free = free.saturating_sub(usize::from(gap.asked_until.is_some()));
                 next = Some(next.map_or(at, |next| next.min(at)));
@@ -188,12 +186,11 @@ impl Core {
     /// Sends one pull; tells until when its answer may take.
     fn ask(&mut self, to: Incarnation, key: GapKey, now: Time, effects: &mut Effects) -> Time {
         let (origin, lane, first) = key;
-        let gap = self
-            .repair
-            .gaps
-            .get_mut(&key)
-            .expect("invariant: what is due is in the table");
-        let until = now.plus(PULL_TIMEOUT * (1 << gap.attempts.min(4)));
+        let in_table = "invariant: what is due is in the table";
+        let attempts = self.repair.gaps.get(&key).expect(in_table).attempts;
+        let timeout = PULL_TIMEOUT * (1 << attempts.min(4));
+        let until = now.plus(self.spread(timeout, key, attempts + 1));
+        let gap = self.repair.gaps.get_mut(&key).expect(in_table);
         gap.asked_until = Some(until);
         gap.attempts += 1;
         let last = gap.last;
@@ -206,6 +203,19 @@ impl Core {
         };
         effects.send(to, pull);
         until
+    }
+
+    /// A wait, longer by up to a half: by how much depends on who waits, for what and for which time, and on no dice.
+    fn spread(&self, wait: Duration, (origin, lane, first): GapKey, attempts: u32) -> Duration {
+        let mut seed = [0; 2 * Incarnation::LEN + 13];
+        let (ids, numbers) = seed.split_at_mut(2 * Incarnation::LEN);
+        ids[..Incarnation::LEN].copy_from_slice(&self.config.incarnation.to_bytes());
+        ids[Incarnation::LEN..].copy_from_slice(&origin.to_bytes());
+        numbers[..8].copy_from_slice(&first.to_be_bytes());
+        numbers[8..12].copy_from_slice(&attempts.to_be_bytes());
+        numbers[12] = u8::from(lane == Lane::Bump);
+        let share = u32::try_from(xxh3_64(&seed) % 1_024).expect("invariant: below 1,024");
+        wait + wait * share / 2_048
     }
 
     /// Serves what is held of a range, from the first held event on: what lies before it may be lost for good, and must

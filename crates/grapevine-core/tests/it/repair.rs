@@ -669,6 +669,59 @@ fn gaps_that_nobody_can_fill_keep_no_others_waiting() {
     );
 }
 
+/// When each of nine nodes asks for what none of them got and all hear of at one moment, in milliseconds, attempt by
+/// attempt.
+fn pulls_of_a_lost_push() -> Vec<BTreeSet<u128>> {
+    let mut world = World::running(10);
+    world.invalidate(0, &["cart/13"]);
+    world.flush(0);
+    let from = world.incarnation(0);
+    let heads = world.core(0).progress().heads();
+    for at in 1..10 {
+        world.drop_all(0, at);
+        let message = PeerMessage::Grant {
+            nonce: 0,
+            duration: Duration::from_secs(1),
+            heads: heads.clone(),
+        };
+        world.input(at, Input::Peer { from, message });
+    }
+    let sent = |world: &World, at: usize| world.core(at).counters().pulls_sent;
+    let before: Vec<_> = (1..10).map(|at| sent(&world, at)).collect();
+    let begin = world.now;
+    let mut moments = vec![BTreeSet::new(); 4];
+    let mut attempts = [0; 10];
+    // Nobody answers.
+    while attempts[1..].iter().any(|&attempt| attempt < moments.len()) {
+        world.advance(Duration::from_millis(1));
+        for at in 1..10 {
+            let so_far = usize::try_from(sent(&world, at) - before[at - 1]).unwrap();
+            if so_far > attempts[at] && so_far <= moments.len() {
+                moments[so_far - 1].insert(world.now.since(begin).as_millis());
+            }
+            attempts[at] = so_far;
+        }
+        assert!(world.now.since(begin) < Duration::from_secs(10));
+    }
+    moments
+}
+
+#[test]
+fn who_lost_the_same_push_does_not_ask_for_it_in_step() {
+    let moments = pulls_of_a_lost_push();
+    // Waits of 25 ms, 500 ms, 1 s and 2 s, each longer by up to a half.
+    for (moments, (earliest, latest)) in
+        moments
+            .iter()
+            .zip([(25, 39), (525, 789), (1_525, 2_289), (3_525, 5_289)])
+    {
+        assert!(moments.len() >= 5, "nine ask in {moments:?}");
+        let within = moments.iter().all(|at| (earliest..=latest).contains(at));
+        assert!(within, "{earliest} to {latest}: {moments:?}");
+    }
+    assert_eq!(moments, pulls_of_a_lost_push(), "no dice are thrown");
+}
+
 #[test]
 fn gaps_wait_for_a_link_and_are_asked_for_as_soon_as_there_is_one() {
     let mut world = World::running(3);
