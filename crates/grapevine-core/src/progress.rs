@@ -144,11 +144,6 @@ impl LaneProgress {
         self.head = self.head.max(head);
     }
 
-    /// The first gap: its first and last missing sequence.
-    pub fn first_gap(&self) -> Option<(u64, u64)> {
-        self.gaps().next()
-    }
-
     /// Every gap, ascending: its first and last missing sequence.
     pub fn gaps(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
         let held = std::iter::once((0, self.watermark)).chain(self.above());
@@ -355,29 +350,33 @@ impl Progress {
 mod tests {
     use super::*;
 
+    fn first_gap(lane: &LaneProgress) -> Option<(u64, u64)> {
+        lane.gaps().next()
+    }
+
     #[test]
     fn events_apply_in_any_order_and_gaps_say_what_is_missing() {
         let mut lane = LaneProgress::default();
         assert!(lane.apply(3));
         assert!(lane.apply(5));
         assert_eq!(
-            (lane.watermark(), lane.first_gap(), lane.missing()),
+            (lane.watermark(), first_gap(&lane), lane.missing()),
             (0, Some((1, 2)), 3)
         );
         assert!(lane.apply(1));
         assert!(lane.apply(2));
-        assert_eq!((lane.watermark(), lane.first_gap()), (3, Some((4, 4))));
+        assert_eq!((lane.watermark(), first_gap(&lane)), (3, Some((4, 4))));
         assert!(!lane.apply(5));
         assert!(lane.apply(4));
         assert_eq!(
-            (lane.watermark(), lane.first_gap(), lane.head()),
+            (lane.watermark(), first_gap(&lane), lane.head()),
             (5, None, 5)
         );
         lane.learn_head(9);
-        assert_eq!(lane.first_gap(), Some((6, 9)));
+        assert_eq!(first_gap(&lane), Some((6, 9)));
         lane.apply(8);
         lane.adopt(7);
-        assert_eq!((lane.watermark(), lane.first_gap()), (8, Some((9, 9))));
+        assert_eq!((lane.watermark(), first_gap(&lane)), (8, Some((9, 9))));
     }
 
     #[test]
@@ -428,7 +427,7 @@ mod tests {
         }
         assert_eq!(lane.above().count(), RANGES_MAX);
         assert_eq!(lane.head(), highest);
-        while let Some((first, last)) = lane.first_gap() {
+        while let Some((first, last)) = first_gap(&lane) {
             (first..=last).for_each(|sequence| {
                 lane.apply(sequence);
             });

@@ -594,7 +594,7 @@ impl World {
             let lanes = known
                 .iter()
                 .filter_map(|run| core.progress().lane(*run, lane));
-            lanes.into_iter().all(|lane| lane.first_gap().is_none())
+            lanes.into_iter().all(|lane| lane.gaps().next().is_none())
         };
         cores().all(|core| {
             core.freshness(self.now) == Freshness::Fresh

@@ -107,7 +107,7 @@ impl Sim<'_> {
             let bumps: Vec<_> = told.map(|head| (head.incarnation, head.bump)).collect();
             let whole = bumps.iter().all(|(origin, _)| {
                 let lane = core.progress().lane(*origin, Lane::Bump);
-                lane.is_none_or(|lane| lane.first_gap().is_none())
+                lane.is_none_or(|lane| lane.gaps().next().is_none())
             });
             if !whole {
                 return false;
