@@ -31,7 +31,6 @@ on_unknown = \"bypass\"
 #[derive(Clone, Debug)]
 pub struct Setup {
     nodes: usize,
-    expected: usize,
     toml: String,
     arguments: Vec<String>,
     relays: bool,
@@ -43,19 +42,11 @@ impl Setup {
     pub fn of(nodes: usize) -> Self {
         Self {
             nodes,
-            expected: nodes,
             toml: KNOBS.to_owned(),
             arguments: Vec::new(),
             relays: false,
             descriptors: None,
         }
-    }
-
-    /// They expect so many members instead.
-    #[must_use]
-    pub fn expecting(mut self, members: usize) -> Self {
-        self.expected = members;
-        self
     }
 
     /// Adds policies and other tables to everyone's configuration file.
@@ -157,7 +148,7 @@ impl Cluster {
             ("--peer-advertise", advertised.to_string()),
             ("--gossip-listen", gossip.to_string()),
             ("--seeds", seeds.join(",")),
-            ("--expected-members", self.setup.expected.to_string()),
+            ("--expected-members", self.setup.nodes.to_string()),
         ] {
             arguments.extend([flag.to_owned(), value]);
         }
