@@ -418,6 +418,53 @@ async fn g10_waits_for_sessions_beyond_their_limit_are_refused() {
     assert_eq!(late.code(), Code::DeadlineExceeded, "{late}");
 }
 
+#[tokio::test]
+async fn a_large_look_up_lets_others_in_and_is_answered_whole() {
+    let rig = Rig::start(|_| {}).await;
+    let deep = |top: usize| format!("{top}{}", "/s".repeat(15));
+    let item = |number: usize| v1::ResolveItem {
+        address: format!("value::{number}"),
+        classes: (0..16).map(deep).collect(),
+        page: None,
+    };
+    let request = v1::ResolveRequest {
+        items: (0..200).map(item).collect(),
+        session: None,
+    };
+    let mut large = Box::pin(rig.app.resolve(Request::new(request)));
+    // 51,200 segments are 50 pieces, and there is one thread here.
+    let mut turns = 0;
+    while !handed_over_to_its_end(large.as_mut()).await {
+        turns += 1;
+        assert!(rig.sidecar.engine.core.try_write().is_some());
+    }
+    assert!(turns > 40, "{turns}");
+}
+
+/// Drives a call as far as it goes by itself; tells whether that is its end.
+async fn handed_over_to_its_end(
+    mut call: Pin<
+        &mut impl Future<Output = Result<tonic::Response<v1::ResolveResponse>, tonic::Status>>,
+    >,
+) -> bool {
+    std::future::poll_fn(|cx| {
+        Poll::Ready(match call.as_mut().poll(cx) {
+            Poll::Pending => false,
+            Poll::Ready(answer) => {
+                let results = answer.unwrap().into_inner().results;
+                assert_eq!(results.len(), 200);
+                let addresses = results.iter().map(|result| &result.targets[0].address);
+                for (number, address) in addresses.enumerate() {
+                    let name = format!("value::{number}");
+                    assert!(address.contains(&name), "{address}");
+                }
+                true
+            }
+        })
+    })
+    .await
+}
+
 fn from_peer(kind: v1::exchange_request::Kind) -> v1::ExchangeRequest {
     v1::ExchangeRequest { kind: Some(kind) }
 }

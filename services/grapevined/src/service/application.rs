@@ -10,6 +10,7 @@ use grapevine_proto::v1::application_service_server::ApplicationService;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tonic::{Request, Response, Status, Streaming};
 
+use super::look_up::LookUp;
 use super::unread::{Answers, Charged, Unread};
 use super::{listing, watch as watching};
 use crate::engine::{Answer, Call, Clock, Engine, INTAKE_WAIT, Places, stopping};
@@ -21,6 +22,10 @@ const STREAM_ANSWERS: usize = 1;
 
 /// Fills and registrations under way at once: some 100 MB of them.
 pub(crate) const UNDER_WAY_MAX: usize = 200_000;
+
+/// Look-ups under way at once that are made in pieces: each keeps what it has so far, and more at a time would not be done
+/// sooner. Others wait for their turn; there are no more of them than streams of connections.
+pub(crate) const LARGE_LOOK_UPS_MAX: usize = 4;
 
 /// How much longer than its deadline an invalidation may take to be answered: receipts count their deadline from the
 /// flush, and a disk that has not flushed by then has stalled.
@@ -45,6 +50,8 @@ pub(crate) struct Application {
     pub(crate) stop: watch::Receiver<bool>,
     /// Fills and registrations that may be under way at once; callers beyond wait, then are told to try again.
     pub(crate) under_way: Arc<Semaphore>,
+    /// Turns of look-ups too large to be made in one piece.
+    pub(crate) large_look_ups: Arc<Semaphore>,
     /// Room for answers that their callers have not read.
     pub(crate) unread: Unread,
 }
@@ -60,29 +67,21 @@ impl Application {
             .await?;
         let engine = &self.engine;
         engine.counters.add_len(Counter::Resolves, queries.len());
-        let now = engine.clock.now();
-        let core = engine.core.read();
-        let mut refused = status::Violations::default();
-        let results: Vec<_> = queries
-            .iter()
-            .enumerate()
-            .filter_map(|(at, query)| {
-                core.resolve(query, now, rand::random())
-                    .map(app::resolution)
-                    .map_err(|error| app::note_resolve_error(&mut refused, at, &error))
-                    .ok()
-            })
-            .collect();
-        let (freshness, freshness_reason) = wire::freshness(core.freshness(now));
-        drop(core);
-        refused.finish()?;
-        let bypassed = results.iter().filter(|result| result.bypass).count();
-        engine.counters.add_len(Counter::ResolvesBypassed, bypassed);
-        Ok(v1::ResolveResponse {
-            results,
-            freshness: freshness.into(),
-            freshness_reason,
-        })
+        let mut look_up = LookUp::new(queries);
+        let mut turn = None;
+        while !look_up.advance(engine) {
+            if turn.is_none() {
+                // An error would mean that it was closed, which nobody does.
+                turn = self.large_look_ups.acquire().await.ok();
+            }
+            tokio::task::yield_now().await;
+        }
+        let response = look_up.finish(engine)?;
+        let bypassed = response.results.iter().filter(|result| result.bypass);
+        engine
+            .counters
+            .add_len(Counter::ResolvesBypassed, bypassed.count());
+        Ok(response)
     }
 
     /// Answers a stream of look-ups until it ends or one of them is wrong.

@@ -3,5 +3,6 @@
 pub(crate) mod admin;
 pub(crate) mod application;
 mod listing;
+mod look_up;
 pub(crate) mod unread;
 mod watch;
