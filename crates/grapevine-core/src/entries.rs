@@ -92,6 +92,13 @@ impl Entries {
             .collect()
     }
 
+    /// Whether a vector covers every entry. Peers' registrations are judged by this, class by class: nothing is built.
+    pub(crate) fn covered_by_vector(&self, vector: &VersionVector, origins: &Origins) -> bool {
+        self.0
+            .iter()
+            .all(|&(origin, sequence)| sequence <= vector.get(origins.incarnation(origin)))
+    }
+
     /// Whether the join of two others covers every entry.
     pub(crate) fn covered_by(&self, one: &Self, other: Option<&Self>) -> bool {
         self.0.iter().all(|&(origin, sequence)| {
@@ -115,5 +122,43 @@ impl Entries {
         joined.sort_unstable_by_key(|&(origin, sequence)| (origin, std::cmp::Reverse(sequence)));
         joined.dedup_by_key(|(origin, _)| *origin);
         joined
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Few origins and sequences, so that vectors often meet.
+    fn vectors() -> impl Strategy<Value = Vec<(u128, u64)>> {
+        proptest::collection::vec((1_u128..6, 0_u64..4), 0..8)
+    }
+
+    fn vector(of: &[(u128, u64)]) -> VersionVector {
+        let incarnation = |number| Incarnation::new(number).expect("invariant: above zero");
+        of.iter()
+            .map(|&(number, sequence)| (incarnation(number), sequence))
+            .collect()
+    }
+
+    proptest! {
+        #[test]
+        fn entries_are_covered_by_a_vector_as_their_own_vector_is(
+            held in vectors(),
+            other in vectors(),
+            known_before in vectors(),
+        ) {
+            let (held, other) = (vector(&held), vector(&other));
+            // Indices are handed out in another order than incarnations have.
+            let mut origins = Origins::default();
+            Entries::default().join(&vector(&known_before), &mut origins);
+            let mut entries = Entries::default();
+            entries.join(&held, &mut origins);
+            let covered = entries.covered_by_vector(&other, &origins);
+            prop_assert_eq!(covered, other.dominates(&held));
+            prop_assert_eq!(covered, other.dominates(&entries.to_vector(&origins)));
+        }
     }
 }

@@ -389,7 +389,7 @@ impl Versions {
 
     /// Whether anything that the classes' token rests on is an event which the vector does not cover.
     pub fn exceeds(&self, classes: &[ClassPath], vector: &VersionVector) -> bool {
-        let uncovered = |entries: &Entries| !vector.dominates(&entries.to_vector(&self.origins));
+        let uncovered = |entries: &Entries| !entries.covered_by_vector(vector, &self.origins);
         self.any_part(classes, |class, floor| {
             class.is_some_and(|class| uncovered(&class.entries))
                 || floor.is_some_and(|bucket| uncovered(&bucket.floor))

@@ -130,3 +130,38 @@ fn g10_when_all_together_are_too_many_who_grew_pays_and_not_the_largest() {
     assert!(!evicted.is_empty());
     assert!(evicted.iter().all(|(top, _)| *top == class("busy")));
 }
+
+/// `cargo test --release -p grapevine-core --lib -- --ignored --nocapture measure`: what it costs to judge a registration
+/// of three classes, three levels deep, in buckets whose floors know thirty-two sidecars.
+#[test]
+#[ignore = "a measurement, not a check"]
+fn measure_judging_a_remote_registration() {
+    const ROUNDS: u32 = 200_000;
+    let mut versions = Versions::new();
+    let known: VersionVector = (1..=32)
+        .map(|origin| (id(origin, 1).origin, 1_000))
+        .collect();
+    for top in ["cart", "price", "shop"] {
+        versions.apply_bump(id(1, 1), &bump(&[top], Match::Any));
+        for bucket in 0..BUCKETS {
+            let (top, vector) = (class(top), known.clone());
+            let floor = Floor {
+                top,
+                bucket,
+                vector,
+            };
+            versions.apply_floor(id(1, 1_000), &floor);
+        }
+    }
+    let of = [
+        class("cart/13/items"),
+        class("price/7/net"),
+        class("shop/1/till"),
+    ];
+    let begun = std::time::Instant::now();
+    let late = (0..ROUNDS)
+        .filter(|_| versions.exceeds(std::hint::black_box(&of), std::hint::black_box(&known)))
+        .count();
+    assert_eq!(late, 0);
+    eprintln!("{:?} for each registration", begun.elapsed() / ROUNDS);
+}
