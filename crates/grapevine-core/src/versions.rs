@@ -23,14 +23,17 @@
 //! Every change is stamped with the local *apply index*, a counter. A [`Stamp`] is its value at resolve, and a fill is
 //! dead if anything that its token rests on changed later (G3, G4).
 
-use std::collections::{BTreeMap, HashMap};
+mod top;
+
+use std::collections::BTreeMap;
 
 use xxhash_rust::xxh3::xxh3_64;
 
+use self::top::{Bucket, Class, Top};
 use crate::entries::{Entries, OriginIndex, Origins};
 use crate::event::{Bump, Floor, Match};
 use crate::id::{EventId, Incarnation};
-use crate::names::{ClassPath, EVERYTHING, covers, top_of};
+use crate::names::{ClassPath, EVERYTHING, covers};
 use crate::store::RecoveredClass;
 use crate::token::{Token, TokenHasher};
 use crate::vector::VersionVector;
@@ -47,38 +50,6 @@ pub struct Stamp(pub u64);
 /// The bucket of a class below a top-level class.
 pub fn bucket_of(path: &str) -> u16 {
     u16::try_from(xxh3_64(path.as_bytes()) % u64::from(BUCKETS)).expect("invariant: below BUCKETS")
-}
-
-/// One class.
-#[derive(Debug, Default)]
-struct Class {
-    entries: Entries,
-    conjunctions: Vec<(Vec<ClassPath>, Entries, u64)>,
-    changed: u64,
-}
-
-impl Class {
-    fn is_empty(&self) -> bool {
-        self.entries.is_empty() && self.conjunctions.is_empty()
-    }
-}
-
-/// A bucket: its floor, and the classes that the floor does not dominate.
-#[derive(Debug, Default)]
-struct Bucket {
-    floor: Entries,
-    floor_changed: u64,
-    classes: HashMap<Box<str>, Class>,
-}
-
-/// A top-level class and all below it.
-#[derive(Debug, Default)]
-struct Top {
-    class: Class,
-    buckets: BTreeMap<u16, Bucket>,
-    classes: usize,
-    /// Whether a class came in since the last look for who is over the limits.
-    grown: bool,
 }
 
 /// The versions of all classes.
@@ -501,51 +472,6 @@ impl Versions {
             self.classes += 1;
         }
         bucket.classes.get_mut(class.as_str())
-    }
-}
-
-impl Top {
-    /// The fullest buckets that hold so many classes together.
-    fn fullest(&self, excess: usize) -> Vec<u16> {
-        let sizes = self.buckets.iter();
-        let mut sizes: Vec<_> = sizes
-            .map(|(&bucket, found)| (found.classes.len(), bucket))
-            .collect();
-        sizes.sort_unstable();
-        let mut held = 0;
-        let mut chosen = Vec::new();
-        for (size, bucket) in sizes.into_iter().rev() {
-            if held >= excess || size == 0 {
-                break;
-            }
-            held += size;
-            chosen.push(bucket);
-        }
-        chosen
-    }
-
-    /// A prefix's class, and the bucket whose floor counts for it.
-    fn find(&self, prefix: &str) -> (Option<&Class>, Option<&Bucket>) {
-        if top_of(prefix).len() == prefix.len() {
-            return (Some(&self.class), None);
-        }
-        let bucket = self.buckets.get(&bucket_of(prefix));
-        (bucket.and_then(|bucket| bucket.classes.get(prefix)), bucket)
-    }
-}
-
-impl Bucket {
-    fn drop_dominated(&mut self) {
-        let floor = &self.floor;
-        self.classes.retain(|_, class| {
-            class
-                .conjunctions
-                .retain(|(_, joint, _)| !joint.covered_by(&class.entries, Some(floor)));
-            if floor.dominates(&class.entries) {
-                class.entries = Entries::default();
-            }
-            !class.is_empty()
-        });
     }
 }
 
