@@ -195,42 +195,9 @@ impl Core {
             let id = EventId { origin, sequence };
             if self.progress.has(id) {
                 self.counters.events_duplicate += 1;
-                continue;
+            } else {
+                writes.extend(self.apply_remote(id, event, effects));
             }
-            self.counters.bumps_remote += 1;
-            let logged = event.clone();
-            let event = &self.within_limits(event);
-            let evict = match &**event {
-                BumpEvent::Floor(floor) => self.versions.bucket_classes(&floor.top, floor.bucket),
-                BumpEvent::Bump(_) => Vec::new(),
-            };
-            if !self.apply_event(id, event) {
-                // The tokens stay, so what was registered under them counts as known; but the event takes it out.
-                self.suppressed = Suppressed::default();
-            }
-            self.progress.lane_mut(origin, Lane::Bump).apply(sequence);
-            writes.push(Write::Log {
-                origin,
-                sequence,
-                event: Event::Bump(logged),
-            });
-            match &**event {
-                // A class that is not held now is covered by its floor: a record of it would never be evicted again.
-                BumpEvent::Bump(bump) => {
-                    writes.extend(bump_writes(id, bump, true).into_iter().filter(
-                        |write| match write {
-                            Write::JoinClass { class, .. } => self.versions.holds(class),
-                            _ => true,
-                        },
-                    ));
-                }
-                BumpEvent::Floor(floor) => {
-                    let mut floor = floor.clone();
-                    floor.vector.raise(origin, sequence);
-                    writes.push(Write::JoinFloor { floor, evict });
-                }
-            }
-            effects.actions.push(Action::Applied(id, event.clone()));
         }
         writes.extend(self.renewed(origin, first, events));
         let watermark = self.progress.lane_mut(origin, Lane::Bump).watermark();
@@ -242,27 +209,78 @@ impl Core {
                 watermark,
             });
         }
-        // Duplicates are acknowledged too, behind whatever of theirs is still being written: the first answer may be
-        // lost. And so is what came by way of another peer.
-        let told =
-            from == origin || !writes.is_empty() && self.members.by_incarnation(origin).is_some();
-        if told {
-            let to = origin;
-            self.write(
-                effects,
-                writes,
-                Pending::Ack {
-                    to,
-                    watermark,
-                    above,
-                },
-            );
-        } else if !writes.is_empty() {
-            self.write(effects, writes, Pending::Nothing);
-        }
+        let direct = from == origin;
+        self.acknowledge(direct, origin, (watermark, above), writes, effects);
         // The origin evicts when its own table is too large; what others evict beyond that, they evict together. Behind
         // the writes: a class must not be written again after its floor swallowed it.
         self.evict_if_overfull(OVERFULL_BY_OTHERS, effects);
+    }
+
+    /// Applies a peer's event that is new here; the writes by which it enters the store.
+    fn apply_remote(
+        &mut self,
+        id: EventId,
+        event: &Arc<BumpEvent>,
+        effects: &mut Effects,
+    ) -> Vec<Write> {
+        let EventId { origin, sequence } = id;
+        self.counters.bumps_remote += 1;
+        let logged = event.clone();
+        let event = &self.within_limits(event);
+        let evict = match &**event {
+            BumpEvent::Floor(floor) => self.versions.bucket_classes(&floor.top, floor.bucket),
+            BumpEvent::Bump(_) => Vec::new(),
+        };
+        if !self.apply_event(id, event) {
+            // The tokens stay, so what was registered under them counts as known; but the event takes it out.
+            self.suppressed = Suppressed::default();
+        }
+        self.progress.lane_mut(origin, Lane::Bump).apply(sequence);
+        let mut writes = vec![Write::Log {
+            origin,
+            sequence,
+            event: Event::Bump(logged),
+        }];
+        match &**event {
+            // A class that is not held now is covered by its floor: a record of it would never be evicted again.
+            BumpEvent::Bump(bump) => {
+                let held = |write: &Write| match write {
+                    Write::JoinClass { class, .. } => self.versions.holds(class),
+                    _ => true,
+                };
+                writes.extend(bump_writes(id, bump, true).into_iter().filter(held));
+            }
+            BumpEvent::Floor(floor) => {
+                let mut floor = floor.clone();
+                floor.vector.raise(origin, sequence);
+                writes.push(Write::JoinFloor { floor, evict });
+            }
+        }
+        effects.actions.push(Action::Applied(id, event.clone()));
+        writes
+    }
+
+    /// Queues the writes of a message of bumps, and the word to their origin that they are flushed. Duplicates are
+    /// acknowledged too, behind whatever of theirs is still being written: the first answer may be lost. And so is what
+    /// came by way of another peer.
+    fn acknowledge(
+        &mut self,
+        direct: bool,
+        to: Incarnation,
+        (watermark, above): (u64, Vec<u64>),
+        writes: Vec<Write>,
+        effects: &mut Effects,
+    ) {
+        if direct || !writes.is_empty() && self.members.by_incarnation(to).is_some() {
+            let ack = Pending::Ack {
+                to,
+                watermark,
+                above,
+            };
+            self.write(effects, writes, ack);
+        } else if !writes.is_empty() {
+            self.write(effects, writes, Pending::Nothing);
+        }
     }
 
     /// Registrations that were made with knowledge of these bumps and have run ahead of them.
