@@ -137,10 +137,10 @@ knobs! {
         /// Calls waiting for the event loop; beyond, callers wait, then are told to try again.
         queue_commands_max: usize = "8192", from "16" to "1000000",
             raising "costs memory and lets calls wait longer before they are refused.";
-        /// Thousands of writes (a registration counts as one) waiting for the disk; beyond, the event loop takes no new
-        /// registrations, and at four times as many nothing, until some are flushed.
-        queue_writes_max: usize = "64", from "1" to "10000",
-            raising "costs memory and lets calls wait longer behind a slow disk.";
+        /// Thousands of writes (a registration counts once for each of its classes) waiting for the disk; beyond, the
+        /// event loop takes no new registrations, and at sixteen times as many nothing, until some are flushed.
+        queue_writes_max: usize = "16", from "1" to "10000",
+            raising "costs memory and lets bumps wait longer behind registrations, and calls behind a slow disk.";
         /// Messages with bumps, acknowledgements and grants waiting for one peer; beyond, they are dropped and pulled later.
         queue_peer_urgent_max: usize = "4096", from "16" to "1000000",
             raising "costs memory per peer; lowering it costs repairs when a peer is slow.";

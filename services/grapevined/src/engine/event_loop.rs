@@ -35,6 +35,9 @@ const TURN_WEIGHT_MAX: usize = 40_000;
 /// How often the loop looks for callers that are gone, at most: it asks all of them.
 const GONE_EVERY: Duration = Duration::from_millis(20);
 
+/// Nothing at all is taken while so many times as much waits for the disk as there may be of registrations.
+const STALLED: usize = 16;
+
 /// How long a drain waits for deletes that are being retried.
 const PURGE_WAIT: Duration = Duration::from_millis(500);
 
@@ -57,6 +60,8 @@ pub(crate) struct EventLoop {
     outcomes: mpsc::Receiver<Outcome>,
     tickets: u64,
     callers: HashMap<Ticket, Caller>,
+    /// The weight of registrations that the machine gathers until the writer is idle.
+    gathered: usize,
     /// When callers that are gone were last looked for.
     looked: Time,
     /// First attempts of purges of own events whose call has not been answered.
@@ -82,6 +87,7 @@ impl EventLoop {
             outcomes,
             tickets: 0,
             callers: HashMap::new(),
+            gathered: 0,
             looked: Time::ZERO,
             purges: HashMap::new(),
             links: HashMap::new(),
@@ -104,8 +110,8 @@ impl EventLoop {
                 let now = self.parts.engine.clock.now();
                 core.next_wake(now).since(now)
             };
-            let slow = self.writer.waiting() >= self.parts.writes_max;
-            let stalled = self.writer.waiting() >= 4 * self.parts.writes_max;
+            let slow = self.bulk_room() == 0;
+            let stalled = self.writer.waiting() >= STALLED * self.parts.writes_max;
             let first = tokio::select! {
                 biased;
                 outcome = self.outcomes.recv() => match outcome {
@@ -117,7 +123,7 @@ impl EventLoop {
                 Some(command) = self.parts.bulk.recv(), if !slow => Turn::Command(command),
                 () = tokio::time::sleep(wake) => Turn::Wake,
             };
-            self.turn(first, stalled, slow)?;
+            self.turn(first, stalled)?;
             if let Some(reason) = self.stop.take() {
                 anyhow::bail!(reason);
             }
@@ -140,13 +146,16 @@ impl EventLoop {
         }
     }
 
-    fn turn(&mut self, first: Turn, stalled: bool, slow: bool) -> anyhow::Result<()> {
+    fn turn(&mut self, first: Turn, stalled: bool) -> anyhow::Result<()> {
         let mut inputs = Vec::new();
         let mut weight = 0;
+        let room = self.bulk_room();
+        let mut bulk = 0;
         match first {
             Turn::Wake => {}
             Turn::Command(command) => {
                 weight += command.weight();
+                bulk += command.bulk_weight();
                 self.take(command, &mut inputs);
             }
             Turn::Written(outcome) => {
@@ -183,7 +192,7 @@ impl EventLoop {
             } else {
                 self.parts.urgent.try_recv().ok()
             };
-            let next = if urgent.is_none() && !slow {
+            let next = if urgent.is_none() && bulk < room {
                 self.parts.bulk.try_recv().ok()
             } else {
                 urgent
@@ -191,6 +200,7 @@ impl EventLoop {
             match next {
                 Some(command) => {
                     weight += command.weight();
+                    bulk += command.bulk_weight();
                     self.take(command, &mut inputs);
                 }
                 None => break,
@@ -199,6 +209,7 @@ impl EventLoop {
         if woken || self.short_of_receipts(&inputs) {
             inputs.splice(0..0, self.gone());
         }
+        self.gathered += bulk;
         let membership = inputs.iter().any(touches_members);
         let actions = self.handle(inputs);
         self.writer.kick();
@@ -207,6 +218,13 @@ impl EventLoop {
             self.tell_members();
         }
         Ok(())
+    }
+
+    /// How much more of registrations and snapshots may wait for the disk. Bumps are written in their turn, so all of it
+    /// is written before a bump that comes now.
+    fn bulk_room(&self) -> usize {
+        let waiting = self.writer.waiting() + self.gathered;
+        self.parts.writes_max.saturating_sub(waiting)
     }
 
     fn wake_is_due(&self) -> bool {
@@ -255,6 +273,8 @@ impl EventLoop {
         }
         if idle {
             step(&mut core, Input::Seal);
+            drop(core);
+            self.gathered = 0;
         }
         actions
     }

@@ -113,6 +113,21 @@ impl Command {
             _ => 1,
         }
     }
+
+    /// The same of registrations and snapshots, and nothing for anything else.
+    fn bulk_weight(&self) -> usize {
+        match self {
+            Self::Call(Call::Register(_), _)
+            | Self::Input(Input::Peer {
+                message:
+                    PeerMessage::Directory { .. }
+                    | PeerMessage::SnapshotDirectory { .. }
+                    | PeerMessage::SnapshotVersions { .. },
+                ..
+            }) => self.weight(),
+            _ => 0,
+        }
+    }
 }
 
 /// A call.
@@ -162,6 +177,17 @@ impl Engine {
         room: Option<OwnedSemaphorePermit>,
         wait: Duration,
     ) -> Result<Answer, Status> {
+        self.call_patiently(call, room, INTAKE_WAIT, wait).await
+    }
+
+    /// The same, but that it waits for a place in the loop's queue for as long as it is told.
+    pub(crate) async fn call_patiently(
+        &self,
+        call: Call,
+        room: Option<OwnedSemaphorePermit>,
+        intake: Duration,
+        wait: Duration,
+    ) -> Result<Answer, Status> {
         let queue = match call {
             Call::Invalidate(_) => &self.urgent,
             Call::Register(_) => &self.bulk,
@@ -171,7 +197,7 @@ impl Engine {
             answer: sender,
             _room: room,
         };
-        match tokio::time::timeout(INTAKE_WAIT, queue.reserve()).await {
+        match tokio::time::timeout(intake, queue.reserve()).await {
             Ok(Ok(place)) => place.send(Command::Call(call, caller)),
             Ok(Err(_)) => return Err(stopping()),
             Err(_) => {

@@ -76,7 +76,8 @@ impl Writer {
         !self.busy
     }
 
-    /// The weight of the writes gathered so far: registrations each count, other writes count as one.
+    /// The weight of the writes gathered so far: a registration counts once for each of its classes, other writes count
+    /// as one.
     pub(super) fn waiting(&self) -> usize {
         self.weight
     }
@@ -106,7 +107,7 @@ impl Writer {
 fn weight(write: &Write) -> usize {
     match write {
         Write::Register { registrations, .. } | Write::Unregister { registrations } => {
-            registrations.len()
+            registrations.iter().map(|item| item.classes.len()).sum()
         }
         Write::JoinFloor { evict, .. } => evict.len(),
         _ => 1,

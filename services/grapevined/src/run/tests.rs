@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use std::pin::Pin;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Condvar, Mutex};
 use std::task::Poll;
 use std::time::Instant;
@@ -42,6 +42,8 @@ struct Scripted {
     store: MemoryStore,
     disk: Mutex<Disk>,
     changed: Condvar,
+    /// Registrations that were held when the last bump was written.
+    held_at_bump: AtomicU64,
 }
 
 impl Scripted {
@@ -50,6 +52,7 @@ impl Scripted {
             store: MemoryStore::default(),
             disk: Mutex::new(Disk::Well),
             changed: Condvar::new(),
+            held_at_bump: AtomicU64::new(0),
         })
     }
 
@@ -68,7 +71,15 @@ impl Store for Scripted {
             disk != Disk::Panics,
             "the disk panics, as the test wants it"
         );
-        self.store.commit(writes)
+        let taken = self.store.commit(writes)?;
+        if writes
+            .iter()
+            .any(|write| matches!(write, Write::Take { .. }))
+        {
+            let held = self.store.registrations();
+            self.held_at_bump.store(held, Ordering::Relaxed);
+        }
+        Ok(taken)
     }
 
     fn read_log(
@@ -465,6 +476,46 @@ async fn handed_over_to_its_end(
     .await
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn g10_a_bump_waits_for_a_small_part_of_what_is_registered() {
+    let rig = Rig::start(|_| {}).await;
+    let registration = |number| v1::Registration {
+        address: format!("value:{number}"),
+        classes: (0..16).map(|class| format!("class/{class}")).collect(),
+        ..Default::default()
+    };
+    rig.disk.become_(Disk::Stalled);
+    let mut calls = JoinSet::new();
+    for call in 0..8 {
+        let request = v1::RegisterRequest {
+            registrations: (0..5_000)
+                .map(|at| registration(call * 5_000 + at))
+                .collect(),
+        };
+        let app = rig.app.clone();
+        calls.spawn(async move { app.register(Request::new(request)).await });
+    }
+    // As much as the loop takes of it while the disk has stalled: its queue is not emptied any more.
+    let bulk = &rig.sidecar.engine.bulk;
+    let queued = async {
+        while bulk.max_capacity() - bulk.capacity() < 5 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(SOON, queued).await.unwrap();
+    let mut bump = Box::pin(rig.invalidate("urgent", 0));
+    assert!(handed_over(bump.as_mut()).await);
+    rig.disk.become_(Disk::Well);
+    let answer = tokio::time::timeout(SOON, bump).await.unwrap().unwrap();
+    assert!(answer.receipt.unwrap().satisfied);
+    // 80,000 rows of 640,000 at most: what was on its way and what was gathered, each a piece or two.
+    let rows = rig.disk.held_at_bump.load(Ordering::Relaxed);
+    assert!(rows <= 80_000, "{rows}");
+    while let Some(answer) = calls.join_next().await {
+        assert_eq!(answer.unwrap().unwrap().into_inner().accepted, 5_000);
+    }
+}
+
 fn from_peer(kind: v1::exchange_request::Kind) -> v1::ExchangeRequest {
     v1::ExchangeRequest { kind: Some(kind) }
 }
@@ -501,7 +552,7 @@ async fn g10_bumps_are_heard_while_pieces_of_a_snapshot_wait_for_the_disk() {
     let incoming = tonic::transport::server::TcpIncoming::from(listener);
     tokio::spawn(peers.serve_with_incoming(incoming));
     // One batch is with the disk, one waits for it, and one for the loop: it takes no more registrations and snapshots,
-    // and everything else until four times as much waits.
+    // and everything else until sixteen times as much waits.
     rig.disk.become_(Disk::Stalled);
     let mut waiting = Vec::new();
     for _ in 0..3 {

@@ -27,6 +27,10 @@ pub(crate) const UNDER_WAY_MAX: usize = 200_000;
 /// sooner. Others wait for their turn; there are no more of them than streams of connections.
 pub(crate) const LARGE_LOOK_UPS_MAX: usize = 4;
 
+/// Registrations and their classes that one call has written at a time: a bump waits for what is on its way to the disk,
+/// and for what is gathered behind that.
+const PIECE_WEIGHT_MAX: usize = 20_000;
+
 /// How much longer than its deadline an invalidation may take to be answered: receipts count their deadline from the
 /// flush, and a disk that has not flushed by then has stalled.
 const DISK_WAIT: Duration = Duration::from_secs(1);
@@ -125,7 +129,7 @@ impl Application {
     async fn register_items(&self, items: Vec<RegisterItem>) -> Result<Vec<Verdict>, Status> {
         let count = u32::try_from(items.len()).unwrap_or(u32::MAX);
         let room = self.under_way.clone().acquire_many_owned(count);
-        let Ok(Ok(room)) = tokio::time::timeout(INTAKE_WAIT, room).await else {
+        let Ok(Ok(mut room)) = tokio::time::timeout(INTAKE_WAIT, room).await else {
             self.engine.counters.inc(Counter::IntakeRejected);
             let message = format!("{UNDER_WAY_MAX} fills and registrations are under way already");
             return Err(status::exhausted(message, Duration::from_millis(200)));
@@ -144,16 +148,26 @@ impl Application {
             );
             return Err(status::exhausted(message, Duration::from_secs(10)));
         }
-        let call = self
-            .engine
-            .call(Call::Register(items), Some(room), REGISTER_WAIT);
-        match call.await?.reply {
-            Reply::Registered(verdicts) => Ok(verdicts),
-            Reply::Refused(refusal) => Err(status::refusal(&refusal)),
-            Reply::Invalidated { .. } => Err(Status::internal(
-                "a registration was answered as an invalidation",
-            )),
+        let mut verdicts = Vec::with_capacity(items.len());
+        // Only the first piece is refused for a full queue: the call has no effect then.
+        let mut intake = INTAKE_WAIT;
+        for piece in pieces(items) {
+            let share = room.split(piece.len());
+            let call = Call::Register(piece);
+            let call = self
+                .engine
+                .call_patiently(call, share, intake, REGISTER_WAIT);
+            match call.await?.reply {
+                Reply::Registered(more) => verdicts.extend(more),
+                Reply::Refused(refusal) => return Err(status::refusal(&refusal)),
+                Reply::Invalidated { .. } => {
+                    let message = "a registration was answered as an invalidation";
+                    return Err(Status::internal(message));
+                }
+            }
+            intake = REGISTER_WAIT;
         }
+        Ok(verdicts)
     }
 
     fn listing(&self, limit: u64) -> Result<listing::Listing, Status> {
@@ -184,6 +198,26 @@ impl Application {
             condemned,
         })
     }
+}
+
+/// Cuts a call's registrations into what is written at a time.
+fn pieces(items: Vec<RegisterItem>) -> Vec<Vec<RegisterItem>> {
+    let mut pieces: Vec<Vec<RegisterItem>> = Vec::new();
+    let mut left = 0;
+    for item in items {
+        let weight = 1 + item.classes.len();
+        match pieces.last_mut() {
+            Some(piece) if weight <= left => {
+                left -= weight;
+                piece.push(item);
+            }
+            _ => {
+                left = PIECE_WEIGHT_MAX.saturating_sub(weight);
+                pieces.push(vec![item]);
+            }
+        }
+    }
+    pieces
 }
 
 #[tonic::async_trait]
