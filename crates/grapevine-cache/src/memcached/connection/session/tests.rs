@@ -1,5 +1,12 @@
 //! What a session holds in memory, looked at from inside.
 
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::{mpsc, oneshot};
+
+use super::super::{QUEUE_REQUESTS_MAX, Settings};
 use super::*;
 use crate::memcached::wire::encode_set_line;
 
