@@ -10,8 +10,9 @@
 //! after its heartbeat has moved, and from then on until it was silent for `suspect_after` *and* chitchat's detector
 //! suspects it. When chitchat forgets a run, its peer is remembered here: dead does not mean forgotten.
 //!
-//! Two runs of one node id, of different incarnations, both moving for [`CONFLICT_INTERVALS`] together, are a conflict:
-//! two processes use one name. A run that was just replaced falls silent before that.
+//! Two runs of one node id, of different incarnations and addresses, both moving for [`CONFLICT_INTERVALS`] together, are a
+//! conflict: two processes use one name. A run that was just replaced falls silent before that, also in a crash loop, in
+//! which there are always two that move, but never the same. Of runs that share an address only the newest can be there.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -167,8 +168,8 @@ pub(crate) struct Tracker {
     runs: BTreeMap<String, BTreeMap<(u64, SocketAddr), Run>>,
     /// Peers whose every run chitchat forgot. At most `max_peers`.
     remembered: BTreeMap<String, Peer>,
-    /// Since when several incarnations of a node id move together.
-    rivals_since: BTreeMap<String, Instant>,
+    /// Since when each of several incarnations of a node id moves beside another.
+    rivals_since: BTreeMap<String, BTreeMap<u128, Instant>>,
     malformed: u64,
 }
 
@@ -276,16 +277,42 @@ impl Tracker {
     fn find_rivals(&mut self, now: Instant) {
         let mut rivals = BTreeMap::new();
         for node_id in self.runs.keys() {
-            if self.moving(node_id, now).len() > 1 {
-                let since = self.rivals_since.get(node_id).copied().unwrap_or(now);
-                rivals.insert(node_id.clone(), since);
+            let moving = self.moving(node_id, now);
+            if moving.len() > 1 {
+                let known = self.rivals_since.get(node_id);
+                let since = |run: &u128| known.and_then(|known| known.get(run)).copied();
+                let runs = moving
+                    .into_keys()
+                    .map(|run| (run, since(&run).unwrap_or(now)));
+                rivals.insert(node_id.clone(), runs.collect());
             }
         }
         self.rivals_since = rivals;
     }
 
+    /// The incarnations of a node id that have moved beside each other for long, if there are several.
+    fn conflict(
+        &self,
+        node_id: &str,
+        since: &BTreeMap<u128, Instant>,
+        now: Instant,
+    ) -> Option<Conflict> {
+        let settle = self.rules.interval * CONFLICT_INTERVALS;
+        let settled = |run: &u128| {
+            let since = since.get(run);
+            since.is_some_and(|since| now.duration_since(*since) >= settle)
+        };
+        let moving = self.moving(node_id, now).into_iter();
+        let incarnations: Vec<_> = moving.filter(|(run, _)| settled(run)).collect();
+        (incarnations.len() > 1).then(|| Conflict {
+            node_id: node_id.to_owned(),
+            incarnations,
+        })
+    }
+
     /// The incarnations of a node id whose runs are moving; this process is one of its own name's.
     fn moving(&self, node_id: &str, now: Instant) -> BTreeMap<u128, SocketAddr> {
+        // Runs come by their generation, so that the newest of an address is what is found there.
         let mut found = BTreeMap::new();
         for run in self
             .runs
@@ -296,13 +323,13 @@ impl Tracker {
             if let Some(published) = run.published.as_ref().filter(|published| !published.left)
                 && is_moving(run, now, &self.rules)
             {
-                found.insert(published.incarnation, run.addr);
+                found.insert(run.addr, published.incarnation);
             }
         }
         if node_id == self.rules.node_id {
-            found.insert(self.rules.incarnation, self.rules.own_addr);
+            found.insert(self.rules.own_addr, self.rules.incarnation);
         }
-        found
+        found.into_iter().map(|(addr, run)| (run, addr)).collect()
     }
 
     fn forget_beyond_bound(&mut self) {
@@ -350,15 +377,10 @@ impl Tracker {
                 peers.insert(node_id.clone(), peer(run, published, now, &self.rules));
             }
         }
-        let settle = self.rules.interval * CONFLICT_INTERVALS;
         let conflicts = self
             .rivals_since
             .iter()
-            .filter(|(_, since)| now.duration_since(**since) >= settle)
-            .map(|(node_id, _)| Conflict {
-                node_id: node_id.clone(),
-                incarnations: self.moving(node_id, now).into_iter().collect(),
-            })
+            .filter_map(|(node_id, since)| self.conflict(node_id, since, now))
             .collect();
         View { peers, conflicts }
     }

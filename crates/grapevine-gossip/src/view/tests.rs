@@ -208,6 +208,45 @@ fn two_processes_with_one_name_are_a_conflict_until_one_is_gone() {
 }
 
 #[test]
+fn a_crash_loop_is_no_conflict_at_one_address_or_at_many() {
+    for same_address in [true, false] {
+        let mut scene = Scene::new(9);
+        for generation in 1..20 {
+            scene.list("a", generation, 10 + u128::from(generation));
+            if same_address {
+                scene.listed.get_mut(&("a", generation)).unwrap().port = 7;
+            }
+            // It lives for a few intervals, in which its predecessor still counts as moving.
+            for _ in 0..4 {
+                let view = scene.step(&[("a", generation)]);
+                assert!(view.conflicts.is_empty(), "{:?}", view.conflicts);
+            }
+        }
+    }
+    // Two that share an address cannot both be there, however long they are told of.
+    let mut scene = Scene::new(9);
+    for generation in [1, 2] {
+        scene.list("a", generation, 10 + u128::from(generation));
+        scene.listed.get_mut(&("a", generation)).unwrap().port = 7;
+    }
+    let told = scene.steps(40, &[("a", 1), ("a", 2)]);
+    assert!(told.conflicts.is_empty());
+    // One that stays is told of beside one that restarts again and again only once both stay.
+    scene.list("a", 3, 13);
+    assert!(
+        scene
+            .steps(CONFLICT_INTERVALS, &[("a", 2), ("a", 3)])
+            .conflicts
+            .is_empty()
+    );
+    let told = scene.steps(2, &[("a", 2), ("a", 3)]);
+    assert_eq!(
+        told.conflicts[0].incarnations,
+        [(12, addr(7)), (13, addr(3))]
+    );
+}
+
+#[test]
 fn a_process_that_uses_our_own_name_is_a_conflict_and_no_peer() {
     let mut scene = Scene::new(9);
     scene.list("own", 5, 99);
