@@ -15,7 +15,7 @@
 
 use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use grapevine_core::store::Recovered;
 use sled::{Db, Tree};
@@ -65,6 +65,7 @@ pub fn open(config: &StoreConfig) -> Result<(SledStore, Recovered, OpenReport), 
         let path = path.to_owned();
         |source| StoreError::Unusable { path, source }
     };
+    check_clock(SystemTime::now()).map_err(unusable(&config.path))?;
     fs::create_dir_all(&config.path).map_err(unusable(&config.path))?;
     let lock = lock(&config.path)?;
     let guard = Guard::new(&config.path);
@@ -114,6 +115,17 @@ pub fn open(config: &StoreConfig) -> Result<(SledStore, Recovered, OpenReport), 
     };
     let store = SledStore::new(engine, guard, config, lock)?;
     Ok((store, opened.recovered, report))
+}
+
+/// The engine panics where the system's clock stands before 1970, and its files would be taken for damaged.
+fn check_clock(now: SystemTime) -> std::io::Result<()> {
+    let before = now.duration_since(SystemTime::UNIX_EPOCH).err();
+    before.map_or(Ok(()), |before| {
+        let seconds = before.duration().as_secs();
+        Err(std::io::Error::other(format!(
+            "the system's clock stands {seconds} s before 1970: set it, then start again"
+        )))
+    })
 }
 
 /// An engine that is open, and what was read from it.
@@ -361,4 +373,18 @@ fn earlier_numbers(directory: &Path) -> Vec<u64> {
         .collect();
     numbers.sort_unstable();
     numbers
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+
+    #[test]
+    fn a_clock_before_1970_is_told_before_anything_is_touched() {
+        let at = |seconds| SystemTime::UNIX_EPOCH.checked_sub(Duration::from_secs(seconds));
+        check_clock(at(0).unwrap()).unwrap();
+        let told = check_clock(at(90).unwrap()).unwrap_err().to_string();
+        assert!(told.contains("clock stands 90 s before 1970"), "{told}");
+    }
 }
