@@ -32,6 +32,20 @@ impl Client {
             .members)
     }
 
+    /// Takes the seat of a member that is gone for good. `alone`: go on without the others if no majority is left, which is
+    /// right only if all of them are stopped for good. Tells whether the sidecar goes on alone.
+    pub async fn forget(&self, node_id: &str, alone: bool) -> Result<bool, CallError> {
+        let mut admin = self.own().admin();
+        let request = v1::ForgetRequest {
+            node_id: node_id.to_owned(),
+            alone,
+        };
+        let deadline = self.settings().call_deadline;
+        let link = self.own();
+        let answer = link.call(Gated::No, deadline, admin.forget(request));
+        Ok(answer.await?.alone)
+    }
+
     /// Makes the sidecar leave the cluster in order and end; `None` takes its configured bound on open calls. The answer
     /// says that it has begun.
     pub async fn drain(&self, timeout: Option<Duration>) -> Result<(), CallError> {

@@ -7,6 +7,9 @@
 use std::fmt;
 use std::time::Duration;
 
+/// The admission epoch of what is not a run but a history.
+const HISTORY_EPOCH: u128 = 0xffff_ffff;
+
 /// One run of one sidecar: 16 bytes, new at every start.
 ///
 /// The upper 32 bits are reserved for the admission epoch (zero until a roster hands one out), the lower 96 are
@@ -29,6 +32,17 @@ impl Incarnation {
         // An all-zero draw has a chance of 2^-96; it still must not make the invalid value.
         let low = if low == 0 { 1 } else { low };
         Self(((epoch as u128) << 96) | low)
+    }
+
+    /// The name under which a roster that this run begins bumps everything: not that of any run.
+    #[must_use]
+    pub const fn as_history(self) -> Self {
+        Self(self.0 | (HISTORY_EPOCH << 96))
+    }
+
+    /// Whether it names a history, and no run.
+    pub const fn is_history(self) -> bool {
+        self.0 >> 96 == HISTORY_EPOCH
     }
 
     /// From its byte form; `None` unless it is 16 bytes and not zero.

@@ -7,6 +7,7 @@
 use crate::event::{Event, Floor, Match, PurgeMode, Registration};
 use crate::id::{EventId, Incarnation, Lane, UnixSeconds};
 use crate::names::{Address, ClassPath, NodeId};
+use crate::roster::Record;
 use crate::vector::VersionVector;
 
 /// One change to the store.
@@ -83,6 +84,8 @@ pub enum Write {
     PutMember(MemberRecord),
     /// Forget a member.
     RemoveMember(NodeId),
+    /// Remember this sidecar's part in the roster, in place of what was known of it.
+    Roster(Box<Record>),
     /// Remember that this sidecar ran as this incarnation.
     OwnIncarnation(Incarnation),
 }
@@ -118,6 +121,8 @@ pub struct Recovered {
     pub own_incarnations: Vec<Incarnation>,
     /// Members remembered.
     pub members: Vec<MemberRecord>,
+    /// Its part in the roster.
+    pub roster: Option<Record>,
     /// Each class's entries and conjunctions.
     pub classes: Vec<RecoveredClass>,
     /// Floors.

@@ -24,6 +24,7 @@ pub(crate) enum Table {
     Ledger = 0x12,
     Incarnations = 0x20,
     Members = 0x21,
+    Roster = 0x22,
     Floors = 0x30,
     Classes = 0x31,
     Parts = 0x32,
@@ -33,13 +34,14 @@ pub(crate) enum Table {
 }
 
 impl Table {
-    pub(crate) const ALL: [Self; 12] = [
+    pub(crate) const ALL: [Self; 13] = [
         Self::Format,
         Self::Counters,
         Self::Progress,
         Self::Ledger,
         Self::Incarnations,
         Self::Members,
+        Self::Roster,
         Self::Floors,
         Self::Classes,
         Self::Parts,
@@ -235,6 +237,10 @@ pub(crate) fn member(node_id: &NodeId) -> Vec<u8> {
     let mut key = Table::Members.key(node_id.as_str().len());
     key.extend_from_slice(node_id.as_str().as_bytes());
     key
+}
+
+pub(crate) fn roster() -> Vec<u8> {
+    Table::Roster.key(0)
 }
 
 pub(crate) fn parse_member(key: &[u8]) -> Result<NodeId, DecodeError> {

@@ -30,6 +30,7 @@ mod memory;
 mod open;
 mod page;
 mod recover;
+mod roster;
 mod sled_store;
 mod snapshots;
 mod tally;

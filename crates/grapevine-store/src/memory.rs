@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use grapevine_core::event::{Event, Floor, Match, Registration};
 use grapevine_core::id::{Incarnation, Lane, UnixSeconds};
 use grapevine_core::names::{Address, ClassPath, NodeId};
+use grapevine_core::roster::Record;
 use grapevine_core::store::{MemberRecord, Recovered, RecoveredClass, Taken, Write};
 use grapevine_core::vector::VersionVector;
 
@@ -31,6 +32,7 @@ struct Versions {
 struct State {
     own_incarnations: BTreeSet<Incarnation>,
     members: BTreeMap<NodeId, MemberRecord>,
+    roster: Option<Record>,
     classes: BTreeMap<SortKey, Versions>,
     floors: BTreeMap<(SortKey, u16), VersionVector>,
     progress: BTreeMap<(Incarnation, Lane), u64>,
@@ -146,6 +148,7 @@ impl State {
             Write::RemoveMember(node_id) => {
                 self.members.remove(node_id);
             }
+            Write::Roster(record) => self.roster = Some((**record).clone()),
             Write::OwnIncarnation(incarnation) => {
                 self.own_incarnations.insert(*incarnation);
             }
@@ -316,6 +319,7 @@ impl State {
         Recovered {
             own_incarnations: self.own_incarnations.iter().copied().collect(),
             members: self.members.values().cloned().collect(),
+            roster: self.roster.clone(),
             classes: self
                 .classes
                 .iter()

@@ -12,7 +12,7 @@ use crate::ledger::{Held, Ledger};
 use crate::page::{Entries, Header};
 use crate::txn::Txn;
 use crate::versions::{self, Classes};
-use crate::{event, log, vectors};
+use crate::{event, log, roster, vectors};
 
 pub(crate) fn encode_member(member: &MemberRecord) -> Vec<u8> {
     let mut out = member.incarnation.to_bytes().to_vec();
@@ -100,6 +100,9 @@ pub(crate) fn recover(txn: &Txn<'_>, ledger: &Ledger) -> Result<Recovered, Store
         let (key, value) = entry?;
         let member = decode_member(keys::parse_member(&key)?, &value)?;
         recovered.members.push(member);
+    }
+    if let Some(bytes) = txn.get(&keys::roster())? {
+        recovered.roster = Some(roster::decode(&bytes)?);
     }
     let mut classes = Classes::of(txn, Table::Classes.range());
     while let Some((_, class)) = classes.advance()? {
@@ -200,6 +203,9 @@ fn check_record(txn: &Txn<'_>, key: &[u8], value: &[u8]) -> Result<(), StoreErro
         }
         Some(Table::Members) => {
             decode_member(keys::parse_member(key)?, value)?;
+        }
+        Some(Table::Roster) => {
+            roster::decode(value)?;
         }
         Some(Table::Floors) => {
             keys::parse_floor(key)?;

@@ -21,7 +21,7 @@ use crate::tally::Tally;
 use crate::txn::Txn;
 use crate::{
     AddressRow, ClassRow, Cursor, LogRead, Page, Store, StoreConfig, StoreError, listing, recover,
-    versions,
+    roster, versions,
 };
 
 /// Floors read while a commit waits.
@@ -298,6 +298,7 @@ impl Commit<'_, '_> {
                 self.txn.put(key, recover::encode_member(member));
             }
             Write::RemoveMember(node_id) => self.txn.remove(keys::member(node_id)),
+            Write::Roster(record) => self.txn.put(keys::roster(), roster::encode(record)),
             Write::OwnIncarnation(incarnation) => {
                 self.txn
                     .put(keys::incarnation(*incarnation), IVec::default());

@@ -19,6 +19,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use grapevine_core::id::EventId;
+use grapevine_core::machine::Core;
 use grapevine_core::token::Token;
 
 use crate::cache::Value;
@@ -123,12 +124,18 @@ pub(crate) struct Known {
     acknowledged: bool,
     /// Whether the last disk that held it is gone.
     lost: bool,
+    /// The view that had bumped everything last where it was issued.
+    everything: u64,
+    /// How many were issued before it.
+    order: usize,
 }
 
 /// The checker.
 #[derive(Debug)]
 pub(crate) struct Checker {
     known: BTreeMap<EventId, Known>,
+    /// Bumps of everything, each with the number of events that were issued before it was first applied.
+    everything: BTreeMap<EventId, usize>,
     applied: Vec<[u64; ADDRESSES_MAX]>,
     current: Vec<[Option<Token>; ADDRESSES_MAX]>,
     superseded: Vec<BTreeSet<(usize, Token)>>,
@@ -151,6 +158,7 @@ impl Checker {
     pub(crate) fn new(staleness: Micros, serve: [Micros; ADDRESSES_MAX]) -> Self {
         Self {
             known: BTreeMap::new(),
+            everything: BTreeMap::new(),
             applied: vec![[0; ADDRESSES_MAX]; SLOTS_MAX],
             current: vec![[None; ADDRESSES_MAX]; SLOTS_MAX],
             superseded: vec![BTreeSet::new(); SLOTS_MAX],
@@ -185,7 +193,7 @@ impl Checker {
     }
 
     /// A write's invalidation was given its number.
-    pub(crate) fn issued(&mut self, event: EventId, covers: Mask, index: u64) {
+    pub(crate) fn issued(&mut self, event: EventId, covers: Mask, index: u64, everything: u64) {
         self.known.insert(
             event,
             Known {
@@ -195,6 +203,8 @@ impl Checker {
                 holders: 0,
                 acknowledged: false,
                 lost: false,
+                everything,
+                order: self.known.len(),
             },
         );
     }
@@ -404,19 +414,40 @@ impl Checker {
         }
     }
 
-    /// Judges a sidecar that does not tell to bypass.
+    /// A bump of everything is applied, perhaps for the first time anywhere.
+    pub(crate) fn everything_bumped(&mut self, event: EventId) {
+        let order = self.known.len();
+        self.everything.entry(event).or_insert(order);
+    }
+
+    /// Judges a sidecar that does not tell to bypass. It need not have what was issued before a bump of everything that
+    /// it has: values from before that are dead, and those filled since were read after that write. What a member issued that lost its seat, with a bump of everything
+    /// that it had not heard of, is not waited for: everything was bumped after the last that it issued as a member who
+    /// knew that it was one.
     pub(crate) fn vouches(
         &mut self,
         place: (u64, Micros),
         (slot, letter): (usize, char),
-        has: impl Fn(EventId) -> bool,
+        core: &Core,
     ) {
+        let view = core.roster();
+        let gone = |event: EventId, everything| {
+            let seated = view.seats.values().any(|run| *run == event.origin);
+            !seated && view.everything > everything
+        };
+        let bumped = self.everything.iter();
+        let bumped = bumped.filter(|(event, _)| core.progress().has(**event));
+        let dead_before = bumped.map(|(_, order)| *order).max().unwrap_or(0);
         while let Some(&(at, event)) = self.acknowledged.get(self.checked[slot])
             && at + self.staleness < place.1
         {
             self.checked[slot] += 1;
-            let lost = self.known.get(&event).is_none_or(|known| known.lost);
-            if !lost && !has(event) {
+            let waits = |known: &Known| {
+                let dead = known.order < dead_before;
+                !known.lost && !dead && !gone(event, known.everything)
+            };
+            let waits = self.known.get(&event).is_some_and(waits);
+            if waits && !core.progress().has(event) {
                 let what = format!(
                     "{letter} vouches for itself without {event:?}, acknowledged at {at} us"
                 );

@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use grapevine_core::event::{Event, Floor, Match, Registration};
 use grapevine_core::id::{EventId, Incarnation, Lane, UnixSeconds};
 use grapevine_core::names::{Address, ClassPath, NodeId};
+use grapevine_core::roster::Record;
 use grapevine_core::store::{
     MemberRecord, Recovered, RecoveredClass, RecoveredProgress, Taken, Write,
 };
@@ -22,6 +23,7 @@ type Stored = BTreeMap<Vec<ClassPath>, VersionVector>;
 pub(crate) struct Disk {
     own_incarnations: Vec<Incarnation>,
     members: BTreeMap<NodeId, MemberRecord>,
+    roster: Option<Record>,
     classes: BTreeMap<ClassPath, Stored>,
     floors: BTreeMap<(ClassPath, u16), VersionVector>,
     log: BTreeMap<(Incarnation, Lane, u64), Event>,
@@ -93,6 +95,7 @@ impl Disk {
             Write::RemoveMember(node) => {
                 self.members.remove(node);
             }
+            Write::Roster(record) => self.roster = Some((**record).clone()),
             Write::OwnIncarnation(incarnation) => self.own_incarnations.push(*incarnation),
         }
         None
@@ -161,6 +164,7 @@ impl Disk {
         Recovered {
             own_incarnations: self.own_incarnations.clone(),
             members: self.members.values().cloned().collect(),
+            roster: self.roster.clone(),
             classes: classes
                 .map(|(class, stored)| recovered(class, stored))
                 .collect(),

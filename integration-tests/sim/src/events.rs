@@ -108,8 +108,6 @@ pub(crate) enum Event {
     },
     /// A twin ends.
     TwinEnds,
-    /// Everybody has had the time to forget a twin.
-    TwinForgotten,
     /// A reader that has a session looks again.
     Session {
         /// The operation.

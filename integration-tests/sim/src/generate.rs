@@ -15,7 +15,7 @@ use crate::clock::{MILLISECOND, Micros};
 use crate::motifs;
 use crate::network::Weather;
 use crate::rng::stream;
-use crate::scenario::{Gap, Scenario};
+use crate::scenario::Scenario;
 use crate::schedule::{HORIZON, Op, ReadOp, Source, What, WriteOp};
 use crate::shop::{ADDRESSES_MAX, Shop};
 
@@ -37,8 +37,6 @@ pub(crate) struct Plan {
     pub(crate) member_timeout: Duration,
     /// How many bumped classes a top-level class may have.
     pub(crate) classes_per_top: usize,
-    /// What may be violated, because it is not built.
-    pub(crate) gap: Option<Gap>,
     /// Whether nothing goes wrong, so that hits are asserted.
     pub(crate) calm: bool,
 }
@@ -165,7 +163,6 @@ pub(crate) fn generate(seed: u64, size: usize, scenario: Scenario, shop: &Shop) 
             Duration::from_hours(1)
         },
         classes_per_top,
-        gap: scenario.gap(),
         calm: climate.is_calm(),
     }
 }

@@ -24,7 +24,7 @@ pub enum Scenario {
     Caches,
     /// Expected failure until fills know of `source_lag` (issue 3): readers read a replica that lags.
     ReplicaLag,
-    /// Expected failure until the roster is agreed on (docs/decisions/0005): members are forgotten after a short silence.
+    /// Members lose their seats after a short silence.
     ShortMemory,
 }
 
@@ -33,9 +33,9 @@ pub enum Scenario {
 pub enum Gap {
     /// Fills from a replica that lags are stale until their TTL: `source_lag` (design section 4) is not built.
     SourceLag,
-    /// Sidecars that were cut off for longer than `member_timeout` forget each other; who knows which members are to be
-    /// asked is the roster's business (design section 4), and there is none.
-    Roster,
+    /// A second process with the node id and a disk of its own was let in. It counts as the loss of the first one's disk,
+    /// which may come on top of another loss: two at once are not promised.
+    NodeIdTwice,
 }
 
 impl Gap {
@@ -43,18 +43,7 @@ impl Gap {
     pub fn name(self) -> &'static str {
         match self {
             Self::SourceLag => "source-lag",
-            Self::Roster => "roster",
-        }
-    }
-}
-
-impl Scenario {
-    /// What it is expected to violate.
-    pub fn gap(self) -> Option<Gap> {
-        match self {
-            Self::ReplicaLag => Some(Gap::SourceLag),
-            Self::ShortMemory => Some(Gap::Roster),
-            _ => None,
+            Self::NodeIdTwice => "node-id-twice",
         }
     }
 }

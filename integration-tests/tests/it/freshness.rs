@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use grapevine_integration_tests::{Api, Fault, Setup, always, eventually};
+use grapevine_proto::v1;
 use grapevine_proto::v1::{Freshness, ReceiptLevel};
 
 use crate::support::{SOON, check_catching_up};
@@ -59,8 +60,90 @@ async fn g11_a_minority_is_never_fresh() {
             "a minority grants no {level:?}"
         );
     }
+    // One more would be a majority, but if its disk were an older copy it could have agreed with the third to go on
+    // without the first, and not know it.
     cluster[1].start().unwrap();
+    always("two of which one started anew", A_WHILE, async || {
+        check_unknown(&lone, "class", true).await
+    })
+    .await
+    .unwrap();
+    cluster[2].start().unwrap();
     cluster.wait_fresh().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn g7_a_crashed_member_loses_its_seat_and_the_others_go_on() {
+    let mut cluster = Setup::of(3)
+        .flag("freshness-member-timeout", "1s")
+        .start()
+        .await
+        .unwrap();
+    let before = cluster[0].api.token("class").await.unwrap().0;
+    cluster[2].kill().await.unwrap();
+    for survivor in 0..2 {
+        let api = cluster[survivor].api.clone();
+        eventually("the survivors are two and fresh", SOON, async || {
+            let status = api.status().await?;
+            ensure!(status.seats == 2, "{} seats", status.seats);
+            ensure!(
+                status.freshness() == Freshness::Fresh,
+                "{}",
+                status.freshness_reason
+            );
+            Ok(())
+        })
+        .await
+        .unwrap();
+    }
+    // Nobody knows what it had acknowledged last.
+    let after = cluster[0].api.token("class").await.unwrap().0;
+    assert_ne!(before, after);
+    let answer = cluster[0].api.invalidate("class", ReceiptLevel::All).await;
+    assert!(answer.unwrap().receipt.unwrap().satisfied);
+    cluster[2].start().unwrap();
+    cluster.wait_fresh().await.unwrap();
+    assert_eq!(cluster[1].api.status().await.unwrap().seats, 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn g7_an_operator_forgets_who_is_gone_for_good() {
+    let setup = Setup::of(3).flag("freshness-member-timeout", "1s");
+    let mut cluster = setup.start().await.unwrap();
+    let forget = |node_id: &str, alone| v1::ForgetRequest {
+        node_id: node_id.to_owned(),
+        alone,
+    };
+    let mut admin = cluster[0].api.admin.clone();
+    let refused = admin.forget(forget("n2", false)).await.unwrap_err();
+    assert_eq!(refused.code(), tonic::Code::FailedPrecondition);
+    assert!(refused.message().contains("drain it instead"), "{refused}");
+    let refused = admin.forget(forget("n9", false)).await.unwrap_err();
+    assert_eq!(refused.code(), tonic::Code::InvalidArgument, "{refused}");
+    cluster[1].kill().await.unwrap();
+    cluster[2].kill().await.unwrap();
+    eventually("without a majority it is refused", SOON, async || {
+        let refused = admin.forget(forget("n3", false)).await;
+        let refused = refused.err().map(|status| status.message().to_owned());
+        let refused = refused.unwrap_or_default();
+        ensure!(refused.contains("1 of the 3 members"), "{refused}");
+        Ok(())
+    })
+    .await
+    .unwrap();
+    let done = admin.forget(forget("n3", true)).await.unwrap();
+    assert!(done.into_inner().alone);
+    let api = cluster[0].api.clone();
+    eventually("it goes on alone", SOON, async || {
+        ensure!(api.status().await?.freshness() == Freshness::Fresh);
+        Ok(())
+    })
+    .await
+    .unwrap();
+    // What comes back joins it.
+    cluster[1].start().unwrap();
+    cluster[1].wait_fresh().await.unwrap();
+    assert_eq!(api.status().await.unwrap().seats, 2);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -171,7 +171,7 @@ impl Peer {
         let endpoint = Endpoint::from_shared(format!("http://{}", cluster[node].peer)).unwrap();
         let hello = v1::Hello {
             cluster: "test".to_owned(),
-            protocol: 1,
+            protocol: 2,
             node_id: format!("made-by-hand-{:016x}", rand::random::<u64>()),
             incarnation: rand::random::<u128>().to_be_bytes().to_vec().into(),
             // Nobody answers there.
@@ -273,7 +273,10 @@ async fn a_peer_of_another_cluster_or_protocol_or_name_is_told_why() {
             "peer_address",
         ),
         (
-            Kind::Probe(v1::Probe { nonce: 1 }),
+            Kind::Probe(v1::Probe {
+                nonce: 1,
+                view: None,
+            }),
             Code::InvalidArgument,
             "hello",
         ),

@@ -9,8 +9,8 @@ use std::process::ExitCode;
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 use crate::commands::{
-    addresses, classes, completions, demo, drain, invalidate, members, register, replay, resolve,
-    status, watch,
+    addresses, classes, completions, demo, drain, forget, invalidate, members, register, replay,
+    resolve, status, watch,
 };
 use crate::exit::{EXIT_CODES, Failure, of_clap};
 
@@ -35,6 +35,7 @@ enum Command {
     Invalidate(invalidate::Args),
     Watch(watch::Args),
     Drain(drain::Args),
+    Forget(forget::Args),
     Demo(demo::Args),
     Replay(replay::Args),
     Completions(completions::Args),
@@ -111,6 +112,7 @@ impl Command {
             Self::Invalidate(args) => invalidate::run(args).await,
             Self::Watch(args) => watch::run(args).await,
             Self::Drain(args) => drain::run(args).await,
+            Self::Forget(args) => forget::run(args).await,
             Self::Demo(args) => demo::run(args).await,
             Self::Replay(args) => replay::run(args).await,
             Self::Completions(args) => completions::run(&args),
@@ -129,6 +131,7 @@ impl Command {
             Self::Invalidate(args) => args.connection.json,
             Self::Watch(args) => args.connection.json,
             Self::Drain(args) => args.connection.json,
+            Self::Forget(args) => args.connection.json,
             Self::Demo(args) => args.json,
             Self::Replay(args) => args.json,
             Self::Completions(_) => false,
@@ -188,6 +191,7 @@ mod tests {
             "demo",
             "replay",
             "drain",
+            "forget",
             "completions",
         ] {
             assert!(names.contains(&name), "{name} is missing from {names:?}");

@@ -16,6 +16,7 @@ use crate::id::{EventId, Incarnation, Lane, Time, UnixSeconds};
 use crate::lease::Lease;
 use crate::names::{Address, ClassPath, NodeId};
 use crate::progress::OriginHead;
+use crate::roster::{Mark, Say};
 use crate::store::{RecoveredClass, Write};
 use crate::token::Token;
 use crate::vector::VersionVector;
@@ -38,6 +39,8 @@ pub enum Input {
     /// Nobody waits for the answers of these invalidations any more: what is asked for is done, and a receipt for nobody
     /// is not waited for.
     Gone(BTreeSet<Ticket>),
+    /// An operator says that a member is gone for good.
+    Forget(Ticket, Forget),
     /// The loop has no more inputs at hand and its writer is idle: what was gathered may go.
     Seal,
     /// Every write up to and including this group is flushed.
@@ -102,6 +105,16 @@ pub struct Invalidate {
     pub level: ReceiptLevel,
     /// When to reply whatever the receipt says.
     pub deadline: Time,
+}
+
+/// What an operator knows of a member that is gone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Forget {
+    /// Which.
+    pub node_id: NodeId,
+    /// Go on alone if no majority is left to agree: the operator vouches for it that all others are stopped, for they
+    /// might go on without this sidecar.
+    pub alone: bool,
 }
 
 /// Which sidecars must have an event before the reply.
@@ -227,12 +240,21 @@ pub enum PeerMessage {
     Probe {
         /// Echoed.
         nonce: u64,
+        /// The view that it has.
+        mark: Mark,
+    },
+    /// What members say to agree on views.
+    Roster {
+        /// The history of the view that the speaker has.
+        history: Option<Incarnation>,
+        /// What it says.
+        say: Say,
     },
     /// The answer to a probe.
     Grant {
         /// Of the probe.
         nonce: u64,
-        /// How long it holds.
+        /// How long it holds; zero to who is no member of the same view.
         duration: Duration,
         /// The heads of every incarnation.
         heads: Vec<OriginHead>,
@@ -383,6 +405,11 @@ pub enum Reply {
     Refused(Refusal),
     /// To [`Input::Register`]: one verdict per item, in order.
     Registered(Vec<Verdict>),
+    /// To [`Input::Forget`]: it is being agreed on, or, without a majority, this sidecar goes on alone.
+    Forgotten {
+        /// Whether it goes on alone.
+        alone: bool,
+    },
 }
 
 /// Why a call had no effect.
@@ -421,6 +448,34 @@ pub enum Refusal {
     /// The sidecar is leaving.
     #[error("this sidecar is draining; call another one")]
     Draining,
+    /// Nobody to forget.
+    #[error("node_id: {node_id} has no seat in the roster of view {view}")]
+    NoSeat {
+        /// Whom.
+        node_id: NodeId,
+        /// The view's number.
+        view: u64,
+    },
+    /// A member that is there is not forgotten.
+    #[error("node_id: {node_id} is connected; drain it instead")]
+    Connected {
+        /// Whom.
+        node_id: NodeId,
+    },
+    /// Too few are left to agree.
+    #[error(
+        "node_id: without {node_id} this sidecar sees {seen} of the {seats} members, and {needed} are needed to agree; if all others are stopped for good, say so (alone)"
+    )]
+    NoMajority {
+        /// Whom.
+        node_id: NodeId,
+        /// Members seen, this one among them.
+        seen: usize,
+        /// Members.
+        seats: usize,
+        /// How many must agree.
+        needed: usize,
+    },
 }
 
 /// Who has an event.

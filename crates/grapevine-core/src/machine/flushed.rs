@@ -15,8 +15,9 @@ use crate::event::{
     BATCH_REGISTRATIONS_MAX, BumpEvent, PurgeMode, Registration, RegistrationBatch,
 };
 use crate::id::{EventId, Incarnation, Lane, Time, UnixSeconds};
-use crate::names::Address;
+use crate::names::{Address, NodeId};
 use crate::progress::LaneProgress;
+use crate::roster::{Mark, Say};
 use crate::store::Write;
 use crate::versions::Stamp;
 
@@ -48,6 +49,12 @@ pub(super) enum Pending {
     },
     /// A peer wants a part of the log, or a snapshot, of what is flushed by then.
     Serve(Action),
+    /// What this sidecar has to say of the roster, once its record is on disk.
+    Roster {
+        mark: Mark,
+        history: Option<Incarnation>,
+        say: Vec<(NodeId, Say)>,
+    },
     /// This sidecar's departure, told once nothing of its own is being written.
     Leave,
     /// A registration batch of a peer, judged at this stamp.
@@ -94,6 +101,9 @@ impl Core {
                         member.told = Some((watermark, above.clone()));
                     }
                     effects.send(to, PeerMessage::Ack { watermark, above });
+                }
+                Pending::Roster { mark, history, say } => {
+                    self.roster_flushed(mark, (history, say), now, effects);
                 }
                 Pending::Leave => self.leave(now, effects),
                 Pending::Serve(served) => effects.actions.push(served),
@@ -142,6 +152,8 @@ impl Core {
             bump_head: head(Lane::Bump),
             directory_head: head(Lane::Directory),
         }));
+        self.views.farewell = Some(now);
+        self.review_roster(now, effects);
     }
 
     fn apply_own(&mut self, id: EventId, event: &Arc<BumpEvent>, effects: &mut Effects) {

@@ -3,8 +3,8 @@
 //! Every sidecar probes each member; the answer is a *grant*: the member's heads, and leave to call oneself fresh for
 //! `max_staleness` once those heads are applied. The requester counts a grant from sending its probe, the grantor from
 //! sending the grant, each on its own clock, the requester shorter and the grantor longer by the clock-rate bound. A
-//! sidecar is fresh while it holds unexpired grants from every member and they, with itself, are a majority of the
-//! members the cluster is to have. After a start it waits for all of those, up to `member_timeout`. One that leaves vouches for nothing from that moment, for nobody waits for it. A
+//! sidecar is fresh while it has a seat in the roster and holds unexpired grants from every other seat. Grants are given to
+//! members of the same view only. One that leaves vouches for nothing from that moment, for nobody waits for it. A
 //! grantor knows until when each peer may call itself fresh without one of its events: that is what a receipt waits for.
 
 use std::time::Duration;
@@ -15,6 +15,7 @@ use super::flushed::Pending;
 use crate::id::{Incarnation, Lane, Time, UnixSeconds};
 use crate::names::NodeId;
 use crate::progress::{LaneProgress, OriginHead};
+use crate::roster::Mark;
 use crate::store::Write;
 
 /// How often lapsed registrations are swept.
@@ -37,7 +38,8 @@ impl Core {
         member.asked.ask(nonce, now);
         member.next_probe = now.plus(self.config.max_staleness / 4);
         let to = member.hello.incarnation;
-        effects.send(to, PeerMessage::Probe { nonce });
+        let mark = self.views.durable();
+        effects.send(to, PeerMessage::Probe { nonce, mark });
     }
 
     /// Gossip says that members have issued more than is known here: asks them, for a datagram is no evidence.
@@ -72,11 +74,20 @@ impl Core {
     pub(super) fn probed(
         &mut self,
         from: Incarnation,
-        nonce: u64,
+        (nonce, mark): (u64, Mark),
         now: Time,
         effects: &mut Effects,
     ) {
-        let duration = self.config.max_staleness;
+        self.marked(from, mark, now, effects);
+        let member = self.members.by_incarnation(from);
+        let node = member.map(|member| member.hello.node_id.clone());
+        let granted = node.is_some_and(|node| self.may_grant(&node, from, mark));
+        // Who has no seat in this view learns what there is, and no more.
+        let duration = if granted {
+            self.config.max_staleness
+        } else {
+            Duration::ZERO
+        };
         let head = self
             .progress
             .lane(self.config.incarnation, Lane::Bump)
@@ -85,7 +96,9 @@ impl Core {
         // Longer here than there, by the rate bound: this sidecar must never think a grant over before its holder does.
         let ends = now.plus(stretched(duration, self.config.clock_rate_ppm));
         if let Some(member) = self.members.by_incarnation(from) {
-            member.given.note(head, ends, now);
+            if granted {
+                member.given.note(head, ends, now);
+            }
             if let Some((watermark, above)) = member.told.clone() {
                 effects.send(from, PeerMessage::Ack { watermark, above });
             }
@@ -122,6 +135,10 @@ impl Core {
                 )));
                 return;
             }
+            if head.incarnation.is_history() {
+                self.history_told(*head, effects);
+                continue;
+            }
             if own || !self.may_follow(head.incarnation) || !self.may_be(head) {
                 continue;
             }
@@ -132,7 +149,7 @@ impl Core {
                 .lane_mut(head.incarnation, Lane::Directory)
                 .learn_head(head.directory);
         }
-        let rate = self.config.clock_rate_ppm;
+        let (rate, run) = (self.config.clock_rate_ppm, self.config.incarnation);
         let most = self.config.max_staleness;
         if let Some(member) = self.members.by_incarnation(from)
             && let Some(sent) = member.asked.answered(nonce)
@@ -140,6 +157,11 @@ impl Core {
             let ends = sent.plus(shortened(duration.min(most), rate));
             if ends > now {
                 member.asked.note(ends, heads.to_vec());
+                let own = heads.iter().find(|head| head.incarnation == run);
+                let told = own.map_or(0, |head| head.bump).max(member.confirmed);
+                let before = std::mem::replace(&mut member.confirmed, told);
+                let concerned = self.receipts.concerned(before, told, &[]);
+                self.settle(concerned, now, effects);
             }
         }
     }
@@ -188,47 +210,22 @@ impl Core {
         for member in self.members.iter_mut() {
             member.asked.review(&self.progress, now);
         }
-        let until = if self.draining {
+        if self.progress.covers(&self.views.debts) {
+            self.views.debts.clear();
+        }
+        let until = if self.draining || !self.views.debts.is_empty() {
             Time::ZERO
         } else {
-            self.members.review(&self.config, &self.progress, now)
+            let view = self.views.view();
+            self.members.review(&self.config, view, &self.progress)
         };
         self.members.set_fresh_until(until, now);
-        if !self.caught_up && now < until && self.has_met(now) && self.has_history() {
+        if !self.caught_up && now < until {
             self.caught_up = true;
             // Leases given while catching up are salted with a token nobody will see again: they are unknown now.
             self.versions.note_change();
             self.history.cut(self.versions.stamp());
         }
-    }
-
-    /// Whether nobody is left whom a sidecar that has just started would have to ask: it has met all members that are
-    /// expected, or has waited for the others as long as anybody waits for a member. A majority alone may lack what a
-    /// member has that this sidecar, without its disk, does not know of.
-    fn has_met(&self, now: Time) -> bool {
-        self.members.len() + 1 >= self.config.expected_members
-            || now.since(self.started) >= self.config.member_timeout
-    }
-
-    /// Whether tokens rest on a history that no earlier one can be mistaken for: one that members share, or, for a
-    /// sidecar without any, one begun by this very run, for nobody could tell it that its disk is an old one.
-    fn has_history(&self) -> bool {
-        let begun = self.versions.everything_bumps();
-        if self.members.len() == 0 {
-            begun.get(self.config.incarnation) > 0
-        } else {
-            !begun.is_empty()
-        }
-    }
-
-    /// Begins a history with a bump of everything, where the catching up found none.
-    pub(super) fn begin_history(&mut self, now: Time, effects: &mut Effects) {
-        let fresh = now < self.members.fresh_until() && self.has_met(now);
-        let due = !self.caught_up && fresh && !self.has_history();
-        if !due || self.began.is_some() || self.draining {
-            return;
-        }
-        self.began = Some(self.bump_everything(effects));
     }
 
     pub(super) fn wake(&mut self, now: Time, unix: UnixSeconds, effects: &mut Effects) {
@@ -241,7 +238,7 @@ impl Core {
         for node in due {
             self.probe(&node, now, effects);
         }
-        let gone = self.members.departing(&self.config, now);
+        let gone = self.members.departing(&self.config, self.views.view(), now);
         for node in &gone {
             self.remove(node, effects);
         }
@@ -257,7 +254,7 @@ impl Core {
             );
         }
         let knew = self.caught_up;
-        self.review_losses(now, effects);
+        self.review_roster(now, effects);
         self.review_freshness(now);
         self.review_repair(now, effects);
         if self.caught_up != knew || !gone.is_empty() {
@@ -268,7 +265,7 @@ impl Core {
     }
 }
 
-fn stretched(duration: Duration, ppm: u32) -> Duration {
+pub(super) fn stretched(duration: Duration, ppm: u32) -> Duration {
     duration.mul_f64(1.0 + f64::from(ppm) / 1e6)
 }
 

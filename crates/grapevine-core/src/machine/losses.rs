@@ -1,89 +1,57 @@
 //! Events that nobody has any more.
 //!
 //! An event that its origin alone had flushed is gone with that disk, but its number may have been told: a hole that
-//! nobody can fill, and heads that hold it up would keep every sidecar from vouching for ever. So a sidecar that sees a
-//! majority, and has asked all of it for as long as anybody waits for a member, *writes the hole off*: it waits for its
-//! events no longer. That is safe once everything was bumped since the hole was known: whatever was filled before is
-//! stale by that bump, and what is filled afterwards was read after the lost events' writes had been committed, so its
-//! stamp covers them. Should one of them turn up after all, it is applied like any other.
-//!
-//! The sidecar with the lowest incarnation bumps everything; the others, a second apart, only if none did.
+//! nobody can fill, and heads that hold it up would keep every sidecar from vouching for ever. So a sidecar that is linked
+//! to all members, and has asked them for as long as anybody waits for one, has the roster *close* the log: by a view that
+//! names the hole and bumps everything. Whoever takes that view over *writes the hole off*: it waits for its events no
+//! longer. Whatever was filled before is stale by that bump, and what is filled afterwards was read after the lost
+//! events' writes had been committed, for who proposed the view knew of them. Should one of them turn up after all, it is
+//! applied like any other.
 
-use std::time::Duration;
+use std::collections::BTreeMap;
 
 use super::Core;
-use super::effects::Effects;
-use super::flushed::Pending;
 use super::repair::GapKey;
-use crate::event::{Bump, BumpEvent, Match, PurgeMode};
-use crate::id::{EventId, Incarnation, Time};
-use crate::names::ClassPath;
-use crate::versions::Stamp;
-
-/// How long each sidecar leaves the bump of everything to those before it.
-const TURN: Duration = Duration::from_secs(1);
+use crate::id::{Incarnation, Lane, Time};
+use crate::roster::CLOSED_MAX;
 
 /// A hole that nobody may be able to fill.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Suspect {
     pub(super) key: GapKey,
     pub(super) last: u64,
-    /// When it was noted, and the apply index of that moment.
+    /// When it was noted.
     pub(super) since: Time,
-    pub(super) known_at: Stamp,
 }
 
 impl Core {
-    /// Writes off what has been missing for too long.
-    pub(super) fn review_losses(&mut self, now: Time, effects: &mut Effects) {
-        if self.draining || !self.sees_majority() {
-            return;
+    /// What has been missing for too long: the last missing event of each origin that is no member.
+    pub(super) fn losses(&self, now: Time) -> BTreeMap<Incarnation, u64> {
+        if self.draining || !self.sees_all() {
+            return BTreeMap::new();
         }
         let asked_since = |since: Time| since.max(self.members.last_link_up());
         let due = |suspect: &Suspect| {
             now.since(asked_since(suspect.since)) >= self.config.member_timeout
                 && !self.is_member(suspect.key.0)
         };
-        let suspects: Vec<_> = self.suspects().filter(due).collect();
-        let bumped = self.versions.last_change(&[]);
-        let mut wanting = None;
-        for suspect in suspects {
-            if bumped > suspect.known_at {
-                let (origin, lane, first) = suspect.key;
-                self.progress
-                    .lane_mut(origin, lane)
-                    .write_off(first, suspect.last);
-                self.counters.events_written_off += suspect.last - first + 1;
-            } else {
-                let waited = now.since(asked_since(suspect.since));
-                wanting = wanting.max(Some(waited));
+        let due = self.suspects().filter(due);
+        due.take(CLOSED_MAX)
+            .map(|suspect| (suspect.key.0, suspect.last))
+            .collect()
+    }
+
+    /// Waits no longer for what a view closes.
+    pub(super) fn write_off(&mut self, closed: &BTreeMap<Incarnation, u64>) {
+        for (&origin, &end) in closed {
+            let lane = self.progress.lane_mut(origin, Lane::Bump);
+            let holes: Vec<_> = lane.gaps().take_while(|(first, _)| *first <= end).collect();
+            for (first, last) in holes {
+                let last = last.min(end);
+                lane.write_off(first, last);
+                self.counters.events_written_off += last - first + 1;
             }
         }
-        let turn = self.config.member_timeout + TURN * self.turn();
-        if wanting.is_some_and(|waited| waited >= turn) && !self.bumps_everything() {
-            self.bump_everything(effects);
-        }
-    }
-
-    /// Whether a bump of everything is being written.
-    fn bumps_everything(&self) -> bool {
-        self.pending.iter().any(|(_, pending)| match pending {
-            Pending::OwnBump { event, .. } => match &**event {
-                BumpEvent::Bump(bump) => bump.classes[0].is_reserved(),
-                BumpEvent::Floor(_) => false,
-            },
-            _ => false,
-        })
-    }
-
-    /// Issues a bump of everything.
-    pub(super) fn bump_everything(&mut self, effects: &mut Effects) -> EventId {
-        let bump = Bump {
-            classes: vec![ClassPath::everything()],
-            matching: Match::Any,
-            purge: PurgeMode::Hard,
-        };
-        self.issue(bump, None, effects)
     }
 
     /// Holes of the bump lane that are not written off yet.
@@ -101,19 +69,18 @@ impl Core {
             .any(|member| member.hello.incarnation == run)
     }
 
-    /// Whether all members are linked, and they are with this sidecar a majority.
-    fn sees_majority(&self) -> bool {
-        let linked = self.members.iter().all(super::members::Member::linked);
-        linked && self.members.len() + 1 > self.config.expected_members / 2
-    }
-
-    /// How many sidecars come before this one.
-    fn turn(&self) -> u32 {
-        let own = self.config.incarnation;
-        let before = self
-            .members
-            .iter()
-            .filter(|member| member.hello.incarnation < own);
-        u32::try_from(before.count()).unwrap_or(u32::MAX)
+    /// Whether all others with a seat are linked.
+    fn sees_all(&self) -> bool {
+        let linked = |node| {
+            self.members
+                .by_node(node)
+                .is_some_and(super::members::Member::linked)
+        };
+        let view = self.views.view();
+        let mut others = view
+            .seats
+            .keys()
+            .filter(|node| **node != self.config.node_id);
+        self.seated() && others.all(linked)
     }
 }

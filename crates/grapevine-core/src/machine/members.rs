@@ -4,8 +4,8 @@
 //! not before the last grant that it was given is over. A new run of a node takes the place of the old one at once, but
 //! what the old run was granted is remembered until it is over: it may still be there.
 //!
-//! There is no agreed roster yet: sidecars cut off from each other for longer than `member_timeout` drop each other, and
-//! what keeps a minority from calling itself fresh then is `expected_members` alone.
+//! This is whom a sidecar knows and talks to. Who counts is another matter: the roster is agreed on (`views`), and a member
+//! with a seat stays until it has lost it.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -17,6 +17,7 @@ use super::{Core, CoreConfig};
 use crate::id::{Incarnation, Lane, Time};
 use crate::names::NodeId;
 use crate::progress::{LaneProgress, OriginHead, Progress};
+use crate::roster::{Mark, View};
 use crate::store::{MemberRecord, Write};
 
 /// The most members remembered.
@@ -36,8 +37,12 @@ pub(super) struct Member {
     /// When gossip vouched for it last.
     last_seen: Time,
     pub(super) next_probe: Time,
-    /// Grants that it gave.
+    /// The view that it said it has.
+    pub(super) mark: Option<Mark>,
+    /// Grants that it gave, in the present view.
     pub(super) asked: Asked,
+    /// The last event of this sidecar that it waits for before it vouches, as its grants in the present view tell.
+    pub(super) confirmed: u64,
     /// Grants given to it.
     pub(super) given: Given,
     /// What of this sidecar's bump lane it acknowledged.
@@ -64,11 +69,18 @@ impl Member {
             last_heard: now,
             last_seen: now,
             next_probe: now,
+            mark: None,
             asked: Asked::default(),
+            confirmed: 0,
             given: Given::default(),
             acked: LaneProgress::default(),
             told: None,
         }
+    }
+
+    /// What it would have in a roster.
+    pub(super) fn seat(&self) -> (NodeId, Incarnation) {
+        (self.hello.node_id.clone(), self.hello.incarnation)
     }
 
     /// Whether anything can be said to it.
@@ -79,7 +91,7 @@ impl Member {
     /// When it may be forgotten: after so long a silence, and no sooner than its last grant is over. `None` while there
     /// is a sign of it. A link from it is none by itself: the end of a host that vanished shows there late, and while
     /// it is there it brings probes.
-    fn departs(&self, config: &CoreConfig) -> Option<Time> {
+    pub(super) fn departs(&self, config: &CoreConfig) -> Option<Time> {
         let silent = self.suspected && !self.outbound;
         let departs = self
             .last_heard
@@ -189,19 +201,25 @@ impl Members {
     }
 
     /// The members that may be forgotten now.
-    pub(super) fn departing(&self, config: &CoreConfig, now: Time) -> Vec<NodeId> {
+    pub(super) fn departing(&self, config: &CoreConfig, view: &View, now: Time) -> Vec<NodeId> {
         self.iter()
+            .filter(|member| !view.seats.contains_key(&member.hello.node_id))
             .filter(|member| member.departs(config).is_some_and(|at| at <= now))
             .map(|member| member.hello.node_id.clone())
             .collect()
     }
 
-    pub(super) fn next_wake(&self, config: &CoreConfig) -> Option<Time> {
+    pub(super) fn next_wake(&self, config: &CoreConfig, view: &View, now: Time) -> Option<Time> {
         let probes = self
             .iter()
             .filter(|member| member.outbound)
             .map(|member| member.next_probe);
-        let departures = self.iter().filter_map(|member| member.departs(config));
+        // One with a seat keeps it until others agree: its time comes once.
+        let departures = self.iter().filter_map(|member| {
+            let seated = view.seats.contains_key(&member.hello.node_id);
+            let departs = member.departs(config);
+            departs.filter(|at| !seated || *at > now)
+        });
         probes.chain(departures).chain([self.next_sweep]).min()
     }
 
@@ -222,56 +240,69 @@ impl Members {
             .collect()
     }
 
-    /// Until when this sidecar may call itself fresh.
-    pub(super) fn review(&self, config: &CoreConfig, progress: &Progress, now: Time) -> Time {
-        if progress.len() >= config.limits.origins_max {
+    /// Until when this sidecar may call itself fresh: while it has a seat and everybody else's grant.
+    pub(super) fn review(&self, config: &CoreConfig, view: &View, progress: &Progress) -> Time {
+        if progress.len() >= config.limits.origins_max
+            || !view.seats_run(&config.node_id, config.incarnation)
+        {
             return Time::ZERO;
         }
-        let majority = config.expected_members / 2 + 1;
-        let granted = self
-            .iter()
-            .filter(|member| member.asked.fresh_until().is_some_and(|until| until > now))
-            .count();
-        if granted + 1 < majority {
-            return Time::ZERO;
-        }
-        // No members at all, and none expected: nothing can change behind its back.
+        // Alone, nothing can change behind its back.
         let forever = Time::from_start(Duration::MAX);
-        self.iter()
-            .map(|member| member.asked.fresh_until().unwrap_or(Time::ZERO))
+        let others = view
+            .seats
+            .iter()
+            .filter(|(node, _)| **node != config.node_id);
+        let granted = |(node, run): (&NodeId, &Incarnation)| {
+            let member = self.by_node(node);
+            let member = member.filter(|member| member.hello.incarnation == *run);
+            member.and_then(|member| member.asked.fresh_until())
+        };
+        others
+            .map(|seat| granted(seat).unwrap_or(Time::ZERO))
             .fold(forever, Time::min)
     }
 
-    pub(super) fn why_not_fresh(&self, config: &CoreConfig, now: Time) -> String {
-        let lacking: Vec<_> = self
+    pub(super) fn why_not_fresh(&self, config: &CoreConfig, view: &View, now: Time) -> String {
+        if view.number == 0 {
+            let (met, expected) = (self.len() + 1, config.expected_members);
+            return if met < expected / 2 + 1 {
+                let majority = expected / 2 + 1;
+                format!("{met} of {expected} expected members met; {majority} are needed")
+            } else if met < expected {
+                let patience = config.member_timeout;
+                format!("{met} of {expected} expected members met; waiting {patience:?} for all")
+            } else {
+                format!("{met} members are agreeing on the first roster")
+            };
+        }
+        let lacking = |(node, run): (&NodeId, &Incarnation)| {
+            let Some(member) = self.by_node(node) else {
+                return Some(format!("{node} was not met since the start"));
+            };
+            let granted = member.asked.fresh_until().is_some_and(|until| until > now);
+            let silent = now.since(member.last_heard).as_millis();
+            if member.hello.incarnation != *run {
+                Some(format!("{node} started anew and has no seat yet"))
+            } else if granted {
+                None
+            } else if member.asked.waits() {
+                Some(format!("{node} has events that are not applied here yet"))
+            } else if member.outbound {
+                Some(format!(
+                    "{node} has not granted freshness; last heard {silent} ms ago"
+                ))
+            } else {
+                Some(format!(
+                    "{node} is not connected; last heard {silent} ms ago"
+                ))
+            }
+        };
+        let others = view
+            .seats
             .iter()
-            .filter(|member| member.asked.fresh_until().is_none_or(|until| until <= now))
-            .map(|member| {
-                let node = &member.hello.node_id;
-                let silent = now.since(member.last_heard).as_millis();
-                match (member.asked.waits(), member.outbound) {
-                    (true, _) => format!("{node} has events that are not applied here yet"),
-                    (false, true) => {
-                        format!("{node} has not granted freshness; last heard {silent} ms ago")
-                    }
-                    (false, false) => {
-                        format!("{node} is not connected; last heard {silent} ms ago")
-                    }
-                }
-            })
-            .take(5)
-            .collect();
-        let majority = config.expected_members / 2 + 1;
-        let (met, expected) = (self.len() + 1, config.expected_members);
-        if lacking.is_empty() && met < majority {
-            return format!("{met} of {expected} expected members met; {majority} are needed");
-        }
-        if lacking.is_empty() && met < expected {
-            let patience = config.member_timeout;
-            return format!(
-                "{met} of {expected} expected members met; waiting {patience:?} for all"
-            );
-        }
+            .filter(|(node, _)| **node != config.node_id);
+        let lacking: Vec<_> = others.filter_map(lacking).take(5).collect();
         lacking.join("; ")
     }
 }
@@ -427,6 +458,7 @@ impl Core {
                 self.renew_pulls();
             }
         }
+        self.review_roster(now, effects);
         self.review_freshness(now);
         self.review_repair(now, effects);
         self.settle_receipts(now, effects);
@@ -470,6 +502,7 @@ impl Core {
                 }
             }
         }
+        self.review_roster(now, effects);
         self.review_freshness(now);
     }
 
@@ -499,15 +532,28 @@ impl Core {
                 .lane_mut(from, Lane::Directory)
                 .learn_head(directory);
         }
+        if self.views.view().seats.values().any(|run| *run == from) {
+            // It takes part until it has lost its seat, but calls itself fresh no more.
+            self.views.leaving.insert(from);
+            if let Some(member) = self.members.by_incarnation(from) {
+                member.given = Given::default();
+            }
+        } else {
+            self.depart(from, effects);
+        }
+    }
+
+    /// Forgets a run that left in order.
+    pub(super) fn depart(&mut self, run: Incarnation, effects: &mut Effects) {
         let gone = self
             .members
             .iter()
-            .find(|member| member.hello.incarnation == from);
+            .find(|member| member.hello.incarnation == run);
         if let Some(node) = gone.map(|member| member.hello.node_id.clone()) {
             if self.members.departed.len() >= MEMBERS_MAX {
                 self.members.departed.pop_front();
             }
-            self.members.departed.push_back(from);
+            self.members.departed.push_back(run);
             self.remove(&node, effects);
         }
     }

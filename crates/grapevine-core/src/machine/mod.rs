@@ -2,7 +2,7 @@
 //!
 //! [`Core::handle`] takes an input and the time and returns effects; [`Core::resolve`] reads. What must be durable before
 //! it shows is kept in a queue of pending work until its flush is told back. The parts: `app` takes calls, `flushed`
-//! lets out what is durable, `evict` keeps the classes within their limits, `remote` takes peers' events, `members` knows who is there, `freshness` and `grants` who may
+//! lets out what is durable, `evict` keeps the classes within their limits, `remote` takes peers' events, `members` knows who is there, `views` has members agreed on, `freshness` and `grants` who may
 //! call itself fresh, `repair` finds and fills gaps, `losses` gives up those that nobody can fill, `receipts` tells who
 //! has what.
 
@@ -17,6 +17,8 @@ mod members;
 mod receipts;
 mod remote;
 mod repair;
+mod views;
+mod wishes;
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -73,7 +75,7 @@ pub struct CoreConfig {
     pub incarnation: Incarnation,
     /// The policies.
     pub policies: PolicySet,
-    /// How many members the cluster is to have; a minority of them never calls itself fresh.
+    /// How many members the first roster is to seat; later ones are agreed on, whatever their size.
     pub expected_members: usize,
     /// How old a sidecar's knowledge may be while it calls itself fresh. Raising it lets a cut-off sidecar serve old
     /// data for longer and makes `Invalidate(all)` wait longer for one that is gone.
@@ -119,6 +121,7 @@ pub struct Core {
     ahead: remote::Ahead,
     receipts: receipts::Receipts,
     members: members::Members,
+    views: views::Views,
     repair: repair::Repair,
     caught_up: bool,
     started: Time,
@@ -127,8 +130,6 @@ pub struct Core {
     refused_since: Option<Time>,
     /// Own floors that are being written.
     evicting: usize,
-    /// The bump by which this run began a history, if it had to.
-    began: Option<EventId>,
     counters: Counters,
 }
 
@@ -155,6 +156,11 @@ impl Core {
         history.cut(versions.stamp());
         let mut core = Self {
             members: members::Members::recover(&recovered.members, &config, now),
+            views: views::Views::start(
+                config.node_id.clone(),
+                config.incarnation,
+                recovered.roster.clone(),
+            ),
             versions,
             history,
             progress,
@@ -173,7 +179,6 @@ impl Core {
             draining: false,
             refused_since: None,
             evicting: 0,
-            began: None,
             counters: Counters::default(),
             config,
         };
@@ -183,8 +188,8 @@ impl Core {
             [Write::OwnIncarnation(core.config.incarnation)],
             Pending::Nothing,
         );
+        core.review_roster(now, &mut effects);
         core.review_freshness(now);
-        core.begin_history(now, &mut effects);
         (core, effects)
     }
 
@@ -196,6 +201,7 @@ impl Core {
             Input::Invalidate(ticket, call) => self.invalidate(ticket, &call, now, &mut effects),
             Input::Register(ticket, items) => self.register(ticket, items, now, &mut effects),
             Input::Gone(tickets) => self.gone(&tickets, now, &mut effects),
+            Input::Forget(ticket, call) => self.forget(ticket, call, now, &mut effects),
             Input::Seal => self.seal(&mut effects),
             Input::Flushed(commit) => self.flushed(commit, now, &mut effects),
             Input::LinkUp { hello, side } => self.link_up(&hello, side, now, &mut effects),
@@ -208,7 +214,6 @@ impl Core {
             Input::Wake => self.wake(now, unix, &mut effects),
             Input::Drain => self.drain(now, &mut effects),
         }
-        self.begin_history(now, &mut effects);
         if self.caught_up && !knew {
             // What the store held may be more than this run's limits allow.
             self.evict_if_overfull(remote::OVERFULL_BY_OTHERS, &mut effects);
@@ -219,7 +224,8 @@ impl Core {
     /// When [`Input::Wake`] is wanted next.
     pub fn next_wake(&self, now: Time) -> Time {
         let soon = [
-            self.members.next_wake(&self.config),
+            self.members.next_wake(&self.config, self.views.view(), now),
+            self.views.next_wake(now),
             self.repair.next_wake(),
             self.receipts.next_wake(),
         ];
@@ -287,7 +293,7 @@ impl Core {
     /// What this sidecar can show of its own knowledge.
     pub fn freshness(&self, now: Time) -> Freshness {
         if !self.caught_up {
-            return Freshness::CatchingUp(self.members.why_not_fresh(&self.config, now));
+            return Freshness::CatchingUp(self.why_not_fresh(now));
         }
         if self.draining {
             return Freshness::Unknown("this sidecar is leaving".to_owned());
@@ -295,7 +301,19 @@ impl Core {
         if now < self.members.fresh_until() {
             return Freshness::Fresh;
         }
-        Freshness::Unknown(self.members.why_not_fresh(&self.config, now))
+        Freshness::Unknown(self.why_not_fresh(now))
+    }
+
+    fn why_not_fresh(&self, now: Time) -> String {
+        if let Some(why) = self.why_no_seat() {
+            return why;
+        }
+        let view = self.views.view();
+        let why = self.members.why_not_fresh(&self.config, view, now);
+        if why.is_empty() && !self.views.debts.is_empty() {
+            return "events known of are not applied here yet".to_owned();
+        }
+        why
     }
 
     /// Whether every event of a session was applied here (G5).

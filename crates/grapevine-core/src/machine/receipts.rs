@@ -9,6 +9,7 @@ use std::time::Duration;
 use super::Core;
 use super::effects::{Action, Effects, Holder, HolderState, Receipt, ReceiptLevel, Reply, Ticket};
 use super::flushed::Pending;
+use super::members::Member;
 use crate::id::{EventId, Incarnation, Time};
 use crate::names::NodeId;
 
@@ -22,8 +23,11 @@ struct Waiting {
     ticket: Ticket,
     level: ReceiptLevel,
     deadline: Time,
-    /// The members when the event was flushed: the rows speak of these incarnations.
+    /// The members when the event was flushed, or when this run was seated after that: the rows speak of these
+    /// incarnations.
     rows: Vec<(NodeId, Incarnation)>,
+    /// Whether they are a roster's.
+    agreed: bool,
     /// How many of the rows, at the end, speak of superseded runs that may still call themselves fresh.
     former: usize,
     /// When it is to be looked at again whatever happens.
@@ -101,22 +105,15 @@ impl Core {
         now: Time,
     ) {
         self.receipts.release(level);
-        let current = self
-            .members
-            .iter()
-            .map(|member| (member.hello.node_id.clone(), member.hello.incarnation));
-        let superseded = self.members.former(now);
-        let superseded = superseded.map(|run| (run.node_id.clone(), run.incarnation));
-        let mut rows: Vec<_> = current.collect();
-        let members = rows.len();
-        rows.extend(superseded);
+        let (rows, former) = self.rows(now);
         self.receipts.put(Waiting {
             event,
             ticket,
             level,
             deadline,
-            former: rows.len() - members,
+            former,
             rows,
+            agreed: self.seated(),
             wake: deadline,
         });
     }
@@ -153,6 +150,23 @@ impl Core {
         }
     }
 
+    /// Of whom a receipt tells: the others with a seat, or, for a run that has none, whom it knows; and behind them, as
+    /// many as told, superseded runs that may still call themselves fresh.
+    fn rows(&self, now: Time) -> (Vec<(NodeId, Incarnation)>, usize) {
+        let mut rows: Vec<_> = if self.seated() {
+            let seats = self.views.view().seats.iter();
+            let others = seats.filter(|(node, _)| **node != self.config.node_id);
+            others.map(|(node, run)| (node.clone(), *run)).collect()
+        } else {
+            self.members.iter().map(Member::seat).collect()
+        };
+        let members = rows.len();
+        let superseded = self.members.former(now);
+        rows.extend(superseded.map(|run| (run.node_id.clone(), run.incarnation)));
+        let former = rows.len() - members;
+        (rows, former)
+    }
+
     /// Answers the calls whose receipts are satisfied, or whose time is up: all of them are looked at.
     pub(super) fn settle_receipts(&mut self, now: Time, effects: &mut Effects) {
         let all: Vec<_> = self.receipts.waiting.keys().copied().collect();
@@ -172,6 +186,11 @@ impl Core {
             let Some(mut waiting) = self.receipts.take(sequence) else {
                 continue;
             };
+            // A run that was the only member a moment ago counts with who has joined it since.
+            if (!waiting.agreed || waiting.members() == 1) && self.seated() {
+                (waiting.rows, waiting.former) = self.rows(now);
+                waiting.agreed = true;
+            }
             if now >= waiting.deadline || self.satisfied(&waiting, now) {
                 self.answer(&waiting, now, effects);
                 continue;
@@ -197,10 +216,11 @@ impl Core {
             incarnation: self.config.incarnation,
             state: HolderState::Has,
         };
+        let sure = self.is_sure(waiting, now);
         let others = waiting.rows.iter().map(|row| Holder {
             node_id: row.0.clone(),
             incarnation: row.1,
-            state: self.standing(waiting, row, now),
+            state: self.standing(waiting, row, sure, now),
         });
         let holders = std::iter::once(own).chain(others).collect();
         let receipt = Receipt {
@@ -224,34 +244,38 @@ impl Core {
         let lapses = current
             .chain(former)
             .filter_map(|given| given.without(sequence));
-        let unknown = self.started.plus(self.config.max_staleness * 2);
-        lapses.chain([unknown]).filter(|at| *at > now).min()
+        lapses
+            .chain(self.knows_grants_at())
+            .filter(|at| *at > now)
+            .min()
     }
 
-    /// Whether this run can know who may call himself fresh: one that has caught up counts with all others, and others
-    /// with it. Then it learned whom its last run granted freshness, if it knew everybody, or all such grants are over.
-    fn knows_grants(&self, waiting: &Waiting, now: Time) -> bool {
-        let all = waiting.members() >= self.config.expected_members;
-        self.caught_up && (all || now.since(self.started) > self.config.max_staleness * 2)
+    /// Whether this run can know who may call himself fresh without an event.
+    fn is_sure(&self, waiting: &Waiting, now: Time) -> bool {
+        waiting.agreed && self.knows_grants(now) && self.is_waited_for(waiting.event.sequence)
     }
 
     fn satisfied(&self, waiting: &Waiting, now: Time) -> bool {
-        let state = |row: &(NodeId, Incarnation)| self.standing(waiting, row, now);
+        let sure = self.is_sure(waiting, now);
+        let state = |row: &(NodeId, Incarnation)| self.standing(waiting, row, sure, now);
         let have = waiting
             .rows
             .iter()
             .filter(|row| state(row) == HolderState::Has)
             .count();
-        let members = waiting.members();
-        let expected = self.config.expected_members;
+        let members = if waiting.agreed {
+            waiting.members()
+        } else {
+            waiting.members().max(self.config.expected_members)
+        };
         match waiting.level {
             ReceiptLevel::None => true,
             // A cluster that expects peers has not acknowledged anything while it knows of none.
-            ReceiptLevel::One => have >= 1 || (members == 1 && expected <= 1),
-            ReceiptLevel::Quorum => have + 1 > members.max(expected) / 2,
+            ReceiptLevel::One => have >= 1 || members == 1,
+            ReceiptLevel::Quorum => have + 1 > members / 2,
             ReceiptLevel::All => {
-                self.knows_grants(waiting, now)
-                    && members > expected / 2
+                let agreed = waiting.agreed && self.knows_grants(now);
+                agreed
                     && waiting
                         .rows
                         .iter()
@@ -265,6 +289,7 @@ impl Core {
         &self,
         waiting: &Waiting,
         (node, incarnation): &(NodeId, Incarnation),
+        sure: bool,
         now: Time,
     ) -> HolderState {
         let sequence = waiting.event.sequence;
@@ -274,8 +299,7 @@ impl Core {
             .filter(|member| member.hello.incarnation == *incarnation);
         let given = match member {
             Some(member) if member.acked.has(sequence) => return HolderState::Has,
-            // What this sidecar's last run granted it may hold.
-            Some(_) if !self.knows_grants(waiting, now) => return HolderState::HasNot,
+            _ if !sure => return HolderState::HasNot,
             Some(member) => Some(&member.given),
             // A superseded run may still be there for as long as its grants hold; its successor catches up before it
             // serves. One that is not remembered at all left, or was silent for longer than any grant holds.

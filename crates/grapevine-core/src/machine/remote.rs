@@ -63,6 +63,10 @@ impl Core {
             return;
         }
         let left = matches!(message, PeerMessage::Leave { .. });
+        let of_members = matches!(
+            message,
+            PeerMessage::Probe { .. } | PeerMessage::Roster { .. } | PeerMessage::Leave { .. }
+        );
         let knew = self.caught_up;
         match message {
             PeerMessage::Bumps {
@@ -78,7 +82,12 @@ impl Core {
             PeerMessage::Ack { watermark, above } => {
                 self.acked(from, watermark, &above, now, effects);
             }
-            PeerMessage::Probe { nonce } => self.probed(from, nonce, now, effects),
+            PeerMessage::Probe { nonce, mark } => {
+                self.probed(from, (nonce, mark), now, effects);
+            }
+            PeerMessage::Roster { history, say } => {
+                self.roster_said(from, history, say, now, effects);
+            }
             PeerMessage::Grant {
                 nonce,
                 duration,
@@ -115,6 +124,9 @@ impl Core {
                 self.left(from, bump_head, directory_head, effects);
             }
         }
+        if of_members {
+            self.review_roster(now, effects);
+        }
         self.review_freshness(now);
         self.review_repair(now, effects);
         if left || self.caught_up != knew {
@@ -124,7 +136,9 @@ impl Core {
 
     /// Whether events of an origin may be followed: it is known, or there is room.
     pub(super) fn may_follow(&self, origin: Incarnation) -> bool {
-        self.progress.knows(origin) || self.progress.len() < self.config.limits.origins_max
+        let known = self.progress.knows(origin);
+        // A history's bumps come with views, and from nowhere else.
+        !origin.is_history() && (known || self.progress.len() < self.config.limits.origins_max)
     }
 
     /// Whether events with these numbers may be taken from a peer.
@@ -284,7 +298,7 @@ impl Core {
     }
 
     /// Registrations that were made with knowledge of these bumps and have run ahead of them.
-    fn renewed(
+    pub(super) fn renewed(
         &mut self,
         origin: Incarnation,
         first: u64,

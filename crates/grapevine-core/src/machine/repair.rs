@@ -26,7 +26,6 @@ use crate::names::ClassPath;
 use crate::progress::OriginHead;
 use crate::store::{RecoveredClass, Write};
 use crate::vector::VersionVector;
-use crate::versions::Stamp;
 
 /// How long a gap may stay before it is pulled: a push is usually on its way. Longer by up to a half, as all waits here:
 /// who lost the same push must not ask for it in step.
@@ -54,7 +53,6 @@ struct Gap {
     last: u64,
     /// When it was noted, and the apply index of that moment.
     since: Time,
-    known_at: Stamp,
     asked_until: Option<Time>,
     attempts: u32,
 }
@@ -140,7 +138,6 @@ impl Core {
             key,
             last: gap.last,
             since: gap.since,
-            known_at: gap.known_at,
         })
     }
 
@@ -160,21 +157,18 @@ impl Core {
                 Some((same, gap)) if same == first => Gap {
                     last,
                     since: now,
-                    known_at: self.versions.stamp(),
                     ..gap
                 },
                 // It moved: what was asked for is arriving, so the rest is asked for without delay.
                 Some((_, gap)) if gap.asked_until.is_some() => Gap {
                     last,
                     since: gap.since,
-                    known_at: gap.known_at,
                     asked_until: Some(now),
                     attempts: 0,
                 },
                 _ => Gap {
                     last,
                     since: now,
-                    known_at: self.versions.stamp(),
                     asked_until: None,
                     attempts: 0,
                 },

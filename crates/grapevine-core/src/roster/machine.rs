@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::attempt::{Attempt, Goal};
-use super::{Ballot, Memory, Outcome, Record, Say, Seat, View};
+use super::{Ballot, Draft, Memory, Outcome, Record, Say, View};
 use crate::id::Incarnation;
 use crate::names::NodeId;
 
@@ -56,10 +56,58 @@ impl Roster {
         self.record.view.seats_run(&self.node, self.run)
     }
 
-    /// Has these seats follow the present view; another attempt of this member is given up.
-    pub fn propose(&mut self, seats: BTreeMap<NodeId, Seat>) -> Outcome {
-        let number = self.record.view.number + 1;
-        self.attempt_at(Goal::Next(View { number, seats }))
+    /// What this member accepted as the next view, if it is not known to be decided.
+    pub fn accepted_next(&self) -> Option<&View> {
+        self.record.accepted.as_ref().map(|(_, view)| view)
+    }
+
+    /// Whether an attempt of this member is under way.
+    pub fn is_trying(&self) -> bool {
+        self.attempt.is_some()
+    }
+
+    /// Has a view follow the present one; another attempt of this member is given up.
+    pub fn propose(&mut self, draft: Draft) -> Outcome {
+        let Draft {
+            seats,
+            bump,
+            closed,
+        } = draft;
+        let view = &self.record.view;
+        let number = view.number + 1;
+        let history = view.history.unwrap_or(self.run.as_history());
+        let everything = if bump || !closed.is_empty() || view.number == 0 {
+            number
+        } else {
+            view.everything
+        };
+        self.attempt_at(Goal::Next(View {
+            number,
+            history: Some(history),
+            everything,
+            closed,
+            seats,
+        }))
+    }
+
+    /// Follows another history. What this member promised in its own is of no use any more: for that one it is gone.
+    pub fn defect(&mut self, view: View) -> Outcome {
+        if view.number == 0 || view.history.is_none() {
+            return Outcome::default();
+        }
+        self.decided(view)
+    }
+
+    /// Has a history of this member alone begin, whatever the others of its view say: an operator vouches for it that
+    /// they are gone.
+    pub fn secede(&mut self) -> Outcome {
+        self.decided(View {
+            number: 1,
+            history: Some(self.run.as_history()),
+            everything: 1,
+            closed: BTreeMap::new(),
+            seats: BTreeMap::from([(self.node.clone(), self.run)]),
+        })
     }
 
     /// Sets out to be sure of what this member's seat promised. Nothing comes of it unless its disk holds a record.
@@ -75,17 +123,19 @@ impl Roster {
         self.attempt_at(Goal::Recover)
     }
 
-    /// Takes what another member, or this one itself, said.
-    pub fn heard(&mut self, from: &NodeId, say: Say) -> Outcome {
+    /// Takes what another member, or this one itself, said of its view's history.
+    pub fn heard(&mut self, from: &NodeId, history: Option<Incarnation>, say: Say) -> Outcome {
         let number = match &say {
             Say::Prepare { number, .. }
             | Say::Promise { number, .. }
             | Say::Accepted { number, .. }
             | Say::Refuse { number, .. } => *number,
             Say::Accept { next, .. } => next.number.saturating_sub(1),
-            Say::Decided(view) => return self.decided(view.clone()),
+            Say::Decided(view) => return self.told(view.clone()),
         };
-        if number < self.record.view.number {
+        let own = self.record.view.mark();
+        let other_history = history != own.history && own.number > 0 && number > 0;
+        if number < own.number || other_history {
             let told = Say::Decided(self.record.view.clone());
             return Outcome {
                 say: vec![(from.clone(), told)],
@@ -290,11 +340,24 @@ impl Roster {
         outcome
     }
 
+    /// A view is said to be decided. One of another history counts only for a member that has none, or is alone in its
+    /// own: then the one with others in it wins, and of two lone ones the one with the lower name.
+    fn told(&mut self, view: View) -> Outcome {
+        let own = &self.record.view;
+        let follows = if own.number == 0 || view.history == own.history {
+            view.number > own.number
+        } else {
+            own.is_lone(&self.node) && (view.seats.len() > 1 || view.history < own.history)
+        };
+        if follows && view.number > 0 && view.history.is_some() {
+            self.decided(view)
+        } else {
+            Outcome::default()
+        }
+    }
+
     /// Takes a later view over: what was promised and accepted for an earlier one is of no use any more.
     fn decided(&mut self, view: View) -> Outcome {
-        if view.number <= self.record.view.number {
-            return Outcome::default();
-        }
         self.attempt = None;
         self.record = Record {
             view,

@@ -11,7 +11,9 @@
 //! was accepted by one of them, and takes over what they accepted. Members that started without any memory do not count
 //! for that. See docs/decisions/0010.
 //!
-//! The first view is decided by all of those it seats, without a majority to fall back on.
+//! The first view is decided by all of those it seats, without a majority to fall back on. It begins a *history*, which
+//! every later view continues. Two histories never merge: members of one do not listen to those of another, but a member
+//! that is alone in its view gives it up for a roster of more.
 
 mod attempt;
 mod machine;
@@ -32,13 +34,18 @@ pub struct Ballot {
     pub by: Incarnation,
 }
 
-/// One seat of a view.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Seat {
-    /// The run that holds it.
-    pub run: Incarnation,
-    /// Where peers reach it: host:port.
-    pub peer_address: String,
+/// The most logs that one view closes; others are closed by the next.
+pub const CLOSED_MAX: usize = 64;
+
+/// What a member would like the next view to be.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Draft {
+    /// The seats.
+    pub seats: BTreeMap<NodeId, Incarnation>,
+    /// Whether everything is bumped with it. The first view of a history always does.
+    pub bump: bool,
+    /// The logs to close; if there are any, everything is bumped.
+    pub closed: BTreeMap<Incarnation, u64>,
 }
 
 /// Who the members are.
@@ -46,8 +53,15 @@ pub struct Seat {
 pub struct View {
     /// Rising by one from 1; 0 before there is any view.
     pub number: u64,
-    /// The seats, by node id.
-    pub seats: BTreeMap<NodeId, Seat>,
+    /// The history that it continues; `None` before there is any view.
+    pub history: Option<Incarnation>,
+    /// The latest view that bumped everything: the first one did.
+    pub everything: u64,
+    /// The logs that it closes: up to here nobody waits for missing events of these runs any more. Never without a bump
+    /// of everything. At most [`CLOSED_MAX`].
+    pub closed: BTreeMap<Incarnation, u64>,
+    /// The seats: which run holds each, by node id.
+    pub seats: BTreeMap<NodeId, Incarnation>,
 }
 
 impl View {
@@ -63,10 +77,32 @@ impl View {
         (self.seats.len() + 1 - self.majority().min(self.seats.len())).min(others)
     }
 
+    /// Its place in its history.
+    pub fn mark(&self) -> Mark {
+        Mark {
+            history: self.history,
+            number: self.number,
+        }
+    }
+
+    /// Whether it seats this node and nobody else.
+    pub fn is_lone(&self, node: &NodeId) -> bool {
+        self.seats.len() == 1 && self.seats.contains_key(node)
+    }
+
     /// Whether a run holds a seat.
     pub fn seats_run(&self, node: &NodeId, run: Incarnation) -> bool {
-        self.seats.get(node).is_some_and(|seat| seat.run == run)
+        self.seats.get(node) == Some(&run)
     }
+}
+
+/// The place of a view in its history.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Mark {
+    /// Which history; `None` before there is any view.
+    pub history: Option<Incarnation>,
+    /// The view's number.
+    pub number: u64,
 }
 
 /// What a member keeps on disk.

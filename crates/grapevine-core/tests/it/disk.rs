@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use grapevine_core::event::{Event, Floor, Match, Registration};
 use grapevine_core::id::{EventId, Incarnation, Lane, UnixSeconds};
 use grapevine_core::names::{Address, ClassPath, NodeId};
+use grapevine_core::roster::Record;
 use grapevine_core::store::{
     MemberRecord, Recovered, RecoveredClass, RecoveredProgress, Taken, Write,
 };
@@ -18,6 +19,7 @@ type StoredClass = BTreeMap<Vec<ClassPath>, VersionVector>;
 pub(crate) struct Disk {
     own_incarnations: Vec<Incarnation>,
     members: BTreeMap<NodeId, MemberRecord>,
+    roster: Option<Record>,
     classes: BTreeMap<ClassPath, StoredClass>,
     floors: BTreeMap<(ClassPath, u16), VersionVector>,
     log: BTreeMap<(Incarnation, Lane, u64), Event>,
@@ -89,6 +91,7 @@ impl Disk {
             Write::RemoveMember(node) => {
                 self.members.remove(node);
             }
+            Write::Roster(record) => self.roster = Some((**record).clone()),
             Write::OwnIncarnation(incarnation) => self.own_incarnations.push(*incarnation),
         }
         None
@@ -181,6 +184,7 @@ impl Disk {
         Recovered {
             own_incarnations: self.own_incarnations.clone(),
             members: self.members.values().cloned().collect(),
+            roster: self.roster.clone(),
             classes: self
                 .classes
                 .iter()

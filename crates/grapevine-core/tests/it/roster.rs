@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use grapevine_core::id::Incarnation;
 use grapevine_core::names::NodeId;
-use grapevine_core::roster::{Memory, Record, Roster, Say, Seat, View};
+use grapevine_core::roster::{Draft, Memory, Record, Roster, Say, View};
 
 /// The first so many nodes make the first view; in every other schedule there are two more.
 const FIRST: usize = 3;
@@ -46,7 +46,7 @@ struct Cluster {
     rule: Rule,
     slots: Vec<Slot>,
     /// Under way: from, to, what.
-    messages: Vec<(usize, usize, Say)>,
+    messages: Vec<(usize, usize, Option<Incarnation>, Say)>,
     decided: BTreeMap<u64, View>,
     /// Who has lost a disk and is not sure again.
     amnesiac: Option<usize>,
@@ -98,14 +98,15 @@ impl Cluster {
         if let (Rule::TrustDisk, Some(record)) = (self.rule, &mut record) {
             // As if the seat were this run's.
             if let Some(seat) = record.view.seats.get_mut(&node(at)) {
-                seat.run = run;
+                *seat = run;
             }
             let mut roster = Roster::start(node(at), run, None);
             let promised = record.promised;
-            roster.heard(&node(at), Say::Decided(record.view.clone()));
+            let history = record.view.history;
+            roster.heard(&node(at), history, Say::Decided(record.view.clone()));
             if let Some(ballot) = promised {
                 let number = record.view.number;
-                roster.heard(&node(at), Say::Prepare { number, ballot });
+                roster.heard(&node(at), history, Say::Prepare { number, ballot });
             }
             self.slots[at].up = Some(roster);
             return;
@@ -155,7 +156,7 @@ impl Cluster {
             self.slots[at].disk = Some(record);
         }
         for (to, say) in outcome.say {
-            self.messages.push((at, slot_of(&to), say));
+            self.messages.push((at, slot_of(&to), view.history, say));
         }
         if outcome.adopted {
             self.counts.views += 1;
@@ -169,16 +170,13 @@ impl Cluster {
 
     /// The seats that a node would like: itself and whom it draws, with the runs that they have. A newcomer is wanted
     /// only once it has the present view on disk: one that could forget that it was seated would count as a loss.
-    fn wish(&mut self, at: usize, view: &View) -> BTreeMap<NodeId, Seat> {
+    fn wish(&mut self, at: usize, view: &View) -> BTreeMap<NodeId, Incarnation> {
         let first = view.number == 0;
         let among = if first { FIRST } else { self.slots.len() };
         let wanted: Vec<_> = (0..among)
             .filter(|other| first || *other == at || self.dice.roll(4) > 0)
             .collect();
-        let seat = |other: usize| Seat {
-            run: self.run(other),
-            peer_address: String::new(),
-        };
+        let seat = |other: usize| self.run(other);
         let may = |other: &usize| first || self.may_be_seated(*other, view);
         let seated = wanted.into_iter().filter(may);
         seated.map(|other| (node(other), seat(other))).collect()
@@ -204,7 +202,14 @@ impl Cluster {
         let seats = self.wish(at, &view);
         // A lone member has nobody who could tell it that its disk is an older copy.
         if seats.len() > 1 {
-            self.act(at, |roster| roster.propose(seats));
+            let bump = self.dice.roll(4) == 0;
+            let closed = BTreeMap::new();
+            let draft = Draft {
+                seats,
+                bump,
+                closed,
+            };
+            self.act(at, |roster| roster.propose(draft));
         }
     }
 
@@ -212,17 +217,17 @@ impl Cluster {
     fn tell(&mut self, from: usize, to: usize) {
         if let Some(roster) = &self.slots[from].up {
             let told = Say::Decided(roster.view().clone());
-            self.messages.push((from, to, told));
+            self.messages.push((from, to, roster.view().history, told));
         }
     }
 
     fn deliver(&mut self, nth: usize, again: bool) {
-        let (from, to, say) = if again {
+        let (from, to, history, say) = if again {
             self.messages[nth].clone()
         } else {
             self.messages.swap_remove(nth)
         };
-        self.act(to, |roster| roster.heard(&node(from), say));
+        self.act(to, |roster| roster.heard(&node(from), history, say));
     }
 
     fn step(&mut self) {
@@ -264,10 +269,7 @@ impl Cluster {
                 self.start(at);
             }
         }
-        let present = (0..self.slots.len()).map(|at| {
-            let (run, peer_address) = (self.run(at), String::new());
-            (node(at), Seat { run, peer_address })
-        });
+        let present = (0..self.slots.len()).map(|at| (node(at), self.run(at)));
         let all: BTreeMap<_, _> = present.collect();
         for round in 0..60 {
             // One after another: members that outbid each other all the time decide nothing.
@@ -280,7 +282,11 @@ impl Cluster {
             if view.number > 0 {
                 let mut seats = all.clone();
                 seats.retain(|node, _| self.may_be_seated(slot_of(node), &view));
-                self.act(at, |roster| roster.propose(seats));
+                let draft = Draft {
+                    seats,
+                    ..Draft::default()
+                };
+                self.act(at, |roster| roster.propose(draft));
             } else {
                 self.propose(at);
             }

@@ -6,6 +6,7 @@ use grapevine_core::machine::effects::{
     Action, CondemnReason, Effects, HolderState, PeerMessage, Receipt, Reply, Verdict,
 };
 use grapevine_core::progress::OriginHead;
+use grapevine_core::roster::{Ballot, Record, Say, View};
 use grapevine_core::store::{Taken, Write};
 use grapevine_core::vector::VersionVector;
 
@@ -90,6 +91,7 @@ fn write(write: &Write) -> Option<String> {
             format!("member {} is {}", record.node_id, run(record.incarnation))
         }
         Write::RemoveMember(node) => format!("member {node} is gone"),
+        Write::Roster(record) => format!("roster: {}", roster(record)),
         Write::OwnIncarnation(incarnation) => format!("runs as {}", run(*incarnation)),
         // What follows from the log record, or happens all the time.
         Write::JoinClass { .. }
@@ -126,7 +128,8 @@ pub(crate) fn message(message: &PeerMessage) -> String {
             )
         }
         PeerMessage::Ack { watermark, above } => format!("ack {watermark} {above:?}"),
-        PeerMessage::Probe { nonce } => format!("probe {nonce}"),
+        PeerMessage::Probe { nonce, mark } => format!("probe {nonce} in view {}", mark.number),
+        PeerMessage::Roster { say, .. } => said(say),
         PeerMessage::Grant {
             nonce, heads: it, ..
         } => format!("grant {nonce} {}", heads(it)),
@@ -183,6 +186,7 @@ fn receipt(receipt: &Receipt) -> String {
 
 pub(crate) fn reply(reply: &Reply) -> String {
     match reply {
+        Reply::Forgotten { alone } => format!("forgotten, alone: {alone}"),
         Reply::Invalidated { event, receipt: it } => {
             format!(
                 "{}:{} invalidated, {}",
@@ -259,4 +263,46 @@ pub(crate) fn taken(name: char, taken: &Taken) -> Option<String> {
 /// What a node reads from its disk for a peer.
 pub(crate) fn served(name: char, to: Incarnation, it: &PeerMessage) -> String {
     format!("{name} reads for {}: {}", run(to), message(it))
+}
+
+fn view(view: &View) -> String {
+    let seats = view.seats.iter();
+    let seats = seats.map(|(node, held_by)| format!("{node} is {}", run(*held_by)));
+    let seats = seats.collect::<Vec<_>>().join(", ");
+    let all = if view.everything == view.number {
+        ", everything bumped"
+    } else {
+        ""
+    };
+    format!("view {} ({seats}{all})", view.number)
+}
+
+fn ballot(ballot: Ballot) -> String {
+    format!("{}.{}", ballot.round, run(ballot.by))
+}
+
+fn roster(record: &Record) -> String {
+    let mut text = view(&record.view);
+    if let Some(promised) = record.promised {
+        text.push_str(", promised ");
+        text.push_str(&ballot(promised));
+    }
+    if let Some((_, next)) = &record.accepted {
+        text.push_str(", accepted ");
+        text.push_str(&view(next));
+    }
+    text
+}
+
+fn said(say: &Say) -> String {
+    match say {
+        Say::Prepare { number, ballot: at } => {
+            format!("prepare {} after view {number}", ballot(*at))
+        }
+        Say::Promise { ballot: at, .. } => format!("promise {}", ballot(*at)),
+        Say::Accept { ballot: at, next } => format!("accept {} at {}", view(next), ballot(*at)),
+        Say::Accepted { ballot: at, .. } => format!("accepted {}", ballot(*at)),
+        Say::Refuse { promised, .. } => format!("refuse, promised {}", ballot(*promised)),
+        Say::Decided(decided) => format!("decided: {}", view(decided)),
+    }
 }

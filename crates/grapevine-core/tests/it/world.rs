@@ -518,21 +518,26 @@ impl World {
     /// Flushes, sends and delivers until nothing is under way. Time stands still.
     pub(crate) fn settle(&mut self) {
         for _ in 0..10_000 {
-            let mut busy = false;
-            for at in 0..self.nodes.len() {
-                self.input(at, Input::Seal);
-                busy |= self.flush(at);
-                busy |= self.pump(at);
-            }
-            let links: Vec<_> = self.links.keys().copied().collect();
-            for (from, to) in links {
-                busy |= self.deliver(from, to);
-            }
-            if !busy {
+            if !self.work() {
                 return;
             }
         }
         panic!("the cluster never comes to rest");
+    }
+
+    /// One round of that: what every node has at hand, and one message of every link. Tells whether there was anything.
+    pub(crate) fn work(&mut self) -> bool {
+        let mut busy = false;
+        for at in 0..self.nodes.len() {
+            self.input(at, Input::Seal);
+            busy |= self.flush(at);
+            busy |= self.pump(at);
+        }
+        let links: Vec<_> = self.links.keys().copied().collect();
+        for (from, to) in links {
+            busy |= self.deliver(from, to);
+        }
+        busy
     }
 
     /// Lets time pass from wake to wake. A node that asks to be woken again and again at one moment is an error.

@@ -1,7 +1,7 @@
 //! What goes wrong, as the schedule says.
 //!
 //! A disk is lost or replaced only while other disks hold all that its sidecar ever showed: that is the loss which G1
-//! survives, and after any other one heads would stay that nobody can fill (issue 3 is to build `Close`). Where a schedule
+//! survives, and after any other one heads would stay that nobody can fill. Where a schedule
 //! asks for more, the loss is put off, and counted as that. The loss of all disks together is another matter: nobody is
 //! left who remembers a head (docs/decisions/0008).
 
@@ -13,7 +13,6 @@ use super::Sim;
 use crate::clock::{MILLISECOND, Micros};
 use crate::disk::Disk;
 use crate::events::Event;
-use crate::scenario::Gap;
 use crate::schedule::{CutOp, Loss, What};
 use crate::tally::Race;
 
@@ -21,8 +20,6 @@ use crate::tally::Race;
 const KEEPALIVE: Micros = 3_000 * MILLISECOND;
 /// How long a sidecar that leaves takes.
 const GOODBYE: Micros = 80 * MILLISECOND;
-/// How long a twin that ended may have been somebody's member: until grants lapse, gossip tells, and links are dialled.
-const TWIN_MEMORY: Micros = 2_500 * MILLISECOND;
 
 impl Sim<'_> {
     /// An operation of the schedule begins.
@@ -270,16 +267,8 @@ impl Sim<'_> {
         }
         if self.may_lose(slot) {
             self.crash(slot, 0, false);
-            self.after(TWIN_MEMORY, Event::TwinForgotten);
         } else {
             self.after(200 * MILLISECOND, Event::TwinEnds);
-        }
-    }
-
-    /// From now on nothing is excused by a twin that is gone.
-    pub(super) fn forget_twin(&mut self) {
-        if !self.nodes[self.size].up() {
-            self.checker.excuse = self.plan.gap.filter(|gap| *gap == Gap::Roster);
         }
     }
 }

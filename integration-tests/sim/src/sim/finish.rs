@@ -10,6 +10,7 @@ use grapevine_core::id::Lane;
 use grapevine_core::machine::effects::Freshness;
 use grapevine_core::policy::Strategy;
 use grapevine_core::progress::LaneProgress;
+use grapevine_core::progress::OriginHead;
 
 use super::Sim;
 use crate::arms::Arm;
@@ -103,7 +104,9 @@ impl Sim<'_> {
                 return false;
             }
             let told = core.progress().heads();
-            let told = told.into_iter().filter(|head| head.bump > 0);
+            // What others did not hear of a history that was given up they need not.
+            let counts = |head: &OriginHead| head.bump > 0 && !head.incarnation.is_history();
+            let told = told.into_iter().filter(counts);
             let bumps: Vec<_> = told.map(|head| (head.incarnation, head.bump)).collect();
             let whole = bumps.iter().all(|(origin, _)| {
                 let lane = core.progress().lane(*origin, Lane::Bump);

@@ -3,12 +3,18 @@
 //! It proposes and no more: it sees nobody through a path that is cut, it may suspect one that is well, it goes on naming
 //! runs that are over, and where two processes have one node id it names both.
 
-use grapevine_core::machine::effects::{Input, Sighting};
+use std::time::Duration;
+
+use grapevine_core::machine::effects::{Forget, Input, Sighting, Ticket};
 use rand::Rng as _;
 
 use super::Sim;
+use crate::arms::Arm;
 use crate::clock::MILLISECOND;
 use crate::events::Event;
+
+/// How long the arm that forgets silent members remembers them.
+const SHORT_MEMORY: Duration = Duration::from_millis(700);
 
 impl Sim<'_> {
     /// Tells a sidecar whom it sees.
@@ -28,6 +34,9 @@ impl Sim<'_> {
             sightings.push(Sighting { hello, alive });
         }
         self.input(at, Input::Seen(sightings));
+        if self.is(Arm::FreshnessByTimeout) {
+            self.forget_the_silent(at);
+        }
         self.tend(at);
         let node = &mut self.nodes[at];
         if !node.up() {
@@ -35,5 +44,22 @@ impl Sim<'_> {
         }
         let (run, pause) = (node.run, node.rng.random_range(150..300) * MILLISECOND);
         self.after(pause, Event::Gossip { node: at, run });
+    }
+
+    /// The arm's rule: whoever was silent for a moment is no member any more, whatever the others think.
+    fn forget_the_silent(&mut self, at: usize) {
+        let now = self.time(at);
+        let Some(core) = &self.nodes[at].core else {
+            return;
+        };
+        let members = core.members(now).into_iter();
+        let silent = members.filter(|member| !member.alive && member.silent >= SHORT_MEMORY);
+        let silent: Vec<_> = silent.map(|member| member.hello.node_id).collect();
+        for node_id in silent {
+            self.tickets += 1;
+            let ticket = Ticket(self.tickets);
+            let alone = true;
+            self.input(at, Input::Forget(ticket, Forget { node_id, alone }));
+        }
     }
 }

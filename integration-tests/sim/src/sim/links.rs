@@ -3,6 +3,7 @@
 use grapevine_core::machine::AdmitError;
 use grapevine_core::machine::effects::{Input, PeerMessage, Side};
 use grapevine_core::progress::OriginHead;
+use grapevine_core::roster::Say;
 
 use super::Sim;
 use crate::arms::Arm;
@@ -91,8 +92,8 @@ impl Sim<'_> {
             _ => return self.dial_later(at, to),
         }
         if at == self.size || to == self.size {
-            // Somebody took the second holder of a name for a member: the roster's business.
-            self.checker.excuse = Some(Gap::Roster);
+            // Somebody took the second holder of a name for a member.
+            self.checker.excuse = Some(Gap::NodeIdTwice);
             self.tally.fault("twin_let_in");
         }
         let link = self.net.dialled(self.end(at, false), self.end(to, true));
@@ -317,7 +318,7 @@ fn code(message: &PeerMessage) -> u64 {
         PeerMessage::Bumps { first, events, .. } => 100 + first * 64 + events.len() as u64,
         PeerMessage::Directory { first, batches, .. } => 200 + first * 64 + batches.len() as u64,
         PeerMessage::Ack { watermark, above } => 300 + watermark * 64 + above.len() as u64,
-        PeerMessage::Probe { nonce } => 1_000_000 + nonce,
+        PeerMessage::Probe { nonce, mark } => 1_000_000 + nonce * 64 + mark.number,
         PeerMessage::Grant { nonce, heads, .. } => 2_000_000 + nonce * 64 + heads.len() as u64,
         PeerMessage::Pull { first, last, .. } => 3_000_000 + first * 64 + last,
         PeerMessage::Compacted { first, .. } => 4_000_000 + first,
@@ -331,6 +332,18 @@ fn code(message: &PeerMessage) -> u64 {
         }
         PeerMessage::SnapshotEnd { id } => 9_000_000 + id,
         PeerMessage::Leave { bump_head, .. } => 10_000_000 + bump_head,
+        PeerMessage::Roster { say, .. } => 11_000_000 + roster_code(say),
+    }
+}
+
+fn roster_code(say: &Say) -> u64 {
+    match say {
+        Say::Prepare { number, ballot } => number * 64 + ballot.round,
+        Say::Promise { number, ballot, .. } => 10_000 + number * 64 + ballot.round,
+        Say::Accept { ballot, next } => 20_000 + next.number * 64 + ballot.round,
+        Say::Accepted { number, ballot } => 30_000 + number * 64 + ballot.round,
+        Say::Refuse { number, promised } => 40_000 + number * 64 + promised.round,
+        Say::Decided(view) => 50_000 + view.number * 64 + view.seats.len() as u64,
     }
 }
 

@@ -36,7 +36,6 @@ use crate::node::Node;
 use crate::oracle::Oracle;
 use crate::queue::Queue;
 use crate::rng::stream;
-use crate::scenario::Gap;
 use crate::schedule::HORIZON;
 use crate::shop::Shop;
 use crate::tally::Tally;
@@ -239,7 +238,6 @@ impl<'a> Sim<'a> {
             Event::Resume { node } => self.resume(node),
             Event::Flap { op, left } => self.flap(op, left),
             Event::TwinEnds => self.end_twin(),
-            Event::TwinForgotten => self.forget_twin(),
             Event::Exit { node, down, .. } => self.exit(node, down),
             Event::Session { op, attempt } => self.look_with_session(op, attempt),
             Event::Got { op } => self.got(op),
@@ -260,7 +258,6 @@ pub(crate) fn run(plan: &Plan, shop: &Shop, arm: Option<Arm>, keep: bool) -> Out
         "invariant: there is a slot for a twin"
     );
     let mut sim = Sim::new(plan, shop, arm, keep);
-    sim.checker.excuse = plan.gap.filter(|gap| *gap == Gap::Roster);
     for (op, planned) in plan.ops.iter().enumerate() {
         sim.queue.push(planned.at, Event::Op(op));
     }

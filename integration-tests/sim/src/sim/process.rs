@@ -1,7 +1,5 @@
 //! Sidecars' processes: what `grapevined`'s loop and writer do around core.
 
-use std::time::Duration;
-
 use grapevine_core::event::BumpEvent;
 use grapevine_core::id::{EventId, Incarnation, Lane, Time};
 use grapevine_core::machine::effects::{Action, Effects, Freshness, Input, PeerHello, Side};
@@ -19,8 +17,6 @@ use crate::node::{Call, Group};
 use crate::shop::Mask;
 use crate::tally::Race;
 
-/// How long the arm that forgets silent members remembers them.
-const SHORT_MEMORY: Duration = Duration::from_millis(700);
 /// How long links to a vanished host seem to stand.
 const KEEPALIVE: Micros = 3_000 * MILLISECOND;
 
@@ -31,20 +27,14 @@ impl Sim<'_> {
     }
 
     fn config(&mut self, at: usize) -> CoreConfig {
-        let forgetful = self.is(Arm::FreshnessByTimeout);
         let random: u128 = self.nodes[at].rng.random();
-        let member_timeout = if forgetful {
-            SHORT_MEMORY
-        } else {
-            self.plan.member_timeout
-        };
         CoreConfig {
             node_id: self.nodes[at].name.clone(),
             incarnation: Incarnation::from_random(random, 0),
             policies: self.shop.policies.clone(),
-            expected_members: if forgetful { 1 } else { self.size },
+            expected_members: self.size,
             max_staleness: MAX_STALENESS,
-            member_timeout,
+            member_timeout: self.plan.member_timeout,
             lease_duration: LEASE,
             clock_rate_ppm: CLOCK_RATE_PPM,
             limits: Limits {
@@ -237,6 +227,9 @@ impl Sim<'_> {
         });
         if let Some(rule) = &mut self.nodes[at].rule {
             rule.apply(event, what);
+        }
+        if matches!(what, BumpEvent::Bump(bump) if bump.classes[0].is_reserved()) {
+            self.checker.everything_bumped(event);
         }
         let covered = self.checker.applied(at, event);
         let concerned = match (covered, what) {

@@ -199,9 +199,7 @@ impl Sim<'_> {
         let place = self.place();
         let letter = node.letter;
         if !resolution.bypass && item.serve.is_zero() {
-            let progress = core.progress();
-            let has = |event: EventId| progress.has(event);
-            self.checker.vouches(place, (at, letter), has);
+            self.checker.vouches(place, (at, letter), core);
         }
         if self.is(Arm::NoFence) {
             resolution.token = Token::NONE;

@@ -30,7 +30,11 @@ impl Sim<'_> {
             };
             self.violated(Guarantee::G6, lie);
         }
-        if receipt.satisfied && !says_enough(receipt, self.size) {
+        let issuer = |node: &crate::node::Node| node.up() && node.incarnation == event.origin;
+        let members = self.nodes.iter().find(|node| issuer(node));
+        let members = members.and_then(|node| node.core.as_ref());
+        let members = members.map_or(self.size, |core| core.roster().seats.len());
+        if receipt.satisfied && !says_enough(receipt, members) {
             let what = format!("a receipt is satisfied and says too little: {receipt:?}");
             self.violated(Guarantee::G6, what);
         }
@@ -45,7 +49,7 @@ impl Sim<'_> {
 }
 
 /// Whether the rows of a receipt say what its level asks for.
-fn says_enough(receipt: &Receipt, size: usize) -> bool {
+fn says_enough(receipt: &Receipt, members: usize) -> bool {
     let rows = |state| {
         receipt
             .holders
@@ -55,8 +59,8 @@ fn says_enough(receipt: &Receipt, size: usize) -> bool {
     };
     match receipt.level {
         ReceiptLevel::None => true,
-        ReceiptLevel::One => rows(HolderState::Has) >= 2 || size == 1,
-        ReceiptLevel::Quorum => rows(HolderState::Has) > size / 2,
+        ReceiptLevel::One => rows(HolderState::Has) >= 2 || members == 1,
+        ReceiptLevel::Quorum => rows(HolderState::Has) > members / 2,
         ReceiptLevel::All => rows(HolderState::HasNot) == 0,
     }
 }

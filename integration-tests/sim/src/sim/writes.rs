@@ -105,7 +105,10 @@ impl Sim<'_> {
             .iter()
             .find_map(|write| own_bump(write, origin))
         {
-            self.checker.issued(event, kind.covers, writing.index);
+            let core = self.nodes[at].core.as_ref();
+            let everything = core.map_or(0, |core| core.roster().everything);
+            let (covers, index) = (kind.covers, writing.index);
+            self.checker.issued(event, covers, index, everything);
             let stamp = self.nodes[at].wall.stamp(self.now);
             self.stamps.insert(event, stamp);
             let letter = self.nodes[at].letter;

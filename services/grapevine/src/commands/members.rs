@@ -34,6 +34,7 @@ struct MemberJson<'a> {
     watermark: u64,
     policy_agrees: bool,
     grant_left_ms: u64,
+    seated: bool,
 }
 
 pub(crate) async fn run(args: Args) -> Result<(), Failure> {
@@ -105,6 +106,7 @@ fn json(member: &v1::Member) -> MemberJson<'_> {
         watermark: member.watermark,
         policy_agrees: member.policy_agrees,
         grant_left_ms: member.grant_left_ms,
+        seated: member.seated,
     }
 }
 
@@ -114,6 +116,7 @@ fn table(members: &[v1::Member]) -> Rows {
         "RUN",
         "PEER ADDRESS",
         "STATE",
+        "SEAT",
         "HEARD",
         "#BUMPS",
         "#APPLIED",
@@ -132,6 +135,7 @@ fn table(members: &[v1::Member]) -> Rows {
             format::short(&member.incarnation),
             member.peer_address.clone(),
             format::member_state(member.state()).to_owned(),
+            if member.seated { "yes" } else { "no" }.to_owned(),
             unless_own(format!("{} ago", format::millis(member.last_heard_ms))),
             member.head.to_string(),
             member.watermark.to_string(),
@@ -165,6 +169,7 @@ mod tests {
             watermark: 6,
             policy_agrees: true,
             grant_left_ms: 0,
+            seated: true,
         };
         let value = serde_json::to_value(json(&member)).unwrap();
         let fields: Vec<&str> = value

@@ -26,10 +26,11 @@ knobs! {
     cluster: ClusterConfig {
         /// The cluster's name. Sidecars of other clusters are refused.
         name: ClusterName = "grapevine", flag "cluster";
-        /// How many sidecars the cluster is to have, this one included. A minority of them never calls itself fresh;
-        /// while fewer are alive, seeds are resolved and tried every few seconds.
+        /// How many sidecars the first roster is to seat, this one included; a majority of them that has waited
+        /// `freshness.member_timeout` for the others goes ahead. Later ones are agreed on whatever their size. While fewer
+        /// are alive, seeds are resolved and tried every few seconds.
         expected_members: usize = "1", from "1" to "1024", flag "expected-members",
-            raising "above the truth costs name look-ups for ever, and at twice the truth nobody calls itself fresh; lowering it below the truth lets a cut-off part vouch for itself.";
+            raising "above the truth makes a new cluster wait longer, for ever at twice the truth, and costs name look-ups; lowering it below the truth lets parts of a new cluster begin apart, which find together later.";
     }
 
     /// Where applications call. There is no authentication: keep both on this host.
@@ -89,9 +90,9 @@ knobs! {
         /// How old a member's word may be for this sidecar to call itself fresh. Members are probed four times as often.
         max_staleness: Duration = "2s", from "100ms" to "1h",
             raising "lets values be served for so much longer after a peer became unreachable, and lets an invalidation with receipt `all` wait so long for it; lowering it costs probes and makes short pauses count as unknown.";
-        /// A crashed member is given up after so long.
+        /// A crashed member loses its seat in the roster after so long, and everything is invalidated once.
         member_timeout: Duration = "1m", from "1s" to "1day",
-            raising "keeps the others from calling themselves fresh for so long after a crash; lowering it gives up members that only pause.";
+            raising "keeps the others from calling themselves fresh for so long after a crash; lowering it takes the seats of members that only pause, and costs a cold cache each time.";
     }
 
     /// The sidecar's limits. At a limit it refuses what is new or invalidates more than asked, never less.

@@ -128,7 +128,7 @@ impl EventLoop {
                 anyhow::bail!(reason);
             }
             // Calls have ended by now, or were cut off.
-            if self.draining.is_some() && !self.writer.unfinished() {
+            if self.draining.is_some() && !self.writer.unfinished() && self.may_end() {
                 let abandoned = self.parts.purger.shutdown(PURGE_WAIT).await;
                 if abandoned > 0 {
                     info!(
@@ -227,6 +227,12 @@ impl EventLoop {
         self.parts.writes_max.saturating_sub(waiting)
     }
 
+    /// Whether others have been told that this sidecar leaves, and have agreed to it if they can.
+    fn may_end(&self) -> bool {
+        let now = self.parts.engine.clock.now();
+        self.parts.engine.core.read().may_end(now)
+    }
+
     fn wake_is_due(&self) -> bool {
         let now = self.parts.engine.clock.now();
         self.parts.engine.core.read().next_wake(now) <= now
@@ -292,6 +298,7 @@ impl EventLoop {
                 inputs.push(match call {
                     Call::Invalidate(call) => Input::Invalidate(ticket, call),
                     Call::Register(items) => Input::Register(ticket, items),
+                    Call::Forget(forget) => Input::Forget(ticket, forget),
                 });
             }
             Command::LinkUp(link, sender) => {

@@ -16,7 +16,9 @@ use std::time::Duration;
 use grapevine_core::event::{BumpEvent, Registration};
 use grapevine_core::id::EventId;
 use grapevine_core::machine::Core;
-use grapevine_core::machine::effects::{Input, Invalidate, PeerMessage, RegisterItem, Reply};
+use grapevine_core::machine::effects::{
+    Forget, Input, Invalidate, PeerMessage, RegisterItem, Reply,
+};
 use grapevine_store::{Store, StoreError};
 use parking_lot::RwLock;
 use tokio::sync::{OwnedSemaphorePermit, broadcast, mpsc, oneshot, watch};
@@ -136,6 +138,8 @@ pub(crate) enum Call {
     Invalidate(Invalidate),
     /// To commit fills or register addresses.
     Register(Vec<RegisterItem>),
+    /// To forget a member.
+    Forget(Forget),
 }
 
 /// Who waits for a call's answer.
@@ -189,7 +193,7 @@ impl Engine {
         wait: Duration,
     ) -> Result<Answer, Status> {
         let queue = match call {
-            Call::Invalidate(_) => &self.urgent,
+            Call::Invalidate(_) | Call::Forget(_) => &self.urgent,
             Call::Register(_) => &self.bulk,
         };
         let (sender, answer) = oneshot::channel();

@@ -5,17 +5,21 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use grapevine_core::id::Lane;
-use grapevine_core::machine::effects::Counters;
+use grapevine_core::machine::effects::{Counters, Forget, Reply};
+use grapevine_core::names::NodeId;
 use grapevine_proto::v1;
 use grapevine_proto::v1::admin_service_server::AdminService;
 use tokio::sync::mpsc;
 use tonic::{Request, Response, Status};
 
-use crate::engine::Engine;
+use crate::engine::{Call, Engine};
 use crate::wire;
 
 /// The longest drain that may be asked for; `drain.timeout` has the same limit.
 const DRAIN_MAX: Duration = Duration::from_hours(1);
+
+/// How long the machine may take to take note of a request to forget.
+const FORGET_WAIT: Duration = Duration::from_secs(5);
 
 /// The admin service.
 pub(crate) struct Admin {
@@ -79,6 +83,8 @@ impl AdminService for Admin {
                 .collect(),
             disk_bytes,
             counters,
+            view: core.roster().number,
+            seats: u32::try_from(core.roster().seats.len()).unwrap_or(u32::MAX),
         }))
     }
 
@@ -98,15 +104,41 @@ impl AdminService for Admin {
             head: own.map_or(0, grapevine_core::progress::LaneProgress::head),
             watermark: own.map_or(0, grapevine_core::progress::LaneProgress::watermark),
             policy_agrees: true,
+            seated: core
+                .roster()
+                .seats_run(&core.config().node_id, core.incarnation()),
             ..Default::default()
         }];
+        let known = core.members(now);
+        // Who has a seat and was not met since this sidecar's start is a member all the same.
+        let unmet = core.roster().seats.iter().filter(|(node, _)| {
+            **node != core.config().node_id && known.iter().all(|view| view.hello.node_id != **node)
+        });
+        members.extend(unmet.map(|(node, run)| wire::admin::unmet(node, *run)));
         members.extend(
-            core.members(now)
+            known
                 .into_iter()
-                .map(|view| wire::admin::member(view, digest)),
+                .map(|view| wire::admin::member(view, digest, core.roster())),
         );
         members.sort_by(|a, b| a.node_id.cmp(&b.node_id));
-        Ok(Response::new(v1::MembersResponse { members }))
+        let view = core.roster().number;
+        Ok(Response::new(v1::MembersResponse { members, view }))
+    }
+
+    async fn forget(
+        &self,
+        request: Request<v1::ForgetRequest>,
+    ) -> Result<Response<v1::ForgetResponse>, Status> {
+        let v1::ForgetRequest { node_id, alone } = request.into_inner();
+        let node_id = NodeId::parse(&node_id)
+            .map_err(|error| wire::status::invalid("node_id", error.to_string()))?;
+        let forget = Forget { node_id, alone };
+        let call = self.engine.call(Call::Forget(forget), None, FORGET_WAIT);
+        match call.await?.reply {
+            Reply::Forgotten { alone } => Ok(Response::new(v1::ForgetResponse { alone })),
+            Reply::Refused(refusal) => Err(wire::status::refusal(&refusal)),
+            other => Err(wire::status::wrong_reply("a request to forget", &other)),
+        }
     }
 
     async fn drain(

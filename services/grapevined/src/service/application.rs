@@ -160,10 +160,7 @@ impl Application {
             match call.await?.reply {
                 Reply::Registered(more) => verdicts.extend(more),
                 Reply::Refused(refusal) => return Err(status::refusal(&refusal)),
-                Reply::Invalidated { .. } => {
-                    let message = "a registration was answered as an invalidation";
-                    return Err(Status::internal(message));
-                }
+                other => return Err(status::wrong_reply("a registration", &other)),
             }
             intake = REGISTER_WAIT;
         }
@@ -341,11 +338,7 @@ impl ApplicationService for Application {
                 (event, receipt)
             }
             Reply::Refused(refusal) => return Err(status::refusal(&refusal)),
-            Reply::Registered(_) => {
-                return Err(Status::internal(
-                    "an invalidation was answered as a registration",
-                ));
-            }
+            other => return Err(status::wrong_reply("an invalidation", &other)),
         };
         let mut response = v1::InvalidateResponse {
             event: Some(wire::event_id(event)),

@@ -1,12 +1,15 @@
 //! The admin service's messages.
 
+use grapevine_core::id::Incarnation;
 use grapevine_core::machine::effects::MemberView;
+use grapevine_core::names::NodeId;
+use grapevine_core::roster::View;
 use grapevine_proto::v1;
 
 use super::incarnation;
 
 /// A member other than this sidecar.
-pub(crate) fn member(view: MemberView, policy_digest: u64) -> v1::Member {
+pub(crate) fn member(view: MemberView, policy_digest: u64, roster: &View) -> v1::Member {
     let millis =
         |duration: std::time::Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
     let state = if view.alive {
@@ -24,5 +27,17 @@ pub(crate) fn member(view: MemberView, policy_digest: u64) -> v1::Member {
         watermark: view.watermark,
         policy_agrees: view.hello.policy_digest == policy_digest,
         grant_left_ms: millis(view.grant_left),
+        seated: roster.seats_run(&view.hello.node_id, view.hello.incarnation),
+    }
+}
+
+/// A member that was not met since this sidecar's start.
+pub(crate) fn unmet(node_id: &NodeId, run: Incarnation) -> v1::Member {
+    v1::Member {
+        node_id: node_id.as_str().to_owned(),
+        incarnation: incarnation(run),
+        state: v1::MemberState::Suspect.into(),
+        seated: true,
+        ..Default::default()
     }
 }

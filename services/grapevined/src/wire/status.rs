@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use grapevine_core::machine::effects::Refusal;
+use grapevine_core::machine::effects::{Refusal, Reply};
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
 
@@ -78,6 +78,11 @@ pub(crate) fn exhausted(message: impl Into<String>, after: Duration) -> Status {
     Status::with_error_details(Code::ResourceExhausted, message, details)
 }
 
+/// A reply of another call's kind.
+pub(crate) fn wrong_reply(to: &str, reply: &Reply) -> Status {
+    Status::internal(format!("the answer to {to} was {reply:?}"))
+}
+
 /// A call that had no effect.
 pub(crate) fn refusal(refusal: &Refusal) -> Status {
     match refusal {
@@ -92,6 +97,10 @@ pub(crate) fn refusal(refusal: &Refusal) -> Status {
         }
         Refusal::Receipts { after, .. } => exhausted(refusal.to_string(), *after),
         Refusal::Draining => Status::unavailable(refusal.to_string()),
+        Refusal::NoSeat { .. } => invalid("node_id", refusal.to_string()),
+        Refusal::Connected { .. } | Refusal::NoMajority { .. } => {
+            Status::failed_precondition(refusal.to_string())
+        }
     }
 }
 

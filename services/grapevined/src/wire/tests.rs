@@ -2,6 +2,7 @@
 use grapevine_core::id::{EventId, Incarnation};
 use grapevine_core::machine::effects::PeerMessage;
 use grapevine_core::policy::{Policy, PolicySet};
+use grapevine_core::roster::Mark;
 use grapevine_proto::v1;
 use tonic_types::StatusExt as _;
 
@@ -158,10 +159,16 @@ fn a_malformed_peer_message_is_an_error_and_never_a_panic() {
     for kind in bad {
         assert!(peer::read_message(v1::ExchangeRequest { kind }).is_err());
     }
-    let probe = peer::message(PeerMessage::Probe { nonce: 3 });
+    let probe = peer::message(PeerMessage::Probe {
+        nonce: 3,
+        mark: Mark::default(),
+    });
     assert_eq!(
         peer::read_message(probe).unwrap(),
-        PeerMessage::Probe { nonce: 3 }
+        PeerMessage::Probe {
+            nonce: 3,
+            mark: Mark::default()
+        }
     );
 }
 

@@ -259,7 +259,14 @@ impl AdminService for State {
         _: Request<v1::MembersRequest>,
     ) -> Result<Response<v1::MembersResponse>, Status> {
         let members = vec![v1::Member::default()];
-        Ok(Response::new(v1::MembersResponse { members }))
+        Ok(Response::new(v1::MembersResponse { members, view: 1 }))
+    }
+
+    async fn forget(
+        &self,
+        _: Request<v1::ForgetRequest>,
+    ) -> Result<Response<v1::ForgetResponse>, Status> {
+        Err(Status::unimplemented("not asked of the fake"))
     }
 
     async fn drain(

@@ -1,7 +1,10 @@
 //! Classes, floors, progress, the log, and what a start is told.
 
+use std::collections::BTreeMap;
+
 use grapevine_core::id::{Lane, UnixSeconds};
 use grapevine_core::names::NodeId;
+use grapevine_core::roster::{Ballot, Record, View};
 use grapevine_core::store::{MemberRecord, Recovered, RecoveredClass, RecoveredProgress, Write};
 use grapevine_store::{Cursor, LogRead, StoreError};
 
@@ -306,6 +309,21 @@ pub(crate) fn members_and_incarnations_are_kept(store: &impl Inspect) {
         incarnation: origin(number),
         peer_address: peer_address.to_owned(),
     };
+    let record = Record {
+        view: View {
+            number: 3,
+            history: Some(origin(1).as_history()),
+            everything: 2,
+            closed: BTreeMap::from([(origin(5), 17)]),
+            seats: BTreeMap::from([(NodeId::parse("n1").unwrap(), origin(4))]),
+        },
+        promised: Some(Ballot {
+            round: 4,
+            by: origin(4),
+        }),
+        accepted: None,
+        blank: false,
+    };
     store
         .commit(&[
             Write::PutMember(member("n2", 2, "[::1]:7400")),
@@ -314,6 +332,8 @@ pub(crate) fn members_and_incarnations_are_kept(store: &impl Inspect) {
             Write::PutMember(member("n1", 4, "host:2")),
             Write::RemoveMember(NodeId::parse("n3").unwrap()),
             Write::RemoveMember(NodeId::parse("n9").unwrap()),
+            Write::Roster(Box::default()),
+            Write::Roster(Box::new(record.clone())),
             Write::OwnIncarnation(origin(9)),
             Write::OwnIncarnation(origin(8)),
             Write::OwnIncarnation(origin(9)),
@@ -325,6 +345,7 @@ pub(crate) fn members_and_incarnations_are_kept(store: &impl Inspect) {
         [member("n1", 4, "host:2"), member("n2", 2, "[::1]:7400")]
     );
     assert_eq!(recovered.own_incarnations, [origin(8), origin(9)]);
+    assert_eq!(recovered.roster, Some(record));
 }
 
 pub(crate) fn classes_are_merged_from_versions_and_directory(store: &impl Inspect) {

@@ -219,6 +219,7 @@ mod tests {
     use grapevine_core::event::{Bump, Match, PurgeMode};
     use grapevine_core::id::{Incarnation, UnixSeconds};
     use grapevine_core::names::{Address, ClassPath};
+    use grapevine_core::roster::Mark;
     use prost::Message as _;
 
     use super::super::{MESSAGE_BYTES_MAX, message, read_message};
@@ -301,7 +302,10 @@ mod tests {
             events: vec![bump(3); 900],
         };
         assert_eq!(cut(one.clone()), [one]);
-        let probe = PeerMessage::Probe { nonce: 1 };
+        let probe = PeerMessage::Probe {
+            nonce: 1,
+            mark: Mark::default(),
+        };
         assert_eq!(cut(probe.clone()), [probe]);
     }
 

@@ -10,7 +10,7 @@ use grapevine_proto::v1::exchange_request::Kind;
 use super::parts::{
     read_batch, read_bump_event, read_class_version, read_floor, read_heads, read_lane,
 };
-use super::{BATCHES_MAX, Checked, EVENTS_MAX, count, field, first, origin, some};
+use super::{BATCHES_MAX, Checked, EVENTS_MAX, count, field, first, origin, roster, some};
 
 /// A message from a peer, behind its hello.
 pub(crate) fn read_message(message: v1::ExchangeRequest) -> Checked<PeerMessage> {
@@ -26,7 +26,11 @@ pub(crate) fn read_message(message: v1::ExchangeRequest) -> Checked<PeerMessage>
                 above: ack.above,
             }
         }
-        Kind::Probe(probe) => PeerMessage::Probe { nonce: probe.nonce },
+        Kind::Probe(probe) => PeerMessage::Probe {
+            nonce: probe.nonce,
+            mark: roster::read_mark(probe.view.as_ref())?,
+        },
+        Kind::Roster(said) => roster::read(&said)?,
         Kind::Grant(grant) => PeerMessage::Grant {
             nonce: grant.nonce,
             duration: Duration::from_millis(grant.duration_ms.into()),

@@ -4,6 +4,7 @@
 mod cut;
 mod hear;
 mod parts;
+mod roster;
 mod say;
 
 use grapevine_core::id::Incarnation;
@@ -19,7 +20,7 @@ pub(crate) use hear::read_message;
 pub(crate) use say::message;
 
 /// The peer protocol that this version speaks.
-pub(crate) const PROTOCOL: u32 = 1;
+pub(crate) const PROTOCOL: u32 = 2;
 
 /// The largest message that a sidecar takes from a peer, on either side of a link, whatever `limits.message_bytes_max`
 /// says: sidecars cut what they send to [`FRAME_BYTES_MAX`], and what cannot be cut (one event, the heads of every run)

@@ -6,7 +6,7 @@ use grapevine_proto::v1;
 use grapevine_proto::v1::exchange_request::Kind;
 
 use super::parts::{batch, bump_event, class_version, floor, heads, lane};
-use super::{MESSAGE_BYTES_MAX, bytes};
+use super::{MESSAGE_BYTES_MAX, bytes, roster};
 
 /// A message for a peer. It is small if [`super::cut`] made it.
 pub(crate) fn message(message: PeerMessage) -> v1::ExchangeRequest {
@@ -95,7 +95,11 @@ fn snapshot(message: PeerMessage) -> Kind {
 fn word(message: PeerMessage) -> Kind {
     match message {
         PeerMessage::Ack { watermark, above } => Kind::Ack(v1::Ack { watermark, above }),
-        PeerMessage::Probe { nonce } => Kind::Probe(v1::Probe { nonce }),
+        PeerMessage::Probe { nonce, mark } => Kind::Probe(v1::Probe {
+            nonce,
+            view: Some(roster::mark(mark)),
+        }),
+        PeerMessage::Roster { history, say } => Kind::Roster(roster::say(history, say)),
         PeerMessage::Grant {
             nonce,
             duration,

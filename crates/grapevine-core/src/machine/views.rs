@@ -1,0 +1,419 @@
+//! The roster at work: who is a member, and what this sidecar does to have it changed.
+//!
+//! [`crate::roster`] decides views; here stands what follows from it, and in `wishes` when another one is wanted. Every
+//! probe names the view that its sender has on disk: whoever is behind is told, and a run that knows the present view
+//! and has no seat is given one. A run that says it leaves loses its seat without further ado. One that was silent for
+//! `member_timeout` loses it together with a bump of everything, for nobody can tell what it and others that are gone
+//! have acknowledged among themselves.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::Core;
+use super::app::bump_writes;
+use super::effects::{Action, Effects, PeerMessage};
+use super::flushed::Pending;
+use super::freshness::stretched;
+use super::grants::Asked;
+use super::members::Member;
+use super::wishes::TURN;
+use crate::event::{Bump, BumpEvent, Match, PurgeMode};
+use crate::id::{EventId, Incarnation, Lane, Time};
+use crate::names::{ClassPath, NodeId};
+use crate::progress::OriginHead;
+use crate::roster::{Mark, Memory, Outcome, Record, Roster, Say, View};
+use crate::store::Write;
+
+/// How long a member whose ballot was refused leaves the field to the other one.
+const OUTBID: Duration = Duration::from_millis(50);
+/// How long a sidecar that leaves takes part in agreeing on that.
+const FAREWELL: Duration = Duration::from_secs(1);
+
+/// What a sidecar does about the roster.
+#[derive(Debug)]
+pub(super) struct Views {
+    pub(super) roster: Roster,
+    /// The latest view whose record is flushed.
+    durable: Mark,
+    /// From when on this run, which has a seat, knows of every grant that lets others vouch: one `max_staleness` after it
+    /// learned of its seat, or at once if nobody had any before.
+    knows_from: Option<Time>,
+    /// Since when something is wanted of the roster, how often this sidecar tried, and when it may again.
+    pub(super) wanted: Option<Time>,
+    pub(super) attempts: u32,
+    pub(super) next: Option<Time>,
+    /// Whether this member is sure of what its seat promised.
+    sure: bool,
+    /// Whether an attempt of this member was under way.
+    trying: bool,
+    /// Since when the next view is accepted here and not decided.
+    pub(super) accepted: Option<Time>,
+    /// Since when too few of this sidecar's history are there.
+    pub(super) stuck: Option<Time>,
+    /// What was known to exist when the present view was taken over, until all of it is applied: who told of it may have
+    /// lost his seat, so that no grant waits for it.
+    pub(super) debts: Vec<OriginHead>,
+    /// When this sidecar told the others that it leaves.
+    pub(super) farewell: Option<Time>,
+    /// Runs that said they leave.
+    pub(super) leaving: BTreeSet<Incarnation>,
+    /// Nodes that an operator said are gone for good.
+    pub(super) forgotten: BTreeSet<NodeId>,
+}
+
+impl Views {
+    pub(super) fn start(node: NodeId, run: Incarnation, record: Option<Record>) -> Self {
+        let roster = Roster::start(node, run, record);
+        Self {
+            durable: roster.view().mark(),
+            roster,
+            knows_from: None,
+            wanted: None,
+            attempts: 0,
+            next: None,
+            sure: false,
+            trying: false,
+            accepted: None,
+            stuck: None,
+            debts: Vec::new(),
+            farewell: None,
+            leaving: BTreeSet::new(),
+            forgotten: BTreeSet::new(),
+        }
+    }
+
+    pub(super) fn view(&self) -> &View {
+        self.roster.view()
+    }
+
+    /// What a probe tells.
+    pub(super) fn durable(&self) -> Mark {
+        self.durable
+    }
+
+    pub(super) fn next_wake(&self, now: Time) -> Option<Time> {
+        let farewell = self.farewell.map(|at| at.plus(FAREWELL));
+        let farewell = farewell.filter(|at| *at > now);
+        self.next.into_iter().chain(farewell).min()
+    }
+}
+
+impl Core {
+    /// The members that were agreed on.
+    pub fn roster(&self) -> &View {
+        self.views.view()
+    }
+
+    /// Whether a sidecar that drains may end: the others were told, and have agreed to it or cannot in this time.
+    pub fn may_end(&self, now: Time) -> bool {
+        let Some(at) = self.views.farewell else {
+            return false;
+        };
+        let alone = self.linked_seats() == 0;
+        !self.seated() || alone || now.since(at) >= FAREWELL
+    }
+
+    /// Whether this run holds a seat.
+    pub(super) fn seated(&self) -> bool {
+        self.views.roster.seated()
+    }
+
+    /// Whether nobody can call himself fresh by grants of which this run does not know. Members of earlier views do not
+    /// ask for its grants; theirs stopped when a majority accepted the view that seats it. Before the first view there
+    /// was none.
+    pub(super) fn knows_grants(&self, now: Time) -> bool {
+        self.seated() && self.views.knows_from.is_some_and(|at| now >= at)
+    }
+
+    /// Whether no later view can be one whose members vouch without an event of this sidecar: whatever majority of the
+    /// present view decides it has this sidecar in it, or one that waits for the event. Who was cut off for long may have
+    /// been removed meanwhile, and nobody has told it.
+    pub(super) fn is_waited_for(&self, sequence: u64) -> bool {
+        let view = self.views.view();
+        let waits = |member: &&Member| {
+            view.seats_run(&member.hello.node_id, member.hello.incarnation)
+                && member.confirmed >= sequence
+        };
+        let waiting = self.members.iter().filter(waits).count() + 1;
+        self.seated()
+            && self.views.roster.accepted_next().is_none()
+            && view.seats.len().saturating_sub(waiting) < view.majority()
+    }
+
+    /// When [`Self::knows_grants`] may change by itself.
+    pub(super) fn knows_grants_at(&self) -> Option<Time> {
+        self.views.knows_from
+    }
+
+    /// Whether a probe of this view by this run may be answered with a grant: both are members of the same view, and
+    /// this sidecar has accepted no other one.
+    pub(super) fn may_grant(&self, node: &NodeId, run: Incarnation, mark: Mark) -> bool {
+        let view = self.views.view();
+        mark == view.mark()
+            && self.seated()
+            && view.seats_run(node, run)
+            && !self.views.leaving.contains(&run)
+            && self.views.roster.accepted_next().is_none()
+    }
+
+    /// Takes note of the view that a member has; whoever is behind, or elsewhere, is told this one, and who has reached
+    /// it is asked for a grant.
+    pub(super) fn marked(
+        &mut self,
+        from: Incarnation,
+        mark: Mark,
+        now: Time,
+        effects: &mut Effects,
+    ) {
+        let own = self.views.view().mark();
+        let Some(member) = self.members.by_incarnation(from) else {
+            return;
+        };
+        let arrived = member.mark.replace(mark) != Some(mark) && mark == own;
+        let node = member.hello.node_id.clone();
+        if arrived && own.number > 0 {
+            self.probe(&node, now, effects);
+        }
+        if own.number > 0 && (mark.history != own.history || mark.number < own.number) {
+            let history = own.history;
+            let say = Say::Decided(self.views.view().clone());
+            effects.send(from, PeerMessage::Roster { history, say });
+        }
+    }
+
+    pub(super) fn roster_said(
+        &mut self,
+        from: Incarnation,
+        history: Option<Incarnation>,
+        say: Say,
+        now: Time,
+        effects: &mut Effects,
+    ) {
+        let Some(member) = self.members.by_incarnation(from) else {
+            return;
+        };
+        let node = member.hello.node_id.clone();
+        let outcome = match say {
+            Say::Decided(view) if self.defects_to(&view, now) => self.views.roster.defect(view),
+            say => self.views.roster.heard(&node, history, say),
+        };
+        self.roster_outcome(outcome, now, effects);
+    }
+
+    /// Whether this member has waited long enough for a majority of its own history, and should follow another one. It is
+    /// as if it had gone for good: its history goes on without it, or never. Two that wait for each other follow the one
+    /// with the lower name.
+    fn defects_to(&self, view: &View, now: Time) -> bool {
+        let own = self.views.view();
+        let patience = if view.history < own.history { 1 } else { 3 };
+        let patience = self.config.member_timeout * patience;
+        let stuck = self.views.stuck;
+        own.number > 0
+            && view.history != own.history
+            && stuck.is_some_and(|since| now.since(since) >= patience)
+    }
+
+    /// Whether too few of this sidecar's history are there to have it go on.
+    pub(super) fn is_stuck(&self) -> bool {
+        let view = self.views.view();
+        let with_us = |node: &NodeId| {
+            let member = self.members.by_node(node);
+            let member = member.filter(|member| member.linked());
+            let history = member
+                .and_then(|member| member.mark)
+                .map(|mark| mark.history);
+            history == Some(view.history)
+        };
+        let others = view.seats.keys().filter(|node| with_us(node)).count();
+        if !view.seats.contains_key(&self.config.node_id) {
+            others == 0
+        } else if self.views.roster.memory() == Memory::Sure {
+            others + 1 < view.majority()
+        } else {
+            others < view.recovery()
+        }
+    }
+
+    /// Why this run is no member; `None` if it is one, or if there are none yet.
+    pub(super) fn why_no_seat(&self) -> Option<String> {
+        let view = self.views.view();
+        if view.number == 0 || self.seated() {
+            return None;
+        }
+        let number = view.number;
+        if !view.seats.contains_key(&self.config.node_id) {
+            return Some(format!(
+                "this run has no seat in the roster yet (view {number})"
+            ));
+        }
+        let (linked, needed) = (self.linked_seats(), view.recovery());
+        if self.views.roster.memory() == Memory::Sure || linked >= needed {
+            return Some(format!(
+                "this run is being given its node's seat in the roster (view {number})"
+            ));
+        }
+        let own = &self.config.node_id;
+        let missing = view
+            .seats
+            .keys()
+            .filter(|node| *node != own && !self.is_linked(node));
+        let missing: Vec<_> = missing.map(NodeId::as_str).take(5).collect();
+        Some(format!(
+            "after a start {needed} other members of the roster's view {number} must be asked, and {linked} are connected; missing: {}",
+            missing.join(", ")
+        ))
+    }
+
+    /// Keeps what is to be kept, and says the rest behind it.
+    pub(super) fn roster_outcome(&mut self, outcome: Outcome, now: Time, effects: &mut Effects) {
+        let mut writes = Vec::new();
+        let sure = self.views.roster.memory() == Memory::Sure;
+        let trying = self.views.roster.is_trying();
+        if std::mem::replace(&mut self.views.sure, sure) != sure {
+            // What was wanted was to be sure. The next wish has its own turns.
+            (self.views.wanted, self.views.attempts) = (None, 0);
+        } else if std::mem::replace(&mut self.views.trying, trying) && !trying {
+            // Outbid, most likely by a member that recovers: it asks once and is in nobody's way any more.
+            self.views.next = Some(now.plus(OUTBID + TURN * self.turn()));
+        }
+        if outcome.adopted {
+            writes.extend(self.adopted(now, effects));
+        }
+        let mark = self.views.view().mark();
+        let say: Vec<_> = outcome.say;
+        if let Some(record) = outcome.keep {
+            writes.push(Write::Roster(Box::new(record)));
+            let history = mark.history;
+            self.write(effects, writes, Pending::Roster { mark, history, say });
+        } else {
+            self.say(mark.history, say, now, effects);
+        }
+        self.views.accepted = match self.views.roster.accepted_next() {
+            Some(_) => self.views.accepted.or(Some(now)),
+            None => None,
+        };
+    }
+
+    /// A record is flushed.
+    pub(super) fn roster_flushed(
+        &mut self,
+        mark: Mark,
+        (history, say): (Option<Incarnation>, Vec<(NodeId, Say)>),
+        now: Time,
+        effects: &mut Effects,
+    ) {
+        if self.views.durable != mark {
+            self.views.durable = mark;
+            let linked = self.members.iter().filter(|member| member.linked());
+            let linked: Vec<_> = linked.map(|member| member.hello.node_id.clone()).collect();
+            for node in linked {
+                self.probe(&node, now, effects);
+            }
+        }
+        self.say(history, say, now, effects);
+        self.review_roster(now, effects);
+    }
+
+    fn say(
+        &mut self,
+        history: Option<Incarnation>,
+        say: Vec<(NodeId, Say)>,
+        now: Time,
+        effects: &mut Effects,
+    ) {
+        for (to, say) in say {
+            if to == self.config.node_id {
+                let outcome = self.views.roster.heard(&to, history, say);
+                self.roster_outcome(outcome, now, effects);
+            } else if let Some(member) = self.members.by_node(&to) {
+                let to = member.hello.incarnation;
+                effects.send(to, PeerMessage::Roster { history, say });
+            }
+        }
+    }
+
+    /// What follows from a new view.
+    fn adopted(&mut self, now: Time, effects: &mut Effects) -> Vec<Write> {
+        let views = &mut self.views;
+        (views.wanted, views.attempts) = (None, 0);
+        let seats = &views.roster.view().seats;
+        views.forgotten.retain(|node| seats.contains_key(node));
+        let nobody_before = views.view().number == 1 || views.view().is_lone(&self.config.node_id);
+        let longest = stretched(self.config.max_staleness, self.config.clock_rate_ppm);
+        let from = if nobody_before {
+            now
+        } else {
+            now.plus(longest)
+        };
+        let seated = views.roster.seated();
+        views.knows_from = seated.then(|| views.knows_from.unwrap_or(from));
+        let view = views.view().clone();
+        // What members of the last view vouched for says nothing in this one: somebody may be missing who is asked now.
+        for member in self.members.iter_mut() {
+            member.asked = Asked::default();
+            member.confirmed = 0;
+        }
+        let views = &self.views;
+        let gone = |run: &Incarnation| view.seats.values().all(|seated| seated != run);
+        let left: Vec<_> = views.leaving.iter().copied().filter(gone).collect();
+        for run in left {
+            self.views.leaving.remove(&run);
+            self.depart(run, effects);
+        }
+        let Some(history) = view.history else {
+            return Vec::new();
+        };
+        self.write_off(&view.closed);
+        self.views.debts = self.progress.told_heads();
+        self.everything_bumped(history, view.everything, effects)
+    }
+
+    /// A peer knows of a view that bumped everything: of this history, or of one that was given up. Its number says all
+    /// that there is to say of it.
+    pub(super) fn history_told(&mut self, head: OriginHead, effects: &mut Effects) {
+        let room = self.progress.len() < self.config.limits.origins_max;
+        let known = self.progress.knows(head.incarnation);
+        if head.bump == 0 || !(known || room) {
+            return;
+        }
+        let writes = self.everything_bumped(head.incarnation, head.bump, effects);
+        if !writes.is_empty() {
+            self.write(effects, writes, Pending::Nothing);
+        }
+    }
+
+    /// Applies a view's bump of everything, unless it is known.
+    fn everything_bumped(
+        &mut self,
+        history: Incarnation,
+        number: u64,
+        effects: &mut Effects,
+    ) -> Vec<Write> {
+        let lane = self.progress.lane_mut(history, Lane::Bump);
+        if lane.watermark() >= number {
+            return Vec::new();
+        }
+        lane.adopt(number);
+        let id = EventId {
+            origin: history,
+            sequence: number,
+        };
+        let bump = Bump {
+            classes: vec![ClassPath::everything()],
+            matching: Match::Any,
+            purge: PurgeMode::Hard,
+        };
+        let event = Arc::new(BumpEvent::Bump(bump.clone()));
+        self.apply_event(id, &event);
+        let mut writes = bump_writes(id, &bump, true);
+        writes.extend(self.renewed(history, number, std::slice::from_ref(&event)));
+        writes.push(Write::Progress {
+            origin: history,
+            lane: Lane::Bump,
+            watermark: number,
+        });
+        effects.actions.push(Action::Applied(id, event));
+        writes
+    }
+}

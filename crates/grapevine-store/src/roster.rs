@@ -1,0 +1,179 @@
+//! A sidecar's part in the roster: one record.
+//!
+//! The present view, then one byte of flags (1: a ballot was promised, 2: a view was accepted, 4: it began without a
+//! record), then for the first two a ballot each, the accepted one followed by its view. A *ballot* is its `u64` round and
+//! the run that proposed. A *view* is its `u64` number, a flag byte and with 1 the history, the `u64` number of the view that
+//! bumped everything last, a vector of closed logs, and a varint count of seats: the length of the node id in one byte, the
+//! node id, the run.
+
+use std::collections::BTreeMap;
+
+use grapevine_core::names::NodeId;
+use grapevine_core::roster::{Ballot, Record, View};
+use grapevine_core::vector::VersionVector;
+
+use crate::StoreError;
+use crate::codec::{DecodeError, Reader, put_varint, put_vector};
+
+const PROMISED: u8 = 1;
+const ACCEPTED: u8 = 2;
+const BLANK: u8 = 4;
+
+pub(crate) fn encode(record: &Record) -> Vec<u8> {
+    let mut out = Vec::new();
+    put_view(&mut out, &record.view);
+    let mut flags = 0;
+    flags |= if record.promised.is_some() {
+        PROMISED
+    } else {
+        0
+    };
+    flags |= if record.accepted.is_some() {
+        ACCEPTED
+    } else {
+        0
+    };
+    flags |= if record.blank { BLANK } else { 0 };
+    out.push(flags);
+    if let Some(ballot) = record.promised {
+        put_ballot(&mut out, ballot);
+    }
+    if let Some((ballot, view)) = &record.accepted {
+        put_ballot(&mut out, *ballot);
+        put_view(&mut out, view);
+    }
+    out
+}
+
+pub(crate) fn decode(bytes: &[u8]) -> Result<Record, StoreError> {
+    let mut reader = Reader::new(bytes);
+    let view = view(&mut reader)?;
+    let flags = reader.u8()?;
+    let promised = (flags & PROMISED != 0).then(|| ballot(&mut reader));
+    let promised = promised.transpose()?;
+    let accepted = if flags & ACCEPTED == 0 {
+        None
+    } else {
+        Some((ballot(&mut reader)?, self::view(&mut reader)?))
+    };
+    reader.finish()?;
+    Ok(Record {
+        view,
+        promised,
+        accepted,
+        blank: flags & BLANK != 0,
+    })
+}
+
+fn put_ballot(out: &mut Vec<u8>, ballot: Ballot) {
+    out.extend_from_slice(&ballot.round.to_be_bytes());
+    out.extend_from_slice(&ballot.by.to_bytes());
+}
+
+fn ballot(reader: &mut Reader<'_>) -> Result<Ballot, DecodeError> {
+    Ok(Ballot {
+        round: reader.u64()?,
+        by: reader.incarnation()?,
+    })
+}
+
+fn put_view(out: &mut Vec<u8>, view: &View) {
+    out.extend_from_slice(&view.number.to_be_bytes());
+    out.push(u8::from(view.history.is_some()));
+    if let Some(history) = view.history {
+        out.extend_from_slice(&history.to_bytes());
+    }
+    out.extend_from_slice(&view.everything.to_be_bytes());
+    let closed: VersionVector = view
+        .closed
+        .iter()
+        .map(|(run, last)| (*run, *last))
+        .collect();
+    put_vector(out, &closed);
+    put_varint(out, view.seats.len() as u64);
+    for (node, run) in &view.seats {
+        let name = node.as_str().as_bytes();
+        let length = u8::try_from(name.len()).expect("invariant: a node id has at most 64 bytes");
+        out.push(length);
+        out.extend_from_slice(name);
+        out.extend_from_slice(&run.to_bytes());
+    }
+}
+
+fn view(reader: &mut Reader<'_>) -> Result<View, DecodeError> {
+    let number = reader.u64()?;
+    let history = match reader.u8()? {
+        0 => None,
+        _ => Some(reader.incarnation()?),
+    };
+    let everything = reader.u64()?;
+    let closed = reader.vector()?;
+    let mut seats = BTreeMap::new();
+    for _ in 0..reader.count()? {
+        let length = reader.u8()?;
+        let name = reader.take(length.into())?;
+        let name = std::str::from_utf8(name).ok();
+        let node = name.and_then(|name| NodeId::parse(name).ok());
+        let node = node.ok_or_else(|| reader.error("a node id that is none"))?;
+        seats.insert(node, reader.incarnation()?);
+    }
+    Ok(View {
+        number,
+        history,
+        everything,
+        closed: closed.iter().collect(),
+        seats,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use grapevine_core::id::Incarnation;
+
+    use super::*;
+
+    fn run(number: u128) -> Incarnation {
+        Incarnation::new(number).unwrap()
+    }
+
+    fn view_of(number: u64) -> View {
+        let seat = |name: &str, held_by| (NodeId::parse(name).unwrap(), run(held_by));
+        View {
+            number,
+            history: Some(run(1).as_history()),
+            everything: number / 2,
+            closed: BTreeMap::from([(run(9), 12), (run(10), 1 << 40)]),
+            seats: BTreeMap::from([seat("a", 1), seat("grapevine-2", 1 << 90)]),
+        }
+    }
+
+    #[test]
+    fn records_read_back() {
+        let ballot = Ballot {
+            round: 7,
+            by: run(3),
+        };
+        let records = [
+            Record::default(),
+            Record {
+                blank: true,
+                promised: Some(ballot),
+                ..Record::default()
+            },
+            Record {
+                view: view_of(5),
+                promised: Some(ballot),
+                accepted: Some((ballot, view_of(6))),
+                blank: false,
+            },
+        ];
+        for record in records {
+            let bytes = encode(&record);
+            assert_eq!(decode(&bytes).unwrap(), record);
+            for end in 0..bytes.len() {
+                assert!(decode(&bytes[..end]).is_err(), "{end} of {}", bytes.len());
+            }
+        }
+    }
+}

@@ -1,0 +1,204 @@
+//! What members say to agree on views, both ways.
+
+use std::collections::BTreeMap;
+
+use grapevine_core::id::Incarnation;
+use grapevine_core::machine::effects::PeerMessage;
+use grapevine_core::names::NodeId;
+use grapevine_core::roster::{Ballot, CLOSED_MAX, Mark, Memory, Say, View};
+use grapevine_proto::v1;
+use grapevine_proto::v1::roster::Say as Kind;
+
+use super::{Checked, bytes, count, field, origin};
+
+/// Seats in one view.
+const SEATS_MAX: usize = 1_024;
+
+fn history(history: Option<Incarnation>) -> bytes::Bytes {
+    history.map(bytes).unwrap_or_default()
+}
+
+fn read_history(value: &[u8]) -> Checked<Option<Incarnation>> {
+    if value.is_empty() {
+        return Ok(None);
+    }
+    origin("history", value).map(Some)
+}
+
+pub(super) fn mark(mark: Mark) -> v1::ViewMark {
+    v1::ViewMark {
+        history: history(mark.history),
+        number: mark.number,
+    }
+}
+
+pub(super) fn read_mark(mark: Option<&v1::ViewMark>) -> Checked<Mark> {
+    let Some(mark) = mark else {
+        return Ok(Mark::default());
+    };
+    let history = read_history(&mark.history)?;
+    if history.is_some() != (mark.number > 0) {
+        return Err(field("view", "a history and a number come together"));
+    }
+    let number = mark.number;
+    Ok(Mark { history, number })
+}
+
+fn ballot(ballot: Ballot) -> v1::Ballot {
+    v1::Ballot {
+        round: ballot.round,
+        by: bytes(ballot.by),
+    }
+}
+
+fn read_ballot(ballot: Option<&v1::Ballot>) -> Checked<Ballot> {
+    let ballot = ballot.ok_or_else(|| field("ballot", "none"))?;
+    Ok(Ballot {
+        round: ballot.round,
+        by: origin("ballot.by", &ballot.by)?,
+    })
+}
+
+fn view(view: &View) -> v1::View {
+    let seats = view.seats.iter().map(|(node, run)| v1::Seat {
+        node_id: node.as_str().to_owned(),
+        incarnation: bytes(*run),
+    });
+    let closed = view.closed.iter().map(|(run, last)| v1::Dot {
+        incarnation: bytes(*run),
+        sequence: *last,
+    });
+    v1::View {
+        mark: Some(mark(view.mark())),
+        everything: view.everything,
+        closed: closed.collect(),
+        seats: seats.collect(),
+    }
+}
+
+fn read_view(view: Option<&v1::View>) -> Checked<View> {
+    let view = view.ok_or_else(|| field("view", "none"))?;
+    let mark = read_mark(view.mark.as_ref())?;
+    if mark.number == 0 {
+        return Err(field("view.mark", "a view has a number above 0"));
+    }
+    if view.everything == 0 || view.everything > mark.number {
+        let (value, most) = (view.everything, mark.number);
+        let reason = format!("{value}; the limits are 1 to the view's number, {most}");
+        return Err(field("view.everything", reason));
+    }
+    count("view.closed", view.closed.len(), CLOSED_MAX)?;
+    if view.seats.is_empty() {
+        return Err(field("view.seats", "none"));
+    }
+    count("view.seats", view.seats.len(), SEATS_MAX)?;
+    let mut seats = BTreeMap::new();
+    for seat in &view.seats {
+        let node = NodeId::parse(&seat.node_id);
+        let node = node.map_err(|error| field("view.seats.node_id", error.to_string()))?;
+        let run = origin("view.seats.incarnation", &seat.incarnation)?;
+        if seats.insert(node, run).is_some() {
+            return Err(field("view.seats.node_id", "one of them twice"));
+        }
+    }
+    let closed = view.closed.iter();
+    let closed = closed.map(|dot| Ok((origin("view.closed", &dot.incarnation)?, dot.sequence)));
+    Ok(View {
+        number: mark.number,
+        history: mark.history,
+        everything: view.everything,
+        closed: closed.collect::<Checked<_>>()?,
+        seats,
+    })
+}
+
+pub(super) fn say(told: Option<Incarnation>, say: Say) -> v1::Roster {
+    let say = match say {
+        Say::Prepare { number, ballot: at } => Kind::Prepare(v1::RosterPrepare {
+            number,
+            ballot: Some(ballot(at)),
+        }),
+        Say::Promise {
+            number,
+            ballot: at,
+            accepted,
+            memory,
+        } => Kind::Promise(v1::RosterPromise {
+            number,
+            ballot: Some(ballot(at)),
+            accepted_ballot: accepted.as_ref().map(|(at, _)| ballot(*at)),
+            accepted: accepted.as_ref().map(|(_, next)| view(next)),
+            memory: match memory {
+                Memory::None => v1::RosterMemory::None,
+                Memory::Disk => v1::RosterMemory::Disk,
+                Memory::Sure => v1::RosterMemory::Sure,
+            }
+            .into(),
+        }),
+        Say::Accept { ballot: at, next } => Kind::Accept(v1::RosterAccept {
+            ballot: Some(ballot(at)),
+            next: Some(view(&next)),
+        }),
+        Say::Accepted { number, ballot: at } => Kind::Accepted(v1::RosterAccepted {
+            number,
+            ballot: Some(ballot(at)),
+        }),
+        Say::Refuse { number, promised } => Kind::Refuse(v1::RosterRefuse {
+            number,
+            promised: Some(ballot(promised)),
+        }),
+        Say::Decided(decided) => Kind::Decided(view(&decided)),
+    };
+    v1::Roster {
+        history: history(told),
+        say: Some(say),
+    }
+}
+
+pub(super) fn read(roster: &v1::Roster) -> Checked<PeerMessage> {
+    let history = read_history(&roster.history)?;
+    let kind = roster.say.as_ref();
+    let say = match kind.ok_or_else(|| field("roster.say", "none is set"))? {
+        Kind::Prepare(prepare) => Say::Prepare {
+            number: prepare.number,
+            ballot: read_ballot(prepare.ballot.as_ref())?,
+        },
+        Kind::Promise(promise) => read_promise(promise)?,
+        Kind::Accept(accept) => Say::Accept {
+            ballot: read_ballot(accept.ballot.as_ref())?,
+            next: read_view(accept.next.as_ref())?,
+        },
+        Kind::Accepted(accepted) => Say::Accepted {
+            number: accepted.number,
+            ballot: read_ballot(accepted.ballot.as_ref())?,
+        },
+        Kind::Refuse(refuse) => Say::Refuse {
+            number: refuse.number,
+            promised: read_ballot(refuse.promised.as_ref())?,
+        },
+        Kind::Decided(decided) => Say::Decided(read_view(Some(decided))?),
+    };
+    Ok(PeerMessage::Roster { history, say })
+}
+
+fn read_promise(promise: &v1::RosterPromise) -> Checked<Say> {
+    let accepted = match &promise.accepted {
+        None => None,
+        Some(view) => {
+            let at = read_ballot(promise.accepted_ballot.as_ref())?;
+            Some((at, read_view(Some(view))?))
+        }
+    };
+    let memory = match promise.memory() {
+        v1::RosterMemory::Unspecified => return Err(field("promise.memory", "not told")),
+        v1::RosterMemory::None => Memory::None,
+        v1::RosterMemory::Disk => Memory::Disk,
+        v1::RosterMemory::Sure => Memory::Sure,
+    };
+    Ok(Say::Promise {
+        number: promise.number,
+        ballot: read_ballot(promise.ballot.as_ref())?,
+        accepted,
+        memory,
+    })
+}
