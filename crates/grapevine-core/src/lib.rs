@@ -7,6 +7,7 @@ pub mod address;
 mod entries;
 pub mod event;
 pub mod id;
+pub mod intent;
 pub mod lease;
 pub mod machine;
 pub mod names;

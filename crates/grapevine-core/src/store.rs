@@ -6,6 +6,7 @@
 
 use crate::event::{Event, Floor, Match, PurgeMode, Registration};
 use crate::id::{EventId, Incarnation, Lane, UnixSeconds};
+use crate::intent::{Intent, IntentId};
 use crate::names::{Address, ClassPath, NodeId};
 use crate::roster::Record;
 use crate::vector::VersionVector;
@@ -86,6 +87,10 @@ pub enum Write {
     RemoveMember(NodeId),
     /// Remember this sidecar's part in the roster, in place of what was known of it.
     Roster(Box<Record>),
+    /// Remember a write intent, of this sidecar or held for another one, by its name.
+    PutIntent(Intent),
+    /// Forget a write intent: it ended.
+    RemoveIntent(IntentId),
     /// Remember that this sidecar ran as this incarnation.
     OwnIncarnation(Incarnation),
 }
@@ -123,6 +128,8 @@ pub struct Recovered {
     pub members: Vec<MemberRecord>,
     /// Its part in the roster.
     pub roster: Option<Record>,
+    /// Write intents that had not ended, by name.
+    pub intents: Vec<Intent>,
     /// Each class's entries and conjunctions.
     pub classes: Vec<RecoveredClass>,
     /// Floors.

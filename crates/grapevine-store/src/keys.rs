@@ -7,12 +7,15 @@
 //! key with 0x02. All integers are big-endian.
 
 use grapevine_core::id::{Incarnation, Lane};
+use grapevine_core::intent::IntentId;
 use grapevine_core::names::{Address, ClassPath, NodeId};
 
 use crate::codec::{DecodeError, Reader};
 
 /// The version of everything that the tree holds; raised by a change that an older program would misread.
-pub(crate) const FORMAT_VERSION: u32 = 2;
+pub(crate) const FORMAT_VERSION: u32 = 3;
+/// The oldest version that is still read: it lacks tables that came later, and what it has means the same.
+pub(crate) const FORMAT_VERSION_MIN: u32 = 2;
 
 /// The first byte of a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -24,7 +27,8 @@ pub(crate) enum Table {
     Ledger = 0x12,
     Incarnations = 0x20,
     Members = 0x21,
-    Roster = 0x22,
+    Intents = 0x22,
+    Roster = 0x23,
     Floors = 0x30,
     Classes = 0x31,
     Parts = 0x32,
@@ -34,13 +38,14 @@ pub(crate) enum Table {
 }
 
 impl Table {
-    pub(crate) const ALL: [Self; 13] = [
+    pub(crate) const ALL: [Self; 14] = [
         Self::Format,
         Self::Counters,
         Self::Progress,
         Self::Ledger,
         Self::Incarnations,
         Self::Members,
+        Self::Intents,
         Self::Roster,
         Self::Floors,
         Self::Classes,
@@ -250,6 +255,27 @@ pub(crate) fn parse_member(key: &[u8]) -> Result<NodeId, DecodeError> {
         .ok_or_else(|| Reader::new(key).error("a key whose node id is malformed"))
 }
 
+/// One part of a write intent.
+pub(crate) fn intent(id: IntentId, part: u16) -> Vec<u8> {
+    let mut key = Table::Intents.key(Incarnation::LEN + 10);
+    key.extend_from_slice(&id.origin.to_bytes());
+    key.extend_from_slice(&id.number.to_be_bytes());
+    key.extend_from_slice(&part.to_be_bytes());
+    key
+}
+
+pub(crate) fn parse_intent(key: &[u8]) -> Result<(IntentId, u16), DecodeError> {
+    let mut reader = Reader::new(key);
+    reader.u8()?;
+    let id = IntentId {
+        origin: reader.incarnation()?,
+        number: reader.u64()?,
+    };
+    let part = reader.u16()?;
+    reader.finish()?;
+    Ok((id, part))
+}
+
 /// A bucket's floor.
 pub(crate) fn floor(top: &ClassPath, bucket: u16) -> Vec<u8> {
     let mut key = with(sorted(Table::Floors, &top.sort_key()), 0);
@@ -418,6 +444,8 @@ mod tests {
         assert_eq!(parse_incarnation(&incarnation(origin)), Ok(origin));
         let node = NodeId::parse("node-1").unwrap();
         assert_eq!(parse_member(&member(&node)), Ok(node));
+        let id = IntentId { origin, number: 9 };
+        assert_eq!(parse_intent(&intent(id, 3)), Ok((id, 3)));
         assert_eq!(parse_floor(&floor(&path("a"), 300)), Ok((path("a"), 300)));
         assert_eq!(parse_floor(&floor(&path("a"), 0)), Ok((path("a"), 0)));
         for others in [vec![], vec![path("b")], vec![path("b/c"), path("d")]] {

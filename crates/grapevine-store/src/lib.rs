@@ -21,6 +21,7 @@ mod directory;
 mod error;
 mod event;
 mod guard;
+mod intents;
 mod keeper;
 mod keys;
 mod ledger;

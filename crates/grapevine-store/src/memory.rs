@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use grapevine_core::event::{Event, Floor, Match, Registration};
 use grapevine_core::id::{Incarnation, Lane, UnixSeconds};
+use grapevine_core::intent::{Intent, IntentId};
 use grapevine_core::names::{Address, ClassPath, NodeId};
 use grapevine_core::roster::Record;
 use grapevine_core::store::{MemberRecord, Recovered, RecoveredClass, Taken, Write};
@@ -33,6 +34,7 @@ struct State {
     own_incarnations: BTreeSet<Incarnation>,
     members: BTreeMap<NodeId, MemberRecord>,
     roster: Option<Record>,
+    intents: BTreeMap<IntentId, Intent>,
     classes: BTreeMap<SortKey, Versions>,
     floors: BTreeMap<(SortKey, u16), VersionVector>,
     progress: BTreeMap<(Incarnation, Lane), u64>,
@@ -149,6 +151,8 @@ impl State {
                 self.members.remove(node_id);
             }
             Write::Roster(record) => self.roster = Some((**record).clone()),
+            Write::PutIntent(intent) => drop(self.intents.insert(intent.id, intent.clone())),
+            Write::RemoveIntent(id) => drop(self.intents.remove(id)),
             Write::OwnIncarnation(incarnation) => {
                 self.own_incarnations.insert(*incarnation);
             }
@@ -320,6 +324,7 @@ impl State {
             own_incarnations: self.own_incarnations.iter().copied().collect(),
             members: self.members.values().cloned().collect(),
             roster: self.roster.clone(),
+            intents: self.intents.values().cloned().collect(),
             classes: self
                 .classes
                 .iter()

@@ -21,7 +21,7 @@ use grapevine_core::store::Recovered;
 use sled::{Db, Tree};
 
 use crate::guard::{Guard, Phase};
-use crate::keys::{self, FORMAT_VERSION};
+use crate::keys::{self, FORMAT_VERSION, FORMAT_VERSION_MIN};
 use crate::ledger::Ledger;
 use crate::recover::Counters;
 use crate::sled_store::{Engine, SledStore};
@@ -200,7 +200,14 @@ fn open_engine(
     let tree = db.open_tree(TREE)?;
     let mut txn = Txn::new(&tree);
     match txn.get(&keys::format())? {
-        Some(format) => check_format(&format, config)?,
+        Some(format) => {
+            if check_format(&format, config)? < FORMAT_VERSION {
+                // A program that knows only the older one must not open it from now on: it would lose what it does not know.
+                txn.put(keys::format(), FORMAT_VERSION.to_be_bytes().as_slice());
+                txn.apply()?;
+                tree.flush()?;
+            }
+        }
         None if tree.is_empty() => {
             txn.put(keys::format(), FORMAT_VERSION.to_be_bytes().as_slice());
             txn.apply()?;
@@ -301,22 +308,24 @@ fn refuse_foreign_trees(db: &Db, config: &StoreConfig) -> Result<(), StoreError>
     }
 }
 
-fn check_format(format: &[u8], config: &StoreConfig) -> Result<(), StoreError> {
+fn check_format(format: &[u8], config: &StoreConfig) -> Result<u32, StoreError> {
     let Ok(found) = format.try_into().map(u32::from_be_bytes) else {
         return Err(StoreError::Corrupt(format!("the format is {format:02x?}")));
     };
-    match found.cmp(&FORMAT_VERSION) {
-        std::cmp::Ordering::Equal => Ok(()),
-        std::cmp::Ordering::Greater => Err(StoreError::FormatNewer {
+    if found > FORMAT_VERSION {
+        return Err(StoreError::FormatNewer {
             path: config.path.clone(),
             found,
             supported: FORMAT_VERSION,
-        }),
-        std::cmp::Ordering::Less => Err(foreign(
+        });
+    }
+    if found < FORMAT_VERSION_MIN {
+        return Err(foreign(
             config,
             format!("its format {found} is no longer read; this program's is {FORMAT_VERSION}"),
-        )),
+        ));
     }
+    Ok(found)
 }
 
 /// Renames the engine's files, and drops the oldest of those renamed before.

@@ -12,7 +12,7 @@ use crate::ledger::{Held, Ledger};
 use crate::page::{Entries, Header};
 use crate::txn::Txn;
 use crate::versions::{self, Classes};
-use crate::{event, log, roster, vectors};
+use crate::{event, intents, log, roster, vectors};
 
 pub(crate) fn encode_member(member: &MemberRecord) -> Vec<u8> {
     let mut out = member.incarnation.to_bytes().to_vec();
@@ -90,6 +90,7 @@ pub(crate) fn recover(txn: &Txn<'_>, ledger: &Ledger) -> Result<Recovered, Store
         registrations: Counters::read(txn)?.registrations,
         floors: versions::floors(txn, None, usize::MAX)?,
         progress: progress(txn, ledger)?,
+        intents: intents::read(txn)?,
         ..Recovered::default()
     };
     for entry in txn.scan(Table::Incarnations.range()) {
@@ -165,6 +166,7 @@ pub(crate) fn verify(txn: &Txn<'_>) -> Result<(), StoreError> {
         check_record(txn, &key, &value)?;
         expiries += u64::from(Table::of(&key) == Some(Table::Expiries));
     }
+    intents::read(txn)?;
     let counted = verify_directory(txn)?;
     let stored = Counters::read(txn)?.registrations;
     if counted.registrations != stored {
@@ -206,6 +208,9 @@ fn check_record(txn: &Txn<'_>, key: &[u8], value: &[u8]) -> Result<(), StoreErro
         }
         Some(Table::Roster) => {
             roster::decode(value)?;
+        }
+        Some(Table::Intents) => {
+            keys::parse_intent(key)?;
         }
         Some(Table::Floors) => {
             keys::parse_floor(key)?;

@@ -20,8 +20,8 @@ use crate::recover::Counters;
 use crate::tally::Tally;
 use crate::txn::Txn;
 use crate::{
-    AddressRow, ClassRow, Cursor, LogRead, Page, Store, StoreConfig, StoreError, listing, recover,
-    roster, versions,
+    AddressRow, ClassRow, Cursor, LogRead, Page, Store, StoreConfig, StoreError, intents, listing,
+    recover, roster, versions,
 };
 
 /// Floors read while a commit waits.
@@ -299,6 +299,8 @@ impl Commit<'_, '_> {
             }
             Write::RemoveMember(node_id) => self.txn.remove(keys::member(node_id)),
             Write::Roster(record) => self.txn.put(keys::roster(), roster::encode(record)),
+            Write::PutIntent(intent) => intents::put(&mut self.txn, intent)?,
+            Write::RemoveIntent(id) => intents::remove(&mut self.txn, *id)?,
             Write::OwnIncarnation(incarnation) => {
                 self.txn
                     .put(keys::incarnation(*incarnation), IVec::default());

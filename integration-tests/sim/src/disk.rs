@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use grapevine_core::event::{Event, Floor, Match, Registration};
 use grapevine_core::id::{EventId, Incarnation, Lane, UnixSeconds};
+use grapevine_core::intent::{Intent, IntentId};
 use grapevine_core::names::{Address, ClassPath, NodeId};
 use grapevine_core::roster::Record;
 use grapevine_core::store::{
@@ -24,6 +25,7 @@ pub(crate) struct Disk {
     own_incarnations: Vec<Incarnation>,
     members: BTreeMap<NodeId, MemberRecord>,
     roster: Option<Record>,
+    intents: BTreeMap<IntentId, Intent>,
     classes: BTreeMap<ClassPath, Stored>,
     floors: BTreeMap<(ClassPath, u16), VersionVector>,
     log: BTreeMap<(Incarnation, Lane, u64), Event>,
@@ -96,6 +98,8 @@ impl Disk {
                 self.members.remove(node);
             }
             Write::Roster(record) => self.roster = Some((**record).clone()),
+            Write::PutIntent(intent) => drop(self.intents.insert(intent.id, intent.clone())),
+            Write::RemoveIntent(id) => drop(self.intents.remove(id)),
             Write::OwnIncarnation(incarnation) => self.own_incarnations.push(*incarnation),
         }
         None
@@ -165,6 +169,7 @@ impl Disk {
             own_incarnations: self.own_incarnations.clone(),
             members: self.members.values().cloned().collect(),
             roster: self.roster.clone(),
+            intents: self.intents.values().cloned().collect(),
             classes: classes
                 .map(|(class, stored)| recovered(class, stored))
                 .collect(),

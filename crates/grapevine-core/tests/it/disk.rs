@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use grapevine_core::event::{Event, Floor, Match, Registration};
 use grapevine_core::id::{EventId, Incarnation, Lane, UnixSeconds};
+use grapevine_core::intent::{Intent, IntentId};
 use grapevine_core::names::{Address, ClassPath, NodeId};
 use grapevine_core::roster::Record;
 use grapevine_core::store::{
@@ -20,6 +21,7 @@ pub(crate) struct Disk {
     own_incarnations: Vec<Incarnation>,
     members: BTreeMap<NodeId, MemberRecord>,
     roster: Option<Record>,
+    intents: BTreeMap<IntentId, Intent>,
     classes: BTreeMap<ClassPath, StoredClass>,
     floors: BTreeMap<(ClassPath, u16), VersionVector>,
     log: BTreeMap<(Incarnation, Lane, u64), Event>,
@@ -92,6 +94,8 @@ impl Disk {
                 self.members.remove(node);
             }
             Write::Roster(record) => self.roster = Some((**record).clone()),
+            Write::PutIntent(intent) => drop(self.intents.insert(intent.id, intent.clone())),
+            Write::RemoveIntent(id) => drop(self.intents.remove(id)),
             Write::OwnIncarnation(incarnation) => self.own_incarnations.push(*incarnation),
         }
         None
@@ -185,6 +189,7 @@ impl Disk {
             own_incarnations: self.own_incarnations.clone(),
             members: self.members.values().cloned().collect(),
             roster: self.roster.clone(),
+            intents: self.intents.values().cloned().collect(),
             classes: self
                 .classes
                 .iter()
@@ -199,6 +204,11 @@ impl Disk {
     /// A lane's watermark.
     pub(crate) fn watermark(&self, origin: Incarnation, lane: Lane) -> u64 {
         self.watermarks.get(&(origin, lane)).copied().unwrap_or(0)
+    }
+
+    /// The write intents stored.
+    pub(crate) fn intents(&self) -> Vec<IntentId> {
+        self.intents.keys().copied().collect()
     }
 
     /// Whether the effect of a bump-lane event is stored here.

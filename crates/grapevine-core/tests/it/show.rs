@@ -2,6 +2,7 @@
 
 use grapevine_core::event::{Bump, BumpEvent, Event, Match};
 use grapevine_core::id::{Incarnation, Lane};
+use grapevine_core::intent::IntentId;
 use grapevine_core::machine::effects::{
     Action, CondemnReason, Effects, HolderState, PeerMessage, Receipt, Reply, Verdict,
 };
@@ -59,6 +60,10 @@ pub(crate) fn event(event: &BumpEvent) -> String {
     }
 }
 
+fn name(intent: IntentId) -> String {
+    format!("{}!{}", run(intent.origin), intent.number)
+}
+
 fn lane(lane: Lane) -> &'static str {
     match lane {
         Lane::Bump => "bump",
@@ -92,6 +97,12 @@ fn write(write: &Write) -> Option<String> {
         }
         Write::RemoveMember(node) => format!("member {node} is gone"),
         Write::Roster(record) => format!("roster: {}", roster(record)),
+        Write::PutIntent(intent) => format!(
+            "intent {} of {}",
+            name(intent.id),
+            list(&intent.bump.classes, ToString::to_string)
+        ),
+        Write::RemoveIntent(id) => format!("intent {} is gone", name(*id)),
         Write::OwnIncarnation(incarnation) => format!("runs as {}", run(*incarnation)),
         // What follows from the log record, or happens all the time.
         Write::JoinClass { .. }

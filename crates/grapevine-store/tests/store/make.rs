@@ -2,11 +2,13 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use grapevine_core::event::{
     Bump, BumpEvent, Event, Floor, Match, PurgeMode, Registration, RegistrationBatch,
 };
 use grapevine_core::id::{EventId, Incarnation, UnixSeconds};
+use grapevine_core::intent::{Intent, IntentId};
 use grapevine_core::names::{Address, ClassPath};
 use grapevine_core::store::{Taken, Write};
 use grapevine_core::vector::VersionVector;
@@ -42,6 +44,25 @@ pub(crate) fn bump(classes: &[&str]) -> Event {
         matching: Match::Any,
         purge: PurgeMode::Hard,
     })))
+}
+
+pub(crate) fn intent_id_of(number: u128, nth: u64) -> IntentId {
+    IntentId {
+        origin: origin(number),
+        number: nth,
+    }
+}
+
+pub(crate) fn put_intent(id: IntentId, classes: &[&str], lease_micros: u64) -> Write {
+    Write::PutIntent(Intent {
+        id,
+        bump: Bump {
+            classes: classes.iter().map(|text| class(text)).collect(),
+            matching: Match::Any,
+            purge: PurgeMode::Soft,
+        },
+        lease: Duration::from_micros(lease_micros),
+    })
 }
 
 pub(crate) fn batch(registrations: Vec<Registration>) -> Event {

@@ -3,6 +3,7 @@
 
 use grapevine_core::event::{Match, PurgeMode, Registration};
 use grapevine_core::id::{EventId, Lane, UnixSeconds};
+use grapevine_core::intent::IntentId;
 use grapevine_core::names::NodeId;
 use grapevine_core::store::{MemberRecord, Write};
 use grapevine_store::{MemoryStore, Store};
@@ -77,8 +78,24 @@ fn write() -> impl Strategy<Value = Write> {
         1 => (0_u8..3).prop_map(|node| {
             Write::RemoveMember(NodeId::parse(&format!("n{node}")).unwrap())
         }),
+        2 => (intent_id(), prop::collection::btree_set(class_text(), 1..5), any::<u32>()).prop_map(
+            |(id, classes, micros)| {
+                let classes: Vec<_> = classes.iter().map(String::as_str).collect();
+                put_intent(id, &classes, u64::from(micros))
+            }
+        ),
+        1 => (intent_id(), 0_usize..400).prop_map(|(id, count)| {
+            let classes: Vec<_> = (0..=count).map(|n| format!("a/{n:0150}")).collect();
+            let classes: Vec<_> = classes.iter().map(String::as_str).collect();
+            put_intent(id, &classes, 1)
+        }),
+        2 => intent_id().prop_map(Write::RemoveIntent),
         1 => (1_u128..9).prop_map(|number| Write::OwnIncarnation(origin(number))),
     ]
+}
+
+fn intent_id() -> impl Strategy<Value = IntentId> {
+    (1_u128..3, 1_u64..5).prop_map(|(number, nth)| intent_id_of(number, nth))
 }
 
 #[derive(Clone, Debug)]

@@ -266,14 +266,14 @@ fn another_format_is_refused_and_untouched() {
             .unwrap();
         db.flush().unwrap();
     };
-    format(&3_u32.to_be_bytes());
+    format(&4_u32.to_be_bytes());
     match grapevine_store::open(&config(directory.path()))
         .err()
         .unwrap()
     {
         StoreError::FormatNewer {
             found, supported, ..
-        } => assert_eq!((found, supported), (3, 2)),
+        } => assert_eq!((found, supported), (4, 3)),
         other => panic!("{other}"),
     }
     format(&1_u32.to_be_bytes());
@@ -281,8 +281,30 @@ fn another_format_is_refused_and_untouched() {
         .err()
         .unwrap();
     assert!(matches!(error, StoreError::Foreign { .. }), "{error}");
-    format(&2_u32.to_be_bytes());
+    format(&3_u32.to_be_bytes());
     assert_eq!(open(directory.path()).registrations(), 8000);
+}
+
+#[test]
+fn the_format_of_0_1_is_read_and_raised() {
+    let directory = tempfile::tempdir().unwrap();
+    filled(directory.path());
+    let format = |set: Option<u32>| {
+        let db = reopened(&directory.path().join("sled"));
+        let tree = db.open_tree("grapevine").unwrap();
+        if let Some(set) = set {
+            tree.insert([1], &set.to_be_bytes()).unwrap();
+            db.flush().unwrap();
+        }
+        tree.get([1]).unwrap().unwrap().to_vec()
+    };
+    format(Some(2));
+    let store = open(directory.path());
+    assert_eq!(store.registrations(), 8000);
+    store.verify().unwrap();
+    drop(store);
+    // What opened it may write records that 0.1 would lose.
+    assert_eq!(format(None), 3_u32.to_be_bytes());
 }
 
 #[test]

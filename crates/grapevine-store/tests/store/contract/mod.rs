@@ -95,6 +95,7 @@ on_both! {
         what_was_never_logged_is_told_from_what_was_dropped
         a_large_batch_comes_back_from_the_log
         members_and_incarnations_are_kept
+        g8_intents_are_kept_until_they_are_removed
         classes_are_merged_from_versions_and_directory
         long_vectors_come_back_and_go
         snapshots_page_through_everything

@@ -493,3 +493,42 @@ pub(crate) fn foreign_cursors_are_refused(store: &impl Inspect) {
     }
     store.commit(&[register(vec![])]).unwrap();
 }
+
+pub(crate) fn g8_intents_are_kept_until_they_are_removed(store: &impl Inspect) {
+    let names = |store: &dyn Fn() -> Recovered| -> Vec<(u64, usize)> {
+        let intents = store().intents;
+        let name =
+            |intent: &grapevine_core::intent::Intent| (intent.id.number, intent.bump.classes.len());
+        intents.iter().map(name).collect()
+    };
+    let recovered = || store.recovered();
+    let many: Vec<_> = (0..1_000).map(|n| format!("a/{n:0190}")).collect();
+    let many: Vec<_> = many.iter().map(String::as_str).collect();
+    let id = |number| intent_id_of(1, number);
+    store
+        .commit(&[
+            put_intent(id(3), &["a", "b/c"], 7),
+            put_intent(id(1), &many, 100),
+            put_intent(id(2), &["c"], 100),
+            Write::RemoveIntent(id(9)),
+        ])
+        .unwrap();
+    store.checked();
+    assert_eq!(names(&recovered), [(1, 1_000), (2, 1), (3, 2)]);
+    // In one commit with what takes its place: the last word counts.
+    let shorter = put_intent(id(1), &["a"], 100);
+    store
+        .commit(&[
+            Write::RemoveIntent(id(2)),
+            shorter,
+            put_intent(id(4), &many, 1),
+            Write::RemoveIntent(id(4)),
+        ])
+        .unwrap();
+    store.checked();
+    assert_eq!(names(&recovered), [(1, 1), (3, 2)]);
+    let Write::PutIntent(expected) = put_intent(id(3), &["a", "b/c"], 7) else {
+        unreachable!("made just now");
+    };
+    assert_eq!(store.recovered().intents[1], expected, "to the last bit");
+}

@@ -1,0 +1,90 @@
+//! Write intents: what a writer declares before its database commits.
+//!
+//! An intent names the classes of a write under way and a lease. While it is open, somebody owes those classes a bump: the
+//! application by its commit, or else, when the lease ends, the sidecar that took the intent or a peer that holds it for
+//! that case. The lease counts, for the application, from when it made the call; every sidecar counts from a later
+//! moment and stretches it by the clock-rate bound, so none of them bumps while the application's lease still holds. The
+//! bytes of an intent's name are opaque to applications; docs/formats.md draws them.
+
+use std::time::Duration;
+
+use crate::event::Bump;
+use crate::id::Incarnation;
+
+/// The shortest lease of an intent: a few round trips and flushes.
+pub const INTENT_LEASE_MIN: Duration = Duration::from_millis(100);
+/// The longest lease of an intent: so long an application's death may go unnoticed.
+pub const INTENT_LEASE_MAX: Duration = Duration::from_mins(10);
+/// How long a peer that holds an intent waits, once it counts its lease as over, for the origin's word before it bumps.
+/// Raising it costs staleness after a sidecar died beside an application; lowering it costs doubled bumps where news is slow.
+pub const INTENT_GRACE: Duration = Duration::from_secs(1);
+
+/// The version of the byte form, first in it.
+const INTENT_VERSION: u8 = 1;
+/// The length of the byte form.
+pub const INTENT_BYTES: usize = 1 + Incarnation::LEN + 8;
+
+/// Names a write intent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct IntentId {
+    /// The run that took it.
+    pub origin: Incarnation,
+    /// Its number there, from 1.
+    pub number: u64,
+}
+
+impl IntentId {
+    /// The byte form.
+    pub fn to_bytes(self) -> [u8; INTENT_BYTES] {
+        let mut bytes = [0; INTENT_BYTES];
+        bytes[0] = INTENT_VERSION;
+        bytes[1..17].copy_from_slice(&self.origin.to_bytes());
+        bytes[17..].copy_from_slice(&self.number.to_be_bytes());
+        bytes
+    }
+
+    /// Reads the byte form; `None` if it is none.
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        if bytes.len() != INTENT_BYTES || bytes[0] != INTENT_VERSION {
+            return None;
+        }
+        Some(Self {
+            origin: Incarnation::from_bytes(&bytes[1..17])?,
+            number: u64::from_be_bytes(bytes[17..].try_into().ok()?),
+        })
+    }
+}
+
+/// A write intent, as it is stored and told to peers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Intent {
+    /// Its name.
+    pub id: IntentId,
+    /// The bump that is owed.
+    pub bump: Bump,
+    /// How long it holds: stored at its origin, all of it; told to a peer, what is left of it.
+    pub lease: Duration,
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+
+    #[test]
+    fn the_byte_form_comes_back_and_nothing_else_does() {
+        let id = IntentId {
+            origin: Incarnation::new(77).unwrap(),
+            number: 42,
+        };
+        let bytes = id.to_bytes();
+        assert!(bytes.len() <= 64, "what the contract says");
+        assert_eq!(IntentId::from_bytes(&bytes), Some(id));
+        assert_eq!(IntentId::from_bytes(&bytes[1..]), None);
+        assert_eq!(IntentId::from_bytes(b""), None);
+        let mut foreign = bytes;
+        foreign[0] = 9;
+        assert_eq!(IntentId::from_bytes(&foreign), None);
+        assert_eq!(IntentId::from_bytes(&[1; INTENT_BYTES][..24]), None);
+    }
+}
