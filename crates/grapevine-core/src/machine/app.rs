@@ -176,12 +176,30 @@ impl Core {
         id
     }
 
-    fn admit(&mut self, call: &Invalidate, now: Time) -> Result<Bump, Refusal> {
+    pub(super) fn admit(&mut self, call: &Invalidate, now: Time) -> Result<Bump, Refusal> {
+        // One that wants no receipt is answered by its flush and needs no place.
+        let wants_place = call.level != ReceiptLevel::None && !self.draining;
+        if wants_place && self.receipt_places() == 0 {
+            return Err(Refusal::Receipts {
+                limit: self.config.limits.receipts_max,
+                after: self.receipts.next_place(now),
+            });
+        }
+        self.admit_bump(&call.classes, call.matching, call.purge)
+    }
+
+    /// What a bump of these classes is to be, if it may be.
+    pub(super) fn admit_bump(
+        &mut self,
+        classes: &[ClassPath],
+        matching: Match,
+        purge: PurgeMode,
+    ) -> Result<Bump, Refusal> {
         if self.draining {
             return Err(Refusal::Draining);
         }
-        let classes = sorted_classes(&call.classes);
-        let (least, most) = match call.matching {
+        let classes = sorted_classes(classes);
+        let (least, most) = match matching {
             Match::Any => (1, BUMP_CLASSES_MAX),
             Match::All => (1, CONJUNCTION_CLASSES_MAX),
         };
@@ -193,21 +211,19 @@ impl Core {
             });
         }
         let limits = self.config.limits;
-        // One that wants no receipt is answered by its flush and needs no place.
-        if call.level != ReceiptLevel::None && self.receipt_places() == 0 {
-            return Err(Refusal::Receipts {
-                limit: limits.receipts_max,
-                after: self.receipts.next_place(now),
-            });
-        }
         let mut fresh_tops = HashSet::new();
         for class in &classes {
             let top = class.top();
             let known = class.is_reserved()
                 || self.versions.has_top(class)
-                || self.admitted.tops.contains(top);
+                || self.admitted.tops.contains(top)
+                || self.intents.reserves(top);
             if !known && fresh_tops.insert(top) {
-                let count = self.versions.tops() + self.admitted.tops.len() + fresh_tops.len();
+                let reserved = self.intents.reserved(|class| {
+                    self.admitted.tops.contains(class.top()) || self.versions.has_top(class)
+                });
+                let count =
+                    self.versions.tops() + self.admitted.tops.len() + reserved + fresh_tops.len();
                 if count > limits.top_level_classes_max {
                     return Err(Refusal::TopLevelClasses {
                         class: class.clone(),
@@ -217,13 +233,17 @@ impl Core {
                 }
             }
         }
-        Ok(self.shape(classes, call))
+        Ok(self.shape(classes, matching, purge))
     }
 
     /// A conjunction of one class, or a further one too many for its anchor, is a plain bump. The class that stands for
     /// all narrows nothing down.
-    fn shape(&mut self, mut classes: Vec<ClassPath>, call: &Invalidate) -> Bump {
-        let mut matching = call.matching;
+    pub(super) fn shape(
+        &mut self,
+        mut classes: Vec<ClassPath>,
+        mut matching: Match,
+        purge: PurgeMode,
+    ) -> Bump {
         if matching == Match::All && classes.len() > 1 {
             classes.retain(|class| !class.is_reserved());
         }
@@ -242,7 +262,7 @@ impl Core {
         Bump {
             classes,
             matching,
-            purge: call.purge,
+            purge,
         }
     }
 

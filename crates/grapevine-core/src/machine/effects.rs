@@ -13,6 +13,7 @@ use thiserror::Error;
 use crate::event::{BumpEvent, Match, PurgeMode, RegistrationBatch};
 use crate::event::{Floor, Registration};
 use crate::id::{EventId, Incarnation, Lane, Time, UnixSeconds};
+use crate::intent::{Intent, IntentId};
 use crate::lease::Lease;
 use crate::names::{Address, ClassPath, NodeId};
 use crate::progress::OriginHead;
@@ -34,6 +35,12 @@ pub struct CommitId(pub u64);
 pub enum Input {
     /// An application declares classes changed.
     Invalidate(Ticket, Invalidate),
+    /// An application is about to commit a write.
+    BeginWrite(Ticket, BeginWrite),
+    /// An application committed a write that it had declared.
+    CommitWrite(Ticket, IntentId, Invalidate),
+    /// An application did not commit a write that it had declared.
+    AbortWrite(Ticket, IntentId),
     /// An application commits fills or registers addresses.
     Register(Ticket, Vec<RegisterItem>),
     /// Nobody waits for the answers of these invalidations any more: what is asked for is done, and a receipt for nobody
@@ -115,6 +122,22 @@ pub struct Forget {
     /// Go on alone if no majority is left to agree: the operator vouches for it that all others are stopped, for they
     /// might go on without this sidecar.
     pub alone: bool,
+}
+
+/// A call to begin a write.
+#[derive(Clone, Debug)]
+pub struct BeginWrite {
+    /// 1 to 1,000 classes, in any order.
+    pub classes: Vec<ClassPath>,
+    /// Any or all of them.
+    pub matching: Match,
+    /// What to do with known addresses when they are bumped.
+    pub purge: PurgeMode,
+    /// How long the application may take from now on, between [`INTENT_LEASE_MIN`](crate::intent::INTENT_LEASE_MIN) and
+    /// [`INTENT_LEASE_MAX`](crate::intent::INTENT_LEASE_MAX).
+    pub lease: Duration,
+    /// When to refuse it if no peer holds it by then.
+    pub deadline: Time,
 }
 
 /// Which sidecars must have an event before the reply.
@@ -312,6 +335,17 @@ pub enum PeerMessage {
         /// Of the request.
         id: u64,
     },
+    /// "Hold this write intent: bump its classes if you do not hear of its end."
+    Intent(Intent),
+    /// "I hold these of yours durably." Also said again, to hear which of them have ended.
+    IntentHeld(Vec<IntentId>),
+    /// "This write intent ended."
+    IntentSettled {
+        /// Which one.
+        intent: IntentId,
+        /// The bump that it ended in; none if it was aborted.
+        event: Option<EventId>,
+    },
     /// "I leave in order."
     Leave {
         /// The head of the leaver's bump lane.
@@ -394,15 +428,24 @@ pub enum Action {
 /// An answer.
 #[derive(Clone, Debug)]
 pub enum Reply {
-    /// To [`Input::Invalidate`].
+    /// To [`Input::Invalidate`] and [`Input::CommitWrite`].
     Invalidated {
         /// The event.
         event: EventId,
         /// Who has it.
         receipt: Receipt,
     },
-    /// To [`Input::Invalidate`]: nothing was done.
+    /// To any call: nothing was done.
     Refused(Refusal),
+    /// To [`Input::BeginWrite`]: it is durable here and, where there are peers, at one of them.
+    Begun {
+        /// Its name.
+        intent: IntentId,
+        /// The lease, counted from when the application made the call.
+        lease: Duration,
+    },
+    /// To [`Input::AbortWrite`].
+    Aborted(AbortOutcome),
     /// To [`Input::Register`]: one verdict per item, in order.
     Registered(Vec<Verdict>),
     /// To [`Input::Forget`]: it is being agreed on, or, without a majority, this sidecar goes on alone.
@@ -410,6 +453,17 @@ pub enum Reply {
         /// Whether it goes on alone.
         alone: bool,
     },
+}
+
+/// What an abort came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AbortOutcome {
+    /// It came in time: nothing was bumped, and nothing will be.
+    InTime,
+    /// The intent had ended in this bump.
+    Bumped(EventId),
+    /// This sidecar does not know the intent: its classes may have been bumped, or will be when it ends.
+    Unknown,
 }
 
 /// Why a call had no effect.
@@ -445,6 +499,25 @@ pub enum Refusal {
         /// When one of them is looked at again, at the latest.
         after: Duration,
     },
+    /// Too many writes are open.
+    #[error(
+        "{open} writes that name {classes} classes are open; the limits are {limit} writes (limits.intents_max) and {classes_max} classes; commit or abort some, or try again"
+    )]
+    Intents {
+        /// How many are open.
+        open: usize,
+        /// How many classes they and this one name.
+        classes: usize,
+        /// How many may be open.
+        limit: usize,
+        /// How many classes they may name together.
+        classes_max: usize,
+    },
+    /// No peer took a write intent in time.
+    #[error(
+        "no peer held the write intent before the deadline, and this sidecar alone is not enough: nothing was begun; call another one, or refuse the write"
+    )]
+    IntentNotHeld,
     /// The sidecar is leaving.
     #[error("this sidecar is draining; call another one")]
     Draining,
@@ -597,6 +670,20 @@ pub struct Counters {
     pub peer_messages_refused: u64,
     /// Events that were known of, and that nobody had any more.
     pub events_written_off: u64,
+    /// Write intents begun here, and answered.
+    pub intents_begun: u64,
+    /// Commits of write intents taken here, whoever had begun them.
+    pub intents_committed: u64,
+    /// Own write intents that were aborted in time.
+    pub intents_aborted: u64,
+    /// Own write intents that ended with their lease, in a bump.
+    pub intents_expired: u64,
+    /// Write intents held for another run that ended in a bump here.
+    pub intents_expired_for_others: u64,
+    /// Write intents found open at the start: bumped then, and once more when their lease is certain to be over.
+    pub intents_recovered: u64,
+    /// Write intents of peers that were not taken, for want of room or because this sidecar leaves.
+    pub intents_declined: u64,
 }
 
 /// A member as this sidecar sees it.

@@ -57,6 +57,8 @@ pub(super) enum Pending {
     },
     /// This sidecar's departure, told once nothing of its own is being written.
     Leave,
+    /// Something about write intents.
+    Intent(super::intents::Work),
     /// A registration batch of a peer, judged at this stamp.
     RemoteBatch {
         batch: Arc<RegistrationBatch>,
@@ -107,6 +109,7 @@ impl Core {
                 }
                 Pending::Leave => self.leave(now, effects),
                 Pending::Serve(served) => effects.actions.push(served),
+                Pending::Intent(work) => self.intent_flushed(work, now, effects),
                 Pending::RemoteBatch { batch, judged } => {
                     self.remote_batch_flushed(&batch, judged, effects);
                 }

@@ -4,7 +4,7 @@
 //! it shows is kept in a queue of pending work until its flush is told back. The parts: `app` takes calls, `flushed`
 //! lets out what is durable, `evict` keeps the classes within their limits, `remote` takes peers' events, `members` knows who is there, `views` has members agreed on, `freshness` and `grants` who may
 //! call itself fresh, `repair` finds and fills gaps, `losses` gives up those that nobody can fill, `receipts` tells who
-//! has what.
+//! has what, `intents` keeps what writers declared before their commits.
 
 mod app;
 pub mod effects;
@@ -12,6 +12,7 @@ mod evict;
 mod flushed;
 mod freshness;
 mod grants;
+mod intents;
 mod losses;
 mod members;
 mod receipts;
@@ -50,6 +51,9 @@ pub struct Limits {
     pub classes_max: usize,
     /// Calls to invalidate that may wait for receipts.
     pub receipts_max: usize,
+    /// Write intents that may be open; they name at most 20 times as many classes together, and this sidecar holds at most
+    /// twice as much for its peers. About 200 bytes each, and as much for each class.
+    pub intents_max: usize,
     /// Incarnations followed; with more, the sidecar does not call itself fresh.
     pub origins_max: usize,
 }
@@ -61,6 +65,7 @@ impl Default for Limits {
             classes_per_top_max: 250_000,
             classes_max: 1_000_000,
             receipts_max: 10_000,
+            intents_max: 10_000,
             origins_max: 65_536,
         }
     }
@@ -120,6 +125,7 @@ pub struct Core {
     admitted: app::Admitted,
     ahead: remote::Ahead,
     receipts: receipts::Receipts,
+    intents: intents::Intents,
     members: members::Members,
     views: views::Views,
     repair: repair::Repair,
@@ -173,6 +179,7 @@ impl Core {
             admitted: app::Admitted::default(),
             ahead: remote::Ahead::default(),
             receipts: receipts::Receipts::default(),
+            intents: intents::Intents::default(),
             repair: repair::Repair::default(),
             caught_up: false,
             started: now,
@@ -189,6 +196,7 @@ impl Core {
             Pending::Nothing,
         );
         core.review_roster(now, &mut effects);
+        core.recover_intents(&recovered.intents, now, &mut effects);
         core.review_freshness(now);
         (core, effects)
     }
@@ -197,8 +205,14 @@ impl Core {
     pub fn handle(&mut self, input: Input, now: Time, unix: UnixSeconds) -> Effects {
         let mut effects = Effects::default();
         let knew = self.caught_up;
+        let review_intents = intents::concerned(&input);
         match input {
             Input::Invalidate(ticket, call) => self.invalidate(ticket, &call, now, &mut effects),
+            Input::BeginWrite(ticket, call) => self.begin_write(ticket, &call, now, &mut effects),
+            Input::CommitWrite(ticket, intent, call) => {
+                self.commit_write(ticket, intent, &call, now, &mut effects);
+            }
+            Input::AbortWrite(ticket, intent) => self.abort_write(ticket, intent, &mut effects),
             Input::Register(ticket, items) => self.register(ticket, items, now, &mut effects),
             Input::Gone(tickets) => self.gone(&tickets, now, &mut effects),
             Input::Forget(ticket, call) => self.forget(ticket, call, now, &mut effects),
@@ -218,6 +232,9 @@ impl Core {
             // What the store held may be more than this run's limits allow.
             self.evict_if_overfull(remote::OVERFULL_BY_OTHERS, &mut effects);
         }
+        if review_intents {
+            self.review_intents(now, &mut effects);
+        }
         effects
     }
 
@@ -228,6 +245,7 @@ impl Core {
             self.views.next_wake(now),
             self.repair.next_wake(),
             self.receipts.next_wake(),
+            self.intents.next_wake().filter(|_| !self.draining),
         ];
         let idle = now.plus(freshness::EXPIRY_SWEEP);
         soon.into_iter().flatten().fold(idle, Time::min)
@@ -369,6 +387,7 @@ impl Core {
             return;
         }
         self.draining = true;
+        self.leave_intents(now, effects);
         self.review_freshness(now);
         self.seal(effects);
         self.write(effects, [], Pending::Leave);

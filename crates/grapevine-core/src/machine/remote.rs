@@ -117,6 +117,11 @@ impl Core {
                 self.snapshot_directory(from, id, registrations, now, effects);
             }
             PeerMessage::SnapshotEnd { id } => self.snapshot_ended(from, id, effects),
+            PeerMessage::Intent(intent) => self.hold_intent(from, intent, now, effects),
+            PeerMessage::IntentHeld(intents) => self.intents_held_by(from, &intents, effects),
+            PeerMessage::IntentSettled { intent, event } => {
+                self.intent_settled(intent, event, effects);
+            }
             PeerMessage::Leave {
                 bump_head,
                 directory_head,
@@ -168,7 +173,7 @@ impl Core {
     /// more of them than twice the limit counts as a bump of everything; origins refuse such a bump before that. It is
     /// the one place where a receiver widens an event, and where sidecars may therefore disagree on tokens until the
     /// next bump of everything (docs/decisions/0004).
-    fn within_limits(&self, event: &Arc<BumpEvent>) -> Arc<BumpEvent> {
+    pub(super) fn within_limits(&self, event: &Arc<BumpEvent>) -> Arc<BumpEvent> {
         let most = 2 * self.config.limits.top_level_classes_max;
         let fresh = |bump: &Bump| {
             let classes = bump.classes.iter();

@@ -11,6 +11,7 @@ mod disk;
 mod flush;
 mod freshness;
 mod histories;
+mod intents;
 mod laws;
 mod limits;
 mod races;

@@ -171,6 +171,20 @@ pub(crate) fn message(message: &PeerMessage) -> String {
             list(registrations, |item| item.address.to_string())
         ),
         PeerMessage::SnapshotEnd { id } => format!("snapshot {id} ends"),
+        PeerMessage::Intent(intent) => format!(
+            "hold {} of {}",
+            name(intent.id),
+            list(&intent.bump.classes, ToString::to_string)
+        ),
+        PeerMessage::IntentHeld(ids) => format!("holds {}", list(ids, |id| name(*id))),
+        PeerMessage::IntentSettled { intent, event } => {
+            let event = event.map(|it| format!("{}:{}", run(it.origin), it.sequence));
+            format!(
+                "{} ended in {}",
+                name(*intent),
+                event.unwrap_or("nothing".to_owned())
+            )
+        }
         PeerMessage::Leave {
             bump_head,
             directory_head,
@@ -207,6 +221,8 @@ pub(crate) fn reply(reply: &Reply) -> String {
             )
         }
         Reply::Refused(refusal) => format!("refused: {refusal}"),
+        Reply::Begun { intent, lease } => format!("begun {} for {lease:?}", name(*intent)),
+        Reply::Aborted(outcome) => format!("aborted: {outcome:?}"),
         Reply::Registered(verdicts) => list(verdicts, |verdict| {
             match verdict {
                 Verdict::Accepted(_) => "accepted",

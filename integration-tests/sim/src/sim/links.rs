@@ -332,6 +332,9 @@ fn code(message: &PeerMessage) -> u64 {
         }
         PeerMessage::SnapshotEnd { id } => 9_000_000 + id,
         PeerMessage::Leave { bump_head, .. } => 10_000_000 + bump_head,
+        PeerMessage::Intent(intent) => 14_000_000 + intent.id.number,
+        PeerMessage::IntentHeld(intents) => 12_000_000 + intents.len() as u64,
+        PeerMessage::IntentSettled { intent, .. } => 13_000_000 + intent.number,
         PeerMessage::Roster { say, .. } => 11_000_000 + roster_code(say),
     }
 }

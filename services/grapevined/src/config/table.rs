@@ -112,6 +112,10 @@ knobs! {
         /// Calls that may wait until the events of their session are applied here; a further one is refused.
         session_waits_max: usize = "10000", from "1" to "1000000",
             raising "costs memory: about 1 KB each, and the call itself, of up to limits.message_bytes_max.";
+        /// Writes that may be open between BeginWrite and their end; a further one is refused. They name at most 20 times as
+        /// many classes together, and this sidecar holds at most twice as many for its peers.
+        intents_max: usize = "10000", from "1" to "1000000",
+            raising "costs memory and disk: about 200 bytes each, and as much for each class that it names.";
         /// Runs of sidecars whose events are followed; with more, this sidecar does not call itself fresh.
         origins_max: usize = "65536", from "16" to "65536",
             raising "costs about 100 bytes of memory each, and bytes in what peers tell each other.";
@@ -153,11 +157,14 @@ knobs! {
             raising "costs memory, once for all watchers; lowering it costs resyncs when a watcher is slow.";
     }
 
-    /// What a resolve grants.
+    /// What a resolve and a begun write are granted.
     lease: LeaseConfig {
         /// How long after a resolve a value may still be committed.
         duration: Duration = "30s", from "100ms" to "1h",
             raising "keeps registrations in the directory for so much longer; lowering it condemns slow fills.";
+        /// How long a begun write may take whose caller does not say. The database transaction's own timeout must lie below it.
+        write_duration: Duration = "10s", from "100ms" to "10m",
+            raising "leaves what a dead application wrote stale for so much longer; lowering it bumps for nothing while slow writes go on.";
         /// How much longer than lease and TTL a registration is kept, for clocks that differ and caches that are slow.
         registration_margin: Duration = "1m", from "1s" to "1day",
             raising "keeps dead registrations on disk for so much longer; lowering it may leave a value undeleted.";

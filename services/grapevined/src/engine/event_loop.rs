@@ -66,6 +66,8 @@ pub(crate) struct EventLoop {
     looked: Time,
     /// First attempts of purges of own events whose call has not been answered.
     purges: HashMap<EventId, Vec<Submission>>,
+    /// The events among them that this turn added.
+    purged: Vec<EventId>,
     /// The newest outbound link to each peer.
     links: HashMap<Incarnation, (LinkId, LinkSender)>,
     /// The inbound links of each peer: a reconnect may overtake the end of the old one.
@@ -90,6 +92,7 @@ impl EventLoop {
             gathered: 0,
             looked: Time::ZERO,
             purges: HashMap::new(),
+            purged: Vec::new(),
             links: HashMap::new(),
             inbound: HashMap::new(),
             told_members: Vec::new(),
@@ -214,6 +217,7 @@ impl EventLoop {
         let actions = self.handle(inputs);
         self.writer.kick();
         self.act(actions);
+        self.forget_unasked();
         if membership {
             self.tell_members();
         }
@@ -290,13 +294,16 @@ impl EventLoop {
             Command::Input(input) => inputs.push(input),
             // Nothing was done for it yet, and nobody asks any more. An invalidation is made all the same: who gave up
             // on it may not ask again, and one too many harms nothing.
-            Command::Call(Call::Register(_), caller) if caller.is_gone() => {}
+            Command::Call(Call::Register(_) | Call::BeginWrite(_), caller) if caller.is_gone() => {}
             Command::Call(call, caller) => {
                 self.tickets += 1;
                 let ticket = Ticket(self.tickets);
                 self.callers.insert(ticket, caller);
                 inputs.push(match call {
                     Call::Invalidate(call) => Input::Invalidate(ticket, call),
+                    Call::BeginWrite(call) => Input::BeginWrite(ticket, call),
+                    Call::CommitWrite(intent, call) => Input::CommitWrite(ticket, intent, call),
+                    Call::AbortWrite(intent) => Input::AbortWrite(ticket, intent),
                     Call::Register(items) => Input::Register(ticket, items),
                     Call::Forget(forget) => Input::Forget(ticket, forget),
                 });
@@ -492,6 +499,20 @@ impl EventLoop {
     fn note_purge(&mut self, event: EventId, attempt: Submission) {
         if event.origin == self.parts.engine.core.read().incarnation() {
             self.purges.entry(event).or_default().push(attempt);
+            self.purged.push(event);
+        }
+    }
+
+    /// Forgets the attempts of events that nobody waits for: those of writes that ended with their lease, say.
+    fn forget_unasked(&mut self) {
+        if self.purged.is_empty() {
+            return;
+        }
+        let core = self.parts.engine.core.read();
+        for event in std::mem::take(&mut self.purged) {
+            if !core.owes_receipt(event) {
+                self.purges.remove(&event);
+            }
         }
     }
 

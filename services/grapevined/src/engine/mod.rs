@@ -15,9 +15,10 @@ use std::time::Duration;
 
 use grapevine_core::event::{BumpEvent, Registration};
 use grapevine_core::id::EventId;
+use grapevine_core::intent::IntentId;
 use grapevine_core::machine::Core;
 use grapevine_core::machine::effects::{
-    Forget, Input, Invalidate, PeerMessage, RegisterItem, Reply,
+    BeginWrite, Forget, Input, Invalidate, PeerMessage, RegisterItem, Reply,
 };
 use grapevine_store::{Store, StoreError};
 use parking_lot::RwLock;
@@ -86,7 +87,10 @@ impl Command {
             Self::Call(Call::Register(items), _) => {
                 items.iter().map(|item| 1 + item.classes.len()).sum()
             }
-            Self::Call(Call::Invalidate(call), _) => 1 + call.classes.len(),
+            Self::Call(Call::Invalidate(call) | Call::CommitWrite(_, call), _) => {
+                1 + call.classes.len()
+            }
+            Self::Call(Call::BeginWrite(call), _) => 1 + call.classes.len(),
             Self::Input(Input::Peer { message, .. }) => match message {
                 PeerMessage::Directory { batches, .. } => batches
                     .iter()
@@ -103,6 +107,8 @@ impl Command {
                     let of_floors = floors.iter().map(|floor| 1 + floor.vector.len());
                     dots.chain(of_floors).sum()
                 }
+                PeerMessage::Intent(intent) => 1 + intent.bump.classes.len(),
+                PeerMessage::IntentHeld(intents) => 1 + intents.len(),
                 PeerMessage::Bumps { events, .. } => events
                     .iter()
                     .map(|event| match &**event {
@@ -136,6 +142,12 @@ impl Command {
 pub(crate) enum Call {
     /// To invalidate.
     Invalidate(Invalidate),
+    /// To begin a write.
+    BeginWrite(BeginWrite),
+    /// To commit a write.
+    CommitWrite(IntentId, Invalidate),
+    /// To abort a write.
+    AbortWrite(IntentId),
     /// To commit fills or register addresses.
     Register(Vec<RegisterItem>),
     /// To forget a member.
@@ -193,8 +205,8 @@ impl Engine {
         wait: Duration,
     ) -> Result<Answer, Status> {
         let queue = match call {
-            Call::Invalidate(_) | Call::Forget(_) => &self.urgent,
             Call::Register(_) => &self.bulk,
+            _ => &self.urgent,
         };
         let (sender, answer) = oneshot::channel();
         let caller = Caller {

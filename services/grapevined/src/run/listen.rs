@@ -111,6 +111,7 @@ pub(super) fn application(
         engine: engine.clone(),
         policies: Arc::new(config.policies.clone()),
         registrations_max: limits.registrations_max as u64,
+        write_duration: config.lease.write_duration,
         slack: config.lease.duration + config.lease.registration_margin,
         watchers: Places::new(
             limits.watchers_max,

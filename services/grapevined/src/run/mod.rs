@@ -274,6 +274,7 @@ fn core_config(config: &Config, incarnation: Incarnation) -> CoreConfig {
             classes_per_top_max: config.limits.classes_per_top_max,
             classes_max: config.limits.classes_max,
             receipts_max: config.limits.receipts_max,
+            intents_max: config.limits.intents_max,
             origins_max: config.limits.origins_max,
         },
     }

@@ -516,6 +516,27 @@ async fn g10_a_bump_waits_for_a_small_part_of_what_is_registered() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn g10_writes_beyond_their_limit_say_when_to_try_again() {
+    let rig = Rig::start(|config| config.limits.intents_max = 1).await;
+    let begin = || {
+        rig.app.begin_write(Request::new(v1::BeginWriteRequest {
+            classes: vec!["a".to_owned()],
+            ..Default::default()
+        }))
+    };
+    let begun = begin().await.unwrap().into_inner();
+    assert_eq!(begun.lease_ms, 10_000, "lease.write_duration");
+    check_retry(&begin().await.unwrap_err(), "limits.intents_max");
+    let abort = v1::AbortWriteRequest {
+        intent: begun.intent,
+    };
+    let abort = rig.app.abort_write(Request::new(abort)).await;
+    let outcome = abort.unwrap().into_inner().outcome();
+    assert_eq!(outcome, v1::AbortOutcome::NothingBumped);
+    begin().await.unwrap();
+}
+
 fn from_peer(kind: v1::exchange_request::Kind) -> v1::ExchangeRequest {
     v1::ExchangeRequest { kind: Some(kind) }
 }

@@ -12,6 +12,7 @@ use grapevine_proto::v1::admin_service_server::AdminService;
 use tokio::sync::mpsc;
 use tonic::{Request, Response, Status};
 
+use super::writes::mistaken;
 use crate::engine::{Call, Engine};
 use crate::wire;
 
@@ -46,6 +47,8 @@ impl AdminService for Admin {
         let mut counters = self.engine.counters.snapshot();
         let health = self.gossip.health();
         let core = self.engine.core.read();
+        counters.insert("intents_open".to_owned(), core.intents_open() as u64);
+        counters.insert("intents_held".to_owned(), core.intents_held() as u64);
         for (name, value) in decisions(core.counters()) {
             // What was refused at the door and what was refused behind it have one name.
             *counters.entry(name).or_default() += value;
@@ -137,7 +140,7 @@ impl AdminService for Admin {
         match call.await?.reply {
             Reply::Forgotten { alone } => Ok(Response::new(v1::ForgetResponse { alone })),
             Reply::Refused(refusal) => Err(wire::status::refusal(&refusal)),
-            other => Err(wire::status::wrong_reply("a request to forget", &other)),
+            _ => Err(mistaken("a request to forget")),
         }
     }
 
@@ -179,6 +182,16 @@ fn decisions(counters: Counters) -> BTreeMap<String, u64> {
         ("snapshots_adopted", counters.snapshots_adopted),
         ("snapshots_sent", counters.snapshots_sent),
         ("peer_messages_refused", counters.peer_messages_refused),
+        ("intents_begun", counters.intents_begun),
+        ("intents_committed", counters.intents_committed),
+        ("intents_aborted", counters.intents_aborted),
+        ("intents_expired", counters.intents_expired),
+        (
+            "intents_expired_for_others",
+            counters.intents_expired_for_others,
+        ),
+        ("intents_recovered", counters.intents_recovered),
+        ("intents_declined", counters.intents_declined),
     ]
     .into_iter()
     .map(|(name, value)| (name.to_owned(), value))

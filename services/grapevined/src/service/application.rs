@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use grapevine_core::machine::effects::{Invalidate, Purpose, RegisterItem, Reply, Verdict};
+use grapevine_core::machine::effects::{Purpose, RegisterItem, Reply, Verdict};
 use grapevine_core::policy::PolicySet;
 use grapevine_proto::v1;
 use grapevine_proto::v1::application_service_server::ApplicationService;
@@ -12,8 +12,9 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::look_up::LookUp;
 use super::unread::{Answers, Charged, Unread};
+use super::writes::mistaken;
 use super::{listing, watch as watching};
-use crate::engine::{Answer, Call, Clock, Engine, INTAKE_WAIT, Places, stopping};
+use crate::engine::{Call, Clock, Engine, INTAKE_WAIT, Places, stopping};
 use crate::telemetry::Counter;
 use crate::wire::{self, app, status};
 
@@ -31,9 +32,6 @@ pub(crate) const LARGE_LOOK_UPS_MAX: usize = 4;
 /// and for what is gathered behind that.
 const PIECE_WEIGHT_MAX: usize = 20_000;
 
-/// How much longer than its deadline an invalidation may take to be answered: receipts count their deadline from the
-/// flush, and a disk that has not flushed by then has stalled.
-const DISK_WAIT: Duration = Duration::from_secs(1);
 /// How long fills and registrations may take to be flushed.
 const REGISTER_WAIT: Duration = Duration::from_mins(1);
 
@@ -45,6 +43,8 @@ pub(crate) struct Application {
     pub(crate) policies: Arc<PolicySet>,
     /// Lease and margin, added to every time to live.
     pub(crate) slack: Duration,
+    /// How long a write may take whose caller does not say.
+    pub(crate) write_duration: Duration,
     /// Registrations that the directory may hold; a further one is refused, and its value must not be stored.
     pub(crate) registrations_max: u64,
     pub(crate) watchers: Places,
@@ -160,7 +160,7 @@ impl Application {
             match call.await?.reply {
                 Reply::Registered(more) => verdicts.extend(more),
                 Reply::Refused(refusal) => return Err(status::refusal(&refusal)),
-                other => return Err(status::wrong_reply("a registration", &other)),
+                _ => return Err(mistaken("a registration")),
             }
             intake = REGISTER_WAIT;
         }
@@ -310,50 +310,31 @@ impl ApplicationService for Application {
         request: Request<v1::InvalidateRequest>,
     ) -> Result<Response<v1::InvalidateResponse>, Status> {
         let call = app::invalidation(&request.into_inner())?;
-        self.engine
-            .await_session(&call.session.events, call.session.wait)
-            .await?;
-        let deadline = tokio::time::Instant::now() + call.timeout;
-        let invalidate = Invalidate {
-            classes: call.classes,
-            matching: call.matching,
-            purge: call.purge,
-            level: call.level,
-            deadline: self.engine.clock.now().plus(call.timeout),
-        };
-        let wait = call.timeout + DISK_WAIT;
-        let answer = self
-            .engine
-            .call(Call::Invalidate(invalidate), None, wait)
-            .await?;
-        let Answer { reply, purges } = answer;
-        let (event, receipt) = match reply {
-            Reply::Invalidated { event, receipt } => {
-                let met = if receipt.satisfied {
-                    Counter::ReceiptsSatisfied
-                } else {
-                    Counter::ReceiptsMissed
-                };
-                self.engine.counters.inc(met);
-                (event, receipt)
-            }
-            Reply::Refused(refusal) => return Err(status::refusal(&refusal)),
-            other => return Err(status::wrong_reply("an invalidation", &other)),
-        };
-        let mut response = v1::InvalidateResponse {
-            event: Some(wire::event_id(event)),
-            session_token: wire::session_token(event),
-            receipt: Some(app::receipt(receipt)),
-            ..Default::default()
-        };
-        for purge in purges {
-            let left = deadline.saturating_duration_since(tokio::time::Instant::now());
-            let attempt = purge.first_attempt_within(left).await;
-            response.addresses_purged += attempt.purged;
-            response.addresses_pending += attempt.pending;
-            response.addresses_dropped += attempt.dropped;
-        }
-        Ok(Response::new(response))
+        self.bump(call, Call::Invalidate).await.map(Response::new)
+    }
+
+    async fn begin_write(
+        &self,
+        request: Request<v1::BeginWriteRequest>,
+    ) -> Result<Response<v1::BeginWriteResponse>, Status> {
+        self.begin(request.into_inner()).await.map(Response::new)
+    }
+
+    async fn commit_write(
+        &self,
+        request: Request<v1::CommitWriteRequest>,
+    ) -> Result<Response<v1::CommitWriteResponse>, Status> {
+        let (intent, call) = app::committing(&request.into_inner())?;
+        let commit = move |invalidate| Call::CommitWrite(intent, invalidate);
+        let outcome = Some(self.bump(call, commit).await?);
+        Ok(Response::new(v1::CommitWriteResponse { outcome }))
+    }
+
+    async fn abort_write(
+        &self,
+        request: Request<v1::AbortWriteRequest>,
+    ) -> Result<Response<v1::AbortWriteResponse>, Status> {
+        self.abort(&request.into_inner()).await.map(Response::new)
     }
 
     type ListAddressesStream = Answers<v1::ListAddressesResponse>;

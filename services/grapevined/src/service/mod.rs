@@ -6,3 +6,4 @@ mod listing;
 mod look_up;
 pub(crate) mod unread;
 mod watch;
+mod writes;

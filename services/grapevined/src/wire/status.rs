@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use grapevine_core::machine::effects::{Refusal, Reply};
+use grapevine_core::machine::effects::Refusal;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
 
@@ -13,18 +13,25 @@ pub(crate) struct Violations {
     told: Vec<FieldViolation>,
     /// How many there are in all.
     count: usize,
+    /// Where the fields are that are told, with a dot at its end; empty for the request itself.
+    within: &'static str,
 }
 
 /// Violations told at most; a call with 10,000 bad items need not list them all.
 const VIOLATIONS_MAX: usize = 20;
 
 impl Violations {
+    /// Whatever is noted from now on is about the fields of this one.
+    pub(crate) fn descend(&mut self, within: &'static str) {
+        self.within = within;
+    }
+
     /// Notes a violation.
     pub(crate) fn add(&mut self, field: impl Into<String>, description: impl Into<String>) {
         self.count += 1;
         if self.told.len() < VIOLATIONS_MAX {
-            self.told
-                .push(FieldViolation::new(field.into(), description));
+            let field = format!("{}{}", self.within, field.into());
+            self.told.push(FieldViolation::new(field, description));
         }
     }
 
@@ -78,11 +85,6 @@ pub(crate) fn exhausted(message: impl Into<String>, after: Duration) -> Status {
     Status::with_error_details(Code::ResourceExhausted, message, details)
 }
 
-/// A reply of another call's kind.
-pub(crate) fn wrong_reply(to: &str, reply: &Reply) -> Status {
-    Status::internal(format!("the answer to {to} was {reply:?}"))
-}
-
 /// A call that had no effect.
 pub(crate) fn refusal(refusal: &Refusal) -> Status {
     match refusal {
@@ -96,7 +98,8 @@ pub(crate) fn refusal(refusal: &Refusal) -> Status {
             Status::with_error_details(Code::ResourceExhausted, refusal.to_string(), details)
         }
         Refusal::Receipts { after, .. } => exhausted(refusal.to_string(), *after),
-        Refusal::Draining => Status::unavailable(refusal.to_string()),
+        Refusal::Intents { .. } => exhausted(refusal.to_string(), Duration::from_secs(1)),
+        Refusal::IntentNotHeld | Refusal::Draining => Status::unavailable(refusal.to_string()),
         Refusal::NoSeat { .. } => invalid("node_id", refusal.to_string()),
         Refusal::Connected { .. } | Refusal::NoMajority { .. } => {
             Status::failed_precondition(refusal.to_string())

@@ -217,3 +217,123 @@ fn g10_slices_of_one_call_touch_a_bounded_number_of_pages() {
         "{violations:?}"
     );
 }
+
+#[test]
+fn every_bad_field_of_a_write_is_named_with_value_and_limit() {
+    let fields = |status: tonic::Status| -> Vec<(String, String)> {
+        let violations = status.get_details_bad_request().unwrap().field_violations;
+        violations
+            .into_iter()
+            .map(|it| (it.field, it.description))
+            .collect()
+    };
+    let lease = std::time::Duration::from_secs(10);
+    let request = v1::BeginWriteRequest {
+        classes: vec!["a//b".to_owned()],
+        r#match: 9,
+        purge: 9,
+        lease_ms: 99,
+        timeout_ms: 60_001,
+    };
+    let told = fields(app::beginning(&request, lease).err().unwrap());
+    let names: Vec<_> = told.iter().map(|(field, _)| field.as_str()).collect();
+    let expected = ["match", "classes[0]", "purge", "lease_ms", "timeout_ms"];
+    assert_eq!(names, expected);
+    assert_eq!(told[3].1, "99 ms; the limits are 100 to 600000 ms");
+    let request = v1::BeginWriteRequest {
+        classes: vec!["a".to_owned()],
+        ..Default::default()
+    };
+    assert_eq!(app::beginning(&request, lease).unwrap().lease, lease);
+
+    let request = v1::CommitWriteRequest {
+        intent: vec![1; 24].into(),
+        invalidation: Some(v1::InvalidateRequest {
+            classes: vec!["a".to_owned(), "b b".to_owned()],
+            ..Default::default()
+        }),
+    };
+    let told = fields(app::committing(&request).err().unwrap());
+    let names: Vec<_> = told.iter().map(|(field, _)| field.as_str()).collect();
+    assert_eq!(names, ["intent", "invalidation.classes[1]"]);
+    assert!(told[0].1.contains("24 bytes"), "{told:?}");
+    let request = v1::CommitWriteRequest::default();
+    let told = fields(app::committing(&request).err().unwrap());
+    assert_eq!(told.len(), 2, "{told:?}");
+    let request = v1::AbortWriteRequest::default();
+    assert_eq!(
+        fields(app::aborting(&request).err().unwrap())[0].0,
+        "intent"
+    );
+}
+
+#[test]
+fn what_peers_say_of_intents_comes_back_and_nothing_malformed_does() {
+    use grapevine_core::event::{Bump, Match, PurgeMode};
+    use grapevine_core::intent::{Intent, IntentId};
+    use grapevine_core::names::ClassPath;
+    use v1::exchange_request::Kind;
+    let origin = Incarnation::new(77).unwrap();
+    let id = IntentId { origin, number: 3 };
+    let event = EventId {
+        origin,
+        sequence: 9,
+    };
+    let bump = Bump {
+        classes: ["a", "b/c"].map(|it| ClassPath::parse(it).unwrap()).into(),
+        matching: Match::All,
+        purge: PurgeMode::Soft,
+    };
+    let lease = std::time::Duration::from_micros(1_500_001);
+    let said = |message| peer::read_message(peer::message(message)).unwrap();
+    let PeerMessage::Intent(read) = said(PeerMessage::Intent(Intent {
+        id,
+        bump: bump.clone(),
+        lease,
+    })) else {
+        panic!("another message");
+    };
+    assert_eq!((read.id, read.bump), (id, bump));
+    assert!(read.lease >= lease, "a holder must not bump too early");
+    for message in [
+        PeerMessage::IntentHeld(vec![id; 3]),
+        PeerMessage::IntentSettled {
+            intent: id,
+            event: Some(event),
+        },
+        PeerMessage::IntentSettled {
+            intent: id,
+            event: None,
+        },
+    ] {
+        assert_eq!(said(message.clone()), message);
+    }
+    let good = v1::IntentId {
+        incarnation: vec![1; 16].into(),
+        number: 1,
+    };
+    let wrong = v1::WriteIntent {
+        id: Some(good.clone()),
+        bump: Some(v1::Bump {
+            classes: vec!["a".to_owned()],
+            ..Default::default()
+        }),
+        lease_ms: 700_000,
+    };
+    for kind in [
+        Kind::Intent(v1::WriteIntent::default()),
+        Kind::Intent(wrong),
+        Kind::IntentsHeld(v1::IntentsHeld::default()),
+        Kind::IntentsHeld(v1::IntentsHeld {
+            intents: vec![good.clone(); 1_001],
+        }),
+        Kind::IntentSettled(v1::IntentSettled::default()),
+        Kind::IntentSettled(v1::IntentSettled {
+            intent: Some(good),
+            event: Some(v1::Dot::default()),
+        }),
+    ] {
+        let kind = Some(kind);
+        assert!(peer::read_message(v1::ExchangeRequest { kind }).is_err());
+    }
+}

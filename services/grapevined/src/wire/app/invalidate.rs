@@ -12,6 +12,9 @@ use super::super::incarnation;
 use super::super::status::Violations;
 use super::{Session, bump_class, classes, counted, session, wait};
 
+/// How long a caller waits for receipts and holders that says nothing.
+pub(super) const TIMEOUT_DEFAULT: Duration = Duration::from_secs(5);
+
 /// A checked call to invalidate, but for its deadline on the sidecar's clock.
 pub(crate) struct Invalidation {
     pub(crate) classes: Vec<ClassPath>,
@@ -24,24 +27,17 @@ pub(crate) struct Invalidation {
 
 pub(crate) fn invalidation(message: &v1::InvalidateRequest) -> Result<Invalidation, Status> {
     let mut violations = Violations::default();
-    let matching = match v1::Match::try_from(message.r#match) {
-        Ok(v1::Match::Unspecified | v1::Match::Any) => Match::Any,
-        Ok(v1::Match::All) => Match::All,
-        Err(_) => {
-            violations.add(
-                "match",
-                format!("{} is not a value of Match", message.r#match),
-            );
-            Match::Any
-        }
-    };
-    let limits = match matching {
-        Match::Any => 1..=BUMP_CLASSES_MAX,
-        Match::All => 2..=CONJUNCTION_CLASSES_MAX,
-    };
-    let few = &message.classes[..message.classes.len().min(*limits.end())];
-    counted(&mut violations, "classes", message.classes.len(), limits);
-    let classes = classes(&mut violations, "classes", few, bump_class);
+    let call = read_invalidation(&mut violations, message);
+    violations.finish()?;
+    Ok(call)
+}
+
+/// Reads a call, noting what is wrong beside whatever else is wrong.
+pub(super) fn read_invalidation(
+    violations: &mut Violations,
+    message: &v1::InvalidateRequest,
+) -> Invalidation {
+    let (classes, matching) = read_changed(violations, &message.classes, message.r#match);
     let level = match v1::ReceiptLevel::try_from(message.receipt) {
         Ok(v1::ReceiptLevel::Unspecified | v1::ReceiptLevel::One) => core::ReceiptLevel::One,
         Ok(v1::ReceiptLevel::None) => core::ReceiptLevel::None,
@@ -55,33 +51,56 @@ pub(crate) fn invalidation(message: &v1::InvalidateRequest) -> Result<Invalidati
             core::ReceiptLevel::One
         }
     };
-    let purge = match v1::PurgeMode::try_from(message.purge) {
-        Ok(v1::PurgeMode::Unspecified | v1::PurgeMode::Hard) => PurgeMode::Hard,
-        Ok(v1::PurgeMode::Soft) => PurgeMode::Soft,
-        Err(_) => {
-            violations.add(
-                "purge",
-                format!("{} is not a value of PurgeMode", message.purge),
-            );
-            PurgeMode::Hard
-        }
-    };
+    let purge = read_purge(violations, message.purge);
     let timeout = wait(
-        &mut violations,
+        violations,
         "timeout_ms",
         message.timeout_ms,
-        Duration::from_secs(5),
+        TIMEOUT_DEFAULT,
     );
-    let session = session(&mut violations, message.session.as_ref());
-    violations.finish()?;
-    Ok(Invalidation {
+    let session = session(violations, message.session.as_ref());
+    Invalidation {
         classes,
         matching,
         purge,
         level,
         timeout,
         session,
-    })
+    }
+}
+
+/// The classes that change, and whether any or all of them are meant.
+pub(super) fn read_changed(
+    violations: &mut Violations,
+    given: &[String],
+    matching: i32,
+) -> (Vec<ClassPath>, Match) {
+    let matching = match v1::Match::try_from(matching) {
+        Ok(v1::Match::Unspecified | v1::Match::Any) => Match::Any,
+        Ok(v1::Match::All) => Match::All,
+        Err(_) => {
+            violations.add("match", format!("{matching} is not a value of Match"));
+            Match::Any
+        }
+    };
+    let limits = match matching {
+        Match::Any => 1..=BUMP_CLASSES_MAX,
+        Match::All => 2..=CONJUNCTION_CLASSES_MAX,
+    };
+    let few = &given[..given.len().min(*limits.end())];
+    counted(violations, "classes", given.len(), limits);
+    (classes(violations, "classes", few, bump_class), matching)
+}
+
+pub(super) fn read_purge(violations: &mut Violations, purge: i32) -> PurgeMode {
+    match v1::PurgeMode::try_from(purge) {
+        Ok(v1::PurgeMode::Unspecified | v1::PurgeMode::Hard) => PurgeMode::Hard,
+        Ok(v1::PurgeMode::Soft) => PurgeMode::Soft,
+        Err(_) => {
+            violations.add("purge", format!("{purge} is not a value of PurgeMode"));
+            PurgeMode::Hard
+        }
+    }
 }
 
 pub(crate) fn receipt(receipt: core::Receipt) -> v1::Receipt {

@@ -1,11 +1,13 @@
 //! The application service's messages.
 
+mod intents;
 mod invalidate;
 mod register;
 mod resolve;
 mod watch;
 
-pub(crate) use invalidate::{invalidation, receipt};
+pub(crate) use intents::{aborted, aborting, beginning, begun, committing};
+pub(crate) use invalidate::{Invalidation, invalidation, receipt};
 pub(crate) use register::{Expiry, fills, registrations, verdict};
 pub(crate) use resolve::{look_ups, note_resolve_error, resolution};
 pub(crate) use watch::{watch_bump, watched};

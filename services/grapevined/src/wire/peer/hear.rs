@@ -8,7 +8,8 @@ use grapevine_proto::v1;
 use grapevine_proto::v1::exchange_request::Kind;
 
 use super::parts::{
-    read_batch, read_bump_event, read_class_version, read_floor, read_heads, read_lane,
+    read_batch, read_bump_event, read_class_version, read_event, read_floor, read_heads,
+    read_intent, read_intent_id, read_lane,
 };
 use super::{BATCHES_MAX, Checked, EVENTS_MAX, count, field, first, origin, roster, some};
 
@@ -67,6 +68,16 @@ pub(crate) fn read_message(message: v1::ExchangeRequest) -> Checked<PeerMessage>
             }
         }
         Kind::SnapshotEnd(end) => PeerMessage::SnapshotEnd { id: end.id },
+        Kind::Intent(intent) => PeerMessage::Intent(read_intent(intent)?),
+        Kind::IntentsHeld(held) => {
+            some("intents", held.intents.len(), EVENTS_MAX)?;
+            let intents = held.intents.iter().map(|id| read_intent_id(Some(id)));
+            PeerMessage::IntentHeld(intents.collect::<Checked<_>>()?)
+        }
+        Kind::IntentSettled(settled) => PeerMessage::IntentSettled {
+            intent: read_intent_id(settled.intent.as_ref())?,
+            event: settled.event.as_ref().map(read_event).transpose()?,
+        },
         Kind::Leave(leave) => PeerMessage::Leave {
             bump_head: leave.bump_head,
             directory_head: leave.directory_head,

@@ -1,12 +1,14 @@
 //! What peers' messages are made of: vectors, heads, events, batches, versions.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use grapevine_core::event::{
     ADDRESS_CLASSES_MAX, BATCH_REGISTRATIONS_MAX, BUMP_CLASSES_MAX, Bump, BumpEvent,
     CONJUNCTION_CLASSES_MAX, Floor, Match, PurgeMode, Registration, RegistrationBatch,
 };
-use grapevine_core::id::{Lane, UnixSeconds};
+use grapevine_core::id::{EventId, Lane, UnixSeconds};
+use grapevine_core::intent::{INTENT_LEASE_MAX, Intent, IntentId};
 use grapevine_core::names::{Address, ClassPath};
 use grapevine_core::progress::OriginHead;
 use grapevine_core::store::RecoveredClass;
@@ -102,56 +104,109 @@ pub(super) fn read_floor(floor: &v1::Floor) -> Checked<Floor> {
 
 pub(super) fn bump_event(event: &BumpEvent) -> v1::BumpEvent {
     let kind = match event {
-        BumpEvent::Bump(bump) => v1::bump_event::Kind::Bump(v1::Bump {
-            classes: bump
-                .classes
-                .iter()
-                .map(|class| class.as_str().to_owned())
-                .collect(),
-            match_all: bump.matching == Match::All,
-            soft: bump.purge == PurgeMode::Soft,
-        }),
+        BumpEvent::Bump(it) => v1::bump_event::Kind::Bump(bump(it)),
         BumpEvent::Floor(it) => v1::bump_event::Kind::Floor(floor(it)),
     };
     v1::BumpEvent { kind: Some(kind) }
+}
+
+fn bump(bump: &Bump) -> v1::Bump {
+    let classes = bump.classes.iter();
+    v1::Bump {
+        classes: classes.map(|class| class.as_str().to_owned()).collect(),
+        match_all: bump.matching == Match::All,
+        soft: bump.purge == PurgeMode::Soft,
+    }
 }
 
 pub(super) fn read_bump_event(event: v1::BumpEvent) -> Checked<Arc<BumpEvent>> {
     Ok(Arc::new(
         match event.kind.ok_or_else(|| field("event", "no kind"))? {
             v1::bump_event::Kind::Floor(floor) => BumpEvent::Floor(read_floor(&floor)?),
-            v1::bump_event::Kind::Bump(bump) => {
-                let limit = if bump.match_all {
-                    CONJUNCTION_CLASSES_MAX
-                } else {
-                    BUMP_CLASSES_MAX
-                };
-                count("bump.classes", bump.classes.len(), limit)?;
-                let classes: Vec<_> = bump
-                    .classes
-                    .iter()
-                    .map(|value| class(value))
-                    .collect::<Checked<_>>()?;
-                let classes = sorted_classes(&classes);
-                if classes.len() < if bump.match_all { 2 } else { 1 } {
-                    return Err(field("bump.classes", "too few"));
-                }
-                BumpEvent::Bump(Bump {
-                    classes,
-                    matching: if bump.match_all {
-                        Match::All
-                    } else {
-                        Match::Any
-                    },
-                    purge: if bump.soft {
-                        PurgeMode::Soft
-                    } else {
-                        PurgeMode::Hard
-                    },
-                })
-            }
+            v1::bump_event::Kind::Bump(bump) => BumpEvent::Bump(read_bump(&bump)?),
         },
     ))
+}
+
+fn read_bump(bump: &v1::Bump) -> Checked<Bump> {
+    let limit = if bump.match_all {
+        CONJUNCTION_CLASSES_MAX
+    } else {
+        BUMP_CLASSES_MAX
+    };
+    count("bump.classes", bump.classes.len(), limit)?;
+    let classes: Vec<_> = bump
+        .classes
+        .iter()
+        .map(|value| class(value))
+        .collect::<Checked<_>>()?;
+    let classes = sorted_classes(&classes);
+    if classes.len() < if bump.match_all { 2 } else { 1 } {
+        return Err(field("bump.classes", "too few"));
+    }
+    Ok(Bump {
+        classes,
+        matching: if bump.match_all {
+            Match::All
+        } else {
+            Match::Any
+        },
+        purge: if bump.soft {
+            PurgeMode::Soft
+        } else {
+            PurgeMode::Hard
+        },
+    })
+}
+
+pub(super) fn intent_id(id: IntentId) -> v1::IntentId {
+    v1::IntentId {
+        incarnation: bytes(id.origin),
+        number: id.number,
+    }
+}
+
+pub(super) fn read_intent_id(id: Option<&v1::IntentId>) -> Checked<IntentId> {
+    let id = id.ok_or_else(|| field("intent.id", "none"))?;
+    Ok(IntentId {
+        origin: origin("intent.id.incarnation", &id.incarnation)?,
+        number: id.number,
+    })
+}
+
+pub(super) fn read_event(dot: &v1::Dot) -> Checked<EventId> {
+    Ok(EventId {
+        origin: origin("event.incarnation", &dot.incarnation)?,
+        sequence: dot.sequence,
+    })
+}
+
+pub(super) fn intent(intent: &Intent) -> v1::WriteIntent {
+    // Up: a holder must not count a shorter lease than the origin does.
+    let lease_ms = intent.lease.as_nanos().div_ceil(1_000_000);
+    v1::WriteIntent {
+        id: Some(intent_id(intent.id)),
+        bump: Some(bump(&intent.bump)),
+        lease_ms: u32::try_from(lease_ms).unwrap_or(u32::MAX),
+    }
+}
+
+/// The longest lease that a peer may ask for: what is left of the longest one, longer by the bound on clock rates.
+const LEASE_MAX: Duration = INTENT_LEASE_MAX.saturating_add(Duration::from_secs(10));
+
+pub(super) fn read_intent(intent: v1::WriteIntent) -> Checked<Intent> {
+    let lease = Duration::from_millis(intent.lease_ms.into());
+    if lease > LEASE_MAX {
+        let (value, limit) = (intent.lease_ms, LEASE_MAX.as_millis());
+        let reason = format!("{value} ms; the limit is {limit} ms");
+        return Err(field("intent.lease_ms", reason));
+    }
+    let bump = intent.bump.ok_or_else(|| field("intent.bump", "none"))?;
+    Ok(Intent {
+        id: read_intent_id(intent.id.as_ref())?,
+        bump: read_bump(&bump)?,
+        lease,
+    })
 }
 
 pub(super) fn batch(

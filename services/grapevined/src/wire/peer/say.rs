@@ -5,7 +5,7 @@ use grapevine_core::vector::VersionVector;
 use grapevine_proto::v1;
 use grapevine_proto::v1::exchange_request::Kind;
 
-use super::parts::{batch, bump_event, class_version, floor, heads, lane};
+use super::parts::{batch, bump_event, class_version, floor, heads, intent, intent_id, lane};
 use super::{MESSAGE_BYTES_MAX, bytes, roster};
 
 /// A message for a peer. It is small if [`super::cut`] made it.
@@ -135,6 +135,17 @@ fn word(message: PeerMessage) -> Kind {
         } => Kind::Leave(v1::Leave {
             bump_head,
             directory_head,
+        }),
+        PeerMessage::Intent(it) => Kind::Intent(intent(&it)),
+        PeerMessage::IntentHeld(held) => Kind::IntentsHeld(v1::IntentsHeld {
+            intents: held.into_iter().map(intent_id).collect(),
+        }),
+        PeerMessage::IntentSettled { intent, event } => Kind::IntentSettled(v1::IntentSettled {
+            intent: Some(intent_id(intent)),
+            event: event.map(|event| v1::Dot {
+                incarnation: bytes(event.origin),
+                sequence: event.sequence,
+            }),
         }),
         // Named one by one, so that a new message cannot be forgotten here.
         PeerMessage::Bumps { .. }

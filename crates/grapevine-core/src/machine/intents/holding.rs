@@ -1,0 +1,409 @@
+//! How intents are spread, held, and ended by time.
+//!
+//! An origin asks one linked peer after another until one says that it holds the intent; when that one's link ends, or it
+//! says nothing for [`HOLD_RETRY`], the next one is asked. How an intent ended is told to all who were asked. That word
+//! may be lost, so a holder says what it holds whenever its link to the origin is made, and once more when it counts a
+//! lease as over; the origin answers for each that has ended. A holder believes that an intent ended in a bump only once
+//! it has applied that bump, for until then it may be the only one left who owes it.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use super::{CLASSES_EACH, HELD_SHARE, HOLD_RETRY, Held, Outcome, Work, refuse, settled};
+use crate::event::{BUMP_CLASSES_MAX, Bump, BumpEvent, Match, PurgeMode};
+use crate::id::{EventId, Incarnation, Time};
+use crate::intent::{INTENT_GRACE, INTENT_LEASE_MAX, Intent, IntentId};
+use crate::machine::Core;
+use crate::machine::effects::{Action, Effects, Input, PeerMessage, Refusal, Reply};
+use crate::machine::flushed::Pending;
+use crate::machine::freshness::stretched;
+use crate::machine::members::Member;
+use crate::store::Write;
+use crate::versions::sorted_classes;
+
+/// The most intents that one message names.
+const NAMED_MAX: usize = 1_000;
+
+/// Whether an input may change who is linked, or what is due.
+pub(in crate::machine) fn concerned(input: &Input) -> bool {
+    match input {
+        Input::Wake | Input::LinkUp { .. } | Input::LinkDown { .. } | Input::Seen(_) => true,
+        Input::Peer { message, .. } => matches!(message, PeerMessage::Leave { .. }),
+        _ => false,
+    }
+}
+
+impl Core {
+    /// Looks after links that came or went, and after what is due.
+    pub(in crate::machine) fn review_intents(&mut self, now: Time, effects: &mut Effects) {
+        self.review_holders(now, effects);
+        if self.draining {
+            return;
+        }
+        let due = self.intents.wakes.iter().take_while(|(at, _)| *at <= now);
+        let due: Vec<_> = due.map(|(_, id)| *id).collect();
+        for id in due {
+            if self.intents.held.contains_key(&id) {
+                self.held_is_due(id, now, effects);
+            } else {
+                self.own_is_due(id, now, effects);
+            }
+        }
+    }
+
+    fn linked_peers(&self) -> BTreeSet<Incarnation> {
+        let linked = self.members.iter().filter(|member| Member::linked(member));
+        linked.map(|member| member.hello.incarnation).collect()
+    }
+
+    /// Finds new holders for intents whose holder's link ended or that have none, and tells new links what is held.
+    fn review_holders(&mut self, now: Time, effects: &mut Effects) {
+        let linked = self.linked_peers();
+        if linked == self.intents.linked {
+            return;
+        }
+        let before = std::mem::replace(&mut self.intents.linked, linked.clone());
+        for to in linked.difference(&before) {
+            self.say_held(*to, effects);
+        }
+        let origin = self.config.incarnation;
+        let lacking = |holder: &Option<Incarnation>| holder.is_none_or(|it| !linked.contains(&it));
+        let own = self.intents.own.iter();
+        let lacking: Vec<_> = own
+            .filter(|(_, own)| own.flushed && lacking(&own.holder))
+            .map(|(&number, _)| IntentId { origin, number })
+            .collect();
+        for id in lacking {
+            self.ask_holder(id, now, effects);
+        }
+    }
+
+    /// Tells an origin what of its intents is held here, behind the flush of all that was said so far.
+    fn say_held(&mut self, to: Incarnation, effects: &mut Effects) {
+        let first = IntentId {
+            origin: to,
+            number: 0,
+        };
+        let last = IntentId {
+            origin: to,
+            number: u64::MAX,
+        };
+        let held: Vec<_> = self.intents.held.range(first..=last).collect();
+        let held: Vec<_> = held.into_iter().map(|(id, _)| *id).collect();
+        let messages = held.chunks(NAMED_MAX).map(|ids| Action::Send {
+            to,
+            message: PeerMessage::IntentHeld(ids.to_vec()),
+        });
+        let messages: Vec<_> = messages.collect();
+        if !messages.is_empty() {
+            self.write(effects, [], Pending::Intent(Work::Then(messages)));
+        }
+    }
+
+    pub(in crate::machine) fn intent_flushed(
+        &mut self,
+        work: Work,
+        now: Time,
+        effects: &mut Effects,
+    ) {
+        match work {
+            Work::Then(actions) => effects.actions.extend(actions),
+            Work::Begun(number) => {
+                let origin = self.config.incarnation;
+                let id = IntentId { origin, number };
+                let Some(own) = self.intents.own.get_mut(&number) else {
+                    return;
+                };
+                own.flushed = true;
+                // The rule of a receipt `one`: nothing counts as acknowledged by a cluster that knows of no peer.
+                if self.members.len() == 0 && self.config.expected_members <= 1 {
+                    self.answer_begun(id, effects);
+                } else {
+                    self.ask_holder(id, now, effects);
+                }
+            }
+        }
+    }
+
+    fn answer_begun(&mut self, id: IntentId, effects: &mut Effects) {
+        if let Some(own) = self.intents.own.get_mut(&id.number)
+            && let Some((ticket, _)) = own.call.take()
+        {
+            self.counters.intents_begun += 1;
+            let (intent, lease) = (id, own.lease);
+            let reply = Reply::Begun { intent, lease };
+            effects.actions.push(Action::Reply(ticket, reply));
+            self.intents.rewake_own(id);
+        }
+    }
+
+    /// Asks the next linked peer to hold an own intent, if there is any.
+    fn ask_holder(&mut self, id: IntentId, now: Time, effects: &mut Effects) {
+        let linked: Vec<_> = self.linked_peers().into_iter().collect();
+        let Some(own) = self.intents.own.get_mut(&id.number) else {
+            return;
+        };
+        own.holder = None;
+        own.retry = None;
+        let count = linked.len() as u64;
+        // Numbers spread the load over the peers.
+        let turn = id.number.wrapping_add(own.asked.len() as u64);
+        let start = turn.checked_rem(count).unwrap_or(0);
+        let next = usize::try_from(start).unwrap_or(0);
+        let mut peers = linked.iter().cycle().skip(next).take(linked.len());
+        let fresh = peers.clone().find(|peer| !own.asked.contains(peer));
+        if let Some(&to) = fresh.or_else(|| peers.next()) {
+            if !own.asked.contains(&to) {
+                own.asked.push(to);
+            }
+            own.retry = Some(now.plus(HOLD_RETRY));
+            let intent = Intent {
+                id,
+                bump: own.bump.clone(),
+                lease: own.ends.since(now),
+            };
+            effects.send(to, PeerMessage::Intent(intent));
+        }
+        self.intents.rewake_own(id);
+    }
+
+    /// A peer asks this sidecar to hold an intent.
+    pub(in crate::machine) fn hold_intent(
+        &mut self,
+        from: Incarnation,
+        intent: Intent,
+        now: Time,
+        effects: &mut Effects,
+    ) {
+        let Intent { id, bump, lease } = intent;
+        if id.origin == self.config.incarnation {
+            self.counters.peer_messages_refused += 1;
+            return;
+        }
+        let limit = self.config.limits.intents_max.saturating_mul(HELD_SHARE);
+        let classes = self.intents.held_classes + bump.classes.len();
+        let known = self.intents.held.contains_key(&id);
+        let full = self.intents.held.len() >= limit
+            || classes > limit.saturating_mul(CLASSES_EACH).max(BUMP_CLASSES_MAX);
+        if self.draining || full && !known {
+            self.counters.intents_declined += 1;
+            return;
+        }
+        let lease = lease.min(INTENT_LEASE_MAX);
+        let mut ends = now.plus(stretched(lease, self.config.clock_rate_ppm));
+        let mut covered = None;
+        if let Some(held) = self.intents.take_held(id) {
+            ends = ends.max(held.ends);
+            covered = held.covered;
+        }
+        let held = Held {
+            bump: bump.clone(),
+            ends,
+            covered,
+            wake: ends,
+        };
+        self.intents.put_held(id, held);
+        let write = (!known).then_some(Write::PutIntent(Intent { id, bump, lease }));
+        let message = PeerMessage::IntentHeld(vec![id]);
+        let work = Work::Then(vec![Action::Send { to: from, message }]);
+        self.write(effects, write, Pending::Intent(work));
+    }
+
+    /// A peer says which intents it holds.
+    pub(in crate::machine) fn intents_held_by(
+        &mut self,
+        from: Incarnation,
+        intents: &[IntentId],
+        effects: &mut Effects,
+    ) {
+        let mut ended = Vec::new();
+        for &id in intents {
+            if id.origin != self.config.incarnation {
+                continue;
+            }
+            if let Some(own) = self.intents.own.get_mut(&id.number) {
+                if !own.asked.contains(&from) {
+                    own.asked.push(from);
+                }
+                own.holder = Some(from);
+                own.retry = None;
+                self.intents.rewake_own(id);
+                self.answer_begun(id, effects);
+            } else if let Some(outcome) = self.intents.ended.get(&id) {
+                let message = settled(id, *outcome);
+                ended.push(Action::Send { to: from, message });
+            }
+            // How it ended is forgotten, or was never known: then the holder bumps.
+        }
+        if !ended.is_empty() {
+            self.write(effects, [], Pending::Intent(Work::Then(ended)));
+        }
+    }
+
+    /// A peer says how an intent ended: its origin, or one where it was committed or aborted.
+    pub(in crate::machine) fn intent_settled(
+        &mut self,
+        id: IntentId,
+        event: Option<EventId>,
+        effects: &mut Effects,
+    ) {
+        let here = event.is_none_or(|event| self.progress.has(event));
+        if id.origin == self.config.incarnation {
+            let Some(own) = self.intents.own.get_mut(&id.number) else {
+                return;
+            };
+            match event {
+                None => {
+                    self.counters.intents_aborted += 1;
+                    self.end_own(id, Outcome::Aborted, effects);
+                }
+                Some(event) if here => self.end_own(id, Outcome::Bumped(event), effects),
+                covered => own.covered = covered,
+            }
+        } else if here {
+            self.forget_held(id, None, effects);
+        } else if let Some(held) = self.intents.held.get_mut(&id) {
+            held.covered = event;
+        }
+    }
+
+    fn own_is_due(&mut self, id: IntentId, now: Time, effects: &mut Effects) {
+        let Some(own) = self.intents.own.get_mut(&id.number) else {
+            return;
+        };
+        if let Some((ticket, deadline)) = own.call
+            && deadline <= now
+        {
+            // Nobody was told of it, so nobody commits a write by it.
+            own.call = None;
+            self.end_own(id, Outcome::Aborted, effects);
+            return refuse(ticket, Refusal::IntentNotHeld, effects);
+        }
+        if own.ends > now {
+            if own.retry.is_some_and(|at| at <= now) {
+                self.ask_holder(id, now, effects);
+            }
+            return;
+        }
+        let covered = own.covered.filter(|event| self.progress.has(*event));
+        let event = covered.unwrap_or_else(|| {
+            self.counters.intents_expired += 1;
+            let bump = self.intents.own[&id.number].bump.clone();
+            self.issue_owed(bump, effects)
+        });
+        self.end_own(id, Outcome::Bumped(event), effects);
+    }
+
+    fn held_is_due(&mut self, id: IntentId, now: Time, effects: &mut Effects) {
+        let Some(held) = self.intents.held.get_mut(&id) else {
+            return;
+        };
+        let bumps_at = held.ends.plus(INTENT_GRACE);
+        if now < bumps_at {
+            // The lease is over; if the origin is there, it knows how it ended.
+            self.intents.wakes.remove(&(held.wake, id));
+            held.wake = bumps_at;
+            self.intents.wakes.insert((bumps_at, id));
+            return effects.send(id.origin, PeerMessage::IntentHeld(vec![id]));
+        }
+        let covered = held.covered.filter(|event| self.progress.has(*event));
+        if covered.is_none() {
+            self.counters.intents_expired_for_others += 1;
+            let bump = held.bump.clone();
+            let event = self.issue_owed(bump, effects);
+            self.intents.note_end(id, Outcome::Bumped(event));
+        }
+        self.forget_held(id, None, effects);
+    }
+
+    /// Issues a bump that an intent owes. Limits may have been reached since: then it is a wider one.
+    fn issue_owed(&mut self, bump: Bump, effects: &mut Effects) -> EventId {
+        let bump = self.shape(bump.classes, bump.matching, bump.purge);
+        let within = self.within_limits(&Arc::new(BumpEvent::Bump(bump)));
+        match Arc::unwrap_or_clone(within) {
+            BumpEvent::Bump(bump) => self.issue(bump, None, effects),
+            BumpEvent::Floor(_) => unreachable!("invariant: a bump within limits is a bump"),
+        }
+    }
+
+    /// Bumps at the start what the last run had open or held, and holds it anew: both its writer's commit and its
+    /// writer's death may lie on either side of this start.
+    pub(in crate::machine) fn recover_intents(
+        &mut self,
+        recovered: &[Intent],
+        now: Time,
+        effects: &mut Effects,
+    ) {
+        self.counters.intents_recovered += recovered.len() as u64;
+        for (ids, bump) in joined(recovered) {
+            let event = self.issue_owed(bump, effects);
+            for id in ids {
+                self.intents.note_end(id, Outcome::Bumped(event));
+            }
+        }
+        for Intent { id, bump, lease } in recovered {
+            let ends = now.plus(stretched(*lease, self.config.clock_rate_ppm));
+            let held = Held {
+                bump: bump.clone(),
+                ends,
+                covered: None,
+                wake: ends,
+            };
+            self.intents.put_held(*id, held);
+        }
+    }
+
+    /// This sidecar leaves: calls that wait are refused, and what it holds for runs that are gone is handed to all peers,
+    /// for nobody else may have it.
+    pub(in crate::machine) fn leave_intents(&mut self, now: Time, effects: &mut Effects) {
+        let origin = self.config.incarnation;
+        let waiting = self.intents.own.iter();
+        let waiting: Vec<_> = waiting
+            .filter_map(|(&number, own)| Some((number, own.call?.0)))
+            .collect();
+        for (number, ticket) in waiting {
+            self.end_own(IntentId { origin, number }, Outcome::Aborted, effects);
+            refuse(ticket, Refusal::Draining, effects);
+        }
+        let linked = self.linked_peers();
+        for (&id, held) in &self.intents.held {
+            if linked.contains(&id.origin) {
+                continue;
+            }
+            let intent = Intent {
+                id,
+                bump: held.bump.clone(),
+                lease: held.ends.since(now),
+            };
+            let message = PeerMessage::Intent(intent);
+            effects.actions.push(Action::Broadcast(message));
+        }
+    }
+}
+
+/// Intents and the bump that stands for all of them: as few bumps as may be, for there may be thousands at a start.
+fn joined(intents: &[Intent]) -> Vec<(Vec<IntentId>, Bump)> {
+    let mut groups: Vec<(Vec<IntentId>, Bump)> = Vec::new();
+    for Intent { id, bump, .. } in intents {
+        let fits = |group: &Bump| {
+            group.matching == Match::Any
+                && bump.matching == Match::Any
+                && group.classes.len() + bump.classes.len() <= BUMP_CLASSES_MAX
+        };
+        match groups.last_mut() {
+            Some((ids, group)) if fits(group) => {
+                ids.push(*id);
+                group.classes.extend_from_slice(&bump.classes);
+                // Deleting is the stronger of the two.
+                if bump.purge == PurgeMode::Hard {
+                    group.purge = PurgeMode::Hard;
+                }
+            }
+            _ => groups.push((vec![*id], bump.clone())),
+        }
+    }
+    for (_, bump) in &mut groups {
+        bump.classes = sorted_classes(&bump.classes);
+    }
+    groups
+}

@@ -1,0 +1,111 @@
+//! What writers call: invalidations, and the three calls of a write that is declared before its commit.
+
+use std::time::Duration;
+
+use grapevine_core::machine::effects::{BeginWrite, Invalidate, Reply};
+use grapevine_proto::v1;
+use tonic::Status;
+
+use super::application::Application;
+use crate::engine::{Answer, Call};
+use crate::telemetry::Counter;
+use crate::wire::{self, app, status};
+
+/// How much longer than its deadline an invalidation may take to be answered: receipts count their deadline from the
+/// flush, and a disk that has not flushed by then has stalled.
+const DISK_WAIT: Duration = Duration::from_secs(1);
+/// How long an abort may take to be flushed.
+const ABORT_WAIT: Duration = Duration::from_secs(5);
+
+impl Application {
+    /// Makes a call that bumps, behind what its session names.
+    pub(super) async fn bump(
+        &self,
+        call: app::Invalidation,
+        make: impl FnOnce(Invalidate) -> Call,
+    ) -> Result<v1::InvalidateResponse, Status> {
+        self.engine
+            .await_session(&call.session.events, call.session.wait)
+            .await?;
+        let deadline = tokio::time::Instant::now() + call.timeout;
+        let invalidate = Invalidate {
+            classes: call.classes,
+            matching: call.matching,
+            purge: call.purge,
+            level: call.level,
+            deadline: self.engine.clock.now().plus(call.timeout),
+        };
+        let wait = call.timeout + DISK_WAIT;
+        let answer = self.engine.call(make(invalidate), None, wait).await?;
+        let Answer { reply, purges } = answer;
+        let (event, receipt) = match reply {
+            Reply::Invalidated { event, receipt } => {
+                let met = if receipt.satisfied {
+                    Counter::ReceiptsSatisfied
+                } else {
+                    Counter::ReceiptsMissed
+                };
+                self.engine.counters.inc(met);
+                (event, receipt)
+            }
+            Reply::Refused(refusal) => return Err(status::refusal(&refusal)),
+            _ => return Err(mistaken("an invalidation")),
+        };
+        let mut response = v1::InvalidateResponse {
+            event: Some(wire::event_id(event)),
+            session_token: wire::session_token(event),
+            receipt: Some(app::receipt(receipt)),
+            ..Default::default()
+        };
+        for purge in purges {
+            let left = deadline.saturating_duration_since(tokio::time::Instant::now());
+            let attempt = purge.first_attempt_within(left).await;
+            response.addresses_purged += attempt.purged;
+            response.addresses_pending += attempt.pending;
+            response.addresses_dropped += attempt.dropped;
+        }
+        Ok(response)
+    }
+
+    pub(super) async fn begin(
+        &self,
+        request: v1::BeginWriteRequest,
+    ) -> Result<v1::BeginWriteResponse, Status> {
+        let call = app::beginning(&request, self.write_duration)?;
+        let begin = BeginWrite {
+            classes: call.classes,
+            matching: call.matching,
+            purge: call.purge,
+            lease: call.lease,
+            deadline: self.engine.clock.now().plus(call.timeout),
+        };
+        let wait = call.timeout + DISK_WAIT;
+        let answer = self.engine.call(Call::BeginWrite(begin), None, wait);
+        match answer.await?.reply {
+            Reply::Begun { intent, lease } => Ok(app::begun(intent, lease)),
+            Reply::Refused(refusal) => Err(status::refusal(&refusal)),
+            _ => Err(mistaken("a write")),
+        }
+    }
+
+    pub(super) async fn abort(
+        &self,
+        request: &v1::AbortWriteRequest,
+    ) -> Result<v1::AbortWriteResponse, Status> {
+        let intent = app::aborting(request)?;
+        let answer = self
+            .engine
+            .call(Call::AbortWrite(intent), None, ABORT_WAIT)
+            .await?;
+        match answer.reply {
+            Reply::Aborted(outcome) => Ok(app::aborted(outcome)),
+            Reply::Refused(refusal) => Err(status::refusal(&refusal)),
+            _ => Err(mistaken("an abort")),
+        }
+    }
+}
+
+/// A bug: the machine answered another call.
+pub(super) fn mistaken(call: &str) -> Status {
+    Status::internal(format!("{call} was answered as another call"))
+}
