@@ -242,6 +242,16 @@ impl CallError {
         )
     }
 
+    /// How long to wait before asking again, where the sidecar said so.
+    pub(crate) fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Overloaded { retry_after, .. } | Self::Unreachable { retry_after, .. } => {
+                *retry_after
+            }
+            _ => None,
+        }
+    }
+
     /// Whether another sidecar could answer otherwise.
     pub(crate) fn may_differ_elsewhere(&self) -> bool {
         match self {
@@ -387,16 +397,11 @@ impl InvalidateError {
         let Self::NoSidecar { attempts } = self else {
             return None;
         };
-        let delay = |error: &CallError| match error {
-            CallError::Overloaded { retry_after, .. }
-            | CallError::Unreachable { retry_after, .. } => *retry_after,
-            _ => None,
-        };
-        attempts.iter().filter_map(delay).min()
+        attempts.iter().filter_map(CallError::retry_after).min()
     }
 }
 
-fn list(attempts: &[CallError]) -> String {
+pub(crate) fn list(attempts: &[CallError]) -> String {
     let lines: Vec<String> = attempts.iter().map(ToString::to_string).collect();
     lines.join("; ")
 }
@@ -413,6 +418,9 @@ pub enum ClientError {
     /// Invalidating.
     #[error(transparent)]
     Invalidate(#[from] InvalidateError),
+    /// Beginning a write.
+    #[error(transparent)]
+    BeginWrite(#[from] crate::write::BeginWriteError),
     /// Any other call.
     #[error(transparent)]
     Call(#[from] CallError),

@@ -33,7 +33,7 @@ use crate::session::Session;
 /// The shortest wait for a receipt that the contract knows; 0 would mean its default.
 const TIMEOUT_MIN: Duration = Duration::from_millis(1);
 /// The most classes that `match_all` takes.
-const MATCH_ALL_CLASSES_MAX: usize = 8;
+pub(crate) const MATCH_ALL_CLASSES_MAX: usize = 8;
 
 /// An invalidation to be sent: set what differs from the defaults, then `.await` it.
 #[derive(Debug, Clone)]
@@ -46,6 +46,10 @@ pub struct Invalidate {
     timeout: Duration,
     purge: v1::PurgeMode,
     session: Option<Session>,
+    /// Set for the commit of a write that was begun.
+    intent: Option<Bytes>,
+    /// The position of the endpoint that is asked first.
+    first: usize,
 }
 
 /// What an invalidation did.
@@ -86,6 +90,8 @@ impl Client {
             timeout: self.settings().invalidate_timeout,
             purge: v1::PurgeMode::Hard,
             session: None,
+            intent: None,
+            first: 0,
         }
     }
 }
@@ -94,6 +100,13 @@ impl Invalidate {
     /// Only what belongs to every one of the classes (2 to 8 of them) is stale.
     pub fn match_all(mut self) -> Self {
         self.matching = v1::Match::All;
+        self
+    }
+
+    /// Makes it the commit of a write, for which the endpoint that began it is asked first.
+    pub(crate) fn of_write(mut self, intent: Bytes, first: usize) -> Self {
+        self.intent = Some(intent);
+        self.first = first;
         self
     }
 
@@ -125,10 +138,11 @@ impl Invalidate {
     pub async fn send(self) -> Result<InvalidateOutcome, InvalidateError> {
         self.check()?;
         let mut attempts = Vec::new();
-        for (position, link) in Line::of(self.client.links(), self.deadline()) {
+        let links = self.client.links();
+        for (position, link) in Line::of(links, self.first, self.deadline()) {
             match self.ask(link, &mut attempts).await {
                 Ok(answer) => {
-                    if position > 0 {
+                    if position != self.first {
                         self.client.counters().invalidate_failovers.increment();
                     }
                     return Ok(outcome(answer, link, &attempts));
@@ -197,9 +211,20 @@ impl Invalidate {
             session: self.session.as_ref().map(Session::to_wire),
         };
         let mut application = link.application();
-        let answer = link
-            .call(Gated::No, deadline, application.invalidate(request))
-            .await?;
+        let answer = match &self.intent {
+            None => {
+                let call = application.invalidate(request);
+                link.call(Gated::No, deadline, call).await?
+            }
+            Some(intent) => {
+                let call = application.commit_write(v1::CommitWriteRequest {
+                    intent: intent.clone(),
+                    invalidation: Some(request),
+                });
+                let answer = link.call(Gated::No, deadline, call).await?;
+                answer.outcome.unwrap_or_default()
+            }
+        };
         if answer.event.is_none() || answer.receipt.is_none() {
             return Err(link.bad_answer("an invalidation without its event or its receipt"));
         }
@@ -238,16 +263,20 @@ impl IntoFuture for Invalidate {
 }
 
 /// Whom to ask next: the links with their positions, those that are being left alone at the end.
-struct Line<'a> {
-    links: std::iter::Enumerate<std::slice::Iter<'a, Arc<Link>>>,
+pub(crate) struct Line<'a> {
+    /// In the order in which they are asked.
+    links: std::vec::IntoIter<(usize, &'a Arc<Link>)>,
     left_alone: VecDeque<(usize, &'a Arc<Link>)>,
     probe_for: Duration,
 }
 
 impl<'a> Line<'a> {
-    fn of(links: &'a [Arc<Link>], probe_for: Duration) -> Self {
+    /// The link at `first` comes first, the others in their order.
+    pub(crate) fn of(links: &'a [Arc<Link>], first: usize, probe_for: Duration) -> Self {
+        let mut links: Vec<_> = links.iter().enumerate().collect();
+        links.sort_by_key(|(position, _)| *position != first);
         Self {
-            links: links.iter().enumerate(),
+            links: links.into_iter(),
             left_alone: VecDeque::new(),
             probe_for,
         }

@@ -23,6 +23,11 @@
 //! // Writes: after the commit, and refused before it when no sidecar answers, if that matters.
 //! let outcome = client.invalidate(["get_items_in_cart/13"]).await?;
 //! println!("{} addresses deleted", outcome.addresses_purged);
+//!
+//! // Or declared before the commit, so that the classes are invalidated even if this process dies right after it.
+//! let write = client.begin_write(["get_items_in_cart/13"]).await?;
+//! // ... the database commits here, within `write.remaining()` ...
+//! write.commit().await?;
 //! # Ok(())
 //! # }
 //! ```
@@ -53,6 +58,7 @@ mod session;
 mod single_flight;
 mod stats;
 mod watch;
+mod write;
 
 pub use grapevine_proto::v1;
 
@@ -82,3 +88,6 @@ pub use session::{
 };
 pub use stats::{CacheStats, ClientStats};
 pub use watch::{ResyncCause, Watch, WatchEvent};
+pub use write::{
+    AbortOutcome, BeginWrite, BeginWriteError, WRITE_LEASE_MAX, WRITE_LEASE_MIN, WriteIntent,
+};

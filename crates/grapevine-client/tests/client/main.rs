@@ -12,3 +12,4 @@ mod pages;
 mod resolve;
 mod support;
 mod watch;
+mod writes;

@@ -38,6 +38,9 @@ pub(crate) enum Method {
     Resolve,
     Commit,
     Invalidate,
+    Begin,
+    CommitWrite,
+    Abort,
 }
 
 /// What a method does instead of its work, once.
@@ -82,7 +85,24 @@ pub(crate) struct State {
     pub(crate) committed: Mutex<Vec<v1::Fill>>,
     /// The receipt timeouts of the invalidations, in milliseconds.
     pub(crate) receipt_timeouts: Mutex<Vec<u32>>,
+    /// Writes begun, and how each ended.
+    pub(crate) writes: Mutex<Vec<Write>>,
     news: broadcast::Sender<v1::WatchResponse>,
+}
+
+/// A write that was begun.
+#[derive(Debug, Clone)]
+pub(crate) struct Write {
+    pub(crate) begun: v1::BeginWriteRequest,
+    pub(crate) ended: Ended,
+}
+
+/// How a write ended.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Ended {
+    Open,
+    Committed(v1::InvalidateRequest),
+    Aborted,
 }
 
 #[derive(Debug, Default)]
@@ -206,6 +226,7 @@ impl State {
             resolve_items: AtomicU64::new(0),
             committed: Mutex::default(),
             receipt_timeouts: Mutex::default(),
+            writes: Mutex::default(),
             news: broadcast::channel(8).0,
         })
     }

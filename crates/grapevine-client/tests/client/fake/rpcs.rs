@@ -12,11 +12,36 @@ use tokio_stream::{Stream, StreamExt as _};
 use tonic::{Code, Request, Response, Status, Streaming};
 use tonic_types::{ErrorDetails, FieldViolation, StatusExt as _};
 
-use super::{Method, State, TARGETS_MAX, answer};
+use super::{Ended, Method, State, TARGETS_MAX, Write, answer};
 
 pub(super) fn invalid(field: &str, description: &str) -> Status {
     let details = ErrorDetails::with_bad_request(vec![FieldViolation::new(field, description)]);
     Status::with_error_details(Code::InvalidArgument, "1 field", details)
+}
+
+impl State {
+    fn intent(&self, number: u64) -> Bytes {
+        let number = number.to_be_bytes();
+        [&[1][..], &self.incarnation, &number].concat().into()
+    }
+
+    fn begin(&self, begun: v1::BeginWriteRequest) -> Bytes {
+        let ended = Ended::Open;
+        let mut writes = self.writes.lock();
+        writes.push(Write { begun, ended });
+        self.intent(writes.len() as u64 - 1)
+    }
+
+    /// Notes how a write of this sidecar ended, if it had not, and tells what it was before.
+    fn end(&self, intent: &Bytes, ended: Ended) -> Option<Ended> {
+        let mut writes = self.writes.lock();
+        let at = (0..writes.len()).find(|at| self.intent(*at as u64) == *intent)?;
+        let before = writes[at].ended.clone();
+        if before == Ended::Open {
+            writes[at].ended = ended;
+        }
+        Some(before)
+    }
 }
 
 type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -145,6 +170,57 @@ impl ApplicationService for State {
                 holders: vec![holder],
             }),
             ..v1::InvalidateResponse::default()
+        };
+        answer(instead, response).await
+    }
+
+    async fn begin_write(
+        &self,
+        request: Request<v1::BeginWriteRequest>,
+    ) -> Result<Response<v1::BeginWriteResponse>, Status> {
+        let instead = self.play(Method::Begin).await?;
+        let begun = request.into_inner();
+        if begun.classes.iter().any(|class| class == "forbidden") {
+            return Err(invalid("classes[0]", "forbidden"));
+        }
+        let lease_ms = if begun.lease_ms == 0 {
+            10_000
+        } else {
+            begun.lease_ms
+        };
+        let intent = self.begin(begun);
+        answer(instead, v1::BeginWriteResponse { intent, lease_ms }).await
+    }
+
+    async fn commit_write(
+        &self,
+        request: Request<v1::CommitWriteRequest>,
+    ) -> Result<Response<v1::CommitWriteResponse>, Status> {
+        let instead = self.play(Method::CommitWrite).await?;
+        let v1::CommitWriteRequest {
+            intent,
+            invalidation,
+        } = request.into_inner();
+        let invalidation = invalidation.unwrap();
+        self.end(&intent, Ended::Committed(invalidation.clone()));
+        let outcome = self.invalidate(Request::new(invalidation)).await?;
+        let outcome = Some(outcome.into_inner());
+        answer(instead, v1::CommitWriteResponse { outcome }).await
+    }
+
+    async fn abort_write(
+        &self,
+        request: Request<v1::AbortWriteRequest>,
+    ) -> Result<Response<v1::AbortWriteResponse>, Status> {
+        let instead = self.play(Method::Abort).await?;
+        let (outcome, event) = match self.end(&request.into_inner().intent, Ended::Aborted) {
+            None => (v1::AbortOutcome::Unknown, None),
+            Some(Ended::Committed(_)) => (v1::AbortOutcome::Bumped, Some(self.event(1))),
+            Some(_) => (v1::AbortOutcome::NothingBumped, None),
+        };
+        let response = v1::AbortWriteResponse {
+            outcome: outcome.into(),
+            event,
         };
         answer(instead, response).await
     }
