@@ -10,7 +10,7 @@ use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 use crate::commands::{
     addresses, classes, completions, demo, drain, forget, invalidate, members, register, replay,
-    resolve, status, watch,
+    resolve, status, watch, write,
 };
 use crate::exit::{EXIT_CODES, Failure, of_clap};
 
@@ -33,6 +33,7 @@ enum Command {
     Resolve(resolve::Args),
     Register(register::Args),
     Invalidate(invalidate::Args),
+    Write(write::Args),
     Watch(watch::Args),
     Drain(drain::Args),
     Forget(forget::Args),
@@ -110,6 +111,7 @@ impl Command {
             Self::Resolve(args) => resolve::run(args).await,
             Self::Register(args) => register::run(args).await,
             Self::Invalidate(args) => invalidate::run(args).await,
+            Self::Write(args) => write::run(args).await,
             Self::Watch(args) => watch::run(args).await,
             Self::Drain(args) => drain::run(args).await,
             Self::Forget(args) => forget::run(args).await,
@@ -129,6 +131,7 @@ impl Command {
             Self::Resolve(args) => args.connection.json,
             Self::Register(args) => args.connection.json,
             Self::Invalidate(args) => args.connection.json,
+            Self::Write(args) => args.json(),
             Self::Watch(args) => args.connection.json,
             Self::Drain(args) => args.connection.json,
             Self::Forget(args) => args.connection.json,
@@ -187,6 +190,7 @@ mod tests {
             "resolve",
             "register",
             "invalidate",
+            "write",
             "watch",
             "demo",
             "replay",

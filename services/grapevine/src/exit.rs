@@ -18,8 +18,8 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use grapevine_client::{
-    CallError, ClientError, ConfigError, InvalidRequest, InvalidateError, ResolveError,
-    SessionError, Violation,
+    BeginWriteError, CallError, ClientError, ConfigError, InvalidRequest, InvalidateError,
+    ResolveError, SessionError, Violation,
 };
 use serde::Serialize;
 
@@ -188,6 +188,18 @@ impl Failure {
         Self::Failed(format!("{command}: {}", with_causes(error)))
     }
 
+    /// What it comes to when no sidecar did it.
+    fn of_attempts(message: String, attempts: &[CallError], retry_after: Option<Duration>) -> Self {
+        let full = |attempt: &CallError| matches!(attempt, CallError::Overloaded { .. });
+        if attempts.iter().any(full) {
+            return Self::Later {
+                message,
+                retry_after,
+            };
+        }
+        Self::Unreachable(message)
+    }
+
     /// What was seen is not as it should be; nothing if there is nothing to tell.
     pub(crate) fn unless_well(command: &str, failures: &[String]) -> Result<(), Self> {
         if failures.is_empty() {
@@ -282,15 +294,20 @@ impl From<InvalidateError> for Failure {
             },
             InvalidateError::Refused(error) => error.into(),
             InvalidateError::NoSidecar { attempts } => {
-                let full = |attempt: &CallError| matches!(attempt, CallError::Overloaded { .. });
-                if attempts.iter().any(full) {
-                    Self::Later {
-                        message,
-                        retry_after,
-                    }
-                } else {
-                    Self::Unreachable(message)
-                }
+                Self::of_attempts(message, &attempts, retry_after)
+            }
+        }
+    }
+}
+
+impl From<BeginWriteError> for Failure {
+    fn from(error: BeginWriteError) -> Self {
+        let (message, retry_after) = (error.to_string(), error.retry_after());
+        match error {
+            BeginWriteError::Invalid(invalid) => Self::Invalid(invalid),
+            BeginWriteError::Refused(error) => error.into(),
+            BeginWriteError::NoSidecar { attempts } => {
+                Self::of_attempts(message, &attempts, retry_after)
             }
         }
     }
@@ -302,6 +319,7 @@ impl From<ClientError> for Failure {
             ClientError::Config(error) => error.into(),
             ClientError::Resolve(error) => error.into(),
             ClientError::Invalidate(error) => error.into(),
+            ClientError::BeginWrite(error) => error.into(),
             ClientError::Call(error) => error.into(),
             ClientError::Session(error) => error.into(),
         }

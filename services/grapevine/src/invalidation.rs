@@ -49,7 +49,12 @@ pub(crate) struct How {
 impl How {
     /// The call, not yet sent.
     pub(crate) fn call(self, client: &Client, classes: Vec<String>) -> Invalidate {
-        let mut call = client.invalidate(classes).receipt(match self.receipt {
+        self.shape(client.invalidate(classes))
+    }
+
+    /// The same for a call made otherwise.
+    pub(crate) fn shape(self, call: Invalidate) -> Invalidate {
+        let mut call = call.receipt(match self.receipt {
             Receipt::None => v1::ReceiptLevel::None,
             Receipt::One => v1::ReceiptLevel::One,
             Receipt::Quorum => v1::ReceiptLevel::Quorum,

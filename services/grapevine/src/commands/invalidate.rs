@@ -157,11 +157,20 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
     let session = args.session.session()?;
     let call = how.call(&client, args.classes.clone()).session(&session);
     let outcome = call.await?;
+    tell(&args.connection, (&args.classes, args.matching), &outcome)
+}
+
+/// Writes what an invalidation did; one whose receipt was not reached ends the command with that.
+pub(super) fn tell(
+    connection: &Connection,
+    (classes, matching): (&[String], Matching),
+    outcome: &InvalidateOutcome,
+) -> Result<(), Failure> {
     let mut out = Output::stdout();
-    if args.connection.json {
-        out.json(&json(&outcome))?;
+    if connection.json {
+        out.json(&json(outcome))?;
     } else {
-        write(&mut out, &args.classes, args.matching, &outcome)?;
+        write(&mut out, classes, matching, outcome)?;
     }
     out.flush()?;
     if outcome.receipt.satisfied {
@@ -170,7 +179,7 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
     Err(Failure::NotReached(format!(
         "receipt {} not reached within {}; the invalidation is durable and spreads all the same",
         format::receipt_level(outcome.receipt.level()),
-        format::duration(args.connection.timeout)
+        format::duration(connection.timeout)
     )))
 }
 

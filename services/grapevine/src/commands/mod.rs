@@ -13,5 +13,6 @@ pub(crate) mod replay;
 pub(crate) mod resolve;
 pub(crate) mod status;
 pub(crate) mod watch;
+pub(crate) mod write;
 
 mod listing;

@@ -10,3 +10,4 @@ mod feeding;
 mod kit;
 mod lab;
 mod misuse;
+mod writing;
