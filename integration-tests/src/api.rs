@@ -120,6 +120,47 @@ impl Api {
         Ok(self.app.clone().invalidate(request).await?.into_inner())
     }
 
+    /// Begins a write of one class.
+    pub async fn begin_write(
+        &self,
+        class: &str,
+        lease_ms: u32,
+    ) -> Result<v1::BeginWriteResponse, Status> {
+        let request = v1::BeginWriteRequest {
+            classes: vec![class.to_owned()],
+            lease_ms,
+            ..Default::default()
+        };
+        Ok(self.app.clone().begin_write(request).await?.into_inner())
+    }
+
+    /// Commits a write of one class.
+    pub async fn commit_write(
+        &self,
+        begun: &v1::BeginWriteResponse,
+        class: &str,
+    ) -> Result<v1::InvalidateResponse, Status> {
+        let request = v1::CommitWriteRequest {
+            intent: begun.intent.clone(),
+            invalidation: Some(v1::InvalidateRequest {
+                classes: vec![class.to_owned()],
+                ..Default::default()
+            }),
+        };
+        let answer = self.app.clone().commit_write(request).await?.into_inner();
+        Ok(answer.outcome.unwrap_or_default())
+    }
+
+    /// Aborts a write.
+    pub async fn abort_write(
+        &self,
+        begun: &v1::BeginWriteResponse,
+    ) -> Result<v1::AbortWriteResponse, Status> {
+        let intent = begun.intent.clone();
+        let request = v1::AbortWriteRequest { intent };
+        Ok(self.app.clone().abort_write(request).await?.into_inner())
+    }
+
     /// Registers addresses of one class for an hour, without leases.
     pub async fn register(
         &self,

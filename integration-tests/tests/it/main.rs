@@ -11,6 +11,7 @@ mod fence;
 mod freshness;
 mod full_disk;
 mod identity;
+mod intents;
 mod known_failures;
 mod limits;
 mod listing;
