@@ -112,7 +112,7 @@ knobs! {
         /// Calls that may wait until the events of their session are applied here; a further one is refused.
         session_waits_max: usize = "10000", from "1" to "1000000",
             raising "costs memory: about 1 KB each, and the call itself, of up to limits.message_bytes_max.";
-        /// Writes that may be open between BeginWrite and their end; a further one is refused. They name at most 20 times as
+        /// Writes that may be begun and not ended at once; a further one is refused. They name at most 20 times as
         /// many classes together, and this sidecar holds at most twice as many for its peers.
         intents_max: usize = "10000", from "1" to "1000000",
             raising "costs memory and disk: about 200 bytes each, and as much for each class that it names.";
