@@ -11,7 +11,7 @@ use crate::fake::{Fake, Method, Reply};
 use crate::support::{PATIENT, patient, stop_the_clock, until, until_soon};
 
 /// Writes until the own sidecar takes it.
-async fn own_answers(client: &Client, own: &Fake) {
+pub(crate) async fn own_answers(client: &Client, own: &Fake) {
     let deadline = Instant::now() + PATIENT;
     while *client.invalidate(["c"]).await.unwrap().answered_by != *own.endpoint {
         assert!(

@@ -8,6 +8,7 @@ use grapevine_client::{
 use tonic::Code;
 
 use crate::fake::{Ended, Fake, Method, Reply};
+use crate::invalidate::own_answers;
 use crate::support::{patient, stop_the_clock, until_soon};
 
 fn ended(fake: &Fake) -> Vec<Ended> {
@@ -106,6 +107,7 @@ async fn g8_a_write_begun_elsewhere_ends_there_first() {
     assert_eq!(write.begun_by(), other.endpoint);
     let aborted = client.begin_write(["d"]).await.unwrap();
     own.start();
+    own_answers(&client, &own).await;
     let outcome = write.commit().await.unwrap();
     assert_eq!(&*outcome.answered_by, other.endpoint);
     assert_eq!(aborted.abort().await.unwrap(), AbortOutcome::NothingBumped);
