@@ -83,11 +83,10 @@ fn g3_a_lagging_replica_leaves_stale_fills_until_source_lag_is_built() {
 }
 
 #[test]
-fn g7_members_forgotten_too_soon_are_caught_until_the_roster_is_built() {
+fn g7_members_that_lose_their_seats_soon_cost_nothing_but_hits() {
     let mut request = Request::new(0..60);
     request.scenario = Scenario::ShortMemory;
-    let report = passes(&request);
-    assert!(!report.excused().is_empty(), "{}", report.text());
+    passes(&request);
 }
 
 #[test]

@@ -188,6 +188,7 @@ mod tests {
                 "node_id",
                 "peer_address",
                 "policy_agrees",
+                "seated",
                 "state",
                 "watermark",
             ]

@@ -16,7 +16,7 @@ use super::writes::mistaken;
 use super::{listing, watch as watching};
 use crate::engine::{Call, Clock, Engine, INTAKE_WAIT, Places, stopping};
 use crate::telemetry::Counter;
-use crate::wire::{self, app, status};
+use crate::wire::{app, status};
 
 /// Answers of a resolve stream that wait for the caller to read them; then its requests are not read either.
 const STREAM_ANSWERS: usize = 1;
