@@ -205,9 +205,6 @@ knobs! {
         /// The longest pause between attempts.
         retry_interval_max: Duration = "10s", from "1ms" to "1h",
             raising "leaves dead values in the cache for longer after it is back.";
-        /// How long a failed delete is tried again when nobody knows when the value ends by itself.
-        retry_for: Duration = "1h", from "1s" to "30days",
-            raising "keeps addresses in memory for longer while a cache is down.";
     }
 
     /// What is logged, on standard error.

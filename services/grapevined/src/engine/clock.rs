@@ -23,12 +23,12 @@ impl Clock {
         Time::from_start(boot_time().saturating_sub(self.start))
     }
 
-    /// The wall clock, for the expiry of registrations.
     /// How long it is until then by the wall clock; nothing once it is past.
     pub(crate) fn until(then: UnixSeconds) -> Duration {
         Duration::from_secs(u64::from(then.0.saturating_sub(Self::unix().0)))
     }
 
+    /// The wall clock, for the expiry of registrations.
     pub(crate) fn unix() -> UnixSeconds {
         let since = SystemTime::now()
             .duration_since(UNIX_EPOCH)

@@ -398,7 +398,7 @@ impl EventLoop {
                     self.parts.purger.submit(Job {
                         addresses,
                         mode,
-                        lifetime: Some(Clock::until(expires)),
+                        lifetime: Clock::until(expires),
                     });
                 }
                 Action::ServeLog {
@@ -490,7 +490,7 @@ impl EventLoop {
         let attempt = self.parts.purger.submit(Job {
             addresses,
             mode: purge,
-            lifetime: Some(Clock::until(expires)),
+            lifetime: Clock::until(expires),
         });
         self.note_purge(event, attempt);
     }

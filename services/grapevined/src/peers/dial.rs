@@ -37,6 +37,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 const KEEPALIVE: Duration = Duration::from_secs(5);
 /// Messages between the queues and the socket: few, so that an urgent one does not wait behind many.
 const IN_FLIGHT: usize = 8;
+/// How often it is looked whether every member's task still runs.
+const LOOK_INTERVAL: Duration = Duration::from_secs(10);
 /// How long a link may take to bring its last messages over when this sidecar leaves.
 const GOODBYE: Duration = Duration::from_secs(1);
 
@@ -56,7 +58,8 @@ pub(crate) async fn run(dialler: Dialler, mut members: watch::Receiver<Vec<(Node
     loop {
         let wanted: HashMap<NodeId, String> = members.borrow_and_update().iter().cloned().collect();
         tasks.retain(|node, (address, task)| {
-            let keep = wanted.get(node) == Some(address);
+            // One that panicked is begun again: without it the member would be cut off for good.
+            let keep = wanted.get(node) == Some(address) && !task.is_finished();
             if !keep {
                 task.abort();
             }
@@ -68,7 +71,8 @@ pub(crate) async fn run(dialler: Dialler, mut members: watch::Receiver<Vec<(Node
                 .entry(node)
                 .or_insert_with(|| (address, tokio::spawn(dialler.keep(who, to))));
         }
-        if members.changed().await.is_err() {
+        // Without news, a look at the tasks now and then.
+        if let Ok(Err(_)) = tokio::time::timeout(LOOK_INTERVAL, members.changed()).await {
             break;
         }
     }

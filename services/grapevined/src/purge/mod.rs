@@ -3,7 +3,7 @@
 //! A [`Job`] is a list of addresses. Every configured cache has a *lane*: a task with a queue of jobs, a bounded number of
 //! calls in flight, and a set of addresses to try again. A job goes to every lane; a lane cuts it into batches and makes
 //! one call for each. What failed is tried again with growing pauses and jitter, until it is done or nobody needs it any
-//! more: its value has ended by itself, or `purge.retry_for` has passed. Nothing waits for a lane: the caller gets a
+//! more, for its value has ended by itself. Nothing waits for a lane: the caller gets a
 //! [`Submission`] that tells what the first attempt did, now or at a deadline.
 //!
 //! Deletes are hygiene. What keeps stale values from being served is the token in the address or in the envelope, so a
@@ -47,9 +47,8 @@ pub struct Job {
     pub addresses: Vec<Address>,
     /// Delete them, or mark them stale where the cache can.
     pub mode: PurgeMode,
-    /// How long the values can still live, when that is known: a delete is not tried for longer. `None` takes
-    /// `purge.retry_for`.
-    pub lifetime: Option<Duration>,
+    /// How long the values can still live: a delete is not tried for longer.
+    pub lifetime: Duration,
 }
 
 /// What became of a job's first attempt so far. With several caches, each number is that of the cache where it is largest.
@@ -184,7 +183,6 @@ pub struct Purger {
     depths: Vec<Arc<Depth>>,
     tasks: tokio::sync::Mutex<JoinSet<()>>,
     queue_addresses_max: usize,
-    retry_for: Duration,
     counters: Arc<Counters>,
 }
 
@@ -216,7 +214,6 @@ impl Purger {
             intakes: Mutex::new(Some(intakes)),
             tasks: tokio::sync::Mutex::new(tasks),
             queue_addresses_max: config.queue_addresses_max,
-            retry_for: config.retry_for,
             counters,
         }
     }
@@ -231,7 +228,7 @@ impl Purger {
             lanes: intakes.iter().map(|_| LaneProgress::default()).collect(),
         });
         let (sender, attempted) = watch::channel(0);
-        let lifetime = job.lifetime.unwrap_or(self.retry_for).min(LIFETIME_MAX);
+        let lifetime = job.lifetime.min(LIFETIME_MAX);
         let job = Arc::new(ActiveJob {
             addresses: job.addresses,
             mode: job.mode,

@@ -27,7 +27,7 @@ fn job(addresses: Vec<Address>) -> Job {
     Job {
         addresses,
         mode: PurgeMode::Hard,
-        lifetime: None,
+        lifetime: Duration::from_hours(1),
     }
 }
 

@@ -287,15 +287,13 @@ async fn a_hanging_cache_delays_nobody_beyond_the_deadline_and_calls_stay_bounde
 #[tokio::test(start_paused = true)]
 async fn a_delete_is_given_up_when_its_value_has_ended() {
     let cache = Scripted::new(Manner::Down);
-    let (purger, counters) = purger(vec![cache.clone()], |config| {
-        config.retry_for = Duration::from_secs(90);
-    });
-    let short = Job {
-        lifetime: Some(Duration::from_secs(20)),
-        ..job(addresses("a", 3))
+    let (purger, counters) = purger(vec![cache.clone()], |_| {});
+    let living = |name, count, seconds| Job {
+        lifetime: Duration::from_secs(seconds),
+        ..job(addresses(name, count))
     };
-    let _ = purger.submit(short);
-    let _ = purger.submit(job(addresses("b", 4)));
+    let _ = purger.submit(living("a", 3, 20));
+    let _ = purger.submit(living("b", 4, 90));
     sleep(Duration::from_secs(10)).await;
     assert_eq!(counters.get(Counter::PurgeExpired), 0);
     // An expired one leaves at its next turn, at most ten seconds later.
