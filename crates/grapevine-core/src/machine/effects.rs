@@ -4,21 +4,23 @@
 //! several calls, in order), and the flush is told back as [`Input::Flushed`]. `actions` may be carried out at once:
 //! whatever depends on a write is only emitted in answer to its flush.
 
+mod peer;
+mod refusal;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use thiserror::Error;
+pub use peer::{PeerHello, PeerMessage, Sighting};
+pub use refusal::Refusal;
 
-use crate::event::{BumpEvent, Match, PurgeMode, RegistrationBatch};
-use crate::event::{Floor, Registration};
+use crate::event::{BumpEvent, Match, PurgeMode};
 use crate::id::{EventId, Incarnation, Lane, Time, UnixSeconds};
-use crate::intent::{Intent, IntentId};
+use crate::intent::IntentId;
 use crate::lease::Lease;
 use crate::names::{Address, ClassPath, NodeId};
 use crate::progress::OriginHead;
-use crate::roster::{Mark, Say};
-use crate::store::{RecoveredClass, Write};
+use crate::store::Write;
 use crate::token::Token;
 use crate::vector::VersionVector;
 
@@ -209,152 +211,6 @@ pub enum CondemnReason {
     LeaseUnknown,
 }
 
-/// A peer's introduction.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PeerHello {
-    /// Its configured name.
-    pub node_id: NodeId,
-    /// Its run.
-    pub incarnation: Incarnation,
-    /// Where it is reached.
-    pub peer_address: String,
-    /// Its policies' digest.
-    pub policy_digest: u64,
-}
-
-/// A peer as gossip sees it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Sighting {
-    /// What it says of itself.
-    pub hello: PeerHello,
-    /// Whether it is not suspected.
-    pub alive: bool,
-}
-
-/// What peers say to each other.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum PeerMessage {
-    /// Consecutive bump-lane events.
-    Bumps {
-        /// Whose.
-        origin: Incarnation,
-        /// The sequence of the first.
-        first: u64,
-        /// The events.
-        events: Vec<Arc<BumpEvent>>,
-    },
-    /// Consecutive directory-lane events.
-    Directory {
-        /// Whose.
-        origin: Incarnation,
-        /// The sequence of the first.
-        first: u64,
-        /// The batches.
-        batches: Vec<Arc<RegistrationBatch>>,
-    },
-    /// "I flushed these of yours": everything up to the watermark, and those above.
-    Ack {
-        /// Up to here.
-        watermark: u64,
-        /// And these.
-        above: Vec<u64>,
-    },
-    /// "Tell me your heads, and grant me freshness."
-    Probe {
-        /// Echoed.
-        nonce: u64,
-        /// The view that it has.
-        mark: Mark,
-    },
-    /// What members say to agree on views.
-    Roster {
-        /// The history of the view that the speaker has.
-        history: Option<Incarnation>,
-        /// What it says.
-        say: Say,
-    },
-    /// The answer to a probe.
-    Grant {
-        /// Of the probe.
-        nonce: u64,
-        /// How long it holds; zero to who is no member of the same view.
-        duration: Duration,
-        /// The heads of every incarnation.
-        heads: Vec<OriginHead>,
-    },
-    /// "Send me what I miss."
-    Pull {
-        /// Whose.
-        origin: Incarnation,
-        /// Which lane.
-        lane: Lane,
-        /// The first one missing.
-        first: u64,
-        /// The last one missing.
-        last: u64,
-    },
-    /// "That is compacted."
-    Compacted {
-        /// Whose.
-        origin: Incarnation,
-        /// Which lane.
-        lane: Lane,
-        /// From where.
-        first: u64,
-    },
-    /// "Send me a snapshot."
-    SnapshotRequest {
-        /// The requester's name for it.
-        id: u64,
-    },
-    /// A snapshot's cut.
-    SnapshotBegin {
-        /// Of the request.
-        id: u64,
-        /// Watermarks, read before the first chunk.
-        cut: Vec<OriginHead>,
-    },
-    /// Versions of a snapshot.
-    SnapshotVersions {
-        /// Of the request.
-        id: u64,
-        /// Classes.
-        classes: Vec<RecoveredClass>,
-        /// Floors.
-        floors: Vec<Floor>,
-    },
-    /// Registrations of a snapshot.
-    SnapshotDirectory {
-        /// Of the request.
-        id: u64,
-        /// The registrations.
-        registrations: Vec<Registration>,
-    },
-    /// The snapshot is whole.
-    SnapshotEnd {
-        /// Of the request.
-        id: u64,
-    },
-    /// "Hold this write intent: bump its classes if you do not hear of its end."
-    Intent(Intent),
-    /// "I hold these of yours durably." Also said again, to hear which of them have ended.
-    IntentHeld(Vec<IntentId>),
-    /// "This write intent ended."
-    IntentSettled {
-        /// Which one.
-        intent: IntentId,
-        /// The bump that it ended in; none if it was aborted.
-        event: Option<EventId>,
-    },
-    /// "I leave in order."
-    Leave {
-        /// The head of the leaver's bump lane.
-        bump_head: u64,
-        /// The head of its directory lane.
-        directory_head: u64,
-    },
-}
-
 /// What to do.
 #[derive(Clone, Debug, Default)]
 pub struct Effects {
@@ -464,91 +320,6 @@ pub enum AbortOutcome {
     Bumped(EventId),
     /// This sidecar does not know the intent: its classes may have been bumped, or will be when it ends.
     Unknown,
-}
-
-/// Why a call had no effect.
-#[derive(Clone, Debug, Error, PartialEq, Eq)]
-pub enum Refusal {
-    /// Too few or too many classes.
-    #[error("classes: {value} of them; the limits are {least} to {most}")]
-    ClassCount {
-        /// How many.
-        value: usize,
-        /// At least.
-        least: usize,
-        /// At most.
-        most: usize,
-    },
-    /// A new top-level class beyond the limit.
-    #[error(
-        "top-level class {class:?} would be number {count}; the limit is {limit} (limits.top_level_classes_max)"
-    )]
-    TopLevelClasses {
-        /// The class.
-        class: ClassPath,
-        /// How many there would be.
-        count: usize,
-        /// How many there may be.
-        limit: usize,
-    },
-    /// Too many calls wait for receipts.
-    #[error("{limit} invalidations wait for receipts already (limits.receipts_max); try again")]
-    Receipts {
-        /// How many may wait.
-        limit: usize,
-        /// When one of them is looked at again, at the latest.
-        after: Duration,
-    },
-    /// Too many writes are open.
-    #[error(
-        "{open} writes that name {classes} classes are open; the limits are {limit} writes (limits.intents_max) and {classes_max} classes; commit or abort some, or try again"
-    )]
-    Intents {
-        /// How many are open.
-        open: usize,
-        /// How many classes they and this one name.
-        classes: usize,
-        /// How many may be open.
-        limit: usize,
-        /// How many classes they may name together.
-        classes_max: usize,
-    },
-    /// No peer took a write intent in time.
-    #[error(
-        "no peer held the write intent before the deadline, and this sidecar alone is not enough: nothing was begun; call another one, or refuse the write"
-    )]
-    IntentNotHeld,
-    /// The sidecar is leaving.
-    #[error("this sidecar is draining; call another one")]
-    Draining,
-    /// Nobody to forget.
-    #[error("node_id: {node_id} has no seat in the roster of view {view}")]
-    NoSeat {
-        /// Whom.
-        node_id: NodeId,
-        /// The view's number.
-        view: u64,
-    },
-    /// A member that is there is not forgotten.
-    #[error("node_id: {node_id} is connected; drain it instead")]
-    Connected {
-        /// Whom.
-        node_id: NodeId,
-    },
-    /// Too few are left to agree.
-    #[error(
-        "node_id: without {node_id} this sidecar sees {seen} of the {seats} members, and {needed} are needed to agree; if all others are stopped for good, say so (alone)"
-    )]
-    NoMajority {
-        /// Whom.
-        node_id: NodeId,
-        /// Members seen, this one among them.
-        seen: usize,
-        /// Members.
-        seats: usize,
-        /// How many must agree.
-        needed: usize,
-    },
 }
 
 /// Who has an event.

@@ -2,9 +2,10 @@
 //!
 //! [`Core::handle`] takes an input and the time and returns effects; [`Core::resolve`] reads. What must be durable before
 //! it shows is kept in a queue of pending work until its flush is told back. The parts: `app` takes calls, `flushed`
-//! lets out what is durable, `evict` keeps the classes within their limits, `remote` takes peers' events, `members` knows who is there, `views` has members agreed on, `freshness` and `grants` who may
-//! call itself fresh, `repair` finds and fills gaps, `losses` gives up those that nobody can fill, `receipts` tells who
-//! has what, `intents` keeps what writers declared before their commits.
+//! lets out what is durable, `evict` keeps the classes within their limits, `remote` takes peers' events, `members` knows
+//! who is there, `views` and `wishes` have members agreed on, `freshness` and `grants` who may call itself fresh, `repair`
+//! finds and fills gaps, `snapshot` takes state over whole, `losses` gives up what nobody can fill, `receipts` tells who has
+//! what, `intents` keeps what writers declared before their commits.
 
 mod app;
 pub mod effects;
@@ -18,6 +19,7 @@ mod members;
 mod receipts;
 mod remote;
 mod repair;
+mod snapshot;
 mod views;
 mod wishes;
 

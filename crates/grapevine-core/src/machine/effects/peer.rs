@@ -1,0 +1,158 @@
+//! What peers say to each other, and how they introduce themselves.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::event::{BumpEvent, Floor, Registration, RegistrationBatch};
+use crate::id::{EventId, Incarnation, Lane};
+use crate::intent::{Intent, IntentId};
+use crate::names::NodeId;
+use crate::progress::OriginHead;
+use crate::roster::{Mark, Say};
+use crate::store::RecoveredClass;
+
+/// A peer's introduction.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PeerHello {
+    /// Its configured name.
+    pub node_id: NodeId,
+    /// Its run.
+    pub incarnation: Incarnation,
+    /// Where it is reached.
+    pub peer_address: String,
+    /// Its policies' digest.
+    pub policy_digest: u64,
+}
+
+/// A peer as gossip sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sighting {
+    /// What it says of itself.
+    pub hello: PeerHello,
+    /// Whether it is not suspected.
+    pub alive: bool,
+}
+
+/// What peers say to each other.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PeerMessage {
+    /// Consecutive bump-lane events.
+    Bumps {
+        /// Whose.
+        origin: Incarnation,
+        /// The sequence of the first.
+        first: u64,
+        /// The events.
+        events: Vec<Arc<BumpEvent>>,
+    },
+    /// Consecutive directory-lane events.
+    Directory {
+        /// Whose.
+        origin: Incarnation,
+        /// The sequence of the first.
+        first: u64,
+        /// The batches.
+        batches: Vec<Arc<RegistrationBatch>>,
+    },
+    /// "I flushed these of yours": everything up to the watermark, and those above.
+    Ack {
+        /// Up to here.
+        watermark: u64,
+        /// And these.
+        above: Vec<u64>,
+    },
+    /// "Tell me your heads, and grant me freshness."
+    Probe {
+        /// Echoed.
+        nonce: u64,
+        /// The view that it has.
+        mark: Mark,
+    },
+    /// What members say to agree on views.
+    Roster {
+        /// The history of the view that the speaker has.
+        history: Option<Incarnation>,
+        /// What it says.
+        say: Say,
+    },
+    /// The answer to a probe.
+    Grant {
+        /// Of the probe.
+        nonce: u64,
+        /// How long it holds; zero to who is no member of the same view.
+        duration: Duration,
+        /// The heads of every incarnation.
+        heads: Vec<OriginHead>,
+    },
+    /// "Send me what I miss."
+    Pull {
+        /// Whose.
+        origin: Incarnation,
+        /// Which lane.
+        lane: Lane,
+        /// The first one missing.
+        first: u64,
+        /// The last one missing.
+        last: u64,
+    },
+    /// "That is compacted."
+    Compacted {
+        /// Whose.
+        origin: Incarnation,
+        /// Which lane.
+        lane: Lane,
+        /// From where.
+        first: u64,
+    },
+    /// "Send me a snapshot."
+    SnapshotRequest {
+        /// The requester's name for it.
+        id: u64,
+    },
+    /// A snapshot's cut.
+    SnapshotBegin {
+        /// Of the request.
+        id: u64,
+        /// Watermarks, read before the first chunk.
+        cut: Vec<OriginHead>,
+    },
+    /// Versions of a snapshot.
+    SnapshotVersions {
+        /// Of the request.
+        id: u64,
+        /// Classes.
+        classes: Vec<RecoveredClass>,
+        /// Floors.
+        floors: Vec<Floor>,
+    },
+    /// Registrations of a snapshot.
+    SnapshotDirectory {
+        /// Of the request.
+        id: u64,
+        /// The registrations.
+        registrations: Vec<Registration>,
+    },
+    /// The snapshot is whole.
+    SnapshotEnd {
+        /// Of the request.
+        id: u64,
+    },
+    /// "Hold this write intent: bump its classes if you do not hear of its end."
+    Intent(Intent),
+    /// "I hold these of yours durably." Also said again, to hear which of them have ended.
+    IntentHeld(Vec<IntentId>),
+    /// "This write intent ended."
+    IntentSettled {
+        /// Which one.
+        intent: IntentId,
+        /// The bump that it ended in; none if it was aborted.
+        event: Option<EventId>,
+    },
+    /// "I leave in order."
+    Leave {
+        /// The head of the leaver's bump lane.
+        bump_head: u64,
+        /// The head of its directory lane.
+        directory_head: u64,
+    },
+}
