@@ -18,6 +18,8 @@ const HISTORY_EPOCH: u128 = 0xffff_ffff;
 pub struct Incarnation(u128);
 
 impl Incarnation {
+    /// The lowest name of a history; those of runs are below.
+    pub(crate) const FIRST_HISTORY: Self = Self(HISTORY_EPOCH << 96);
     /// The length of the byte form.
     pub const LEN: usize = 16;
 

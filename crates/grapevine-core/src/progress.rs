@@ -240,6 +240,11 @@ impl Progress {
         self.origins.contains_key(&origin)
     }
 
+    /// How many histories are known.
+    pub fn histories(&self) -> usize {
+        self.origins.range(Incarnation::FIRST_HISTORY..).count()
+    }
+
     /// How many incarnations are known.
     pub fn len(&self) -> usize {
         self.origins.len()
@@ -259,7 +264,9 @@ impl Progress {
     /// Whether every head is covered by what was applied in the bump lane, or is no longer waited for.
     pub fn covers(&self, heads: &[OriginHead]) -> bool {
         heads.iter().all(|head| {
+            // What is to be known of a history comes with views.
             head.bump == 0
+                || head.incarnation.is_history()
                 || self
                     .lane(head.incarnation, Lane::Bump)
                     .is_some_and(|lane| lane.covered() >= head.bump)

@@ -27,6 +27,8 @@ use crate::store::Write;
 
 /// How long a member whose ballot was refused leaves the field to the other one.
 const OUTBID: Duration = Duration::from_millis(50);
+/// Histories followed, the own one among them: each costs a bump of everything.
+const HISTORIES_MAX: usize = 16;
 /// How long a sidecar that leaves takes part in agreeing on that.
 const FAREWELL: Duration = Duration::from_secs(1);
 
@@ -369,12 +371,14 @@ impl Core {
         self.everything_bumped(history, view.everything, effects)
     }
 
-    /// A peer knows of a view that bumped everything: of this history, or of one that was given up. Its number says all
-    /// that there is to say of it.
+    /// A peer knows of a view that bumped everything, of a history that was given up. Its number says all that there is to
+    /// say of it. Those of this sidecar's own history come with their views, and not by hearsay: a number from nowhere
+    /// would make it take no later one.
     pub(super) fn history_told(&mut self, head: OriginHead, effects: &mut Effects) {
-        let room = self.progress.len() < self.config.limits.origins_max;
+        let own = self.views.view().history == Some(head.incarnation);
         let known = self.progress.knows(head.incarnation);
-        if head.bump == 0 || !(known || room) {
+        let room = known || self.progress.histories() < HISTORIES_MAX;
+        if own || !room || !self.may_be(&head) {
             return;
         }
         let writes = self.everything_bumped(head.incarnation, head.bump, effects);

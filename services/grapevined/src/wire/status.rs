@@ -13,12 +13,18 @@ pub(crate) struct Violations {
     told: Vec<FieldViolation>,
     /// How many there are in all.
     count: usize,
+    /// The bytes of those that are told.
+    bytes: usize,
     /// Where the fields are that are told, with a dot at its end; empty for the request itself.
     within: &'static str,
 }
 
 /// Violations told at most; a call with 10,000 bad items need not list them all.
 const VIOLATIONS_MAX: usize = 20;
+/// Bytes of violations told at most, but for the first: clients drop an answer whose trailers have more than 8 KB.
+const VIOLATIONS_BYTES_MAX: usize = 2_000;
+/// Bytes of one violation's text.
+const DESCRIPTION_BYTES_MAX: usize = 800;
 
 impl Violations {
     /// Whatever is noted from now on is about the fields of this one.
@@ -29,8 +35,17 @@ impl Violations {
     /// Notes a violation.
     pub(crate) fn add(&mut self, field: impl Into<String>, description: impl Into<String>) {
         self.count += 1;
-        if self.told.len() < VIOLATIONS_MAX {
-            let field = format!("{}{}", self.within, field.into());
+        let field = format!("{}{}", self.within, field.into());
+        let mut description = description.into();
+        if description.len() > DESCRIPTION_BYTES_MAX {
+            let end = description.floor_char_boundary(DESCRIPTION_BYTES_MAX);
+            description.truncate(end);
+            description.push_str("...");
+        }
+        let bytes = field.len() + description.len();
+        let room = self.told.is_empty() || self.bytes + bytes <= VIOLATIONS_BYTES_MAX;
+        if self.told.len() < VIOLATIONS_MAX && room {
+            self.bytes += bytes;
             self.told.push(FieldViolation::new(field, description));
         }
     }
@@ -54,7 +69,8 @@ impl Violations {
         let more = match self.count - 1 {
             0 => String::new(),
             more if self.count > self.told.len() => {
-                format!(" (and {more} more; the details have {VIOLATIONS_MAX})")
+                let told = self.told.len();
+                format!(" (and {more} more; the details have {told})")
             }
             more => format!(" (and {more} more, see the details)"),
         };

@@ -11,6 +11,9 @@ use grapevine_proto::v1::roster::Say as Kind;
 
 use super::{Checked, bytes, count, field, origin};
 
+/// How far the numbers of views and rounds go: a million a second for more than a month. Whoever tells of more is broken
+/// or hostile, and nothing could follow it.
+const NUMBER_MAX: u64 = 1 << 42;
 /// Seats in one view.
 const SEATS_MAX: usize = 1_024;
 
@@ -23,6 +26,13 @@ fn read_history(value: &[u8]) -> Checked<Option<Incarnation>> {
         return Ok(None);
     }
     origin("history", value).map(Some)
+}
+
+fn plausible(name: &'static str, value: u64) -> Checked<u64> {
+    if value > NUMBER_MAX {
+        return Err(field(name, format!("{value}; the limit is {NUMBER_MAX}")));
+    }
+    Ok(value)
 }
 
 pub(super) fn mark(mark: Mark) -> v1::ViewMark {
@@ -40,7 +50,7 @@ pub(super) fn read_mark(mark: Option<&v1::ViewMark>) -> Checked<Mark> {
     if history.is_some() != (mark.number > 0) {
         return Err(field("view", "a history and a number come together"));
     }
-    let number = mark.number;
+    let number = plausible("view.number", mark.number)?;
     Ok(Mark { history, number })
 }
 
@@ -54,7 +64,7 @@ fn ballot(ballot: Ballot) -> v1::Ballot {
 fn read_ballot(ballot: Option<&v1::Ballot>) -> Checked<Ballot> {
     let ballot = ballot.ok_or_else(|| field("ballot", "none"))?;
     Ok(Ballot {
-        round: ballot.round,
+        round: plausible("ballot.round", ballot.round)?,
         by: origin("ballot.by", &ballot.by)?,
     })
 }
