@@ -149,3 +149,41 @@ async fn watchers_and_top_level_classes_beyond_their_limits_are_refused() {
     assert!(quota.is_some_and(|quota| !quota.violations.is_empty()));
     unharmed_in(api, "top0").await.unwrap();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn g10_calls_that_wait_are_bounded_in_bytes() {
+    let setup = Setup::of(1).flag("limits-calls-bytes-max", "16MiB");
+    let cluster = setup.start().await.unwrap();
+    let api = &cluster[0].api;
+    // Of a session that nobody can show, so that they wait: 14 MiB hold four of them.
+    let unheard_of = [&[1][..], &[7; 16], &1_u64.to_be_bytes()].concat();
+    let class = "c".repeat(200);
+    let mut large = resolve("a", &[class.as_str(); 16]);
+    large.items = vec![large.items[0].clone(); 1_000];
+    large.session = Some(v1::Session {
+        tokens: vec![unheard_of.into()],
+        wait_ms: 60_000,
+    });
+    let mut waiting = tokio::task::JoinSet::new();
+    for _ in 0..5 {
+        let (mut app, call) = (api.app.clone(), large.clone());
+        waiting.spawn(async move { app.resolve(call).await.map(drop) });
+    }
+    let refused = tokio::time::timeout(SOON, waiting.join_next()).await;
+    let refused = refused.unwrap().unwrap().unwrap().unwrap_err();
+    assert_eq!(refused.code(), Code::ResourceExhausted, "{refused}");
+    let message = refused.message();
+    assert!(message.contains("limits.calls_bytes_max"), "{message}");
+    assert!(refused.get_details_retry_info().is_some());
+    assert_eq!(waiting.len(), 4);
+    unharmed(api).await;
+    // Whoever leaves takes its call along.
+    waiting.shutdown().await;
+    large.session = None;
+    eventually("there is room again", SOON, async || {
+        api.app.clone().resolve(large.clone()).await?;
+        Ok(())
+    })
+    .await
+    .unwrap();
+}

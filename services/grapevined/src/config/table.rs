@@ -136,9 +136,13 @@ knobs! {
         /// asked for again; a watcher gets a RESYNC marker. An eighth is kept for answers of up to 64 KiB.
         answers_bytes_max: ByteSize = "256MiB", from "16MiB" to "64GiB",
             raising "costs memory: up to twice as much, when callers ask and do not read.";
+        /// Bytes of calls, and of messages of streams, that have come and are not answered yet. A further one is refused, to
+        /// be made again. An eighth is kept for messages of up to 64 KiB.
+        calls_bytes_max: ByteSize = "256MiB", from "16MiB" to "64GiB",
+            raising "costs memory: up to ten times as much, when many short classes and addresses are named.";
         /// The largest gRPC message taken from applications. Peers' messages have a limit of their own.
         message_bytes_max: ByteSize = "4MiB", from "1MiB" to "256MiB",
-            raising "costs memory for each call in flight.";
+            raising "costs memory for each call in flight; limits.calls_bytes_max bounds them all.";
         /// Calls waiting for the event loop; beyond, callers wait, then are told to try again.
         queue_commands_max: usize = "8192", from "16" to "1000000",
             raising "costs memory and lets calls wait longer before they are refused.";

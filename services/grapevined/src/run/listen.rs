@@ -27,6 +27,7 @@ use crate::engine::{Engine, Places};
 use crate::peers::PeerServer;
 use crate::service::admin::Admin;
 use crate::service::application::{Application, LARGE_LOOK_UPS_MAX, UNDER_WAY_MAX};
+use crate::service::intake::Intake;
 use crate::service::unread::{Counted, Unread};
 use crate::wire::peer::MESSAGE_BYTES_MAX;
 
@@ -142,6 +143,8 @@ pub(super) fn serve(
     let bytes_max = config.limits.message_bytes_max.as_usize();
     let application = application(config, engine, stop);
     let unread = application.unread.clone();
+    let calls_bytes_max = config.limits.calls_bytes_max.as_usize();
+    let intake = Intake::new(calls_bytes_max, engine.counters.clone());
     let application =
         ApplicationServiceServer::new(application).max_decoding_message_size(bytes_max);
     let admin = AdminServiceServer::new(Admin {
@@ -160,11 +163,23 @@ pub(super) fn serve(
                 .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
         };
         Ok(builder()
-            .add_service(Counted::new(application.clone(), unread.clone()))
-            .add_service(Counted::new(admin.clone(), unread.clone()))
-            .add_service(Counted::new(health.clone(), unread.clone()))
-            .add_service(Counted::new(reflect().build_v1()?, unread.clone()))
-            .add_service(Counted::new(reflect().build_v1alpha()?, unread.clone())))
+            .add_service(Counted::new(
+                application.clone(),
+                intake.clone(),
+                unread.clone(),
+            ))
+            .add_service(Counted::new(admin.clone(), intake.clone(), unread.clone()))
+            .add_service(Counted::new(health.clone(), intake.clone(), unread.clone()))
+            .add_service(Counted::new(
+                reflect().build_v1()?,
+                intake.clone(),
+                unread.clone(),
+            ))
+            .add_service(Counted::new(
+                reflect().build_v1alpha()?,
+                intake.clone(),
+                unread.clone(),
+            )))
     };
     let mut servers = JoinSet::new();
     let connections_max = config.limits.connections_max;

@@ -23,6 +23,7 @@ use tonic::codegen::{Service, http};
 use tonic::server::NamedService;
 use tonic::{Response, Status};
 
+use super::intake::Intake;
 use crate::telemetry::{Counter, Counters};
 use crate::wire::status::exhausted;
 
@@ -165,16 +166,21 @@ impl<T> Stream for Answers<T> {
 #[derive(Clone, Copy, Debug)]
 struct ChargesItself;
 
-/// A service whose answers are charged.
+/// A service whose calls and answers are charged.
 #[derive(Clone)]
 pub(crate) struct Counted<S> {
     inner: S,
+    intake: Intake,
     unread: Unread,
 }
 
 impl<S> Counted<S> {
-    pub(crate) fn new(inner: S, unread: Unread) -> Self {
-        Self { inner, unread }
+    pub(crate) fn new(inner: S, intake: Intake, unread: Unread) -> Self {
+        Self {
+            inner,
+            intake,
+            unread,
+        }
     }
 }
 
@@ -198,9 +204,15 @@ where
     }
 
     fn call(&mut self, request: http::Request<Body>) -> Self::Future {
-        let answer = self.inner.call(request);
+        let (head, body) = request.into_parts();
+        let (body, call) = self.intake.counted(body);
+        let answer = self.inner.call(http::Request::from_parts(head, body));
         let unread = self.unread.clone();
-        Box::pin(async move { Ok(charged(answer.await?, &unread).await) })
+        Box::pin(async move {
+            let answer = answer.await?;
+            drop(call);
+            Ok(charged(answer, &unread).await)
+        })
     }
 }
 
@@ -314,7 +326,8 @@ mod tests {
     }
 
     async fn call(unread: &Unread, bytes: usize) -> Result<Body, Status> {
-        let mut service = Counted::new(Generous(bytes), unread.clone());
+        let intake = Intake::new(MIB, unread.counters.clone());
+        let mut service = Counted::new(Generous(bytes), intake, unread.clone());
         let answer = service.call(http::Request::new(Body::empty())).await;
         let answer = answer.unwrap();
         match Status::from_header_map(answer.headers()) {
