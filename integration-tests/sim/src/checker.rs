@@ -20,6 +20,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use grapevine_core::id::EventId;
 use grapevine_core::machine::Core;
+use grapevine_core::progress::Progress;
 use grapevine_core::token::Token;
 
 use crate::cache::Value;
@@ -47,6 +48,8 @@ pub enum Guarantee {
     G6,
     /// Bounded staleness.
     G7,
+    /// Write intents.
+    G8,
     /// Bounded tables.
     G10,
     /// Absence is not freshness.
@@ -70,6 +73,7 @@ impl Guarantee {
             Self::G5 => "G5",
             Self::G6 => "G6",
             Self::G7 => "G7",
+            Self::G8 => "G8",
             Self::G10 => "G10",
             Self::G11 => "G11",
             Self::G12 => "G12",
@@ -134,8 +138,9 @@ pub(crate) struct Known {
 #[derive(Debug)]
 pub(crate) struct Checker {
     known: BTreeMap<EventId, Known>,
-    /// Bumps of everything, each with the number of events that were issued before it was first applied.
-    everything: BTreeMap<EventId, usize>,
+    /// Bumps of everything, each with the number of events that were issued, and that of writes that were committed,
+    /// before it was first applied.
+    everything: BTreeMap<EventId, (usize, u64)>,
     applied: Vec<[u64; ADDRESSES_MAX]>,
     current: Vec<[Option<Token>; ADDRESSES_MAX]>,
     superseded: Vec<BTreeSet<(usize, Token)>>,
@@ -415,9 +420,18 @@ impl Checker {
     }
 
     /// A bump of everything is applied, perhaps for the first time anywhere.
-    pub(crate) fn everything_bumped(&mut self, event: EventId) {
+    pub(crate) fn everything_bumped(&mut self, event: EventId, index: u64) {
         let order = self.known.len();
-        self.everything.entry(event).or_insert(order);
+        self.everything.entry(event).or_insert((order, index));
+    }
+
+    /// The newest write before a bump of everything that was applied.
+    pub(crate) fn newest_everything(&self, progress: &Progress) -> u64 {
+        let applied = self
+            .everything
+            .iter()
+            .filter(|(event, _)| progress.has(**event));
+        applied.map(|(_, (_, index))| *index).max().unwrap_or(0)
     }
 
     /// Judges a sidecar that does not tell to bypass. It need not have what was issued before a bump of everything that
@@ -437,7 +451,7 @@ impl Checker {
         };
         let bumped = self.everything.iter();
         let bumped = bumped.filter(|(event, _)| core.progress().has(**event));
-        let dead_before = bumped.map(|(_, order)| *order).max().unwrap_or(0);
+        let dead_before = bumped.map(|(_, (order, _))| *order).max().unwrap_or(0);
         while let Some(&(at, event)) = self.acknowledged.get(self.checked[slot])
             && at + self.staleness < place.1
         {

@@ -105,6 +105,16 @@ impl Disk {
         None
     }
 
+    /// The write intents kept.
+    pub(crate) fn intents(&self) -> impl Iterator<Item = IntentId> {
+        self.intents.keys().copied()
+    }
+
+    /// Whether a write intent is kept.
+    pub(crate) fn holds_intent(&self, intent: IntentId) -> bool {
+        self.intents.contains_key(&intent)
+    }
+
     fn join_floor(&mut self, floor: &Floor, evict: &[ClassPath]) {
         let key = (floor.top.clone(), floor.bucket);
         let stored = self.floors.entry(key).or_default();

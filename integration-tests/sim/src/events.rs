@@ -142,6 +142,25 @@ pub(crate) enum Event {
         /// Which address.
         address: Address,
     },
+    /// A writer declares its write.
+    Declare {
+        /// The operation.
+        op: usize,
+        /// Its attempt.
+        attempt: u32,
+    },
+    /// A writer has waited long enough for its declaration to be taken.
+    Undeclared {
+        /// The operation.
+        op: usize,
+        /// Its attempt.
+        attempt: u32,
+    },
+    /// A writer whose declaration was taken commits or aborts.
+    Decide {
+        /// The operation.
+        op: usize,
+    },
     /// A writer calls its sidecar.
     Invalidate {
         /// The operation.

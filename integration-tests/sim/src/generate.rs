@@ -12,6 +12,7 @@ use rand::Rng as _;
 use rand::rngs::SmallRng;
 
 use crate::clock::{MILLISECOND, Micros};
+use crate::declare;
 use crate::motifs;
 use crate::network::Weather;
 use crate::rng::stream;
@@ -150,6 +151,7 @@ pub(crate) fn generate(seed: u64, size: usize, scenario: Scenario, shop: &Shop) 
     } else {
         [3, 4, 6, 1_000][rng.random_range(0..4)]
     };
+    declare::add(&mut generator);
     let mut ops = generator.ops;
     ops.sort_by_key(|op| op.at);
     Plan {
@@ -316,6 +318,7 @@ impl Generator<'_> {
             call: self.rng.random_range(50..2 * MILLISECOND),
             level: self.level(),
             dies: self.climate.disks && self.rng.random_range(0..40) == 0,
+            declared: None,
         }
     }
 

@@ -15,6 +15,7 @@ mod checker;
 pub mod cli;
 mod clock;
 mod database;
+mod declare;
 mod disk;
 mod events;
 mod generate;

@@ -33,6 +33,10 @@ pub(crate) struct Group {
 pub(crate) enum Call {
     /// A write's invalidation: which operation, and which attempt.
     Write(usize, u32),
+    /// The declaration of a write: which operation, and which attempt.
+    Declare(usize, u32),
+    /// A declared write's abort.
+    Abort(usize),
     /// A fill's commit.
     Fill(usize),
     /// A registration that nobody waits for.

@@ -127,6 +127,11 @@ impl Report {
         self.calm
     }
 
+    /// Writes that were committed within the lease of their declaration.
+    pub fn owed(&self) -> u64 {
+        self.tally.intents.owed
+    }
+
     /// How often a race occurred.
     pub fn race(&self, race: Race) -> u64 {
         self.tally.races.get(&race).copied().unwrap_or(0)
@@ -173,6 +178,12 @@ impl Report {
             "writes": tally.writes,
             "answered": tally.answered,
             "all_satisfied": tally.all_satisfied,
+            "intents": {
+                "begun": tally.intents.begun,
+                "owed": tally.intents.owed,
+                "aborted_in_time": tally.intents.aborted,
+                "bumps_uncalled": tally.intents.ended,
+            },
             "sessions": { "reads": tally.sessions.0, "timed_out": tally.sessions.1 },
             "floors": tally.floors,
             "snapshots": tally.snapshots,
@@ -223,6 +234,14 @@ impl Report {
             format!(
                 "{}, {}, {}",
                 tally.writes, tally.answered, tally.all_satisfied
+            ),
+        );
+        let intents = tally.intents;
+        row(
+            "intents, owed, aborted, bumps",
+            format!(
+                "{}, {}, {}, {}",
+                intents.begun, intents.owed, intents.aborted, intents.ended
             ),
         );
         row(

@@ -65,6 +65,30 @@ pub(crate) struct WriteOp {
     pub(crate) level: ReceiptLevel,
     /// Whether the application dies between commit and call.
     pub(crate) dies: bool,
+    /// How it was declared before it was committed, if it was.
+    pub(crate) declared: Option<Declared>,
+}
+
+/// A write intent.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Declared {
+    /// The lease asked for.
+    pub(crate) lease: Micros,
+    /// From the call to the commit or abort; longer than the lease for an application that does not heed it.
+    pub(crate) takes: Micros,
+    /// What the application does then.
+    pub(crate) then: Then,
+}
+
+/// What becomes of a declared write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Then {
+    /// It is committed; whether that is told says [`WriteOp::dies`].
+    Commits,
+    /// It is aborted, and that is told at this sidecar.
+    Aborts(usize),
+    /// The application dies before it commits.
+    Dies,
 }
 
 /// A path that is cut for a while.
@@ -247,7 +271,12 @@ impl What {
     pub(crate) fn fault(&self) -> Option<&'static str> {
         Some(match self {
             Self::Read(_) | Self::Register { .. } => return None,
-            Self::Write(write) => return write.dies.then_some("application_died"),
+            Self::Write(write) => {
+                let dies = write
+                    .declared
+                    .is_some_and(|declared| declared.then == Then::Dies);
+                return (write.dies || dies).then_some("application_died");
+            }
             Self::Crash { vanish: false, .. } => "crash",
             Self::Crash { vanish: true, .. } => "host_vanished",
             Self::Drain { .. } => "drain",

@@ -15,6 +15,8 @@ use grapevine_core::versions::bucket_of;
 pub(crate) const ADDRESSES_MAX: usize = 16;
 /// How long classes of `s/**` are served after freshness was shown last.
 pub(crate) const SERVE_UNKNOWN_FOR: Duration = Duration::from_millis(700);
+/// The top-level class of [`marker`]s.
+pub(crate) const MARKERS: &str = "i";
 /// How long values of `t/**` live.
 pub(crate) const SHORT_TTL: Duration = Duration::from_millis(300);
 
@@ -180,6 +182,11 @@ impl Shop {
         }
     }
 
+    /// The addresses that a bump changes.
+    pub(crate) fn covers(&self, classes: &[ClassPath], matching: Match) -> Mask {
+        Mask::of(|address| covers(classes, matching, &self.items[address].classes))
+    }
+
     /// The addresses whose tokens a floor of this top-level class may change.
     pub(crate) fn below(&self, top: &ClassPath) -> Mask {
         Mask::of(|address| {
@@ -187,6 +194,18 @@ impl Shop {
             classes.any(|class| class.top() == top.as_str())
         })
     }
+}
+
+/// A class of no address that names the declaration of a write, by operation and attempt, whose bump it is in.
+pub(crate) fn marker(op: usize, attempt: u32) -> ClassPath {
+    class(&format!("{MARKERS}/{op}.{attempt}"))
+}
+
+/// Which declaration a class names, if it is a marker.
+pub(crate) fn marked(class: &ClassPath) -> Option<(usize, u32)> {
+    let name = class.as_str().strip_prefix(MARKERS)?.strip_prefix('/')?;
+    let (op, attempt) = name.split_once('.')?;
+    Some((op.parse().ok()?, attempt.parse().ok()?))
 }
 
 /// A class by a path that is known to be good.

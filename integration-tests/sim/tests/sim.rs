@@ -50,6 +50,15 @@ fn g1_to_g12_five_sidecars_pass_a_fixed_range() {
 }
 
 #[test]
+fn g8_what_writers_declared_and_left_alone_is_bumped() {
+    let mut request = Request::new(0..60);
+    request.scenario = Scenario::Disks;
+    let report = passes(&request);
+    let orphaned = report.race(Race::Orphaned);
+    assert!(report.owed() > 200 && orphaned > 150, "{}", report.text());
+}
+
+#[test]
 fn hits_in_calm_weather_are_nearly_those_of_the_oracle() {
     let mut request = Request::new(0..30);
     request.scenario = Scenario::Calm;

@@ -132,9 +132,12 @@ impl Sim<'_> {
             );
         }
         let others = || (0..self.size).filter(move |other| *other != at);
+        let mut intents = node.disk.intents();
         shown
             .iter()
             .all(|event| others().any(|other| self.nodes[other].disk.holds(*event)))
+            && intents
+                .all(|intent| others().any(|other| self.nodes[other].disk.holds_intent(intent)))
     }
 
     fn lose(&mut self, at: usize, down: Micros, loss: Loss) {
@@ -160,6 +163,9 @@ impl Sim<'_> {
 
     fn mass(&mut self, down: Micros, wipe: bool) {
         let wipe = wipe && !self.nodes[self.size].up();
+        if wipe {
+            self.wiped_at = self.now;
+        }
         for at in 0..self.size {
             self.crash(at, 128, false);
         }

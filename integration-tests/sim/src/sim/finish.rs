@@ -1,7 +1,8 @@
 //! The end of a run: everything is well again, and what must hold then is checked.
 //!
 //! Paths open, disks are fast, whoever is down starts. From then on it may take a while, and no longer, until every
-//! sidecar is fresh and lacks nothing. Then everybody has what was answered (G1), shows the same tokens (G12), holds no
+//! sidecar is fresh and lacks nothing. Then everybody has what was answered (G1) and what
+//! intents owed (G8), shows the same tokens (G12), holds no
 //! more than its limits allow (G10), and serves nothing stale.
 
 use std::collections::BTreeSet;
@@ -13,10 +14,11 @@ use grapevine_core::progress::LaneProgress;
 use grapevine_core::progress::OriginHead;
 
 use super::Sim;
+use super::intents::INTENTS_LAST;
 use crate::arms::Arm;
 use crate::checker::Guarantee;
 use crate::clock::{MILLISECOND, Micros, SECOND};
-use crate::shop::ADDRESSES_MAX;
+use crate::shop::{ADDRESSES_MAX, MARKERS};
 
 /// How long recovery may take: a snapshot whose request was lost is asked for anew after a minute, and that one may be
 /// needed twice.
@@ -46,6 +48,11 @@ impl Sim<'_> {
             if self.at_rest() {
                 break;
             }
+            let well_since = begin.max(self.last_declared);
+            if self.now > well_since + INTENTS_LAST && self.intents_left() {
+                let what = "write intents outlast their leases".to_owned();
+                return self.violated(Guarantee::G8, what);
+            }
             if self.now > begin + RECOVERY_MAX {
                 let what = format!(
                     "after {} s not at rest: {}",
@@ -59,6 +66,7 @@ impl Sim<'_> {
             self.tally.fault("slow_recovery");
         }
         self.check_events();
+        self.check_owed();
         self.check_tokens();
         self.check_tables();
         self.read_everything();
@@ -91,7 +99,7 @@ impl Sim<'_> {
     /// Whether every sidecar is fresh, knows the same heads, and has applied and written everything.
     fn at_rest(&mut self) -> bool {
         let mut heads = BTreeSet::new();
-        if self.nodes[self.size].up() {
+        if self.nodes[self.size].up() || self.intents_left() {
             return false;
         }
         for at in 0..self.size {
@@ -187,7 +195,8 @@ impl Sim<'_> {
             .iter()
             .flat_map(|kind| &kind.classes)
             .collect();
-        let tops: BTreeSet<_> = tops.iter().map(|class| class.top()).collect();
+        let tops = tops.iter().map(|class| class.top());
+        let tops: BTreeSet<_> = tops.chain([MARKERS]).collect();
         // Sidecars tolerate an eighth more from others than they would make themselves.
         let per_top = self.plan.classes_per_top + self.plan.classes_per_top / 8;
         let most = tops.len() * (per_top + 1);

@@ -1,13 +1,14 @@
 //! One run: a cluster, its applications, their database and cache, and everything that goes wrong.
 //!
 //! A discrete-event loop: take the next event, let it happen, judge. `process` runs sidecars as `grapevined` does,
-//! `links` carries their messages, `serve` sends logs and snapshots, `gossip` tells whom they see, `reads` and `writes`
-//! are the applications, `faults` is what goes wrong, `receipts` judges answers, `finish` heals everything and checks what
+//! `links` carries their messages, `serve` sends logs and snapshots, `gossip` tells whom they see, `reads`, `writes`
+//! and `intents` are the applications, `faults` is what goes wrong, `receipts` judges answers, `finish` heals everything and checks what
 //! must hold at the end.
 
 mod faults;
 mod finish;
 mod gossip;
+mod intents;
 mod links;
 mod process;
 mod reads;
@@ -40,6 +41,7 @@ use crate::schedule::HORIZON;
 use crate::shop::Shop;
 use crate::tally::Tally;
 use crate::transcript::Transcript;
+use intents::{Declaring, Owed};
 use reads::{Reading, SessionWait};
 use writes::Writing;
 
@@ -85,6 +87,14 @@ pub(crate) struct Sim<'a> {
     /// Readers that wait for what their session has seen.
     waits: BTreeMap<usize, SessionWait>,
     writes: Vec<Option<Writing>>,
+    /// Writes that were declared, by operation.
+    declaring: BTreeMap<usize, Declaring>,
+    /// Writes that were committed within the lease of their declaration.
+    owed: Vec<Owed>,
+    /// When a write was declared last.
+    last_declared: Micros,
+    /// When all disks were lost at once.
+    wiped_at: Micros,
     tickets: u64,
     /// The last write that was answered: what a session carries.
     session: Option<(EventId, u64)>,
@@ -140,6 +150,10 @@ impl<'a> Sim<'a> {
             reads: plan.ops.iter().map(|_| None).collect(),
             waits: BTreeMap::new(),
             writes: plan.ops.iter().map(|_| None).collect(),
+            declaring: BTreeMap::new(),
+            owed: Vec::new(),
+            last_declared: 0,
+            wiped_at: 0,
             tickets: 0,
             session: None,
             stamps: Stamps::new(),
@@ -245,6 +259,9 @@ impl<'a> Sim<'a> {
             Event::Computed { op } => self.computed(op),
             Event::Set { op, token } => self.set(op, token),
             Event::Delete { address } => self.delete(&address),
+            Event::Declare { op, attempt } => self.declare(op, attempt),
+            Event::Undeclared { op, attempt } => self.undeclared(op, attempt),
+            Event::Decide { op } => self.decide(op),
             Event::Invalidate { op, attempt } => self.invalidate(op, attempt),
             Event::Overdue { op, attempt } => self.overdue(op, attempt),
         }

@@ -8,6 +8,7 @@ use grapevine_core::names::{Address, ClassPath};
 use grapevine_core::store::Write;
 use rand::Rng as _;
 
+use super::writes::own_bump;
 use super::{CLOCK_RATE_PPM, LEASE, MAX_STALENESS, Sim};
 use crate::arms::Arm;
 use crate::arms::rules::{Kind, Rule};
@@ -175,6 +176,12 @@ impl Sim<'_> {
             commit,
             actions,
         } = effects;
+        let run = self.nodes[at].incarnation;
+        for (event, bump) in writes.iter().filter_map(|write| own_bump(write, run)) {
+            if self.checker.known(event).is_none() {
+                self.issued_uncalled(at, event, bump);
+            }
+        }
         if let Some(commit) = commit {
             self.nodes[at].waiting.push(Group { writes, commit });
         }
@@ -229,7 +236,7 @@ impl Sim<'_> {
             rule.apply(event, what);
         }
         if matches!(what, BumpEvent::Bump(bump) if bump.classes[0].is_reserved()) {
-            self.checker.everything_bumped(event);
+            self.checker.everything_bumped(event, self.db.index());
         }
         let covered = self.checker.applied(at, event);
         let concerned = match (covered, what) {
@@ -366,8 +373,14 @@ impl Sim<'_> {
         let calls = std::mem::take(&mut node.calls);
         self.checker.started(at);
         for call in calls.into_values() {
-            if let Call::Write(op, attempt) = call {
-                self.after(5 * MILLISECOND, Event::Overdue { op, attempt });
+            match call {
+                Call::Write(op, attempt) => {
+                    self.after(5 * MILLISECOND, Event::Overdue { op, attempt });
+                }
+                Call::Declare(op, attempt) => {
+                    self.after(5 * MILLISECOND, Event::Undeclared { op, attempt });
+                }
+                Call::Abort(_) | Call::Fill(_) | Call::Plain => {}
             }
         }
         self.lose_links_of(at, run, if vanish { KEEPALIVE } else { 0 });

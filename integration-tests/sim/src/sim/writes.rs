@@ -2,9 +2,11 @@
 
 use std::time::Duration;
 
-use grapevine_core::event::{BumpEvent, Event as Logged};
-use grapevine_core::id::EventId;
-use grapevine_core::machine::effects::{Input, Invalidate, Receipt, ReceiptLevel, Reply, Ticket};
+use grapevine_core::event::{Bump, BumpEvent, Event as Logged};
+use grapevine_core::id::{EventId, Incarnation};
+use grapevine_core::intent::IntentId;
+use grapevine_core::machine::Core;
+use grapevine_core::machine::effects::{Invalidate, Receipt, ReceiptLevel, Reply, Ticket};
 use grapevine_core::names::ClassPath;
 use grapevine_core::store::Write;
 
@@ -18,9 +20,9 @@ use crate::schedule::{What, WriteOp};
 use crate::tally::Race;
 
 /// How long a sidecar may take for a receipt.
-const PATIENCE: Duration = Duration::from_millis(1_500);
+pub(super) const PATIENCE: Duration = Duration::from_millis(1_500);
 /// How long a writer waits before it asks another sidecar.
-const OVERDUE: Micros = 2_500 * MILLISECOND;
+pub(super) const OVERDUE: Micros = 2_500 * MILLISECOND;
 /// How often it asks; by then everything has been well for a long time.
 const ATTEMPTS_MAX: u32 = 20;
 
@@ -30,11 +32,37 @@ pub(super) struct Writing {
     index: u64,
     attempt: u32,
     done: bool,
+    /// The intent, if it was declared, and the slot that took that.
+    intent: Option<(IntentId, usize)>,
+}
+
+impl Writing {
+    /// A write that was just committed.
+    pub(super) fn new(index: u64, intent: Option<(IntentId, usize)>) -> Self {
+        Self {
+            index,
+            attempt: 0,
+            done: false,
+            intent,
+        }
+    }
 }
 
 impl Sim<'_> {
-    /// A writer commits.
+    /// A writer commits, or declares that it will.
     pub(super) fn begin_write(&mut self, op: usize, write: &WriteOp) {
+        if write.declared.is_some() {
+            return self.declare(op, 0);
+        }
+        let index = self.commit(op, write);
+        if !write.dies {
+            self.writes[op] = Some(Writing::new(index, None));
+            self.after(write.call, Event::Invalidate { op, attempt: 0 });
+        }
+    }
+
+    /// A write is committed; its index.
+    pub(super) fn commit(&mut self, op: usize, write: &WriteOp) -> u64 {
         let kind = &self.shop.kinds[write.kind];
         let index = self.db.commit(self.now, kind.covers);
         self.tally.writes += 1;
@@ -49,18 +77,10 @@ impl Sim<'_> {
                 classes.join(" ")
             )
         });
-        if write.dies {
-            return;
-        }
-        self.writes[op] = Some(Writing {
-            index,
-            attempt: 0,
-            done: false,
-        });
-        self.after(write.call, Event::Invalidate { op, attempt: 0 });
+        index
     }
 
-    fn write_op(&self, op: usize) -> Option<WriteOp> {
+    pub(super) fn write_op(&self, op: usize) -> Option<WriteOp> {
         match self.plan.ops[op].what {
             What::Write(write) => Some(write),
             _ => None,
@@ -72,7 +92,9 @@ impl Sim<'_> {
         let (Some(write), Some(writing)) = (self.write_op(op), self.writes[op]) else {
             return;
         };
-        let at = (write.node + attempt as usize) % self.size;
+        // First where it was declared: only that one ends the intent without a detour.
+        let first = writing.intent.map_or(write.node, |(_, at)| at);
+        let at = (first + attempt as usize) % self.size;
         if !self.nodes[at].up() {
             return self.after(20 * MILLISECOND, Event::Overdue { op, attempt });
         }
@@ -83,11 +105,12 @@ impl Sim<'_> {
             return self.nodes[at].deferred.push(event);
         }
         self.note_sides(at);
+        self.note_newcomer(at);
         self.tickets += 1;
         let ticket = Ticket(self.tickets);
         let kind = &self.shop.kinds[write.kind];
         let call = Invalidate {
-            classes: kind.classes.clone(),
+            classes: self.classes_of((op, None), &write),
             matching: kind.matching,
             purge: PURGE,
             level: write.level,
@@ -96,7 +119,8 @@ impl Sim<'_> {
         self.nodes[at]
             .calls
             .insert(ticket, Call::Write(op, attempt));
-        let Some(effects) = self.handle(at, Input::Invalidate(ticket, call)) else {
+        let intent = writing.intent.map(|(intent, _)| intent);
+        let Some(effects) = self.handle(at, Self::telling(ticket, intent, call)) else {
             return;
         };
         let origin = self.nodes[at].incarnation;
@@ -104,6 +128,7 @@ impl Sim<'_> {
             .writes
             .iter()
             .find_map(|write| own_bump(write, origin))
+            .map(|(event, _)| event)
         {
             let core = self.nodes[at].core.as_ref();
             let everything = core.map_or(0, |core| core.roster().everything);
@@ -138,6 +163,25 @@ impl Sim<'_> {
         }
     }
 
+    /// Notes a write at a run without a seat, which some have met and others have not.
+    fn note_newcomer(&mut self, at: usize) {
+        let run = self.nodes[at].incarnation;
+        let seated = |core: &Core| core.roster().seats.values().any(|seat| *seat == run);
+        if self.nodes[at].core.as_ref().is_none_or(seated) {
+            return;
+        }
+        let others = (0..self.size).filter(|other| *other != at);
+        let met = others.filter_map(|other| {
+            let members = self.nodes[other].core.as_ref()?.members(self.time(other));
+            let met = members.iter().any(|member| member.hello.incarnation == run);
+            Some(met)
+        });
+        let met: Vec<_> = met.collect();
+        if met.contains(&true) && met.contains(&false) {
+            self.tally.race(Race::Newcomer);
+        }
+    }
+
     /// A writer has waited long enough.
     pub(super) fn overdue(&mut self, op: usize, attempt: u32) {
         let Some(writing) = &mut self.writes[op] else {
@@ -164,6 +208,10 @@ impl Sim<'_> {
                 self.tally.fault("refused");
                 self.after(50 * MILLISECOND, Event::Overdue { op, attempt });
             }
+            (Call::Declare(op, attempt), reply) => {
+                self.declaration_answered(at, (op, attempt), &reply);
+            }
+            (Call::Abort(op), reply) => self.abort_answered(at, op, &reply),
             (Call::Fill(op), Reply::Registered(verdicts)) => {
                 if let Some(verdict) = verdicts.first() {
                     self.fill_answered(op, *verdict);
@@ -210,16 +258,19 @@ impl Sim<'_> {
 }
 
 /// The event that a write logs, if it is a bump of this run.
-fn own_bump(write: &Write, own: grapevine_core::id::Incarnation) -> Option<EventId> {
+pub(super) fn own_bump(write: &Write, own: Incarnation) -> Option<(EventId, &Bump)> {
     match write {
         Write::Log {
             origin,
             sequence,
             event: Logged::Bump(event),
-        } if *origin == own && matches!(**event, BumpEvent::Bump(_)) => Some(EventId {
-            origin: *origin,
-            sequence: *sequence,
-        }),
+        } if *origin == own => match &**event {
+            BumpEvent::Bump(bump) => {
+                let (origin, sequence) = (*origin, *sequence);
+                Some((EventId { origin, sequence }, bump))
+            }
+            BumpEvent::Floor(_) => None,
+        },
         _ => None,
     }
 }
