@@ -12,7 +12,7 @@ use crate::vector::VersionVector;
 pub(crate) struct OriginIndex(u32);
 
 /// Hands out origin indices.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Origins {
     by_incarnation: HashMap<Incarnation, OriginIndex>,
     incarnations: Vec<Incarnation>,

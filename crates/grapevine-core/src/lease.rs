@@ -58,7 +58,7 @@ impl Lease {
 }
 
 /// The last applied bump-lane events, oldest first.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct History {
     events: VecDeque<(Stamp, EventId)>,
     forgotten: Stamp,

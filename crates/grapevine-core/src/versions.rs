@@ -53,7 +53,7 @@ pub fn bucket_of(path: &str) -> u16 {
 }
 
 /// The versions of all classes.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Versions {
     origins: Origins,
     tops: BTreeMap<Box<str>, Top>,

@@ -26,14 +26,14 @@ use crate::token::Token;
 use crate::versions::{CONJUNCTIONS_MAX, Stamp, Versions, sorted_classes};
 
 /// Registrations and their callers, not yet sealed.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Gathered {
     pub(super) registrations: Vec<(Registration, Stamp)>,
     pub(super) calls: Vec<Call>,
 }
 
 /// A call whose answer waits for the flush.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Call {
     pub(super) ticket: Ticket,
     pub(super) verdicts: Vec<Verdict>,
@@ -42,7 +42,7 @@ pub(super) struct Call {
 }
 
 /// An item that nothing condemned so far.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Accepted {
     /// Its position in the call's verdicts.
     pub(super) position: usize,
@@ -63,7 +63,7 @@ pub(super) enum InDirectory {
 }
 
 /// What unflushed own bumps will add where limits count.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Admitted {
     /// Top-level classes that nobody has bumped yet.
     tops: HashSet<Box<str>>,
@@ -107,7 +107,7 @@ const SUPPRESSED_MAX: usize = 262_144;
 
 /// Registrations made lately, so that a repeated one costs nothing. A key covers the token, so a bump forgets what it
 /// made stale; two generations bound it.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Suppressed {
     young: HashSet<u64>,
     old: HashSet<u64>,

@@ -29,7 +29,7 @@ const PUSHED_CLASSES_MAX: usize = 10_000;
 const PUSHED_BATCHES_MAX: usize = 64;
 
 /// Work that waits for a flush.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) enum Pending {
     /// Nobody waits.
     Nothing,
@@ -67,7 +67,7 @@ pub(super) enum Pending {
 }
 
 /// Registration batches being written, and the calls that wait for them.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct OwnBatch {
     pub(super) batches: Vec<(u64, Arc<RegistrationBatch>)>,
     pub(super) calls: Vec<Call>,

@@ -18,7 +18,7 @@ const ASKED_MAX: usize = 8;
 const UNAPPLIED_MAX: usize = 8;
 
 /// Grants given to one run of a peer: this sidecar's own head in each, and until when the peer may rely on it.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Given(VecDeque<(u64, Time)>);
 
 impl Given {
@@ -45,7 +45,7 @@ impl Given {
 }
 
 /// Grants asked of one peer.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Asked {
     open: VecDeque<(u64, Time)>,
     unapplied: VecDeque<(Time, Vec<OriginHead>)>,

@@ -43,7 +43,7 @@ const HELD_SHARE: usize = 2;
 const ENDED_MAX: usize = 16_384;
 
 /// What waits for a flush.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) enum Work {
     /// An own intent of this number is durable here.
     Begun(u64),
@@ -52,7 +52,7 @@ pub(super) enum Work {
 }
 
 /// An intent begun here.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Own {
     bump: Bump,
     lease: Duration,
@@ -73,7 +73,7 @@ struct Own {
 }
 
 /// An intent held for another run.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Held {
     bump: Bump,
     /// When its lease is certain to be over.
@@ -91,7 +91,7 @@ enum Outcome {
 }
 
 /// The intents that this sidecar knows.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Intents {
     last: u64,
     own: BTreeMap<u64, Own>,

@@ -26,7 +26,7 @@ const MEMBERS_MAX: usize = 1_024;
 const NODE_ID_REFUSED_FOR: Duration = Duration::from_secs(10);
 
 /// One member.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Member {
     pub(super) hello: PeerHello,
     inbound: bool,
@@ -52,7 +52,7 @@ pub(super) struct Member {
 }
 
 /// A run whose node has a new one, which is no proof that it is over: it may call itself fresh while its grants hold.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Former {
     pub(super) node_id: NodeId,
     pub(super) incarnation: Incarnation,
@@ -102,7 +102,7 @@ impl Member {
 }
 
 /// The members, this sidecar not among them.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Members {
     by_node: BTreeMap<NodeId, Member>,
     /// At most [`MEMBERS_MAX`]; beyond, a new run has to wait until a grant of an old one is over.

@@ -111,8 +111,8 @@ pub enum ResolveError {
     Address(#[from] AddressError),
 }
 
-/// One sidecar's state and decisions.
-#[derive(Debug)]
+/// One sidecar's state and decisions. A clone is what an explorer of all orders branches by.
+#[derive(Clone, Debug)]
 pub struct Core {
     config: CoreConfig,
     versions: Versions,

@@ -17,7 +17,7 @@ use crate::names::NodeId;
 const PLACE_WAIT_MIN: Duration = Duration::from_millis(50);
 
 /// A call that waits.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Waiting {
     event: EventId,
     ticket: Ticket,
@@ -42,7 +42,7 @@ impl Waiting {
 }
 
 /// The calls that wait, by the sequence of their event.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Receipts {
     waiting: BTreeMap<u64, Waiting>,
     /// When each of them is to be looked at again.

@@ -20,7 +20,7 @@ const AHEAD_MAX: usize = 50_000;
 
 /// Batches whose stamps cover bumps that have not arrived here. Such a bump takes the addresses of its classes out of the
 /// directory when it comes; what was registered with knowledge of it is put in again.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Ahead {
     batches: VecDeque<Arc<RegistrationBatch>>,
     registrations: usize,

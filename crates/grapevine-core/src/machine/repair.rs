@@ -32,7 +32,7 @@ const PULL_BUMPS_MAX: u64 = 1_000;
 /// Directory-lane batches served at once.
 const PULL_BATCHES_MAX: u64 = 64;
 /// A run of missing events.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Gap {
     last: u64,
     /// When it was noted.
@@ -45,7 +45,7 @@ struct Gap {
 pub(super) type GapKey = (Incarnation, Lane, u64);
 
 /// What is being repaired.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Repair {
     /// At most [`GAPS_MAX`]; others come up as these are filled.
     gaps: BTreeMap<GapKey, Gap>,

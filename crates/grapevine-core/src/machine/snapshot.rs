@@ -27,7 +27,7 @@ const SNAPSHOT_ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 const SNAPSHOT_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// A snapshot being received.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Receiving {
     pub(super) id: u64,
     pub(super) from: Incarnation,

@@ -33,7 +33,7 @@ const HISTORIES_MAX: usize = 16;
 const FAREWELL: Duration = Duration::from_secs(1);
 
 /// What a sidecar does about the roster.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Views {
     pub(super) roster: Roster,
     /// The latest view whose record is flushed.

@@ -8,7 +8,7 @@ use crate::id::Incarnation;
 use crate::names::NodeId;
 
 /// One member.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Roster {
     node: NodeId,
     run: Incarnation,

@@ -7,7 +7,7 @@ use crate::entries::Entries;
 use crate::names::{ClassPath, top_of};
 
 /// One class.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Class {
     pub(super) entries: Entries,
     pub(super) conjunctions: Vec<(Vec<ClassPath>, Entries, u64)>,
@@ -21,7 +21,7 @@ impl Class {
 }
 
 /// A bucket: its floor, and the classes that the floor does not dominate.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Bucket {
     pub(super) floor: Entries,
     pub(super) floor_changed: u64,
@@ -29,7 +29,7 @@ pub(super) struct Bucket {
 }
 
 /// A top-level class and all below it.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Top {
     pub(super) class: Class,
     pub(super) buckets: BTreeMap<u16, Bucket>,
