@@ -2,7 +2,7 @@
 //!
 //! The present view, then one byte of flags (1: a ballot was promised, 2: a view was accepted, 4: it began without a
 //! record), then for the first two a ballot each, the accepted one followed by its view. A *ballot* is its `u64` round and
-//! the run that proposed. A *view* is its `u64` number, a flag byte and with 1 the history, the `u64` number of the view that
+//! the run that proposed. A *view* is its `u64` number, a flag byte (1: it has a history, 2: a seat was spared) and with 1 the history, the `u64` number of the view that
 //! bumped everything last, a vector of closed logs, and a varint count of seats: the length of the node id in one byte, the
 //! node id, the run.
 
@@ -18,6 +18,9 @@ use crate::codec::{DecodeError, Reader, put_varint, put_vector};
 const PROMISED: u8 = 1;
 const ACCEPTED: u8 = 2;
 const BLANK: u8 = 4;
+
+const HISTORY: u8 = 1;
+const SPARED: u8 = 2;
 
 pub(crate) fn encode(record: &Record) -> Vec<u8> {
     let mut out = Vec::new();
@@ -79,7 +82,7 @@ fn ballot(reader: &mut Reader<'_>) -> Result<Ballot, DecodeError> {
 
 fn put_view(out: &mut Vec<u8>, view: &View) {
     out.extend_from_slice(&view.number.to_be_bytes());
-    out.push(u8::from(view.history.is_some()));
+    out.push(u8::from(view.history.is_some()) * HISTORY + u8::from(view.spared) * SPARED);
     if let Some(history) = view.history {
         out.extend_from_slice(&history.to_bytes());
     }
@@ -102,10 +105,9 @@ fn put_view(out: &mut Vec<u8>, view: &View) {
 
 fn view(reader: &mut Reader<'_>) -> Result<View, DecodeError> {
     let number = reader.u64()?;
-    let history = match reader.u8()? {
-        0 => None,
-        _ => Some(reader.incarnation()?),
-    };
+    let flags = reader.u8()?;
+    let history = (flags & HISTORY != 0).then(|| reader.incarnation());
+    let history = history.transpose()?;
     let everything = reader.u64()?;
     let closed = reader.vector()?;
     let mut seats = BTreeMap::new();
@@ -121,6 +123,7 @@ fn view(reader: &mut Reader<'_>) -> Result<View, DecodeError> {
         number,
         history,
         everything,
+        spared: flags & SPARED != 0,
         closed: closed.iter().collect(),
         seats,
     })
@@ -143,6 +146,7 @@ mod tests {
             number,
             history: Some(run(1).as_history()),
             everything: number / 2,
+            spared: number % 2 == 1,
             closed: BTreeMap::from([(run(9), 12), (run(10), 1 << 40)]),
             seats: BTreeMap::from([seat("a", 1), seat("grapevine-2", 1 << 90)]),
         }

@@ -22,6 +22,12 @@ use crate::shop::{ADDRESSES_MAX, Shop};
 
 /// The end of the time in which a cluster comes up undisturbed.
 const BEGIN: Micros = 400 * MILLISECOND;
+/// After how long the only silent member loses its seat, by seed.
+const CRASH_TIMEOUTS: [Duration; 3] = [
+    Duration::from_millis(600),
+    Duration::from_secs(2),
+    Duration::from_hours(1),
+];
 
 /// Everything that a run needs to know beforehand.
 #[derive(Clone, Debug)]
@@ -36,6 +42,7 @@ pub(crate) struct Plan {
     pub(crate) weather: Weather,
     /// How long a member may be gone.
     pub(crate) member_timeout: Duration,
+    pub(crate) crash_timeout: Duration,
     /// How many bumped classes a top-level class may have.
     pub(crate) classes_per_top: usize,
     /// Whether nothing goes wrong, so that hits are asserted.
@@ -164,6 +171,7 @@ pub(crate) fn generate(seed: u64, size: usize, scenario: Scenario, shop: &Shop) 
         } else {
             Duration::from_hours(1)
         },
+        crash_timeout: CRASH_TIMEOUTS[usize::try_from(seed % 3).expect("invariant: below 3")],
         classes_per_top,
         calm: climate.is_calm(),
     }

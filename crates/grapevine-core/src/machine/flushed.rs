@@ -102,7 +102,9 @@ impl Core {
                     if let Some(member) = self.members.by_incarnation(to) {
                         member.told = Some((watermark, above.clone()));
                     }
-                    effects.send(to, PeerMessage::Ack { watermark, above });
+                    if self.may_acknowledge(to) {
+                        effects.send(to, PeerMessage::Ack { watermark, above });
+                    }
                 }
                 Pending::Roster { mark, history, say } => {
                     self.roster_flushed(mark, (history, say), now, effects);

@@ -95,11 +95,12 @@ impl Core {
         let heads = self.progress.told_heads();
         // Longer here than there, by the rate bound: this sidecar must never think a grant over before its holder does.
         let ends = now.plus(stretched(duration, self.config.clock_rate_ppm));
+        let acknowledges = self.may_acknowledge(from);
         if let Some(member) = self.members.by_incarnation(from) {
             if granted {
                 member.given.note(head, ends, now);
             }
-            if let Some((watermark, above)) = member.told.clone() {
+            if let Some((watermark, above)) = member.told.clone().filter(|_| acknowledges) {
                 effects.send(from, PeerMessage::Ack { watermark, above });
             }
         }
@@ -108,6 +109,7 @@ impl Core {
             PeerMessage::Grant {
                 nonce,
                 duration,
+                settled: self.views.settled,
                 heads,
             },
         );
@@ -116,7 +118,7 @@ impl Core {
     pub(super) fn granted(
         &mut self,
         from: Incarnation,
-        nonce: u64,
+        (nonce, settled): (u64, bool),
         duration: Duration,
         heads: &[OriginHead],
         now: Time,
@@ -157,6 +159,7 @@ impl Core {
             let ends = sent.plus(shortened(duration.min(most), rate));
             if ends > now {
                 member.asked.note(ends, heads.to_vec());
+                member.settled |= settled;
                 let own = heads.iter().find(|head| head.incarnation == run);
                 let told = own.map_or(0, |head| head.bump).max(member.confirmed);
                 let before = std::mem::replace(&mut member.confirmed, told);
@@ -220,6 +223,7 @@ impl Core {
             self.members.review(&self.config, view, &self.progress)
         };
         self.members.set_fresh_until(until, now);
+        self.views.settled |= now < until;
         if !self.caught_up && now < until {
             self.caught_up = true;
             // Leases given while catching up are salted with a token nobody will see again: they are unknown now.

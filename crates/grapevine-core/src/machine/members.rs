@@ -43,6 +43,8 @@ pub(super) struct Member {
     pub(super) asked: Asked,
     /// The last event of this sidecar that it waits for before it vouches, as its grants in the present view tell.
     pub(super) confirmed: u64,
+    /// Whether it says that it has called itself fresh in the present view.
+    pub(super) settled: bool,
     /// Grants given to it.
     pub(super) given: Given,
     /// What of this sidecar's bump lane it acknowledged.
@@ -72,6 +74,7 @@ impl Member {
             mark: None,
             asked: Asked::default(),
             confirmed: 0,
+            settled: false,
             given: Given::default(),
             acked: LaneProgress::default(),
             told: None,
@@ -93,11 +96,19 @@ impl Member {
     /// it is there it brings probes.
     pub(super) fn departs(&self, config: &CoreConfig) -> Option<Time> {
         let silent = self.suspected && !self.outbound;
-        let departs = self
-            .last_heard
-            .max(self.last_seen)
-            .plus(config.member_timeout);
-        silent.then(|| departs.max(self.given.until()))
+        silent.then(|| self.silent_for(config.member_timeout))
+    }
+
+    /// When it may lose its seat if that costs nothing. A link to it does not count: a host that vanished, or a process
+    /// that was stopped, leaves its links behind.
+    pub(super) fn crashes(&self, config: &CoreConfig) -> Option<Time> {
+        let timeout = config.crash_timeout.min(config.member_timeout);
+        self.suspected.then(|| self.silent_for(timeout))
+    }
+
+    fn silent_for(&self, timeout: Duration) -> Time {
+        let silent = self.last_heard.max(self.last_seen).plus(timeout);
+        silent.max(self.given.until())
     }
 }
 
@@ -215,10 +226,11 @@ impl Members {
             .filter(|member| member.outbound)
             .map(|member| member.next_probe);
         // One with a seat keeps it until others agree: its time comes once.
-        let departures = self.iter().filter_map(|member| {
+        let departures = self.iter().flat_map(|member| {
             let seated = view.seats.contains_key(&member.hello.node_id);
-            let departs = member.departs(config);
-            departs.filter(|at| !seated || *at > now)
+            let departs = member.departs(config).filter(|at| !seated || *at > now);
+            let crashes = member.crashes(config).filter(|at| seated && *at > now);
+            departs.into_iter().chain(crashes)
         });
         probes.chain(departures).chain([self.next_sweep]).min()
     }

@@ -87,8 +87,10 @@ pub struct CoreConfig {
     /// How old a sidecar's knowledge may be while it calls itself fresh. Raising it lets a cut-off sidecar serve old
     /// data for longer and makes `Invalidate(all)` wait longer for one that is gone.
     pub max_staleness: Duration,
-    /// How long a member may be gone before the others stop waiting for it.
+    /// How long a member may be gone before the others stop waiting for it, whatever that costs.
     pub member_timeout: Duration,
+    /// How long it may be gone before they do so where it costs nothing: it is the only one that is gone.
+    pub crash_timeout: Duration,
     /// How long a fill may take. Raising it keeps more history in memory.
     pub lease_duration: Duration,
     /// The largest difference between two members' clock rates, in parts per million.

@@ -91,8 +91,9 @@ impl Core {
             PeerMessage::Grant {
                 nonce,
                 duration,
+                settled,
                 heads,
-            } => self.granted(from, nonce, duration, &heads, now, effects),
+            } => self.granted(from, (nonce, settled), duration, &heads, now, effects),
             PeerMessage::Pull {
                 origin,
                 lane,

@@ -56,6 +56,9 @@ pub(super) struct Views {
     /// What was known to exist when the present view was taken over, until all of it is applied: who told of it may have
     /// lost his seat, so that no grant waits for it.
     pub(super) debts: Vec<OriginHead>,
+    /// Whether this sidecar called itself fresh in the present view: then it has whatever its members had acknowledged in
+    /// earlier ones.
+    pub(super) settled: bool,
     /// When this sidecar told the others that it leaves.
     pub(super) farewell: Option<Time>,
     /// Runs that said they leave.
@@ -79,6 +82,7 @@ impl Views {
             accepted: None,
             stuck: None,
             debts: Vec::new(),
+            settled: false,
             farewell: None,
             leaving: BTreeSet::new(),
             forgotten: BTreeSet::new(),
@@ -146,6 +150,13 @@ impl Core {
     /// When [`Self::knows_grants`] may change by itself.
     pub(super) fn knows_grants_at(&self) -> Option<Time> {
         self.views.knows_from
+    }
+
+    /// Whether a run is to be told what of its events is flushed here. One that lost its seat is not: what it acknowledges
+    /// with the help of a member must be known to whoever vouches in this view, and nobody waits for its word there.
+    pub(super) fn may_acknowledge(&self, to: Incarnation) -> bool {
+        let view = self.views.view();
+        view.number == 0 || view.seats.values().any(|run| *run == to)
     }
 
     /// Whether a probe of this view by this run may be answered with a grant: both are members of the same view, and
@@ -339,6 +350,7 @@ impl Core {
     fn adopted(&mut self, now: Time, effects: &mut Effects) -> Vec<Write> {
         let views = &mut self.views;
         (views.wanted, views.attempts) = (None, 0);
+        views.settled = false;
         let seats = &views.roster.view().seats;
         views.forgotten.retain(|node| seats.contains_key(node));
         let nobody_before = views.view().number == 1 || views.view().is_lone(&self.config.node_id);
@@ -355,6 +367,7 @@ impl Core {
         for member in self.members.iter_mut() {
             member.asked = Asked::default();
             member.confirmed = 0;
+            member.settled = false;
         }
         let views = &self.views;
         let gone = |run: &Incarnation| view.seats.values().all(|seated| seated != run);

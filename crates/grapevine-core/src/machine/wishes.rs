@@ -109,18 +109,16 @@ impl Core {
         if linked + 1 < view.majority() {
             return None;
         }
-        let (seats, bump) = self.wanted_seats(view, now);
-        let closed = self.losses(now);
+        let draft = Draft {
+            closed: self.losses(now),
+            ..self.draft(view, now)
+        };
         let undecided = self
             .views
             .accepted
             .is_some_and(|at| now >= at.plus(UNDECIDED));
-        let changed = seats != view.seats || bump || !closed.is_empty() || undecided;
-        let draft = Draft {
-            seats,
-            bump,
-            closed,
-        };
+        let changed =
+            draft.seats != view.seats || draft.bump || !draft.closed.is_empty() || undecided;
         (changed && !draft.seats.is_empty()).then_some(Wish::View(draft))
     }
 
@@ -212,11 +210,43 @@ impl Core {
         (enough && !self.draining).then_some(Wish::View(draft))
     }
 
-    /// The seats as they should be, and whether somebody loses one whose last word nobody knows.
-    fn wanted_seats(&self, view: &View, now: Time) -> (BTreeMap<NodeId, Incarnation>, bool) {
+    /// The next view as it should be, but for logs to close.
+    fn draft(&self, view: &View, now: Time) -> Draft {
+        let own = &self.config.node_id;
+        let (mut seats, gone) = self.others_seats(view, now);
+        if !self.draining {
+            // One that leaves and is alone just ends: its seat waits for its next run.
+            seats.insert(own.clone(), self.config.incarnation);
+        }
+        if !gone && let Some(crashed) = self.crashed(view, now) {
+            let mut without = seats.clone();
+            without.remove(crashed);
+            if self.can_spare(view, &without) {
+                return Draft {
+                    seats: without,
+                    spared: true,
+                    ..Draft::default()
+                };
+            }
+        }
+        // Nobody could tell a member without others that its disk is an older copy.
+        let restored = view.is_lone(own) && !self.seated() && !self.draining;
+        let spare = gone && self.can_spare(view, &seats);
+        let confirmed = self.is_confirmed(view);
+        let bump = restored || gone && !spare || !confirmed && missing(view, &seats) > 0;
+        Draft {
+            seats,
+            bump,
+            spared: spare || !confirmed,
+            ..Draft::default()
+        }
+    }
+
+    /// The others' seats as they should be, and whether somebody loses one whose last word nobody knows.
+    fn others_seats(&self, view: &View, now: Time) -> (BTreeMap<NodeId, Incarnation>, bool) {
         let own = &self.config.node_id;
         let mut seats = BTreeMap::new();
-        let mut bump = false;
+        let mut gone = false;
         for (node, seat) in view.seats.iter().filter(|(node, _)| *node != own) {
             if self.views.leaving.contains(seat) {
                 continue;
@@ -231,7 +261,7 @@ impl Core {
                 }
                 _ => Some(*seat),
             };
-            bump |= seat.is_none();
+            gone |= seat.is_none();
             seats.extend(seat.map(|seat| (node.clone(), seat)));
         }
         let newcomers = self.members.iter().filter(|member| {
@@ -241,13 +271,45 @@ impl Core {
                 && !self.views.leaving.contains(&member.hello.incarnation)
         });
         seats.extend(newcomers.map(Member::seat));
-        if self.draining {
-            // Alone it just ends: its seat waits for its next run.
-            return (seats, bump);
-        }
-        // Nobody could tell a member without others that its disk is an older copy.
-        bump |= view.is_lone(own) && !self.seated();
-        seats.insert(own.clone(), self.config.incarnation);
-        (seats, bump)
+        (seats, gone)
     }
+
+    /// The only one of the members that is silent, if it has been so for `crash_timeout`.
+    fn crashed<'a>(&self, view: &'a View, now: Time) -> Option<&'a NodeId> {
+        let others = view.seats.keys();
+        let others = others.filter(|node| **node != self.config.node_id);
+        let mut crashed = others.clone().filter(|node| {
+            let member = self.members.by_node(node);
+            let at = member.and_then(|member| member.crashes(&self.config));
+            at.is_some_and(|at| at <= now)
+        });
+        let found = crashed.next()?;
+        let mut rest = others.filter(|node| *node != found);
+        (crashed.next().is_none() && rest.all(|node| self.is_linked(node))).then_some(found)
+    }
+
+    /// Whether the seats that are left have all that was ever acknowledged, so that nothing has to be bumped. They do if one
+    /// seat is missing: what was acknowledged in this view is on two disks of its members. What was acknowledged in
+    /// earlier ones, perhaps by that seat and one that is gone since, is here if this sidecar called itself fresh in this
+    /// view.
+    fn can_spare(&self, view: &View, seats: &BTreeMap<NodeId, Incarnation>) -> bool {
+        self.views.settled && missing(view, seats) == 1 && self.is_confirmed(view)
+    }
+
+    /// Whether what a seat that was spared had acknowledged with one other member is on two disks of members again: two
+    /// of them have called themselves fresh without it, and for that they took over what each of the members had.
+    fn is_confirmed(&self, view: &View) -> bool {
+        let settled = |member: &Member| {
+            member.settled && view.seats_run(&member.hello.node_id, member.hello.incarnation)
+        };
+        !view.spared || self.views.settled && self.members.iter().any(settled)
+    }
+}
+
+/// How many seats of a view are not, or not by the same runs, among others.
+fn missing(view: &View, seats: &BTreeMap<NodeId, Incarnation>) -> usize {
+    let seated = view.seats.iter();
+    seated
+        .filter(|(node, run)| seats.get(*node) != Some(run))
+        .count()
 }

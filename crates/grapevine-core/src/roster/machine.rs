@@ -71,20 +71,19 @@ impl Roster {
         let Draft {
             seats,
             bump,
+            spared,
             closed,
         } = draft;
         let view = &self.record.view;
         let number = view.number + 1;
         let history = view.history.unwrap_or(self.run.as_history());
-        let everything = if bump || !closed.is_empty() || view.number == 0 {
-            number
-        } else {
-            view.everything
-        };
+        let bump = bump || !closed.is_empty() || view.number == 0;
+        let everything = if bump { number } else { view.everything };
         self.attempt_at(Goal::Next(View {
             number,
             history: Some(history),
             everything,
+            spared: spared && !bump,
             closed,
             seats,
         }))
@@ -105,6 +104,7 @@ impl Roster {
             number: 1,
             history: Some(self.run.as_history()),
             everything: 1,
+            spared: false,
             closed: BTreeMap::new(),
             seats: BTreeMap::from([(self.node.clone(), self.run)]),
         })

@@ -44,6 +44,8 @@ pub struct Draft {
     pub seats: BTreeMap<NodeId, Incarnation>,
     /// Whether everything is bumped with it. The first view of a history always does.
     pub bump: bool,
+    /// Whether a seat was taken without a bump, and what it shared with one other member may not be with two yet.
+    pub spared: bool,
     /// The logs to close; if there are any, everything is bumped.
     pub closed: BTreeMap<Incarnation, u64>,
 }
@@ -57,6 +59,9 @@ pub struct View {
     pub history: Option<Incarnation>,
     /// The latest view that bumped everything: the first one did.
     pub everything: u64,
+    /// Whether a seat was taken without a bump in it or shortly before: what that one had acknowledged together with one
+    /// other may be on the disk of this other alone.
+    pub spared: bool,
     /// The logs that it closes: up to here nobody waits for missing events of these runs any more. Never without a bump
     /// of everything. At most [`CLOSED_MAX`].
     pub closed: BTreeMap<Incarnation, u64>,

@@ -394,6 +394,7 @@ fn g2_a_sidecar_whose_own_events_are_known_further_than_it_issued_them_stops() {
     let message = PeerMessage::Grant {
         nonce: 0,
         duration: MAX_STALENESS,
+        settled: false,
         heads: vec![head],
     };
     world.input(0, Input::Peer { from, message });

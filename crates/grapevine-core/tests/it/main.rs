@@ -21,6 +21,7 @@ mod roster;
 mod rules;
 mod scenarios;
 mod show;
+mod spare;
 mod world;
 
 use proptest::test_runner::{Config, FileFailurePersistence};

@@ -641,6 +641,7 @@ fn gaps_that_nobody_can_fill_keep_no_others_waiting() {
     let message = PeerMessage::Grant {
         nonce: 0,
         duration: Duration::from_secs(1),
+        settled: false,
         heads,
     };
     world.input(0, Input::Peer { from, message });
@@ -684,6 +685,7 @@ fn pulls_of_a_lost_push() -> Vec<BTreeSet<u128>> {
         let message = PeerMessage::Grant {
             nonce: 0,
             duration: Duration::from_secs(1),
+            settled: false,
             heads: heads.clone(),
         };
         world.input(at, Input::Peer { from, message });
@@ -747,6 +749,7 @@ fn gaps_wait_for_a_link_and_are_asked_for_as_soon_as_there_is_one() {
     let message = PeerMessage::Grant {
         nonce: 0,
         duration: Duration::from_secs(1),
+        settled: false,
         heads,
     };
     world.input(1, Input::Peer { from, message });
@@ -819,6 +822,7 @@ fn malformed_numbers_are_refused_and_harm_nothing() {
     let message = PeerMessage::Grant {
         nonce: 0,
         duration: Duration::from_secs(1),
+        settled: false,
         heads: vec![head],
     };
     world.input(0, Input::Peer { from, message });

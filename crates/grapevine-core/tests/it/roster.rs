@@ -205,6 +205,7 @@ impl Cluster {
             let bump = self.dice.roll(4) == 0;
             let closed = BTreeMap::new();
             let draft = Draft {
+                spared: false,
                 seats,
                 bump,
                 closed,

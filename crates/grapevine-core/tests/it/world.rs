@@ -110,6 +110,7 @@ impl World {
                     expected_members: size,
                     max_staleness: MAX_STALENESS,
                     member_timeout: Duration::from_hours(1),
+                    crash_timeout: Duration::from_hours(1),
                     lease_duration: Duration::from_mins(1),
                     clock_rate_ppm: 200,
                     limits: Limits::default(),

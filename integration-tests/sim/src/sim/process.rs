@@ -36,6 +36,7 @@ impl Sim<'_> {
             expected_members: self.size,
             max_staleness: MAX_STALENESS,
             member_timeout: self.plan.member_timeout,
+            crash_timeout: self.plan.crash_timeout,
             lease_duration: LEASE,
             clock_rate_ppm: CLOCK_RATE_PPM,
             limits: Limits {

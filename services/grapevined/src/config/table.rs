@@ -90,9 +90,13 @@ knobs! {
         /// How old a member's word may be for this sidecar to call itself fresh. Members are probed four times as often.
         max_staleness: Duration = "2s", from "100ms" to "1h",
             raising "lets values be served for so much longer after a peer became unreachable, and lets an invalidation with receipt `all` wait so long for it; lowering it costs probes and makes short pauses count as unknown.";
-        /// A crashed member loses its seat in the roster after so long, and everything is invalidated once.
+        /// A member that is silent loses its seat in the roster after so long, if it is the only one that is: then nothing is
+        /// lost by it, caches stay warm, and it is given a seat again when it is back.
+        crash_timeout: Duration = "5s", from "100ms" to "1day",
+            raising "keeps the others from calling themselves fresh for so long after a crash; lowering it has the roster change when a member only pauses.";
+        /// Members that crashed together lose their seats after so long, and everything is invalidated once.
         member_timeout: Duration = "1m", from "1s" to "1day",
-            raising "keeps the others from calling themselves fresh for so long after a crash; lowering it takes the seats of members that only pause, and costs a cold cache each time.";
+            raising "keeps the others from calling themselves fresh for so long after several crashed at once; lowering it takes the seats of members that only pause, and costs a cold cache each time.";
     }
 
     /// The sidecar's limits. At a limit it refuses what is new or invalidates more than asked, never less.

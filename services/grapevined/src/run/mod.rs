@@ -267,6 +267,7 @@ fn core_config(config: &Config, incarnation: Incarnation) -> CoreConfig {
         expected_members: config.cluster.expected_members,
         max_staleness: config.freshness.max_staleness,
         member_timeout: config.freshness.member_timeout,
+        crash_timeout: config.freshness.crash_timeout,
         lease_duration: config.lease.duration,
         clock_rate_ppm: CLOCK_RATE_PPM,
         limits: Limits {

@@ -81,6 +81,8 @@ pub enum PeerMessage {
         nonce: u64,
         /// How long it holds; zero to who is no member of the same view.
         duration: Duration,
+        /// Whether who grants has called itself fresh in this view.
+        settled: bool,
         /// The heads of every incarnation.
         heads: Vec<OriginHead>,
     },

@@ -314,6 +314,7 @@ pub(crate) fn members_and_incarnations_are_kept(store: &impl Inspect) {
             number: 3,
             history: Some(origin(1).as_history()),
             everything: 2,
+            spared: true,
             closed: BTreeMap::from([(origin(5), 17)]),
             seats: BTreeMap::from([(NodeId::parse("n1").unwrap(), origin(4))]),
         },

@@ -35,6 +35,7 @@ pub(crate) fn read_message(message: v1::ExchangeRequest) -> Checked<PeerMessage>
         Kind::Grant(grant) => PeerMessage::Grant {
             nonce: grant.nonce,
             duration: Duration::from_millis(grant.duration_ms.into()),
+            settled: grant.settled,
             heads: read_heads(&grant.heads)?,
         },
         Kind::Pull(pull) => {

@@ -81,6 +81,7 @@ fn view(view: &View) -> v1::View {
     v1::View {
         mark: Some(mark(view.mark())),
         everything: view.everything,
+        spared: view.spared,
         closed: closed.collect(),
         seats: seats.collect(),
     }
@@ -117,6 +118,7 @@ fn read_view(view: Option<&v1::View>) -> Checked<View> {
         number: mark.number,
         history: mark.history,
         everything: view.everything,
+        spared: view.spared,
         closed: closed.collect::<Checked<_>>()?,
         seats,
     })

@@ -103,11 +103,13 @@ fn word(message: PeerMessage) -> Kind {
         PeerMessage::Grant {
             nonce,
             duration,
+            settled,
             heads: told,
         } => Kind::Grant(v1::Grant {
             nonce,
             duration_ms: u32::try_from(duration.as_millis()).unwrap_or(u32::MAX),
             heads: heads(&told),
+            settled,
         }),
         PeerMessage::Pull {
             origin,

@@ -1,0 +1,179 @@
+//! Members that crash, one at a time: the others go on soon and with a warm cache, and lose nothing that was acknowledged.
+
+use std::time::Duration;
+
+use grapevine_core::event::Match;
+use grapevine_core::machine::CoreConfig;
+use grapevine_core::machine::effects::{Freshness, Input, ReceiptLevel, Reply};
+use grapevine_core::token::Token;
+
+use crate::world::{MAX_STALENESS, World};
+
+const CRASH_TIMEOUT: Duration = Duration::from_secs(5);
+const MEMBER_TIMEOUT: Duration = Duration::from_mins(1);
+const PATIENCE: Duration = Duration::from_secs(10);
+
+fn usual(config: &mut CoreConfig) {
+    config.crash_timeout = CRASH_TIMEOUT;
+    config.member_timeout = MEMBER_TIMEOUT;
+}
+
+fn fresh(world: &World, at: usize) -> bool {
+    world.core(at).freshness(world.now) == Freshness::Fresh
+}
+
+fn seats(world: &World, at: usize) -> usize {
+    world.core(at).roster().seats.len()
+}
+
+/// Lets time pass; gossip sees nobody, so that whoever is silent is suspected.
+fn pass(world: &mut World, nodes: &[usize], duration: Duration) {
+    let end = world.now.plus(duration);
+    while world.now < end {
+        for &at in nodes {
+            world.input(at, Input::Seen(Vec::new()));
+        }
+        world.settle();
+        world.advance(Duration::from_millis(100));
+    }
+    world.settle();
+}
+
+fn one(world: &mut World, at: usize, class: &str) -> u64 {
+    world.invalidate_as(at, &[class], Match::Any, ReceiptLevel::One, PATIENCE)
+}
+
+fn tokens(world: &World, nodes: &[usize]) -> Vec<Token> {
+    nodes
+        .iter()
+        .map(|&at| world.token(at, &["cart/13"]))
+        .collect()
+}
+
+fn satisfied(world: &World, at: usize, call: u64) -> bool {
+    match world.nodes[at].replies.get(&call) {
+        Some(Reply::Invalidated { receipt, .. }) => receipt.satisfied,
+        None => false,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn g7_one_of_five_is_killed_and_the_others_are_soon_fresh_with_the_tokens_they_had() {
+    for killed in [0, 2, 4] {
+        let mut world = World::running_with(5, usual);
+        let others: Vec<_> = (0..5).filter(|at| *at != killed).collect();
+        let call = one(&mut world, killed, "cart/13");
+        world.settle();
+        assert!(satisfied(&world, killed, call));
+        let held = tokens(&world, &others);
+        world.crash(killed);
+        pass(
+            &mut world,
+            &others,
+            MAX_STALENESS + Duration::from_millis(100),
+        );
+        assert!(!others.iter().any(|&at| fresh(&world, at)));
+        pass(&mut world, &others, CRASH_TIMEOUT);
+        for &at in &others {
+            assert!(fresh(&world, at), "{}", world.describe());
+            assert_eq!(seats(&world, at), 4);
+        }
+        assert_eq!(tokens(&world, &others), held, "a cold cache");
+        // It comes back as a newcomer.
+        world.start(killed);
+        world.connect_all();
+        world.converge().unwrap();
+        assert_eq!(seats(&world, killed), 5);
+        assert_eq!(world.token(killed, &["cart/13"]), held[0]);
+    }
+}
+
+/// What only the two of them have is lost with both.
+#[test]
+fn g1_two_of_five_that_are_gone_at_once_are_not_spared() {
+    let mut world = World::running_with(5, usual);
+    for gone in [3, 4] {
+        (0..3).for_each(|at| world.cut(at, gone));
+    }
+    let call = one(&mut world, 3, "cart/13");
+    world.settle();
+    assert!(satisfied(&world, 3, call));
+    world.crash(3);
+    world.crash(4);
+    let before = world.token(0, &["cart/13"]);
+    pass(&mut world, &[0, 1, 2], CRASH_TIMEOUT * 2);
+    assert_eq!(seats(&world, 0), 5);
+    assert!(!fresh(&world, 0));
+    pass(&mut world, &[0, 1, 2], MEMBER_TIMEOUT);
+    assert!(fresh(&world, 0) && seats(&world, 0) == 3);
+    assert_ne!(world.token(0, &["cart/13"]), before);
+}
+
+/// The same, but they go one after another: the second one is not spared, for it never vouched in the view without the
+/// first.
+#[test]
+fn g1_a_second_one_that_has_not_vouched_since_the_first_was_spared_is_not_spared() {
+    let mut world = World::running_with(5, |config| {
+        usual(config);
+        config.crash_timeout = MEMBER_TIMEOUT;
+    });
+    (0..3).for_each(|at| world.cut(at, 3));
+    pass(&mut world, &[0, 1, 2, 4], MEMBER_TIMEOUT / 2);
+    let call = one(&mut world, 3, "cart/13");
+    world.settle();
+    assert!(satisfied(&world, 3, call), "the fifth has it");
+    // It has told nobody else.
+    (0..3).for_each(|at| {
+        world.cut(at, 4);
+    });
+    world.crash(3);
+    world.crash(4);
+    let before = world.token(0, &["cart/13"]);
+    let knows = |world: &World| world.token(0, &["cart/13"]) != before;
+    pass(
+        &mut world,
+        &[0, 1, 2],
+        MEMBER_TIMEOUT / 2 + Duration::from_secs(1),
+    );
+    assert_eq!(seats(&world, 0), 4, "the first is spared");
+    assert!(!fresh(&world, 0) && !knows(&world));
+    pass(&mut world, &[0, 1, 2], MEMBER_TIMEOUT);
+    assert_eq!(seats(&world, 0), 3);
+    assert!(fresh(&world, 0) && knows(&world), "{}", world.describe());
+}
+
+/// A member that is cut off from all but one loses its seat; from then on that one acknowledges nothing to it, for nobody
+/// waits for what the two of them have.
+#[test]
+fn g6_receipts_of_who_lost_its_seat_are_not_reached_by_those_who_kept_theirs() {
+    let mut world = World::running_with(4, usual);
+    world.cut(0, 3);
+    world.cut(1, 3);
+    let nobody = |world: &mut World| {
+        for at in 0..3 {
+            world.input(at, Input::Seen(Vec::new()));
+        }
+    };
+    // The third hears it, but is told to suspect it as the others do.
+    while seats(&world, 2) == 4 {
+        nobody(&mut world);
+        for (from, to) in [(0, 1), (1, 0), (0, 2), (2, 0), (1, 2), (2, 1)] {
+            world.deliver_all(from, to);
+        }
+        for at in 0..4 {
+            world.flush(at);
+        }
+        world.drop_all(2, 3);
+        world.advance(Duration::from_millis(50));
+        assert!(world.now < grapevine_core::id::Time::from_start(MEMBER_TIMEOUT));
+    }
+    // It does not know yet.
+    assert_eq!(seats(&world, 3), 4);
+    let call = one(&mut world, 3, "cart/13");
+    world.flush(3);
+    world.deliver_all(3, 2);
+    world.flush(2);
+    world.deliver_all(2, 3);
+    assert!(!satisfied(&world, 3, call));
+}
