@@ -2,7 +2,7 @@
 """Breaks grapevine-core in one place at a time and sees who notices.
 
 Each mutant of mutants.toml is put into a copy of this checkout, in a directory that is removed afterwards, and judged
-by the tests of grapevine-core; one that survives them is judged by the simulator. Exit status: 0 if every mutant was
+by the tests of grapevine-core; one that survives them is judged by the simulator and its explorer. Exit status: 0 if every mutant was
 caught, or stands in SURVIVORS with a reason; 1 if another one survived, or one of those was caught after all, or a
 mutant does not fit the code any more; 2 for bad usage.
 
@@ -30,6 +30,7 @@ CORE = pathlib.Path("crates/grapevine-core/src")
 # A mutant may loop for ever: then it is caught by the clock.
 TESTS_SECONDS_MAX = 420
 SIM_SECONDS_MAX = 900
+SCENARIOS = ("storm", "short-memory")
 
 # Who survives both, and why that is right. Told at length in README.md.
 SURVIVORS = {}
@@ -41,6 +42,7 @@ def arguments():
     parser.add_argument("--list", action="store_true", help="print their names and end")
     parser.add_argument("--sample", type=int, metavar="N", help="only N of them, chosen by --salt")
     parser.add_argument("--salt", default="", help="chooses the sample")
+    parser.add_argument("--no-sim", action="store_true", help="ask the tests only")
     parser.add_argument("--seeds", default="0..3000", metavar="A..B", help="what the simulator runs")
     parser.add_argument("--jobs", type=int, default=2, help="cargo's and the simulator's jobs")
     parser.add_argument("--target-dir", type=pathlib.Path, help="kept and used again; else a temporary one")
@@ -115,16 +117,34 @@ def judge(mutant, tree, target_dir, options):
         failed = failed_tests(said)
         first = failed[0] if failed else said.strip().splitlines()[-1]
         return "tests", f"{len(failed)}: {first}"
-    sim = ["cargo", "run", "--locked", "--quiet", "--release", core_jobs, "-p", "grapevine-sim", "--", "simulate"]
-    for scenario in ("storm", "short-memory"):
-        world = ["--seeds", options.seeds, "--scenario", scenario, "--jobs", str(options.jobs), "--shrink-runs", "0"]
-        status, said = run([*sim, *world], tree, target_dir, SIM_SECONDS_MAX)
-        if status is None:
-            return "simulator", "it does not end"
-        if status != 0:
-            line = next((line for line in said.splitlines() if line.startswith("violations")), "it panics")
-            return "simulator", f"{scenario}: {line.removeprefix('violations').strip()}"
+    if options.no_sim:
+        return "nobody", "of the tests; the simulator was not asked"
+    for scenario in SCENARIOS:
+        found = simulated(scenario, tree, target_dir, options)
+        # What the whole core violates, if anything, says nothing about the broken one.
+        if found != options.baseline.get(scenario, "none"):
+            return "simulator", f"{scenario}: {found}"
+    explore = [*sim_command(options), "explore", "--jobs", str(options.jobs)]
+    status, said = run(explore, tree, target_dir, SIM_SECONDS_MAX)
+    if status != 0:
+        line = next((line for line in said.splitlines() if " violated: " in line), "it does not end")
+        return "explorer", line.strip()
     return "nobody", SURVIVORS.get(mutant["name"], "")
+
+
+def sim_command(options):
+    cargo = ["cargo", "run", "--locked", "--quiet", "--release", f"-j{options.jobs}", "-p", "grapevine-sim"]
+    return [*cargo, "--"]
+
+
+def simulated(scenario, tree, target_dir, options):
+    """What the simulator says is violated."""
+    world = ["--seeds", options.seeds, "--scenario", scenario, "--jobs", str(options.jobs), "--shrink-runs", "0"]
+    status, said = run([*sim_command(options), "simulate", *world], tree, target_dir, SIM_SECONDS_MAX)
+    if status is None:
+        return "it does not end"
+    lines = (line for line in said.splitlines() if line.startswith("violations"))
+    return next(lines, "it panics").removeprefix("violations").strip()
 
 
 def main():
@@ -140,6 +160,9 @@ def main():
         tree = pathlib.Path(temporary) / "tree"
         copy_tree(tree)
         target_dir = options.target_dir.resolve() if options.target_dir else pathlib.Path(temporary) / "target"
+        options.baseline = {}
+        if not options.no_sim:
+            options.baseline = {scenario: simulated(scenario, tree, target_dir, options) for scenario in SCENARIOS}
         for mutant in chosen(options, mutants):
             path = tree / CORE / mutant["file"]
             whole = path.read_text()
@@ -157,8 +180,9 @@ def main():
             expected = "nobody" if name in SURVIVORS else "caught"
             if (by if by in ("nobody", "does not fit", "does not build") else "caught") != expected:
                 wrong.append(name)
-    caught = {by: sum(result["by"] == by for result in results) for by in ("tests", "simulator", "nobody")}
-    print(f"{len(results)} mutants: {caught['tests']} caught by tests, {caught['simulator']} by the simulator, {caught['nobody']} by nobody")
+    judges = ("tests", "simulator", "explorer", "nobody")
+    counts = ", ".join(f"{by} {sum(result['by'] == by for result in results)}" for by in judges)
+    print(f"{len(results)} mutants, caught by: {counts}")
     if options.json:
         options.json.write_text(json.dumps(results, indent=1) + "\n")
     if wrong:

@@ -3,12 +3,15 @@
 use std::io::Write as _;
 use std::ops::Range;
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum as _};
 use serde_json::json;
 
 use crate::arms::Arm;
 use crate::batch::{Request, first_caught, simulate};
+use crate::explore::{Case, Limit, explore};
 use crate::report::Found;
 use crate::scenario::Scenario;
 use crate::shop::Shop;
@@ -32,6 +35,8 @@ enum Command {
     Simulate(Simulate),
     /// Print the transcript of one seed.
     Trace(Trace),
+    /// Take every order of a few events, with the real core, from a cluster of three that has come up.
+    Explore(Explore),
     /// Run every control arm until it is first caught, and print how many seeds each took.
     Arms(Arms),
 }
@@ -83,6 +88,29 @@ struct Trace {
 }
 
 #[derive(Debug, Args)]
+struct Explore {
+    /// Only this case.
+    #[arg(long, value_enum)]
+    case: Option<Case>,
+    /// Do this one thing wrong: entry-else-floor, receipt-before-flush or unsalted-restart.
+    #[arg(long, value_enum)]
+    arm: Option<Arm>,
+    /// How often a flush or message may come before the one whose turn it is; 255 for any number of times. Each case has
+    /// a number of its own.
+    #[arg(long, value_name = "N")]
+    delays: Option<u8>,
+    /// The most states of a case.
+    #[arg(long, default_value_t = 20_000_000, value_name = "N")]
+    states_max: u64,
+    /// The most seconds for a case.
+    #[arg(long, default_value_t = 60, value_name = "S")]
+    seconds_max: u64,
+    /// Threads, each with cases of its own.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=64))]
+    jobs: u8,
+}
+
+#[derive(Debug, Args)]
 struct Arms {
     /// Seeds from A to below B, for each arm until it is caught.
     #[arg(long, value_name = "A..B", value_parser = range)]
@@ -113,6 +141,7 @@ pub fn main() -> ExitCode {
     let done = match &cli.command {
         Command::Simulate(command) => simulate_command(command),
         Command::Trace(command) => trace_command(command),
+        Command::Explore(command) => explore_command(command),
         Command::Arms(command) => arms_command(command),
     };
     match done {
@@ -223,6 +252,63 @@ fn trace_command(command: &Trace) -> std::io::Result<bool> {
         .violations
         .iter()
         .all(|violation| violation.gap.is_some()))
+}
+
+fn explore_command(command: &Explore) -> std::io::Result<bool> {
+    let limit = Limit {
+        states_max: command.states_max,
+        time_max: Duration::from_secs(command.seconds_max),
+        delays: command.delays,
+    };
+    let cases: Vec<_> = match command.case {
+        Some(case) => vec![case],
+        None => Case::value_variants().to_vec(),
+    };
+    let next = AtomicUsize::new(0);
+    let work = || {
+        let mut explored = Vec::new();
+        while let Some(&case) = cases.get(next.fetch_add(1, Ordering::Relaxed)) {
+            explored.push(explore(case, command.arm, limit));
+        }
+        explored
+    };
+    let mut all: Vec<_> = std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..command.jobs).map(|_| scope.spawn(work)).collect();
+        let joined = workers.into_iter().flat_map(|worker| {
+            worker
+                .join()
+                .expect("invariant: a case that panics ends the exploration")
+        });
+        joined.collect()
+    });
+    all.sort_by_key(|explored| cases.iter().position(|case| *case == explored.case));
+    let mut out = std::io::stdout().lock();
+    writeln!(
+        out,
+        "{:<10} {:>10} {:>11} {:>6} {:>7}  result",
+        "case", "states", "steps", "depth", "seconds"
+    )?;
+    for explored in &all {
+        let result = match &explored.found {
+            Some((guarantee, what, _)) => format!("{guarantee} violated: {what}"),
+            None if explored.complete => "every order taken".to_owned(),
+            None => "stopped at its limit".to_owned(),
+        };
+        writeln!(
+            out,
+            "{:<10} {:>10} {:>11} {:>6} {:>7}  {result}",
+            explored.case.name(),
+            explored.states,
+            explored.steps,
+            explored.depth,
+            explored.elapsed.as_secs()
+        )?;
+        let steps = explored.found.iter().flat_map(|(_, _, steps)| steps);
+        for step in steps {
+            writeln!(out, "    {step}")?;
+        }
+    }
+    Ok(all.iter().all(|explored| explored.found.is_none()))
 }
 
 fn arms_command(command: &Arms) -> std::io::Result<bool> {

@@ -6,7 +6,7 @@
 //! A checker that knows the true history judges every read. `README.md` says what is modelled and what is not.
 //!
 //! `generate` and `motifs` make a plan from a seed, `sim` runs it, `checker` judges, `batch` runs many, `shrink` makes a
-//! failing one small. `arms` are the ways to do it wrong that must be caught.
+//! failing one small. `explore` takes every order of a few events. `arms` are the ways to do it wrong that must be caught.
 
 mod arms;
 mod batch;
@@ -18,6 +18,7 @@ mod database;
 mod declare;
 mod disk;
 mod events;
+mod explore;
 mod generate;
 mod motifs;
 mod network;
@@ -37,6 +38,7 @@ mod transcript;
 pub use arms::Arm;
 pub use batch::{Request, first_caught, simulate};
 pub use checker::{Guarantee, Violation};
+pub use explore::{Case, Explored, Limit, explore};
 pub use report::{Found, Report};
 pub use scenario::{Gap, Scenario};
 pub use tally::{NOT_YET, Race};

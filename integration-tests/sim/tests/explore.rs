@@ -1,0 +1,61 @@
+//! Every order of a few events: the right core passes, and what is done wrong is found.
+
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+use std::time::Duration;
+
+use grapevine_sim::{Arm, Case, Explored, Limit, explore};
+
+/// Explores a case in which so many flushes and messages come out of turn.
+fn explored(case: Case, arm: Option<Arm>, delays: u8) -> Explored {
+    let limit = Limit {
+        states_max: 60_000,
+        time_max: Duration::from_mins(1),
+        delays: Some(delays),
+    };
+    let explored = explore(case, arm, limit);
+    println!(
+        "{case:?}, {delays} delays: {} states, {} steps, every order taken: {}",
+        explored.states, explored.steps, explored.complete
+    );
+    explored
+}
+
+/// Fails unless every order was taken, and nothing found in it.
+fn passes(case: Case, delays: u8) {
+    let explored = explored(case, None, delays);
+    assert!(explored.found.is_none(), "{:#?}", explored.found);
+    assert!(explored.complete, "{explored:?}");
+}
+
+/// Fails unless what an arm does wrong is found, by one of these guarantees.
+fn is_caught(case: Case, arm: Arm, delays: u8, by: &[&str]) {
+    let explored = explored(case, Some(arm), delays);
+    let (guarantee, what, _) = explored.found.unwrap();
+    assert!(by.contains(&guarantee), "{guarantee}: {what}");
+}
+
+#[test]
+fn g2_g3_bumps_and_floors_meet_in_every_order() {
+    passes(Case::Floors, 1);
+}
+
+#[test]
+fn g4_registrations_and_bumps_meet_in_every_order() {
+    passes(Case::Fills, 1);
+}
+
+#[test]
+fn g2_g3_entries_that_hide_their_floor_are_caught() {
+    is_caught(Case::Floors, Arm::EntryElseFloor, 2, &["G2", "G3"]);
+}
+
+#[test]
+fn g6_receipts_before_the_flush_are_caught() {
+    is_caught(Case::Fills, Arm::ReceiptBeforeFlush, 1, &["G6"]);
+}
+
+#[test]
+fn g2_tokens_of_a_start_without_salt_are_caught() {
+    is_caught(Case::Restored, Arm::UnsaltedRestart, 1, &["G2", "G3", "G7"]);
+}
