@@ -103,7 +103,7 @@ struct Explore {
     #[arg(long, default_value_t = 20_000_000, value_name = "N")]
     states_max: u64,
     /// The most seconds for a case.
-    #[arg(long, default_value_t = 60, value_name = "S")]
+    #[arg(long, default_value_t = 100, value_name = "S")]
     seconds_max: u64,
     /// Threads, each with cases of its own.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=64))]

@@ -101,7 +101,7 @@ impl Case {
             },
             Self::Partition => Budget {
                 calls: &FROM_A,
-                delays: 1,
+                delays: 2,
                 cuts: 1,
                 ticks: 2,
                 ..NONE
