@@ -381,6 +381,7 @@ async fn malformed_messages_of_a_peer_end_its_link_and_nothing_else() {
             nonce: 1,
             duration_ms: 1,
             heads: vec![v1::OriginHead::default()],
+            settled: false,
         }),
     ];
     for kind in malformed {
