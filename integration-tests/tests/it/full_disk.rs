@@ -2,65 +2,30 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::PathBuf;
-use std::process::Command;
 use std::time::Duration;
 
-use grapevine_integration_tests::{Cluster, Setup, skip};
+use grapevine_integration_tests::{Cluster, Setup, SmallDisk};
 use grapevine_proto::v1::ReceiptLevel;
-use tempfile::TempDir;
 
 use crate::support::{Superseded, numbered};
 
-const DISK_MB: usize = 12;
+const DISK_MIB: usize = 12;
 const BALLAST_BYTES: usize = 3 << 20;
-
-/// A small file system in memory, unmounted when dropped.
-struct Disk {
-    path: PathBuf,
-    // After the unmounting.
-    _dir: TempDir,
-}
-
-impl Disk {
-    /// Nothing where the test may not mount, and need not.
-    fn mount(test: &str) -> Option<Self> {
-        let dir = TempDir::new().unwrap();
-        let path = dir.path().to_owned();
-        let size = format!("size={DISK_MB}m");
-        let mount = Command::new("mount")
-            .args(["-t", "tmpfs", "-o", &size, "tmpfs"])
-            .arg(&path)
-            .output();
-        if mount.is_ok_and(|mount| mount.status.success()) {
-            return Some(Self { path, _dir: dir });
-        }
-        skip(test, "a small disk cannot be mounted (that takes root)").unwrap();
-        None
-    }
-}
-
-impl Drop for Disk {
-    fn drop(&mut self) {
-        // Lazily: a killed sidecar may take a moment to let go.
-        let _ = Command::new("umount").arg("-l").arg(&self.path).status();
-    }
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn g1_a_full_disk_ends_the_sidecar_and_loses_nothing_acknowledged() {
-    let Some(disk) = Disk::mount("g1_a_full_disk_ends_the_sidecar") else {
+    let Some(disk) = SmallDisk::mount("g1_a_full_disk_ends_the_sidecar", DISK_MIB).unwrap() else {
         return;
     };
     // With a peer: one that is alone declares everything changed at each start, registrations included.
     let mut cluster = Setup::of(2).prepare().await.unwrap();
-    let place = disk.path.join("data").display().to_string();
+    let place = disk.path().join("data").display().to_string();
     cluster[0].set("data-dir", &place).unwrap();
     for node in 0..2 {
         cluster[node].start().unwrap();
     }
     cluster.wait_fresh().await.unwrap();
-    let ballast = disk.path.join("ballast");
+    let ballast = disk.path().join("ballast");
     fs::write(&ballast, vec![1; BALLAST_BYTES]).unwrap();
     let mut old = Superseded::default();
     old.bump_all(&cluster[0].api, &numbered("before/", 20))
