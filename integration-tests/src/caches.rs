@@ -2,6 +2,7 @@
 //!
 //! Where one is not installed, its tests are skipped loudly; with `GRAPEVINE_REQUIRE_PEERS=1`, as in CI, they fail.
 
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,7 +25,7 @@ pub const TIME_TO_START: Duration = Duration::from_secs(30);
 pub struct CacheServer {
     /// Its URL, as sidecars and clients take it.
     pub url: String,
-    port: u16,
+    address: SocketAddr,
     program: PathBuf,
     arguments: Vec<String>,
     process: Option<Process>,
@@ -34,16 +35,23 @@ pub struct CacheServer {
 impl CacheServer {
     /// Starts memcached; nothing when it is not installed and `test` may be skipped.
     pub async fn memcached(test: &str) -> Result<Option<Self>> {
+        Self::memcached_at(test, Ipv4Addr::LOCALHOST).await
+    }
+
+    /// Starts memcached at an address of this machine; nothing when it is not installed and `test` may be skipped.
+    pub async fn memcached_at(test: &str, address: Ipv4Addr) -> Result<Option<Self>> {
         let Some(program) = find("memcached", test)? else {
             return Ok(None);
         };
         let port = free_ports(1)?[0];
-        let mut arguments = words("-l 127.0.0.1 -U 0 -m 64 -t 2 -p");
-        arguments.push(port.to_string());
+        let mut arguments = words("-U 0 -m 64 -t 2 -l");
+        arguments.extend([address.to_string(), "-p".to_owned(), port.to_string()]);
         // It refuses to be root unless told so, and ignores the flag otherwise.
         arguments.extend(words("-u root"));
-        let url = format!("memcached://127.0.0.1:{port}");
-        Self::start(program, arguments, port, url).await.map(Some)
+        let url = format!("memcached://{address}:{port}");
+        Self::start(program, arguments, (address, port).into(), url)
+            .await
+            .map(Some)
     }
 
     /// Starts Redis; nothing when it is not installed and `test` may be skipped.
@@ -55,18 +63,21 @@ impl CacheServer {
         let mut arguments = words("--bind 127.0.0.1 --appendonly no --daemonize no --save");
         arguments.extend([String::new(), "--port".to_owned(), port.to_string()]);
         let url = format!("redis://127.0.0.1:{port}");
-        Self::start(program, arguments, port, url).await.map(Some)
+        let address = (Ipv4Addr::LOCALHOST, port).into();
+        Self::start(program, arguments, address, url)
+            .await
+            .map(Some)
     }
 
     async fn start(
         program: PathBuf,
         arguments: Vec<String>,
-        port: u16,
+        address: SocketAddr,
         url: String,
     ) -> Result<Self> {
         let mut server = Self {
             url,
-            port,
+            address,
             program,
             arguments,
             process: None,
@@ -81,9 +92,9 @@ impl CacheServer {
         let log = self.dir.path().join("log");
         let process = Process::start(&self.url, &self.program, &self.arguments, &log)?;
         self.process = Some(process);
-        let port = self.port;
+        let address = self.address;
         eventually("the cache server listens", TIME_TO_START, async || {
-            Ok(TcpStream::connect(("127.0.0.1", port)).await?)
+            Ok(TcpStream::connect(address).await?)
         })
         .await?;
         Ok(())

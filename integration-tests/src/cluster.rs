@@ -3,6 +3,7 @@
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::ops::{Index, IndexMut};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
@@ -10,6 +11,7 @@ use tempfile::TempDir;
 
 use crate::api::Api;
 use crate::conditions::eventually;
+use crate::netns::Network;
 use crate::node::Node;
 use crate::ports::free_ports;
 use crate::process::tail;
@@ -34,7 +36,8 @@ pub struct Setup {
     toml: String,
     arguments: Vec<String>,
     relays: bool,
-    descriptors: Option<u32>,
+    prefix: Vec<String>,
+    network: Option<Arc<Network>>,
 }
 
 impl Setup {
@@ -45,7 +48,16 @@ impl Setup {
             toml: KNOBS.to_owned(),
             arguments: Vec::new(),
             relays: false,
-            descriptors: None,
+            prefix: Vec::new(),
+            network: None,
+        }
+    }
+
+    /// So many sidecars with every knob as it comes, for figures.
+    pub fn defaults(nodes: usize) -> Self {
+        Self {
+            toml: String::new(),
+            ..Self::of(nodes)
         }
     }
 
@@ -74,7 +86,15 @@ impl Setup {
     /// Lets every process open so many files and connections only.
     #[must_use]
     pub fn descriptors(mut self, most: u32) -> Self {
-        self.descriptors = Some(most);
+        let script = format!("ulimit -n {most} && exec \"$0\" \"$@\"");
+        self.prefix = vec!["/bin/sh".to_owned(), "-c".to_owned(), script];
+        self
+    }
+
+    /// Gives each a network namespace of its own. With relays, these stand outside, where the test is.
+    #[must_use]
+    pub fn network(mut self, network: &Arc<Network>) -> Self {
+        self.network = Some(Arc::clone(network));
         self
     }
 
@@ -120,12 +140,20 @@ impl Cluster {
         let [app, peer, gossip] = free_ports(3)?[..] else {
             unreachable!("invariant: as many ports as asked for");
         };
+        let (mut place_ip, mut relay_ip) = (Ipv4Addr::LOCALHOST, Ipv4Addr::LOCALHOST);
+        let mut prefix = Vec::new();
+        if let Some(network) = &self.setup.network {
+            let space = network.add()?;
+            (place_ip, relay_ip) = (network.of(space), network.host());
+            prefix = network.enter(space);
+        }
+        prefix.extend(self.setup.prefix.iter().cloned());
         let [app_tcp, peer, gossip] =
-            [app, peer, gossip].map(|port| SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
+            [app, peer, gossip].map(|port| SocketAddr::from((place_ip, port)));
         // Two sidecars may be given one name, and then they differ in their place.
         let place = self.dir.path().join(format!("{}-{id}", self.nodes.len()));
         let relay = if self.setup.relays {
-            Some(Relay::start(peer).await?)
+            Some(Relay::start_at(relay_ip, peer).await?)
         } else {
             None
         };
@@ -163,7 +191,7 @@ impl Cluster {
             log: place.with_extension("log"),
             data_dir: place,
             arguments,
-            descriptors: self.setup.descriptors,
+            prefix,
             process: None,
             relay,
         });

@@ -34,7 +34,8 @@ pub struct Node {
     pub data_dir: PathBuf,
     pub(crate) log: PathBuf,
     pub(crate) arguments: Vec<String>,
-    pub(crate) descriptors: Option<u32>,
+    /// What stands before the program: the words that limit it or bring it somewhere, and then become it.
+    pub(crate) prefix: Vec<String>,
     pub(crate) process: Option<Process>,
     pub(crate) relay: Option<Relay>,
 }
@@ -44,16 +45,11 @@ impl Node {
     pub fn start(&mut self) -> Result<()> {
         ensure!(self.process.is_none(), "{} is running", self.id);
         let binary = grapevine()?;
-        let process = match self.descriptors {
-            None => Process::start(&self.id, binary, &self.arguments, &self.log)?,
-            Some(most) => {
-                let script = format!("ulimit -n {most} && exec \"$0\" \"$@\"");
-                let line = [&"-c".to_owned(), &script, &binary.display().to_string()];
-                let line = line.into_iter().chain(&self.arguments);
-                Process::start(&self.id, Path::new("/bin/sh"), line, &self.log)?
-            }
-        };
-        self.process = Some(process);
+        let binary = binary.display().to_string();
+        let mut words = self.prefix.iter().chain([&binary]).chain(&self.arguments);
+        let program = words.next().expect("invariant: the binary is among them");
+        let program = Path::new(program);
+        self.process = Some(Process::start(&self.id, program, words, &self.log)?);
         Ok(())
     }
 
@@ -66,6 +62,13 @@ impl Node {
         Ok(())
     }
 
+    /// Starts it, from its next start on, by these words in front of its own, after those that it has: `env NAME=value`, say. They
+    /// must become the program, as `exec` does.
+    pub fn start_by(&mut self, words: &[&str]) {
+        self.prefix
+            .extend(words.iter().map(|word| (*word).to_owned()));
+    }
+
     /// Starts it and waits until it is fresh.
     pub async fn start_fresh(&mut self) -> Result<()> {
         self.start()?;
@@ -76,6 +79,11 @@ impl Node {
     /// Its command line, without the program.
     pub fn arguments(&self) -> &[String] {
         &self.arguments
+    }
+
+    /// Its process id, while it runs.
+    pub fn process_id(&self) -> Result<u32> {
+        self.running()?.id()
     }
 
     fn running(&self) -> Result<&Process> {

@@ -56,7 +56,7 @@ impl Process {
         })
     }
 
-    fn id(&self) -> Result<u32> {
+    pub(crate) fn id(&self) -> Result<u32> {
         self.child
             .id()
             .with_context(|| format!("{} has ended", self.name))

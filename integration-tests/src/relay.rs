@@ -38,7 +38,12 @@ pub struct Relay {
 impl Relay {
     /// Listens on a port of its own and relays to `target`.
     pub async fn start(target: SocketAddr) -> Result<Self> {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+        Self::start_at(Ipv4Addr::LOCALHOST, target).await
+    }
+
+    /// Listens on a port of this address.
+    pub async fn start_at(address: Ipv4Addr, target: SocketAddr) -> Result<Self> {
+        let listener = TcpListener::bind((address, 0)).await?;
         let address = listener.local_addr()?;
         let (fault, faults) = watch::channel(Fault::Nothing);
         let task = tokio::spawn(async move {

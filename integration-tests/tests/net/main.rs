@@ -1,0 +1,12 @@
+//! Real processes on a real network: five sidecars in network namespaces, a real memcached, a real database, and trouble between
+//! them, under load. A judge outside Grapevine counts stale reads (G5, G7), and hits, for never serving anything is no feat.
+//!
+//! `cargo test --release -p grapevine-integration-tests --test net -- --ignored --skip figure_` takes root, `ip`, `iptables` and for
+//! one test libfaketime. What begins with `figure_` prints figures and judges none; docs/benchmarks.md keeps them.
+
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+mod links;
+mod load;
+mod processes;
+mod stage;
