@@ -190,6 +190,21 @@ fn g11_freshness_ends_when_the_first_grant_is_over_and_begins_when_the_last_is_r
 }
 
 #[test]
+fn g7_a_grant_counts_from_its_question_however_late_the_answer() {
+    let mut world = World::running_with(2, strict);
+    world.settle();
+    world.advance(MAX_STALENESS / 4);
+    let asked = world.now;
+    world.deliver_all(1, 0);
+    world.advance(Duration::from_millis(300));
+    world.deliver_all(0, 1);
+    assert!(fresh(&world, 1));
+    // Whatever was asked later has no answer yet.
+    world.advance(MAX_STALENESS - world.now.since(asked));
+    assert!(!fresh(&world, 1));
+}
+
+#[test]
 fn g11_under_a_stream_of_events_grants_still_count() {
     let mut world = World::running_with(2, strict);
     // Every message takes long enough for the next question and the next event to be on their way.

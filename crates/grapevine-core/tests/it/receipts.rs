@@ -102,6 +102,21 @@ fn g6_receipts_never_name_a_peer_that_has_not_flushed() {
 }
 
 #[test]
+fn g6_an_acknowledgement_covers_what_it_names_and_nothing_later() {
+    let mut world = World::running(3);
+    let first = call(&mut world, 0, ReceiptLevel::One);
+    world.flush(0);
+    world.deliver_all(0, 1);
+    let second = call(&mut world, 0, ReceiptLevel::One);
+    world.flush(0);
+    assert!(world.drop_all(0, 1) > 0 && world.drop_all(0, 2) > 0);
+    world.flush(1);
+    world.deliver_all(1, 0);
+    assert!(receipt(&world, 0, first).is_some());
+    assert!(receipt(&world, 0, second).is_none());
+}
+
+#[test]
 fn g6_receipts_of_all_wait_until_the_last_grant_of_a_cut_off_peer_is_over() {
     let mut world = World::running(3);
     world.advance(Duration::from_millis(400));

@@ -45,6 +45,21 @@ fn g1_lost_pushes_of_both_lanes_are_pulled() {
 }
 
 #[test]
+fn g5_a_session_of_two_events_has_been_seen_where_both_are() {
+    let mut world = World::running(3);
+    let session = [world.next_event(0), world.next_event(1)];
+    for at in 0..2 {
+        world.invalidate(at, &["cart/13"]);
+        world.flush(at);
+    }
+    world.deliver_all(0, 2);
+    assert!(world.core(2).has_all(&session[..1]));
+    assert!(!world.core(2).has_all(&session));
+    world.deliver_all(1, 2);
+    assert!(world.core(2).has_all(&session));
+}
+
+#[test]
 fn g1_events_of_a_dead_incarnation_are_fetched_from_whoever_has_them() {
     let mut world = World::running(4);
     // It reaches one peer only; then its origin is gone for ever, and its node runs again with an empty disk.
