@@ -6,6 +6,7 @@
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+mod figures;
 mod links;
 mod load;
 mod processes;
