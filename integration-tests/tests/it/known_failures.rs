@@ -1,4 +1,6 @@
 //! Failures that others have met in public, each by its name there: none of them here.
+//!
+//! Each begins with the naive arm (see `naive`), which fails in the schedule of the report, and then does the same to Grapevine.
 
 use std::convert::Infallible;
 use std::time::{Duration, Instant};
@@ -12,11 +14,17 @@ use rand::seq::IndexedRandom as _;
 use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
 
 use crate::fence::{POLICIES, client};
+use crate::naive;
 use crate::support::{SOON, Superseded, numbered};
 
 /// symfony#44015: the version of a tag is evicted, and with it gone entries from before it are current again.
 #[tokio::test(flavor = "multi_thread")]
 async fn symfony_44015_g2_evicted_versions_revive_nothing() {
+    let Some(memcached) = CacheServer::memcached("symfony_44015").await.unwrap() else {
+        return;
+    };
+    let revived = naive::version_of_evicted_tag(&*memcached.client().unwrap()).await;
+    assert!(revived.unwrap(), "the naive arm does not fail");
     let setup = Setup::of(2).flag("limits-classes-per-top-max", "256");
     let mut cluster = setup.start().await.unwrap();
     let mut old = Superseded::default();
@@ -62,6 +70,11 @@ async fn symfony_44015_g2_evicted_versions_revive_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "long: what has lapsed leaves in slots of 64 s"]
 async fn cacheops_340_registrations_leave_when_their_values_have() {
+    let Some(redis) = CacheServer::redis("cacheops_340").await.unwrap() else {
+        return;
+    };
+    let left = naive::set_of_lapsed_keys(&redis, 1_000).await.unwrap();
+    assert_eq!(left, [1_000, 0], "the naive arm does not fail");
     let setup = Setup::of(2)
         .flag("lease-duration", "100ms")
         .flag("lease-registration-margin", "1s");
@@ -101,6 +114,12 @@ async fn laravel_61328_a_value_set_after_its_class_was_flushed_is_neither_served
     let setup = Setup::of(2).toml(POLICIES).flag("cache", &memcached.url);
     let cluster = setup.start().await.unwrap();
     let cache = memcached.client().unwrap();
+    let orphan = naive::tag_set_before_value(&*cache).await.unwrap();
+    assert_eq!(
+        orphan.as_deref(),
+        Some("old"),
+        "the naive arm does not fail"
+    );
     let reader = CachedClient::new(client(&cluster[0]), cache.clone());
     let (address, classes) = ("registered::1", ["registered/1"]);
     let api = &cluster[0].api;
@@ -154,6 +173,11 @@ async fn laravel_61328_a_value_set_after_its_class_was_flushed_is_neither_served
 /// redis#15632: the connection that brings invalidations dies silently, and the reader serves what is stale for ever.
 #[tokio::test(flavor = "multi_thread")]
 async fn redis_15632_g7_a_silent_link_is_noticed_within_max_staleness() {
+    let Some(redis) = CacheServer::redis("redis_15632").await.unwrap() else {
+        return;
+    };
+    let given = naive::tracked_connection_is_gone(&redis).await.unwrap();
+    assert_eq!(given, ["old", "new"], "the naive arm does not fail");
     let cluster = Setup::of(3).relays().start().await.unwrap();
     let api = cluster[1].api.clone();
     let (before, _) = api.token("class").await.unwrap();
@@ -191,6 +215,15 @@ async fn ignite_627_g12_reordered_and_interrupted_news_lead_to_the_same_tokens()
     let seed = std::env::var("GRAPEVINE_SEED")
         .map_or_else(|_| rand::random(), |seed| seed.parse().unwrap());
     eprintln!("reordered news: GRAPEVINE_SEED={seed}");
+    let Some(memcached) = CacheServer::memcached("ignite_627").await.unwrap() else {
+        return;
+    };
+    let near = naive::near_cache_with_overtaken_answer(&*memcached.client().unwrap()).await;
+    assert_eq!(
+        near.unwrap(),
+        ["mine", "later"],
+        "the naive arm does not fail"
+    );
     let mut random = StdRng::seed_from_u64(seed);
     let mut cluster = Setup::of(3).relays().start().await.unwrap();
     let classes = numbered("mixed/", 6);
