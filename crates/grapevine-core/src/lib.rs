@@ -6,6 +6,7 @@
 pub mod address;
 mod entries;
 pub mod event;
+pub mod fill;
 pub mod id;
 pub mod intent;
 pub mod lease;

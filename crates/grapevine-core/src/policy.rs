@@ -60,6 +60,16 @@ pub enum LongAddress {
     Hash,
 }
 
+/// Who fills a value that many callers miss at once.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum FillRule {
+    /// Whoever misses it; clients have one fill per process.
+    #[default]
+    Any,
+    /// One caller in the cluster; the others wait for it.
+    One,
+}
+
 /// How the addresses of matching classes are treated.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Policy {
@@ -77,6 +87,8 @@ pub struct Policy {
     pub on_unknown: OnUnknown,
     /// What to do with addresses that are too long.
     pub long_address: LongAddress,
+    /// Who fills a value that many miss at once.
+    pub fill: FillRule,
 }
 
 impl Policy {
@@ -90,6 +102,7 @@ impl Policy {
             jitter_percent: 10,
             on_unknown: OnUnknown::Serve(SERVE_UNKNOWN_FOR),
             long_address: LongAddress::default(),
+            fill: FillRule::default(),
         }
     }
 
@@ -301,14 +314,15 @@ impl PolicySet {
             .iter()
             .map(|p| {
                 format!(
-                    "{}\u{0}{:?}\u{0}{:?}\u{0}{:?}\u{0}{}\u{0}{:?}\u{0}{:?}\n",
+                    "{}\u{0}{:?}\u{0}{:?}\u{0}{:?}\u{0}{}\u{0}{:?}\u{0}{:?}\u{0}{:?}\n",
                     p.pattern,
                     p.strategy,
                     p.page_size,
                     p.ttl,
                     p.jitter_percent,
                     p.on_unknown,
-                    p.long_address
+                    p.long_address,
+                    p.fill
                 )
             })
             .collect();

@@ -186,6 +186,7 @@ async fn g10_fills_too_long_for_one_message_travel_in_several() {
                 classes,
                 lease: vec![0; 8].into(),
                 ttl_ms: u64::from(u32::MAX),
+                ..v1::Fill::default()
             };
             let client = client.clone();
             tokio::spawn(async move { client.commit_fill(fill).await })

@@ -290,6 +290,15 @@ impl Core {
         let mut condemned = Vec::new();
         let mut expires = UnixSeconds::default();
         for item in items {
+            if let LeaseClaim::Elected(_, fill) = item.lease
+                && self.is_superseded(fill)
+            {
+                // Another caller's value may lie at the address by now: it is not deleted.
+                self.counters.registrations_condemned += 1;
+                let reason = CondemnReason::Superseded;
+                call.verdicts.push(Verdict::Condemned(reason));
+                continue;
+            }
             if item.purpose == Purpose::Lapses {
                 call.verdicts.push(Verdict::Accepted(Token::NONE));
                 continue;
@@ -350,7 +359,7 @@ impl Core {
         let stamp = match item.lease {
             LeaseClaim::Absent => return Ok(self.versions.stamp()),
             LeaseClaim::Malformed => return Err(CondemnReason::LeaseUnknown),
-            LeaseClaim::Lease(lease) => {
+            LeaseClaim::Lease(lease) | LeaseClaim::Elected(lease, _) => {
                 let ours = lease.incarnation == self.config.incarnation
                     && lease.stamp <= self.versions.stamp();
                 if !ours || now >= lease.ends || !self.history.knows(lease.stamp) {

@@ -15,6 +15,7 @@ pub use peer::{PeerHello, PeerMessage, Sighting};
 pub use refusal::Refusal;
 
 use crate::event::{BumpEvent, Match, PurgeMode};
+use crate::fill::{FillId, FillKey};
 use crate::id::{EventId, Incarnation, Lane, Time, UnixSeconds};
 use crate::intent::IntentId;
 use crate::lease::Lease;
@@ -45,8 +46,12 @@ pub enum Input {
     AbortWrite(Ticket, IntentId),
     /// An application commits fills or registers addresses.
     Register(Ticket, Vec<RegisterItem>),
-    /// Nobody waits for the answers of these invalidations any more: what is asked for is done, and a receipt for nobody
-    /// is not waited for.
+    /// An application misses a value that one caller is to fill, and waits for its turn until then.
+    AcquireFill(Ticket, FillKey, Time),
+    /// A turn to fill has ended, with or without the value in the cache.
+    EndFill(FillId, bool),
+    /// Nobody waits for these answers any more: what is asked for is done, and a receipt or a turn for nobody is not
+    /// waited for.
     Gone(BTreeSet<Ticket>),
     /// An operator says that a member is gone for good.
     Forget(Ticket, Forget),
@@ -191,6 +196,8 @@ pub enum LeaseClaim {
     Malformed,
     /// This one.
     Lease(Lease),
+    /// This one, for a fill whose turn was won.
+    Elected(Lease, FillId),
 }
 
 /// What became of one item.
@@ -209,6 +216,8 @@ pub enum CondemnReason {
     Bumped,
     /// The lease ended, or is not of this run.
     LeaseUnknown,
+    /// The turn that the caller had won is over: another caller fills.
+    Superseded,
 }
 
 /// What to do.
@@ -304,10 +313,29 @@ pub enum Reply {
     Aborted(AbortOutcome),
     /// To [`Input::Register`]: one verdict per item, in order.
     Registered(Vec<Verdict>),
+    /// To [`Input::AcquireFill`].
+    Fill(FillTurn),
     /// To [`Input::Forget`]: it is being agreed on, or, without a majority, this sidecar goes on alone.
     Forgotten {
         /// Whether it goes on alone.
         alone: bool,
+    },
+}
+
+/// What asking for a turn to fill came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FillTurn {
+    /// Fill it. Without a number nobody was asked, for want of room: others may fill it too.
+    Won {
+        /// The turn's number at this run, to be ended by [`Input::EndFill`].
+        fill: Option<u64>,
+    },
+    /// Another caller has stored it.
+    Filled,
+    /// Another caller fills it still, or too many wait.
+    Retry {
+        /// When to try again.
+        after: Duration,
     },
 }
 
@@ -383,6 +411,8 @@ pub struct Resolution {
     pub ttl: Duration,
     /// Read the source and store nothing.
     pub bypass: bool,
+    /// Ask for a turn before filling.
+    pub elect: bool,
 }
 
 impl Resolution {
@@ -393,7 +423,7 @@ impl Resolution {
 
     /// Whether a value may be stored only after a commit.
     pub fn commit_required(&self) -> bool {
-        self.strategy == crate::policy::Strategy::Registered
+        self.strategy == crate::policy::Strategy::Registered || self.elect
     }
 }
 
@@ -455,6 +485,16 @@ pub struct Counters {
     pub intents_recovered: u64,
     /// Write intents of peers that were not taken, for want of room or because this sidecar leaves.
     pub intents_declined: u64,
+    /// Turns to fill that an arbiter gave to callers of this sidecar.
+    pub fills_elected: u64,
+    /// Turns to fill that callers took without an arbiter's word: it was late, or a table was full.
+    pub fills_unelected: u64,
+    /// Turns to fill that ended with their lease.
+    pub fills_superseded: u64,
+    /// Callers told to ask again later for a turn, for want of room or patience.
+    pub fills_put_off: u64,
+    /// Turns to fill that this sidecar gave as the arbiter without remembering them, for want of room.
+    pub elections_overfull: u64,
 }
 
 /// A member as this sidecar sees it.

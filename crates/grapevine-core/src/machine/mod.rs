@@ -5,11 +5,12 @@
 //! lets out what is durable, `evict` keeps the classes within their limits, `remote` takes peers' events, `members` knows
 //! who is there, `views` and `wishes` have members agreed on, `freshness` and `grants` who may call itself fresh, `repair`
 //! finds and fills gaps, `snapshot` takes state over whole, `losses` gives up what nobody can fill, `receipts` tells who has
-//! what, `intents` keeps what writers declared before their commits.
+//! what, `intents` keeps what writers declared before their commits, `fills` has one of many callers fill.
 
 mod app;
 pub mod effects;
 mod evict;
+pub mod fills;
 mod flushed;
 mod freshness;
 mod grants;
@@ -33,7 +34,7 @@ use crate::event::ADDRESS_CLASSES_MAX;
 use crate::id::{EventId, Incarnation, Lane, Time, UnixSeconds};
 use crate::lease::{History, Lease};
 use crate::names::{ClassPath, NodeId};
-use crate::policy::{OnUnknown, PolicySet, Strategy};
+use crate::policy::{FillRule, OnUnknown, PolicySet, Strategy};
 use crate::progress::Progress;
 use crate::store::{Recovered, Write};
 use crate::token::Token;
@@ -130,6 +131,7 @@ pub struct Core {
     ahead: remote::Ahead,
     receipts: receipts::Receipts,
     intents: intents::Intents,
+    fills: fills::Fills,
     members: members::Members,
     views: views::Views,
     repair: repair::Repair,
@@ -184,6 +186,7 @@ impl Core {
             ahead: remote::Ahead::default(),
             receipts: receipts::Receipts::default(),
             intents: intents::Intents::default(),
+            fills: fills::Fills::default(),
             repair: repair::Repair::default(),
             caught_up: false,
             started: now,
@@ -218,18 +221,31 @@ impl Core {
             }
             Input::AbortWrite(ticket, intent) => self.abort_write(ticket, intent, &mut effects),
             Input::Register(ticket, items) => self.register(ticket, items, now, &mut effects),
-            Input::Gone(tickets) => self.gone(&tickets, now, &mut effects),
+            Input::AcquireFill(ticket, key, deadline) => {
+                self.acquire_fill(ticket, (key, deadline), now, &mut effects);
+            }
+            Input::EndFill(fill, stored) => self.end_fill(fill, stored, now, &mut effects),
+            Input::Gone(tickets) => {
+                self.gone(&tickets, now, &mut effects);
+                self.fill_callers_gone(&tickets, now, &mut effects);
+            }
             Input::Forget(ticket, call) => self.forget(ticket, call, now, &mut effects),
             Input::Seal => self.seal(&mut effects),
             Input::Flushed(commit) => self.flushed(commit, now, &mut effects),
             Input::LinkUp { hello, side } => self.link_up(&hello, side, now, &mut effects),
-            Input::LinkDown { peer, side } => self.link_down(peer, side, now),
+            Input::LinkDown { peer, side } => {
+                self.link_down(peer, side, now);
+                self.fill_peer_gone(peer, now, &mut effects);
+            }
             Input::NodeIdRefused { reason } => self.node_id_refused(&reason, now, &mut effects),
             Input::Peer { from, message } => self.peer_message(from, message, now, &mut effects),
             Input::Seen(sightings) => self.seen(sightings, now, &mut effects),
             Input::HeadsSeen(heads) => self.heads_seen(&heads, now, &mut effects),
             Input::ExpiryBacklog => self.members.next_sweep = now,
-            Input::Wake => self.wake(now, unix, &mut effects),
+            Input::Wake => {
+                self.wake(now, unix, &mut effects);
+                self.fills_due(now, &mut effects);
+            }
             Input::Drain => self.drain(now, &mut effects),
         }
         if self.caught_up && !knew {
@@ -250,6 +266,7 @@ impl Core {
             self.repair.next_wake(),
             self.receipts.next_wake(),
             self.intents.next_wake().filter(|_| !self.draining),
+            self.fills.next_wake(),
         ];
         let idle = now.plus(freshness::EXPIRY_SWEEP);
         soon.into_iter().flatten().fold(idle, Time::min)
@@ -288,6 +305,7 @@ impl Core {
             strategy: policy.strategy,
             ttl: jittered(policy.ttl, policy.jitter_percent, jitter),
             bypass: self.bypass(policy.strategy, policy.on_unknown, now),
+            elect: policy.fill == FillRule::One,
         })
     }
 
@@ -392,6 +410,7 @@ impl Core {
         }
         self.draining = true;
         self.leave_intents(now, effects);
+        self.dismiss_fills(effects);
         self.review_freshness(now);
         self.seal(effects);
         self.write(effects, [], Pending::Leave);

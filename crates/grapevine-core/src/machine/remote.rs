@@ -123,6 +123,7 @@ impl Core {
             PeerMessage::IntentSettled { intent, event } => {
                 self.intent_settled(intent, event, effects);
             }
+            PeerMessage::Fill { key, word } => self.fill_word(from, (key, word), now, effects),
             PeerMessage::Leave {
                 bump_head,
                 directory_head,

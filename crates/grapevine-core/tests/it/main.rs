@@ -8,6 +8,7 @@
 
 mod chaos;
 mod disk;
+mod fills;
 mod flush;
 mod freshness;
 mod histories;

@@ -185,6 +185,7 @@ pub(crate) fn message(message: &PeerMessage) -> String {
                 event.unwrap_or("nothing".to_owned())
             )
         }
+        PeerMessage::Fill { key, word } => format!("fill {key:?}: {word:?}"),
         PeerMessage::Leave {
             bump_head,
             directory_head,
@@ -222,12 +223,14 @@ pub(crate) fn reply(reply: &Reply) -> String {
         }
         Reply::Refused(refusal) => format!("refused: {refusal}"),
         Reply::Begun { intent, lease } => format!("begun {} for {lease:?}", name(*intent)),
+        Reply::Fill(turn) => format!("fill: {turn:?}"),
         Reply::Aborted(outcome) => format!("aborted: {outcome:?}"),
         Reply::Registered(verdicts) => list(verdicts, |verdict| {
             match verdict {
                 Verdict::Accepted(_) => "accepted",
                 Verdict::Condemned(CondemnReason::Bumped) => "condemned: bumped",
                 Verdict::Condemned(CondemnReason::LeaseUnknown) => "condemned: lease unknown",
+                Verdict::Condemned(CondemnReason::Superseded) => "condemned: superseded",
             }
             .to_owned()
         }),

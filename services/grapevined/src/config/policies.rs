@@ -8,11 +8,14 @@
 //! * `paging`: items per page, or `"off"` (`{ size = N }` is the same as `N`);
 //! * `ttl`: a duration; `jitter`: `"10%"` or `0.1`;
 //! * `on_unknown`: `bypass`, or `serve` together with `serve_unknown_for`, a duration;
-//! * `long_address`: `refuse` or `hash`.
+//! * `long_address`: `refuse` or `hash`;
+//! * `fill`: `any` or `one`.
 
 use std::time::Duration;
 
-use grapevine_core::policy::{LongAddress, OnUnknown, Pattern, Policy, PolicySet, Strategy};
+use grapevine_core::policy::{
+    FillRule, LongAddress, OnUnknown, Pattern, Policy, PolicySet, Strategy,
+};
 use toml::Spanned;
 use toml::de::{DeArray, DeTable, DeValue};
 
@@ -21,7 +24,7 @@ use super::file::Source;
 use super::nearest::nearest;
 use super::print::push;
 
-const FIELDS: [&str; 8] = [
+const FIELDS: [&str; 9] = [
     "pattern",
     "strategy",
     "paging",
@@ -30,6 +33,7 @@ const FIELDS: [&str; 8] = [
     "on_unknown",
     "serve_unknown_for",
     "long_address",
+    "fill",
 ];
 
 /// Collects the policies of a file.
@@ -153,6 +157,7 @@ impl<'a> Reader<'a> {
                 "on_unknown" => set(&mut on_unknown, on_unknown_word(value.get_ref()).map(Some)),
                 "serve_unknown_for" => set(&mut serve_for, duration(value.get_ref()).map(Some)),
                 "long_address" => set(&mut policy.long_address, long_address(value.get_ref())),
+                "fill" => set(&mut policy.fill, fill(value.get_ref())),
                 other => Err(Problem::UnknownKey {
                     nearest: nearest(other, FIELDS).map(str::to_owned),
                 }),
@@ -311,6 +316,14 @@ fn long_address(value: &DeValue<'_>) -> Result<LongAddress, Problem> {
     }
 }
 
+fn fill(value: &DeValue<'_>) -> Result<FillRule, Problem> {
+    match string(value)? {
+        "any" => Ok(FillRule::Any),
+        "one" => Ok(FillRule::One),
+        other => Err(Problem::invalid(other, "is neither any nor one")),
+    }
+}
+
 /// A set as TOML that reads back as the same set.
 pub(super) fn toml(set: &PolicySet) -> String {
     let all: Vec<&Policy> = set.iter().collect();
@@ -347,8 +360,12 @@ fn fields(policy: &Policy) -> String {
         LongAddress::Refuse => "refuse",
         LongAddress::Hash => "hash",
     };
+    let fill = match policy.fill {
+        FillRule::Any => "any",
+        FillRule::One => "one",
+    };
     format!(
-        "strategy = \"{strategy}\"\npaging = {paging}\nttl = \"{}\"\njitter = \"{}%\"\non_unknown = {on_unknown}\nlong_address = \"{long_address}\"\n",
+        "strategy = \"{strategy}\"\npaging = {paging}\nttl = \"{}\"\njitter = \"{}%\"\non_unknown = {on_unknown}\nlong_address = \"{long_address}\"\nfill = \"{fill}\"\n",
         written(policy.ttl),
         policy.jitter_percent
     )

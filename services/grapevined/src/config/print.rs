@@ -24,7 +24,7 @@ How the addresses of each class are treated. The first policy whose pattern matc
 what it leaves out, and classes that none matches, get the default's fields. All sidecars of a cluster must hold the same \
 policies, and say so when they do not.";
 
-const POLICY_FIELDS: [(&str, &str); 7] = [
+const POLICY_FIELDS: [(&str, &str); 8] = [
     (
         "strategy",
         "versioned: the token is in the address, a bump costs the same however many addresses there are. registered: fixed addresses, an envelope, and a directory so that a bump deletes them; raising their number costs disk and a durable write per fill. bucketed(N): N fixed addresses per class; raising N costs memory in the cache, lowering it costs collisions. ttl: stale until the TTL ends.",
@@ -53,6 +53,10 @@ const POLICY_FIELDS: [(&str, &str); 7] = [
         "long_address",
         "an address that is over 250 bytes when decorated: refuse it, or hash it (unreadable in the cache).",
     ),
+    (
+        "fill",
+        "who computes a value that many miss at once. any: one caller per process. one: one caller in the cluster, and the others wait for it; that costs each miss a question to another sidecar and a durable commit.",
+    ),
 ];
 
 /// The policy that the default file shows, commented out.
@@ -66,6 +70,7 @@ jitter = 0.1
 on_unknown = \"serve\"
 serve_unknown_for = \"30s\"
 long_address = \"hash\"
+fill = \"one\"
 ";
 
 /// The commented TOML of all defaults. It reads back as [`Config::default`].

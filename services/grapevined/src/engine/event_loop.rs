@@ -9,10 +9,11 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
+use grapevine_core::fill::FillId;
 use grapevine_core::id::{EventId, Incarnation, Lane, Time};
 use grapevine_core::machine::Core;
 use grapevine_core::machine::effects::{
-    Action, Effects, Input, PeerMessage, ReceiptLevel, Refusal, Reply, Side, Ticket,
+    Action, Effects, FillTurn, Input, PeerMessage, ReceiptLevel, Refusal, Reply, Side, Ticket,
 };
 use grapevine_core::names::NodeId;
 use grapevine_core::progress::LaneProgress;
@@ -22,7 +23,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{error, info};
 
 use super::writer::{Committed, Outcome, Writer};
-use super::{Call, Caller, Clock, Command, Engine, News};
+use super::{Call, Caller, Clock, Command, Engine, Held, News};
 use crate::peers::{Link, LinkId, LinkSender, serve_log, serve_snapshot};
 use crate::purge::{Job, Purger, Submission};
 use crate::telemetry::Counter;
@@ -294,7 +295,10 @@ impl EventLoop {
             Command::Input(input) => inputs.push(input),
             // Nothing was done for it yet, and nobody asks any more. An invalidation is made all the same: who gave up
             // on it may not ask again, and one too many harms nothing.
-            Command::Call(Call::Register(_) | Call::BeginWrite(_), caller) if caller.is_gone() => {}
+            Command::Call(
+                Call::Register(_) | Call::BeginWrite(_) | Call::AcquireFill(..),
+                caller,
+            ) if caller.is_gone() => {}
             Command::Call(call, caller) => {
                 self.tickets += 1;
                 let ticket = Ticket(self.tickets);
@@ -305,6 +309,7 @@ impl EventLoop {
                     Call::CommitWrite(intent, call) => Input::CommitWrite(ticket, intent, call),
                     Call::AbortWrite(intent) => Input::AbortWrite(ticket, intent),
                     Call::Register(items) => Input::Register(ticket, items),
+                    Call::AcquireFill(key, deadline) => Input::AcquireFill(ticket, key, deadline),
                     Call::Forget(forget) => Input::Forget(ticket, forget),
                 });
             }
@@ -366,7 +371,7 @@ impl EventLoop {
         for queue in [&mut self.parts.urgent, &mut self.parts.bulk] {
             while let Ok(command) = queue.try_recv() {
                 if let Command::Call(_, caller) = command {
-                    caller.answer(Reply::Refused(Refusal::Draining), Vec::new());
+                    caller.answer(Reply::Refused(Refusal::Draining), Vec::new(), None);
                 }
             }
         }
@@ -472,9 +477,23 @@ impl EventLoop {
             Reply::Invalidated { event, .. } => self.purges.remove(event).unwrap_or_default(),
             _ => Vec::new(),
         };
+        let held = self.held(&reply);
         if let Some(caller) = self.callers.remove(&ticket) {
-            caller.answer(reply, purges);
+            caller.answer(reply, purges, held);
         }
+    }
+
+    /// The turn to fill that a reply brings.
+    fn held(&self, reply: &Reply) -> Option<Held> {
+        let Reply::Fill(FillTurn::Won { fill: Some(number) }) = reply else {
+            return None;
+        };
+        let engine = &self.parts.engine;
+        let fill = FillId {
+            origin: engine.core.read().incarnation(),
+            number: *number,
+        };
+        Some(Held::new(fill, engine.urgent.clone()))
     }
 
     fn purge_taken(&mut self, taken: Taken) {

@@ -6,6 +6,7 @@
 
 mod clock;
 mod event_loop;
+mod held;
 mod places;
 mod sessions;
 mod writer;
@@ -14,7 +15,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use grapevine_core::event::{BumpEvent, Registration};
-use grapevine_core::id::EventId;
+use grapevine_core::fill::FillKey;
+use grapevine_core::id::{EventId, Time};
 use grapevine_core::intent::IntentId;
 use grapevine_core::machine::Core;
 use grapevine_core::machine::effects::{
@@ -27,6 +29,7 @@ use tonic::Status;
 
 pub(crate) use clock::Clock;
 pub(crate) use event_loop::{EventLoop, Parts};
+pub(crate) use held::Held;
 pub(crate) use places::Places;
 pub(crate) use sessions::Sessions;
 
@@ -150,6 +153,8 @@ pub(crate) enum Call {
     AbortWrite(IntentId),
     /// To commit fills or register addresses.
     Register(Vec<RegisterItem>),
+    /// To get a turn to fill, until a deadline.
+    AcquireFill(FillKey, Time),
     /// To forget a member.
     Forget(Forget),
 }
@@ -168,9 +173,13 @@ impl Caller {
         self.answer.is_closed()
     }
 
-    fn answer(self, reply: Reply, purges: Vec<Submission>) {
+    fn answer(self, reply: Reply, purges: Vec<Submission>, held: Option<Held>) {
         // The caller may have gone; what it asked for is done all the same.
-        let _ = self.answer.send(Answer { reply, purges });
+        let _ = self.answer.send(Answer {
+            reply,
+            purges,
+            held,
+        });
     }
 }
 
@@ -180,6 +189,8 @@ pub(crate) struct Answer {
     pub(crate) reply: Reply,
     /// The first attempts of the purges that belong to it.
     pub(crate) purges: Vec<Submission>,
+    /// A turn to fill that it won.
+    pub(crate) held: Option<Held>,
 }
 
 impl Engine {

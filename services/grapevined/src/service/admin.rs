@@ -49,6 +49,9 @@ impl AdminService for Admin {
         let core = self.engine.core.read();
         counters.insert("intents_open".to_owned(), core.intents_open() as u64);
         counters.insert("intents_held".to_owned(), core.intents_held() as u64);
+        let (waiting, elections) = core.fills_open();
+        counters.insert("fills_waiting".to_owned(), waiting as u64);
+        counters.insert("elections_open".to_owned(), elections as u64);
         for (name, value) in decisions(core.counters()) {
             // What was refused at the door and what was refused behind it have one name.
             *counters.entry(name).or_default() += value;
@@ -192,6 +195,11 @@ fn decisions(counters: Counters) -> BTreeMap<String, u64> {
         ),
         ("intents_recovered", counters.intents_recovered),
         ("intents_declined", counters.intents_declined),
+        ("fills_elected", counters.fills_elected),
+        ("fills_unelected", counters.fills_unelected),
+        ("fills_superseded", counters.fills_superseded),
+        ("fills_put_off", counters.fills_put_off),
+        ("elections_overfull", counters.elections_overfull),
     ]
     .into_iter()
     .map(|(name, value)| (name.to_owned(), value))

@@ -272,6 +272,24 @@ impl ApplicationService for Application {
         }))
     }
 
+    type AcquireFillStream = Answers<v1::AcquireFillResponse>;
+
+    async fn acquire_fill(
+        &self,
+        request: Request<v1::AcquireFillRequest>,
+    ) -> Result<Response<Self::AcquireFillStream>, Status> {
+        let answer = self.acquire(&request.into_inner()).await?;
+        Ok(answer.response())
+    }
+
+    async fn finish_fill(
+        &self,
+        request: Request<v1::FinishFillRequest>,
+    ) -> Result<Response<v1::FinishFillResponse>, Status> {
+        self.finish(&request.into_inner()).await?;
+        Ok(Response::new(v1::FinishFillResponse {}))
+    }
+
     async fn register(
         &self,
         request: Request<v1::RegisterRequest>,

@@ -5,6 +5,7 @@ pub(crate) mod application;
 pub(crate) mod intake;
 mod listing;
 mod look_up;
+mod turns;
 pub(crate) mod unread;
 mod watch;
 mod writes;

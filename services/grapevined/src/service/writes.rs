@@ -37,7 +37,7 @@ impl Application {
         };
         let wait = call.timeout + DISK_WAIT;
         let answer = self.engine.call(make(invalidate), None, wait).await?;
-        let Answer { reply, purges } = answer;
+        let Answer { reply, purges, .. } = answer;
         let (event, receipt) = match reply {
             Reply::Invalidated { event, receipt } => {
                 let met = if receipt.satisfied {

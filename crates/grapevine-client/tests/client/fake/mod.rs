@@ -373,6 +373,7 @@ impl State {
             envelope: strategy != v1::Strategy::Versioned,
             commit_required: strategy == v1::Strategy::Registered,
             bypass: self.bypass.load(Ordering::SeqCst),
+            elect: false,
         })
     }
 

@@ -101,6 +101,22 @@ impl ApplicationService for State {
         answer(instead, v1::CommitFillResponse { verdicts }).await
     }
 
+    type AcquireFillStream = Answers<v1::AcquireFillResponse>;
+
+    async fn acquire_fill(
+        &self,
+        _: Request<v1::AcquireFillRequest>,
+    ) -> Result<Response<Self::AcquireFillStream>, Status> {
+        Err(Status::unimplemented("not asked of the fake"))
+    }
+
+    async fn finish_fill(
+        &self,
+        _: Request<v1::FinishFillRequest>,
+    ) -> Result<Response<v1::FinishFillResponse>, Status> {
+        Err(Status::unimplemented("not asked of the fake"))
+    }
+
     async fn register(
         &self,
         request: Request<v1::RegisterRequest>,

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::event::{BumpEvent, Floor, Registration, RegistrationBatch};
+use crate::fill::{FillKey, FillWord};
 use crate::id::{EventId, Incarnation, Lane};
 use crate::intent::{Intent, IntentId};
 use crate::names::NodeId;
@@ -149,6 +150,13 @@ pub enum PeerMessage {
         intent: IntentId,
         /// The bump that it ended in; none if it was aborted.
         event: Option<EventId>,
+    },
+    /// About who fills a missing value.
+    Fill {
+        /// Which value.
+        key: FillKey,
+        /// What is said.
+        word: FillWord,
     },
     /// "I leave in order."
     Leave {

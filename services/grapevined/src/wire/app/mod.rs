@@ -4,12 +4,14 @@ mod intents;
 mod invalidate;
 mod register;
 mod resolve;
+mod turns;
 mod watch;
 
 pub(crate) use intents::{aborted, aborting, beginning, begun, committing};
 pub(crate) use invalidate::{Invalidation, invalidation, receipt};
 pub(crate) use register::{Expiry, fills, registrations, verdict};
 pub(crate) use resolve::{look_ups, note_resolve_error, resolution};
+pub(crate) use turns::{acquiring, finishing, turn};
 pub(crate) use watch::{watch_bump, watched};
 
 use std::ops::RangeInclusive;

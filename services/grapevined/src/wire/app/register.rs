@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use grapevine_core::event::ADDRESS_CLASSES_MAX;
+use grapevine_core::fill::FillId;
 use grapevine_core::id::UnixSeconds;
 use grapevine_core::lease::Lease;
 use grapevine_core::machine::effects as core;
@@ -19,8 +20,8 @@ use super::{address_class, classes, counted};
 /// Registrations in one call.
 pub(crate) const REGISTRATIONS_MAX: usize = 10_000;
 
-/// The largest lease that any release gives.
-const LEASE_BYTES_MAX: usize = 64;
+/// The largest lease, or turn to fill, that any release gives.
+pub(super) const LEASE_BYTES_MAX: usize = 64;
 
 /// What turns times to live into expiries.
 #[derive(Clone, Copy, Debug)]
@@ -73,6 +74,18 @@ fn lease(violations: &mut Violations, field: &str, bytes: &[u8]) -> core::LeaseC
     }
 }
 
+/// A turn to fill. What is none may be of another release, and is taken for none.
+fn turn(violations: &mut Violations, field: &str, bytes: &[u8]) -> Option<FillId> {
+    if bytes.len() > LEASE_BYTES_MAX {
+        let given = bytes.len();
+        violations.add(
+            format!("{field}.fill"),
+            format!("{given} bytes; the limit is {LEASE_BYTES_MAX} bytes"),
+        );
+    }
+    FillId::from_bytes(bytes)
+}
+
 pub(crate) fn fills(
     message: v1::CommitFillRequest,
     expiry: Expiry<'_>,
@@ -121,6 +134,10 @@ pub(crate) fn fills(
         let claim = match lease(&mut violations, &field, &fill.lease) {
             // A fill without a lease has no stamp, so nothing can be said for it.
             core::LeaseClaim::Absent => core::LeaseClaim::Malformed,
+            core::LeaseClaim::Lease(lease) => match turn(&mut violations, &field, &fill.fill) {
+                Some(turn) => core::LeaseClaim::Elected(lease, turn),
+                None => core::LeaseClaim::Lease(lease),
+            },
             claim => claim,
         };
         let classes = sorted_classes(&named);
@@ -205,6 +222,7 @@ pub(crate) fn verdict(verdict: core::Verdict) -> v1::FillVerdict {
             reason: match reason {
                 core::CondemnReason::Bumped => v1::CondemnReason::Bumped,
                 core::CondemnReason::LeaseUnknown => v1::CondemnReason::LeaseUnknown,
+                core::CondemnReason::Superseded => v1::CondemnReason::Superseded,
             }
             .into(),
             token: 0,

@@ -142,6 +142,7 @@ pub(crate) fn resolution(resolution: core::Resolution) -> v1::Resolution {
         envelope,
         commit_required,
         bypass: resolution.bypass,
+        elect: resolution.elect,
     }
 }
 

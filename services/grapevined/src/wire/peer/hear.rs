@@ -8,8 +8,8 @@ use grapevine_proto::v1;
 use grapevine_proto::v1::exchange_request::Kind;
 
 use super::parts::{
-    read_batch, read_bump_event, read_class_version, read_event, read_floor, read_heads,
-    read_intent, read_intent_id, read_lane,
+    read_batch, read_bump_event, read_class_version, read_event, read_fill_word, read_floor,
+    read_heads, read_intent, read_intent_id, read_lane,
 };
 use super::{BATCHES_MAX, Checked, EVENTS_MAX, count, field, first, origin, roster, some};
 
@@ -79,6 +79,10 @@ pub(crate) fn read_message(message: v1::ExchangeRequest) -> Checked<PeerMessage>
             intent: read_intent_id(settled.intent.as_ref())?,
             event: settled.event.as_ref().map(read_event).transpose()?,
         },
+        Kind::Fill(fill) => {
+            let (key, word) = read_fill_word(&fill)?;
+            PeerMessage::Fill { key, word }
+        }
         Kind::Leave(leave) => PeerMessage::Leave {
             bump_head: leave.bump_head,
             directory_head: leave.directory_head,

@@ -7,6 +7,7 @@ use grapevine_core::event::{
     ADDRESS_CLASSES_MAX, BATCH_REGISTRATIONS_MAX, BUMP_CLASSES_MAX, Bump, BumpEvent,
     CONJUNCTION_CLASSES_MAX, Floor, Match, PurgeMode, Registration, RegistrationBatch,
 };
+use grapevine_core::fill::{FillKey, FillWord};
 use grapevine_core::id::{EventId, Lane, UnixSeconds};
 use grapevine_core::intent::{INTENT_LEASE_MAX, Intent, IntentId};
 use grapevine_core::names::{Address, ClassPath};
@@ -15,6 +16,7 @@ use grapevine_core::store::RecoveredClass;
 use grapevine_core::vector::VersionVector;
 use grapevine_core::versions::{BUCKETS, sorted_classes};
 use grapevine_proto::v1;
+use prost::bytes::Bytes;
 
 use super::super::incarnation as bytes;
 use super::{Checked, class, count, field, origin, some};
@@ -179,6 +181,54 @@ pub(super) fn read_event(dot: &v1::Dot) -> Checked<EventId> {
         origin: origin("event.incarnation", &dot.incarnation)?,
         sequence: dot.sequence,
     })
+}
+
+/// The longest turn that a peer may tell of.
+const TURN_MAX: Duration = Duration::from_hours(24);
+
+pub(super) fn fill_word(key: FillKey, word: FillWord) -> v1::FillElection {
+    let (said, left) = match word {
+        FillWord::Ask => (v1::FillWord::Ask, Duration::ZERO),
+        FillWord::Done { stored: true } => (v1::FillWord::Stored, Duration::ZERO),
+        FillWord::Done { stored: false } => (v1::FillWord::Abandoned, Duration::ZERO),
+        FillWord::Won => (v1::FillWord::Won, Duration::ZERO),
+        FillWord::Wait { left } => (v1::FillWord::Wait, left.min(TURN_MAX)),
+        FillWord::Filled => (v1::FillWord::Filled, Duration::ZERO),
+        FillWord::Superseded => (v1::FillWord::Superseded, Duration::ZERO),
+    };
+    v1::FillElection {
+        key: Bytes::copy_from_slice(&key.to_bytes()),
+        word: said.into(),
+        left_ms: u32::try_from(left.as_millis()).unwrap_or(u32::MAX),
+    }
+}
+
+pub(super) fn read_fill_word(said: &v1::FillElection) -> Checked<(FillKey, FillWord)> {
+    let key = FillKey::from_bytes(&said.key).ok_or_else(|| {
+        field(
+            "fill.key",
+            format!("{} bytes; 16 are wanted", said.key.len()),
+        )
+    })?;
+    let left = Duration::from_millis(said.left_ms.into());
+    if left > TURN_MAX {
+        let (value, limit) = (said.left_ms, TURN_MAX.as_millis());
+        let reason = format!("{value} ms; the limit is {limit} ms");
+        return Err(field("fill.left_ms", reason));
+    }
+    let word = match v1::FillWord::try_from(said.word) {
+        Ok(v1::FillWord::Ask) => FillWord::Ask,
+        Ok(v1::FillWord::Stored) => FillWord::Done { stored: true },
+        Ok(v1::FillWord::Abandoned) => FillWord::Done { stored: false },
+        Ok(v1::FillWord::Won) => FillWord::Won,
+        Ok(v1::FillWord::Wait) => FillWord::Wait { left },
+        Ok(v1::FillWord::Filled) => FillWord::Filled,
+        Ok(v1::FillWord::Superseded) => FillWord::Superseded,
+        Ok(v1::FillWord::Unspecified) | Err(_) => {
+            return Err(field("fill.word", format!("{} is none", said.word)));
+        }
+    };
+    Ok((key, word))
 }
 
 pub(super) fn intent(intent: &Intent) -> v1::WriteIntent {

@@ -5,7 +5,9 @@ use grapevine_core::vector::VersionVector;
 use grapevine_proto::v1;
 use grapevine_proto::v1::exchange_request::Kind;
 
-use super::parts::{batch, bump_event, class_version, floor, heads, intent, intent_id, lane};
+use super::parts::{
+    batch, bump_event, class_version, fill_word, floor, heads, intent, intent_id, lane,
+};
 use super::{MESSAGE_BYTES_MAX, bytes, roster};
 
 /// A message for a peer. It is small if [`super::cut`] made it.
@@ -131,6 +133,7 @@ fn word(message: PeerMessage) -> Kind {
             lane: lane(it).into(),
             first,
         }),
+        PeerMessage::Fill { key, word } => Kind::Fill(fill_word(key, word)),
         PeerMessage::Leave {
             bump_head,
             directory_head,
