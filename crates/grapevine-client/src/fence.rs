@@ -27,6 +27,13 @@ use crate::names::{CLASSES_MAX, check_class};
 use crate::outcome::{BypassReason, How};
 use crate::page::decode_page;
 use crate::single_flight::{Finished, Lead, Turn};
+use crate::turn::{FillHold, FillTurn};
+
+/// How long a caller waits for others to fill, before it does so itself: longer than most sources take, and than a turn
+/// whose caller died without a trace is open.
+const TURN_WAIT_MAX: Duration = Duration::from_secs(60);
+/// So often a caller is told that the value is there, does not find it, and asks again; then it fills for itself.
+const DISAPPOINTED_MAX: u32 = 2;
 
 /// What callers must agree on to share a fill.
 #[derive(Debug, PartialEq, Eq, Hash)]
@@ -159,7 +166,7 @@ impl CachedClient {
             Look::Miss => self.shared().counters.misses.increment(),
         }
         if alone {
-            return self.fill(unit, None, fill).await;
+            return self.fill(unit, None, None, fill).await;
         }
         let seat = self.shared().flights.sit(Arc::clone(&unit.key));
         let lead = match seat.turn().await {
@@ -181,7 +188,76 @@ impl CachedClient {
                 Look::Miss => {}
             }
         }
-        self.fill(unit, Some(lead), fill).await
+        if !unit.resolution.elect {
+            return self.fill(unit, Some(lead), None, fill).await;
+        }
+        self.elected(unit, lead, fill).await
+    }
+
+    /// Asks for the turn to fill, and fills if it has it, or if nobody can tell whose it is.
+    async fn elected<E, F, Fut>(
+        &self,
+        unit: &Unit<'_>,
+        mut lead: FlightLead<'_>,
+        fill: &mut Option<F>,
+    ) -> Result<Settled, Arc<E>>
+    where
+        E: Send + Sync + 'static,
+        F: FnOnce(Fill) -> Fut,
+        Fut: Future<Output = Result<Bytes, E>>,
+    {
+        let counters = &self.shared().counters;
+        let (address, token) = (&unit.key.target, unit.key.token);
+        let until = Instant::now() + TURN_WAIT_MAX;
+        let mut disappointed = 0;
+        let hold = loop {
+            let left = until.saturating_duration_since(Instant::now());
+            let client = &self.shared().client;
+            let hold = match client.acquire_fill(address, token, left).await {
+                Ok(FillTurn::Won(hold)) => Some(hold),
+                Ok(FillTurn::Filled) => None,
+                Ok(FillTurn::Retry { after }) if after < left => {
+                    tokio::time::sleep(after).await;
+                    continue;
+                }
+                Ok(FillTurn::Retry { .. }) => break None,
+                Err(error) => {
+                    counters.turn_failures.increment();
+                    tracing::debug!(address, %error, "nobody tells whose turn it is to fill");
+                    break None;
+                }
+            };
+            // Also the winner looks: somebody may have stored it after this caller had looked.
+            let found = self.read_cache(address).await;
+            match self.judge(unit, found).await {
+                Look::Hit(value) => {
+                    lead.publish(FlightResult::Value(value.clone()));
+                    if let Some(hold) = hold {
+                        self.finish_turn(hold, true).await;
+                    }
+                    counters.turn_waits.increment();
+                    return Ok(Settled::Done {
+                        value,
+                        how: How::Waited,
+                        stored: false,
+                    });
+                }
+                Look::Bypass(reason) => return Ok(Settled::Bypass(reason)),
+                Look::Miss if hold.is_some() => break hold,
+                Look::Miss => disappointed += 1,
+            }
+            if disappointed > DISAPPOINTED_MAX {
+                break None;
+            }
+        };
+        self.fill(unit, Some(lead), hold, fill).await
+    }
+
+    async fn finish_turn(&self, hold: FillHold, stored: bool) {
+        if let Err(error) = hold.finish(stored).await {
+            // The sidecar takes the end of the stream for it.
+            tracing::debug!(%error, "the end of a turn to fill was not heard");
+        }
     }
 
     fn hit(&self, value: Value) -> Settled {
@@ -286,6 +362,7 @@ impl CachedClient {
         &self,
         unit: &Unit<'_>,
         mut lead: Option<FlightLead<'_>>,
+        hold: Option<FillHold>,
         fill: &mut Option<F>,
     ) -> Result<Settled, Arc<E>>
     where
@@ -313,7 +390,7 @@ impl CachedClient {
             _ => handle.beyond(&unit.key.classes),
         };
         let unsettled = !found.is_empty();
-        let permission = self.commit(unit, found).await;
+        let permission = self.commit(unit, found, hold.as_ref()).await;
         let depends = match &permission {
             Permission::Store(depends) => depends.clone(),
             Permission::Refuse if unsettled => Depends::Unsettled,
@@ -332,6 +409,9 @@ impl CachedClient {
             Permission::Store(_) => self.store(unit, &value).await,
             Permission::Refuse => false,
         };
+        if let Some(hold) = hold {
+            self.finish_turn(hold, stored).await;
+        }
         Ok(Settled::Done {
             value,
             how: How::Filled,
@@ -340,7 +420,12 @@ impl CachedClient {
     }
 
     /// Asks the sidecar, where it must be asked, whether the value may be stored.
-    async fn commit(&self, unit: &Unit<'_>, found: Vec<String>) -> Permission {
+    async fn commit(
+        &self,
+        unit: &Unit<'_>,
+        found: Vec<String>,
+        hold: Option<&FillHold>,
+    ) -> Permission {
         let counters = &self.shared().counters;
         if found.is_empty() && !unit.resolution.commit_required {
             return Permission::Store(Depends::Nothing);
@@ -366,6 +451,7 @@ impl CachedClient {
             added_classes: found.clone(),
             lease: unit.resolution.lease.clone(),
             ttl_ms: u64::try_from(unit.ttl.as_millis()).unwrap_or(u64::MAX),
+            fill: hold.map_or_else(Bytes::new, |hold| hold.fill().clone()),
         };
         match self.shared().client.commit_fill(fill).await {
             Ok(verdict) if verdict.accepted && found.is_empty() => {

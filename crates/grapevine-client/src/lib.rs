@@ -57,6 +57,7 @@ mod register;
 mod session;
 mod single_flight;
 mod stats;
+mod turn;
 mod watch;
 mod write;
 
@@ -87,6 +88,7 @@ pub use session::{
     SESSION_WAIT_MAX, Session, SessionError,
 };
 pub use stats::{CacheStats, ClientStats};
+pub use turn::{FillHold, FillTurn};
 pub use watch::{ResyncCause, Watch, WatchEvent};
 pub use write::{
     AbortOutcome, BeginWrite, BeginWriteError, WRITE_LEASE_MAX, WRITE_LEASE_MIN, WriteIntent,

@@ -84,6 +84,10 @@ counters! {
         stored,
         /// Values served from another caller's fill.
         single_flight_waits,
+        /// Values served from the fill of a caller of another process, which this one had waited for.
+        turn_waits,
+        /// Requests for a turn to fill that got no answer: filled without one.
+        turn_failures,
         /// Fills taken over from a caller that was cancelled or panicked.
         takeovers,
         /// Fills that a bump overtook, or whose lease had ended: given to the caller, not stored.
