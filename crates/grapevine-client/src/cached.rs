@@ -19,6 +19,7 @@ use crate::error::InvalidRequest;
 use crate::fence::{FlightKey, FlightResult, Settled, Unit};
 use crate::fill::Fill;
 use crate::outcome::{BypassReason, GetError, GetOutcome, How};
+use crate::refresh::{Got, Revalidations};
 use crate::session::Session;
 use crate::single_flight::{Finished, Flights};
 use crate::stats::{CacheCounters, CacheStats};
@@ -38,7 +39,9 @@ pub(crate) struct Shared {
     pub(crate) cache: Arc<dyn Cache>,
     pub(crate) flights: Flights<Arc<FlightKey>, FlightResult>,
     pub(crate) counters: CacheCounters,
+    pub(crate) revalidations: Revalidations,
 }
+
 impl fmt::Debug for CachedClient {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("CachedClient")
@@ -57,6 +60,7 @@ impl CachedClient {
             cache,
             flights: Flights::new(),
             counters: CacheCounters::default(),
+            revalidations: Revalidations::default(),
         };
         Self {
             shared: Arc::new(shared),
@@ -121,9 +125,28 @@ impl CachedClient {
         check_ttl(ttl)?;
         let classes = owned(classes);
         let mut fill = Some(fill);
+        match self.get(address, &classes, ttl, &mut fill, false).await? {
+            Got::Current(outcome) | Got::Stale(outcome, _) => Ok(outcome),
+        }
+    }
+
+    /// Gets a value; with `stale_too` also one that a soft bump has replaced, and then `fill` has not run.
+    pub(crate) async fn get<E, F, Fut>(
+        &self,
+        address: &str,
+        classes: &[String],
+        ttl: Option<Duration>,
+        fill: &mut Option<F>,
+        stale_too: bool,
+    ) -> Result<Got, GetError<E>>
+    where
+        E: Send + Sync + 'static,
+        F: FnOnce(Fill) -> Fut,
+        Fut: Future<Output = Result<Bytes, E>>,
+    {
         let mut round = 0;
         let reason = loop {
-            let resolution = match self.look_up(address, &classes, None).await? {
+            let resolution = match self.look_up(address, classes, None).await? {
                 Ok(resolution) => resolution,
                 Err(reason) => break reason,
             };
@@ -133,25 +156,31 @@ impl CachedClient {
             let unit = Unit::new(
                 address,
                 address.to_owned(),
-                &classes,
+                classes,
                 &resolution,
                 target,
                 ttl,
             );
             let before = self.finished(&unit);
             let found = self.read_cache(&unit.key.target).await;
+            if stale_too
+                && !resolution.stale.is_empty()
+                && let Some(outcome) = self.stale_outcome(&unit, found.clone()).await
+            {
+                return Ok(Got::Stale(outcome, Arc::clone(&unit.key)));
+            }
             round += 1;
             let settled = self
-                .settle(&unit, found, before, round > ROUNDS_MAX, &mut fill)
+                .settle(&unit, found, before, round > ROUNDS_MAX, fill)
                 .await;
             match settled.map_err(GetError::Fill)? {
                 Settled::Done { value, how, stored } => {
-                    return Ok(GetOutcome {
+                    return Ok(Got::Current(GetOutcome {
                         value: value.bytes,
                         how,
                         stored,
                         token: Some(resolution.token),
-                    });
+                    }));
                 }
                 Settled::Again => {}
                 Settled::Bypass(reason) => break reason,
@@ -164,12 +193,12 @@ impl CachedClient {
         let value = fill(Fill::default())
             .await
             .map_err(|error| GetError::Fill(Arc::new(error)))?;
-        Ok(GetOutcome {
+        Ok(Got::Current(GetOutcome {
             value,
             how: How::Bypassed(reason),
             stored: false,
             token: None,
-        })
+        }))
     }
 
     /// Looks up; `Err` is a reason to bypass.

@@ -24,14 +24,14 @@ use crate::cached::CachedClient;
 use crate::envelope::{Dependencies, Envelope, MAGIC, TooLong};
 use crate::fill::Fill;
 use crate::names::{CLASSES_MAX, check_class};
-use crate::outcome::{BypassReason, How};
+use crate::outcome::{BypassReason, GetOutcome, How};
 use crate::page::decode_page;
 use crate::single_flight::{Finished, Lead, Turn};
 use crate::turn::{FillHold, FillTurn};
 
 /// How long a caller waits for others to fill, before it does so itself: longer than most sources take, and than a turn
 /// whose caller died without a trace is open.
-const TURN_WAIT_MAX: Duration = Duration::from_secs(60);
+const TURN_WAIT_MAX: Duration = Duration::from_mins(1);
 /// So often a caller is told that the value is there, does not find it, and asks again; then it fills for itself.
 const DISAPPOINTED_MAX: u32 = 2;
 
@@ -258,6 +258,43 @@ impl CachedClient {
             // The sidecar takes the end of the stream for it.
             tracing::debug!(%error, "the end of a turn to fill was not heard");
         }
+    }
+
+    /// A value that soft bumps alone have replaced, if the cache has one and nothing that is current. One with dependencies
+    /// is none: nobody says of those whether they changed.
+    pub(crate) async fn stale_outcome(
+        &self,
+        unit: &Unit<'_>,
+        found: Option<Bytes>,
+    ) -> Option<GetOutcome> {
+        if found.is_some() && !matches!(self.judge(unit, found).await, Look::Miss) {
+            return None;
+        }
+        let mut read: Option<(&str, Option<Bytes>)> = None;
+        for stale in &unit.resolution.stale {
+            let bytes = match &read {
+                Some((address, bytes)) if *address == stale.address => bytes.clone(),
+                _ => {
+                    let hit = self.shared().cache.get_even_stale(&stale.address).await;
+                    let bytes = hit.ok().flatten().map(|hit| hit.value);
+                    read = Some((&stale.address, bytes.clone()));
+                    bytes
+                }
+            };
+            let value = bytes.and_then(|bytes| inspect_under(unit, stale.token, bytes));
+            if let Some(value) = value
+                && matches!(value.depends, Depends::Nothing)
+            {
+                self.shared().counters.stale_served.increment();
+                return Some(GetOutcome {
+                    value: value.bytes,
+                    how: How::Stale,
+                    stored: false,
+                    token: Some(stale.token),
+                });
+            }
+        }
+        None
     }
 
     fn hit(&self, value: Value) -> Settled {
@@ -508,10 +545,15 @@ impl CachedClient {
 
 /// What was stored, if it is what the look-up asks for.
 fn inspect(unit: &Unit<'_>, stored: Bytes) -> Option<Value> {
+    inspect_under(unit, unit.key.token, stored)
+}
+
+/// The same of a value that carries another token.
+fn inspect_under(unit: &Unit<'_>, token: u64, stored: Bytes) -> Option<Value> {
     let wrapped = unit.resolution.envelope || stored.first() == Some(&MAGIC);
     let value = if wrapped {
         let envelope = Envelope::parse(&stored).ok()?;
-        if envelope.token != unit.key.token || envelope.address != unit.key.address {
+        if envelope.token != token || envelope.address != unit.key.address {
             return None;
         }
         Value {

@@ -53,6 +53,7 @@ mod names;
 mod outcome;
 mod page;
 mod paged;
+mod refresh;
 mod register;
 mod session;
 mod single_flight;

@@ -12,6 +12,8 @@ use crate::error::{CallError, InvalidRequest, ResolveError};
 pub enum How {
     /// From the cache.
     Hit,
+    /// From the cache, after a soft invalidation replaced it: it is being computed anew.
+    Stale,
     /// From this caller's fill function.
     Filled,
     /// From the fill function of another caller that missed at the same moment.
@@ -46,7 +48,7 @@ pub struct GetOutcome {
     pub how: How,
     /// This call stored it.
     pub stored: bool,
-    /// The token of the classes that the read rested on; `None` when it bypassed.
+    /// The token of the classes that the value carries; `None` when the read bypassed.
     pub token: Option<u64>,
 }
 
@@ -76,6 +78,15 @@ pub enum GetError<E> {
     Fill(Arc<E>),
 }
 
+impl GetOutcome {
+    /// Whether a soft invalidation has replaced the value; only [`CachedClient::get_or_refresh`] gives such a one.
+    ///
+    /// [`CachedClient::get_or_refresh`]: crate::CachedClient::get_or_refresh
+    pub fn is_stale(&self) -> bool {
+        self.how == How::Stale
+    }
+}
+
 impl<E> Clone for GetError<E> {
     fn clone(&self) -> Self {
         match self {
@@ -90,9 +101,10 @@ impl How {
     pub(crate) fn or_dearer(self, other: Self) -> Self {
         let price = |how: &Self| match how {
             Self::Hit => 0,
-            Self::Waited => 1,
-            Self::Filled => 2,
-            Self::Bypassed(_) => 3,
+            Self::Stale => 1,
+            Self::Waited => 2,
+            Self::Filled => 3,
+            Self::Bypassed(_) => 4,
         };
         if price(&other) > price(&self) {
             other

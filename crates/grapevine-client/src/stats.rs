@@ -82,6 +82,10 @@ counters! {
         fill_errors,
         /// Values stored.
         stored,
+        /// Values served although a soft invalidation had replaced them.
+        stale_served,
+        /// Of those, how many had this client compute the new value in the background.
+        revalidations,
         /// Values served from another caller's fill.
         single_flight_waits,
         /// Values served from the fill of a caller of another process, which this one had waited for.

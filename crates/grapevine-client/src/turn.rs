@@ -40,7 +40,7 @@ pub struct FillHold {
     client: Client,
     fill: Bytes,
     /// The sidecar takes its end for the end of the turn.
-    _open: Streaming<v1::AcquireFillResponse>,
+    _open: Box<Streaming<v1::AcquireFillResponse>>,
 }
 
 impl FillHold {
@@ -99,7 +99,7 @@ impl Client {
             v1::FillTurn::Won => Ok(FillTurn::Won(FillHold {
                 client: self.clone(),
                 fill: answer.fill,
-                _open: open,
+                _open: Box::new(open),
             })),
             v1::FillTurn::Filled => Ok(FillTurn::Filled),
             v1::FillTurn::Retry => Ok(FillTurn::Retry {

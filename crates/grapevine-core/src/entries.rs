@@ -79,6 +79,11 @@ impl Entries {
             .all(|&(origin, sequence)| sequence <= self.get(origin))
     }
 
+    /// How many there are.
+    pub(crate) fn len(&self) -> usize {
+        self.0.len()
+    }
+
     /// Whether there are none.
     pub(crate) fn is_empty(&self) -> bool {
         self.0.is_empty()

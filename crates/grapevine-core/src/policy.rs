@@ -23,6 +23,8 @@ pub const TTL_MAX: Duration = Duration::from_hours(10 * 365 * 24);
 /// How long the default policy serves while freshness is unknown: longer than a crashed member is waited for, so that
 /// one crash does not send every read of the cluster to the database. Classes that must never be stale say `bypass`.
 pub const SERVE_UNKNOWN_FOR: Duration = Duration::from_mins(2);
+/// The longest time for which a soft bump may leave values in use.
+pub const STALE_WHILE_REVALIDATE_MAX: Duration = Duration::from_hours(1);
 /// The shortest TTL.
 pub const TTL_MIN: Duration = Duration::from_millis(1);
 
@@ -89,6 +91,8 @@ pub struct Policy {
     pub long_address: LongAddress,
     /// Who fills a value that many miss at once.
     pub fill: FillRule,
+    /// For how long after a soft bump the value from before may be served while it is computed anew; zero for never.
+    pub stale_while_revalidate: Duration,
 }
 
 impl Policy {
@@ -103,6 +107,7 @@ impl Policy {
             on_unknown: OnUnknown::Serve(SERVE_UNKNOWN_FOR),
             long_address: LongAddress::default(),
             fill: FillRule::default(),
+            stale_while_revalidate: Duration::ZERO,
         }
     }
 
@@ -127,6 +132,12 @@ impl Policy {
             return Err(PolicyError::PageSize {
                 pattern: pattern(),
                 value: size,
+            });
+        }
+        if self.stale_while_revalidate > STALE_WHILE_REVALIDATE_MAX {
+            return Err(PolicyError::StaleWhileRevalidate {
+                pattern: pattern(),
+                value: self.stale_while_revalidate,
             });
         }
         match self.strategy {
@@ -181,6 +192,14 @@ pub enum PolicyError {
         pattern: String,
         /// As written.
         value: u16,
+    },
+    /// Stale values would be served for too long.
+    #[error("policy {pattern:?}: stale_while_revalidate {value:?} is above 1 hour")]
+    StaleWhileRevalidate {
+        /// The policy.
+        pattern: String,
+        /// As written.
+        value: Duration,
     },
     /// Too many of them.
     #[error("{value} policies; the limit is {POLICIES_MAX}")]
@@ -308,13 +327,19 @@ impl PolicySet {
         self.policies.iter().chain([&self.fallback])
     }
 
+    /// The longest time for which any policy lets stale values be served.
+    pub fn stale_while_revalidate_max(&self) -> Duration {
+        let each = self.iter().map(|policy| policy.stale_while_revalidate);
+        each.max().unwrap_or_default()
+    }
+
     /// A hash of the whole set, equal on sidecars whose sets are equal.
     pub fn digest(&self) -> u64 {
         let described: Vec<String> = self
             .iter()
             .map(|p| {
                 format!(
-                    "{}\u{0}{:?}\u{0}{:?}\u{0}{:?}\u{0}{}\u{0}{:?}\u{0}{:?}\u{0}{:?}\n",
+                    "{}\u{0}{:?}\u{0}{:?}\u{0}{:?}\u{0}{}\u{0}{:?}\u{0}{:?}\u{0}{:?}\u{0}{:?}\n",
                     p.pattern,
                     p.strategy,
                     p.page_size,
@@ -322,7 +347,8 @@ impl PolicySet {
                     p.jitter_percent,
                     p.on_unknown,
                     p.long_address,
-                    p.fill
+                    p.fill,
+                    p.stale_while_revalidate
                 )
             })
             .collect();

@@ -23,6 +23,7 @@
 //! Every change is stamped with the local *apply index*, a counter. A [`Stamp`] is its value at resolve, and a fill is
 //! dead if anything that its token rests on changed later (G3, G4).
 
+mod stale;
 mod top;
 
 use std::collections::BTreeMap;
@@ -59,6 +60,7 @@ pub struct Versions {
     tops: BTreeMap<Box<str>, Top>,
     classes: usize,
     applied: u64,
+    stale: stale::Generations,
 }
 
 impl Versions {
@@ -137,6 +139,7 @@ impl Versions {
     /// well-formed floor covers; it is joined all the same.
     pub fn apply_floor(&mut self, id: EventId, floor: &Floor) -> bool {
         self.applied += 1;
+        self.stale.drop_top(floor.top.as_str());
         let origin = self.origins.intern(id.origin);
         let (applied, origins) = (self.applied, &mut self.origins);
         let top = self.tops.entry(floor.top.as_str().into()).or_default();
@@ -174,6 +177,8 @@ impl Versions {
         entries: &VersionVector,
     ) -> bool {
         self.applied += 1;
+        // What is joined may hide a hard bump under a soft one.
+        self.stale.drop_class(class.as_str());
         entries.iter().fold(false, |changed, (origin, sequence)| {
             let origin = self.origins.intern(origin);
             let raised = if others.is_empty() {
@@ -256,6 +261,16 @@ impl Versions {
 
     /// The token of an address's classes, which need not be sorted. `salt` is set while catching up.
     pub fn token(&self, classes: &[ClassPath], salt: Option<Incarnation>) -> Token {
+        self.token_of(classes, salt, |_| None)
+    }
+
+    /// The same, with other entries in the place of some classes' own.
+    fn token_of<'a>(
+        &'a self,
+        classes: &[ClassPath],
+        salt: Option<Incarnation>,
+        instead: impl Fn(&str) -> Option<&'a Entries>,
+    ) -> Token {
         let mut hasher = TokenHasher::new(salt);
         let sorted;
         let classes = if classes.is_sorted_by(|a, b| a < b) {
@@ -265,7 +280,8 @@ impl Versions {
             &sorted[..]
         };
         hasher.path(EVERYTHING);
-        self.hash_class(&mut hasher, self.everything(), None, classes);
+        let part = (self.everything(), None, instead(EVERYTHING));
+        self.hash_class(&mut hasher, part, classes);
         for class in classes {
             let top = self.tops.get(class.top());
             for prefix in class.prefixes() {
@@ -274,7 +290,7 @@ impl Versions {
                     None => (None, None),
                     Some(top) => top.find(prefix),
                 };
-                self.hash_class(&mut hasher, found, floor, classes);
+                self.hash_class(&mut hasher, (found, floor, instead(prefix)), classes);
             }
         }
         hasher.finish()
@@ -295,12 +311,11 @@ impl Versions {
     fn hash_class(
         &self,
         hasher: &mut TokenHasher,
-        class: Option<&Class>,
-        floor: Option<&Bucket>,
+        (class, floor, instead): (Option<&Class>, Option<&Bucket>, Option<&Entries>),
         of: &[ClassPath],
     ) {
         let empty = Entries::default();
-        let entries = class.map_or(&empty, |class| &class.entries);
+        let entries = instead.unwrap_or(class.map_or(&empty, |class| &class.entries));
         let floor = floor.map(|bucket| &bucket.floor);
         let joined = entries.joined_by_incarnation([floor], &self.origins);
         hasher.count(joined.len());

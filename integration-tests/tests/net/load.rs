@@ -226,7 +226,7 @@ impl World {
         self.tally.lock().unwrap().count(verdict);
         count(&self.counters.reads);
         match got.how {
-            How::Hit | How::Waited => count(&self.counters.hits),
+            How::Hit | How::Stale | How::Waited => count(&self.counters.hits),
             How::Bypassed(_) => count(&self.counters.bypassed),
             How::Filled => {}
         }

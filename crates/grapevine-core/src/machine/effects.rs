@@ -413,6 +413,17 @@ pub struct Resolution {
     pub bypass: bool,
     /// Ask for a turn before filling.
     pub elect: bool,
+    /// What may be served instead while it is filled, most recent first; at most two.
+    pub stale: Vec<Stale>,
+}
+
+/// A value that soft bumps alone have replaced, and policy lets be served still.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stale {
+    /// The token that it carries.
+    pub token: Token,
+    /// Its cache address.
+    pub address: Address,
 }
 
 impl Resolution {

@@ -178,7 +178,11 @@ impl Core {
     /// Applies a bump-lane event to the versions and the history; tells whether any token changed.
     pub(super) fn apply_event(&mut self, id: EventId, event: &BumpEvent) -> bool {
         let changed = match event {
-            BumpEvent::Bump(bump) => self.versions.apply_bump(id, bump),
+            BumpEvent::Bump(bump) => {
+                let window = self.stale_window;
+                self.versions.keep_stale(id, bump, window, self.now);
+                self.versions.apply_bump(id, bump)
+            }
             BumpEvent::Floor(floor) => self.versions.apply_floor(id, floor),
         };
         self.history.note(self.versions.stamp(), id);

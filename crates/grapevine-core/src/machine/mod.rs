@@ -34,12 +34,12 @@ use crate::event::ADDRESS_CLASSES_MAX;
 use crate::id::{EventId, Incarnation, Lane, Time, UnixSeconds};
 use crate::lease::{History, Lease};
 use crate::names::{ClassPath, NodeId};
-use crate::policy::{FillRule, OnUnknown, PolicySet, Strategy};
+use crate::policy::{FillRule, OnUnknown, Policy, PolicySet, Strategy};
 use crate::progress::Progress;
 use crate::store::{Recovered, Write};
 use crate::token::Token;
 use crate::versions::Versions;
-use effects::{CommitId, Counters, Effects, Freshness, Input, Query, Resolution};
+use effects::{CommitId, Counters, Effects, Freshness, Input, Query, Resolution, Stale};
 use flushed::Pending;
 pub use members::AdmitError;
 
@@ -137,6 +137,10 @@ pub struct Core {
     repair: repair::Repair,
     caught_up: bool,
     started: Time,
+    /// When the last input came, where a policy lets stale values be served for so long after it.
+    now: Time,
+    /// For how long at most a policy lets stale values be served.
+    stale_window: Duration,
     /// Set when this sidecar leaves: new invalidations are refused, and nothing is vouched for any more.
     draining: bool,
     refused_since: Option<Time>,
@@ -190,6 +194,8 @@ impl Core {
             repair: repair::Repair::default(),
             caught_up: false,
             started: now,
+            now,
+            stale_window: config.policies.stale_while_revalidate_max(),
             draining: false,
             refused_since: None,
             evicting: 0,
@@ -211,6 +217,9 @@ impl Core {
     /// Takes an input. `unix` serves the expiry of registrations only.
     pub fn handle(&mut self, input: Input, now: Time, unix: UnixSeconds) -> Effects {
         let mut effects = Effects::default();
+        if !self.stale_window.is_zero() {
+            self.now = now;
+        }
         let knew = self.caught_up;
         let review_intents = intents::concerned(&input);
         match input {
@@ -293,8 +302,15 @@ impl Core {
             _ => self.token(&query.classes),
         };
         let targets = plan(&query.address, first, query.slice, policy, token)?;
+        let bypass = self.bypass(policy.strategy, policy.on_unknown, now);
+        let stale = if bypass || query.slice.is_some() || policy.strategy == Strategy::Ttl {
+            Vec::new()
+        } else {
+            self.stale(query, policy, now)?
+        };
         Ok(Resolution {
             targets,
+            stale,
             token,
             lease: Lease {
                 incarnation: self.config.incarnation,
@@ -304,9 +320,22 @@ impl Core {
             lease_duration: self.config.lease_duration,
             strategy: policy.strategy,
             ttl: jittered(policy.ttl, policy.jitter_percent, jitter),
-            bypass: self.bypass(policy.strategy, policy.on_unknown, now),
+            bypass,
             elect: policy.fill == FillRule::One,
         })
+    }
+
+    /// What may be served while it is computed anew.
+    fn stale(&self, query: &Query, policy: &Policy, now: Time) -> Result<Vec<Stale>, AddressError> {
+        let window = policy.stale_while_revalidate;
+        let tokens = self.versions.stale_tokens(&query.classes, window, now);
+        let planned = tokens.into_iter().map(|token| {
+            let targets = plan(&query.address, &query.classes[0], None, policy, token)?;
+            let addresses = targets.into_iter().map(|target| target.address);
+            Ok(addresses.map(move |address| Stale { token, address }))
+        });
+        let planned: Result<Vec<_>, AddressError> = planned.collect();
+        Ok(planned?.into_iter().flatten().collect())
     }
 
     fn token(&self, classes: &[ClassPath]) -> Token {

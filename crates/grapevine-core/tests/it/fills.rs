@@ -321,12 +321,11 @@ proptest! {
                     open.remove(&(at, number));
                     world.end(at, number, stored);
                 }
-                Happening::End(..) => {}
                 Happening::Deliver(from, to) => world.deliver_all(from, to),
                 Happening::Lose(from, to) => lose_fill_words(&mut world, from, to),
                 Happening::Cut(one, other) if one != other => world.cut(one, other),
                 Happening::Connect(one, other) if one != other => world.connect(one, other),
-                Happening::Cut(..) | Happening::Connect(..) => {}
+                Happening::End(..) | Happening::Cut(..) | Happening::Connect(..) => {}
                 Happening::Pass(ms) => world.advance(Duration::from_millis(ms)),
             }
             open.retain(|_, until| *until > world.now);

@@ -23,6 +23,7 @@ mod rules;
 mod scenarios;
 mod show;
 mod spare;
+mod stale;
 mod world;
 
 use proptest::test_runner::{Config, FileFailurePersistence};

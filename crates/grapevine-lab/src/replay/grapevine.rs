@@ -60,7 +60,7 @@ impl GrapevineAccess {
 
     fn origin(how: How) -> Origin {
         match how {
-            How::Hit | How::Waited => Origin::Cache,
+            How::Hit | How::Stale | How::Waited => Origin::Cache,
             How::Filled => Origin::Filled,
             How::Bypassed(_) => Origin::Bypassed,
         }

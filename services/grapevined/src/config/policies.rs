@@ -9,7 +9,8 @@
 //! * `ttl`: a duration; `jitter`: `"10%"` or `0.1`;
 //! * `on_unknown`: `bypass`, or `serve` together with `serve_unknown_for`, a duration;
 //! * `long_address`: `refuse` or `hash`;
-//! * `fill`: `any` or `one`.
+//! * `fill`: `any` or `one`;
+//! * `stale_while_revalidate`: a duration of up to an hour, 0s for never.
 
 use std::time::Duration;
 
@@ -24,7 +25,7 @@ use super::file::Source;
 use super::nearest::nearest;
 use super::print::push;
 
-const FIELDS: [&str; 9] = [
+const FIELDS: [&str; 10] = [
     "pattern",
     "strategy",
     "paging",
@@ -34,6 +35,7 @@ const FIELDS: [&str; 9] = [
     "serve_unknown_for",
     "long_address",
     "fill",
+    "stale_while_revalidate",
 ];
 
 /// Collects the policies of a file.
@@ -158,6 +160,10 @@ impl<'a> Reader<'a> {
                 "serve_unknown_for" => set(&mut serve_for, duration(value.get_ref()).map(Some)),
                 "long_address" => set(&mut policy.long_address, long_address(value.get_ref())),
                 "fill" => set(&mut policy.fill, fill(value.get_ref())),
+                "stale_while_revalidate" => set(
+                    &mut policy.stale_while_revalidate,
+                    duration(value.get_ref()),
+                ),
                 other => Err(Problem::UnknownKey {
                     nearest: nearest(other, FIELDS).map(str::to_owned),
                 }),
@@ -365,8 +371,9 @@ fn fields(policy: &Policy) -> String {
         FillRule::One => "one",
     };
     format!(
-        "strategy = \"{strategy}\"\npaging = {paging}\nttl = \"{}\"\njitter = \"{}%\"\non_unknown = {on_unknown}\nlong_address = \"{long_address}\"\nfill = \"{fill}\"\n",
+        "strategy = \"{strategy}\"\npaging = {paging}\nttl = \"{}\"\njitter = \"{}%\"\non_unknown = {on_unknown}\nlong_address = \"{long_address}\"\nfill = \"{fill}\"\nstale_while_revalidate = \"{}\"\n",
         written(policy.ttl),
-        policy.jitter_percent
+        policy.jitter_percent,
+        written(policy.stale_while_revalidate)
     )
 }

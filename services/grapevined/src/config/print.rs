@@ -24,7 +24,7 @@ How the addresses of each class are treated. The first policy whose pattern matc
 what it leaves out, and classes that none matches, get the default's fields. All sidecars of a cluster must hold the same \
 policies, and say so when they do not.";
 
-const POLICY_FIELDS: [(&str, &str); 8] = [
+const POLICY_FIELDS: [(&str, &str); 9] = [
     (
         "strategy",
         "versioned: the token is in the address, a bump costs the same however many addresses there are. registered: fixed addresses, an envelope, and a directory so that a bump deletes them; raising their number costs disk and a durable write per fill. bucketed(N): N fixed addresses per class; raising N costs memory in the cache, lowering it costs collisions. ttl: stale until the TTL ends.",
@@ -57,6 +57,10 @@ const POLICY_FIELDS: [(&str, &str); 8] = [
         "fill",
         "who computes a value that many miss at once. any: one caller per process. one: one caller in the cluster, and the others wait for it; that costs each miss a question to another sidecar and a durable commit.",
     ),
+    (
+        "stale_while_revalidate",
+        "for how long after a soft invalidation the value from before may be served while it is computed anew, up to 1h; 0s for never. Raising it costs staleness after soft invalidations, and after no others.",
+    ),
 ];
 
 /// The policy that the default file shows, commented out.
@@ -71,6 +75,7 @@ on_unknown = \"serve\"
 serve_unknown_for = \"30s\"
 long_address = \"hash\"
 fill = \"one\"
+stale_while_revalidate = \"5s\"
 ";
 
 /// The commented TOML of all defaults. It reads back as [`Config::default`].

@@ -80,7 +80,11 @@ impl Application {
             }
             tokio::task::yield_now().await;
         }
-        let response = look_up.finish(engine)?;
+        let mut response = look_up.finish(engine)?;
+        if !session.events.is_empty() {
+            // Who has to see a write, its own say, is not to be given what was there before.
+            response.results.iter_mut().for_each(|it| it.stale.clear());
+        }
         let bypassed = response.results.iter().filter(|result| result.bypass);
         engine
             .counters

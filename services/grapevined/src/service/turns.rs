@@ -11,7 +11,7 @@ use tonic::Status;
 use super::application::Application;
 use super::unread::{Answers, Charged};
 use super::writes::mistaken;
-use crate::engine::{Call, Command, INTAKE_WAIT, stopping};
+use crate::engine::{Call, Command, Held, INTAKE_WAIT, stopping};
 use crate::wire::{app, status};
 
 /// How much longer than its caller would wait an answer may take: a loop that is busy, and an arbiter that is silent.
@@ -33,7 +33,7 @@ impl Application {
         };
         let lease = self.engine.core.read().config().lease_duration;
         let held = answer.held;
-        let fill = held.as_ref().map(|held| held.fill());
+        let fill = held.as_ref().map(Held::fill);
         let (messages, answers) = Answers::channel(1);
         // There is room for the first message.
         let _ = messages.try_send(Charged::free(app::turn(turn, fill, lease)));

@@ -374,6 +374,7 @@ impl State {
             commit_required: strategy == v1::Strategy::Registered,
             bypass: self.bypass.load(Ordering::SeqCst),
             elect: false,
+            stale: Vec::new(),
         })
     }
 

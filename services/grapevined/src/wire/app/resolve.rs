@@ -143,6 +143,14 @@ pub(crate) fn resolution(resolution: core::Resolution) -> v1::Resolution {
         commit_required,
         bypass: resolution.bypass,
         elect: resolution.elect,
+        stale: resolution
+            .stale
+            .into_iter()
+            .map(|stale| v1::StaleTarget {
+                token: stale.token.0,
+                address: stale.address.as_str().to_owned(),
+            })
+            .collect(),
     }
 }
 
