@@ -22,8 +22,8 @@ pub struct LaneProgress {
     watermark: u64,
     above: BTreeMap<u64, u64>,
     head: u64,
-    /// Runs that are missing and no longer waited for, by their first sequence.
-    written_off: BTreeMap<u64, u64>,
+    /// Up to here nobody waits for missing events any more, known of or not.
+    closed: u64,
 }
 
 impl LaneProgress {
@@ -102,28 +102,30 @@ impl LaneProgress {
         }
     }
 
-    /// Waits for a run of missing events no longer.
-    pub fn write_off(&mut self, first: u64, last: u64) {
-        // Runs that it swallows are of no use any more, so there are never more of them than gaps.
-        self.written_off
-            .retain(|&known, &mut end| known < first || end > last);
-        if !self.is_written_off(first, last) {
-            self.written_off.insert(first, last);
-        }
+    /// Waits no longer for events up to here, those among them that are not known of yet included. Tells how many are
+    /// known to be missing that were waited for until now.
+    pub fn close(&mut self, end: u64) -> u64 {
+        let before = self.closed;
+        self.closed = before.max(end);
+        let waited = self.gaps().map(|(first, last)| {
+            let (first, last) = (first.max(before.saturating_add(1)), last.min(end));
+            last.saturating_add(1).saturating_sub(first)
+        });
+        waited.sum()
     }
 
-    /// Whether a run of missing events is no longer waited for.
-    pub fn is_written_off(&self, first: u64, last: u64) -> bool {
-        let before = self.written_off.range(..=first).next_back();
-        before.is_some_and(|(_, &end)| end >= last)
+    /// Whether events up to here are no longer waited for.
+    pub fn is_closed(&self, sequence: u64) -> bool {
+        sequence <= self.closed
     }
 
     /// The highest sequence up to which every event was applied or is no longer waited for.
     pub fn covered(&self) -> u64 {
         let mut covered = self.watermark;
-        for (first, last) in self.gaps() {
-            if !self.is_written_off(first, last) {
-                break;
+        for (_, last) in self.gaps() {
+            if last > self.closed {
+                // What is closed may end within it.
+                return covered.max(self.closed);
             }
             covered = self.above.get(&(last + 1)).copied().unwrap_or(last);
         }
@@ -405,24 +407,27 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_off_is_waited_for_no_longer_and_applied_when_it_comes() {
+    fn what_is_closed_is_waited_for_no_longer_and_applied_when_it_comes() {
         let mut lane = LaneProgress::default();
         for sequence in [1, 3, 6] {
             lane.apply(sequence);
         }
         lane.learn_head(8);
-        lane.write_off(2, 2);
+        assert_eq!(lane.close(2), 1);
         assert_eq!((lane.covered(), lane.told_head()), (3, 8));
-        lane.write_off(4, 5);
-        lane.write_off(7, 8);
+        assert_eq!((lane.close(8), lane.close(8)), (4, 0));
         assert_eq!((lane.covered(), lane.told_head()), (8, 6));
-        // One more is missing than was written off.
+        // One more is missing than was closed.
         lane.learn_head(9);
-        assert_eq!((lane.covered(), lane.told_head()), (6, 9));
+        assert_eq!((lane.covered(), lane.told_head()), (8, 9));
         assert!(!lane.has(2) && lane.apply(2));
-        assert_eq!((lane.watermark(), lane.covered()), (3, 6));
-        lane.write_off(7, 9);
-        assert_eq!((lane.covered(), lane.written_off.len()), (9, 3));
+        assert_eq!((lane.watermark(), lane.covered()), (3, 8));
+        assert_eq!((lane.close(9), lane.covered()), (1, 9));
+        // One that hears of it later does not wait for it either.
+        let mut lane = LaneProgress::default();
+        assert_eq!((lane.close(8), lane.covered()), (0, 0));
+        lane.learn_head(8);
+        assert_eq!((lane.covered(), lane.told_head()), (8, 0));
     }
 
     #[test]

@@ -3,8 +3,9 @@
 //! An event that its origin alone had flushed is gone with that disk, but its number may have been told: a hole that
 //! nobody can fill, and heads that hold it up would keep every sidecar from vouching for ever. So a sidecar that is linked
 //! to all members, and has asked them for as long as anybody waits for one, has the roster *close* the log: by a view that
-//! names the hole and bumps everything. Whoever takes that view over *writes the hole off*: it waits for its events no
-//! longer. Whatever was filled before is stale by that bump, and what is filled afterwards was read after the lost
+//! names the hole and bumps everything. Whoever takes that view over *writes off* what it lacks up to there: it waits for
+//! those events no longer, also where it hears of them later, for each of them was issued before the bump. Later views
+//! repeat what was closed, so that a sidecar knows it after a restart, and one that was away learns it. Whatever was filled before is stale by that bump, and what is filled afterwards was read after the lost
 //! events' writes had been committed, for who proposed the view knew of them. Should one of them turn up after all, it is
 //! applied like any other.
 
@@ -45,21 +46,16 @@ impl Core {
     pub(super) fn write_off(&mut self, closed: &BTreeMap<Incarnation, u64>) {
         for (&origin, &end) in closed {
             let lane = self.progress.lane_mut(origin, Lane::Bump);
-            let holes: Vec<_> = lane.gaps().take_while(|(first, _)| *first <= end).collect();
-            for (first, last) in holes {
-                let last = last.min(end);
-                lane.write_off(first, last);
-                self.counters.events_written_off += last - first + 1;
-            }
+            self.counters.events_written_off += lane.close(end);
         }
     }
 
     /// Holes of the bump lane that are not written off yet.
     fn suspects(&self) -> impl Iterator<Item = Suspect> + '_ {
         self.missing_bumps().filter(|suspect| {
-            let (origin, lane, first) = suspect.key;
+            let (origin, lane, _) = suspect.key;
             let lane = self.progress.lane(origin, lane);
-            lane.is_some_and(|lane| !lane.is_written_off(first, suspect.last))
+            lane.is_some_and(|lane| !lane.is_closed(suspect.last))
         })
     }
 

@@ -167,6 +167,13 @@ impl Core {
                 found.apply(sequence);
             }
         }
+        for (&origin, &end) in recovered
+            .roster
+            .iter()
+            .flat_map(|record| &record.view.closed)
+        {
+            progress.lane_mut(origin, Lane::Bump).close(end);
+        }
         progress.lane_mut(config.incarnation, Lane::Bump);
         let mut history = History::default();
         history.cut(versions.stamp());

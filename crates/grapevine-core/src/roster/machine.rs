@@ -77,8 +77,10 @@ impl Roster {
         let view = &self.record.view;
         let number = view.number + 1;
         let history = view.history.unwrap_or(self.run.as_history());
-        let bump = bump || !closed.is_empty() || view.number == 0;
+        let further = |(run, end): (&Incarnation, &u64)| view.closed.get(run) < Some(end);
+        let bump = bump || closed.iter().any(further) || view.number == 0;
         let everything = if bump { number } else { view.everything };
+        let closed = view.closed_too(closed);
         self.attempt_at(Goal::Next(View {
             number,
             history: Some(history),

@@ -34,8 +34,12 @@ pub struct Ballot {
     pub by: Incarnation,
 }
 
-/// The most logs that one view closes; others are closed by the next.
-pub const CLOSED_MAX: usize = 64;
+/// The most seats of a view.
+pub const SEATS_MAX: usize = 1_024;
+
+/// The most closed logs that a view names, those that earlier views closed among them: first those that it closes itself.
+/// One that finds no room is closed again, by a view that bumps everything, once somebody misses its events for long.
+pub const CLOSED_MAX: usize = 256;
 
 /// What a member would like the next view to be.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -46,7 +50,7 @@ pub struct Draft {
     pub bump: bool,
     /// Whether a seat was taken without a bump, and what it shared with one other member may not be with two yet.
     pub spared: bool,
-    /// The logs to close; if there are any, everything is bumped.
+    /// The logs to close, further than they are; if there are any, everything is bumped.
     pub closed: BTreeMap<Incarnation, u64>,
 }
 
@@ -62,8 +66,8 @@ pub struct View {
     /// Whether a seat was taken without a bump in it or shortly before: what that one had acknowledged together with one
     /// other may be on the disk of this other alone.
     pub spared: bool,
-    /// The logs that it closes: up to here nobody waits for missing events of these runs any more. Never without a bump
-    /// of everything. At most [`CLOSED_MAX`].
+    /// The logs that it or an earlier view closed: up to here nobody waits for missing events of these runs any more. Who
+    /// closes one or closes it further bumps everything. At most [`CLOSED_MAX`].
     pub closed: BTreeMap<Incarnation, u64>,
     /// The seats: which run holds each, by node id.
     pub seats: BTreeMap<NodeId, Incarnation>,
@@ -80,6 +84,17 @@ impl View {
     pub fn recovery(&self) -> usize {
         let others = self.seats.len().saturating_sub(1);
         (self.seats.len() + 1 - self.majority().min(self.seats.len())).min(others)
+    }
+
+    /// What is closed once these are, too.
+    fn closed_too(&self, mut closed: BTreeMap<Incarnation, u64>) -> BTreeMap<Incarnation, u64> {
+        for (run, end) in &self.closed {
+            if closed.contains_key(run) || closed.len() < CLOSED_MAX {
+                let known = closed.entry(*run).or_insert(*end);
+                *known = (*known).max(*end);
+            }
+        }
+        closed
     }
 
     /// Its place in its history.

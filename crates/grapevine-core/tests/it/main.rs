@@ -24,6 +24,7 @@ mod scenarios;
 mod show;
 mod spare;
 mod stale;
+mod views;
 mod world;
 
 use proptest::test_runner::{Config, FileFailurePersistence};

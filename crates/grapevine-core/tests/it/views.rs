@@ -1,0 +1,124 @@
+//! What sidecars make of the views that the roster decides: histories, closed logs, seats, and whose word counts.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use grapevine_core::event::Match;
+use grapevine_core::id::{Incarnation, Lane, Time, UnixSeconds};
+use grapevine_core::machine::Core;
+use grapevine_core::machine::effects::{
+    Action, Effects, Forget, Freshness, Input, PeerHello, PeerMessage, ReceiptLevel, Reply, Side,
+};
+use grapevine_core::names::NodeId;
+use grapevine_core::progress::OriginHead;
+use grapevine_core::roster::{Ballot, Draft, Mark, Outcome, Roster, Say};
+
+use crate::world::{MAX_STALENESS, World};
+
+fn node(name: &str) -> NodeId {
+    NodeId::parse(name).unwrap()
+}
+
+fn run(number: u128) -> Incarnation {
+    Incarnation::new(number).unwrap()
+}
+
+fn fresh(world: &World, at: usize) -> bool {
+    world.core(at).freshness(world.now) == Freshness::Fresh
+}
+
+/// Lets everything be delivered until something is so.
+fn until(world: &mut World, bound: Duration, what: impl Fn(&World) -> bool) {
+    let begin = world.now;
+    loop {
+        world.settle();
+        if what(world) {
+            return;
+        }
+        assert!(world.now.since(begin) < bound, "{}", world.describe());
+        world.advance(Duration::from_millis(50));
+    }
+}
+
+fn go_on_alone(world: &mut World, at: usize, without: &str) {
+    let ticket = world.ticket();
+    let (node_id, alone) = (node(without), true);
+    world.input(at, Input::Forget(ticket, Forget { node_id, alone }));
+    let reply = world.nodes[at].replies.get(&ticket.0);
+    assert!(
+        matches!(reply, Some(Reply::Forgotten { alone: true })),
+        "{reply:?}"
+    );
+    world.settle();
+}
+
+/// The first loses its disk, and with it an event that others know of; who has its next one knows that it is missing.
+fn with_a_hole(size: usize, timeout: Duration) -> World {
+    let mut world = World::running_with(size, |config| config.member_timeout = timeout);
+    let others = 1..size;
+    world.invalidate(0, &["cart/13"]);
+    world.flush(0);
+    others.for_each(|other| {
+        world.drop_all(0, other);
+    });
+    world.invalidate(0, &["shop/1"]);
+    world.flush(0);
+    world.deliver_all(0, 1);
+    world.flush(1);
+    world.crash(0);
+    world.wipe(0);
+    world.start(0);
+    world
+}
+
+/// A hole that was closed stays closed, over restarts and later views.
+#[test]
+fn g11_a_closed_log_stays_closed_over_restarts_and_later_views() {
+    let timeout = Duration::from_secs(5);
+    let mut world = with_a_hole(3, timeout);
+    world.connect_all();
+    until(&mut world, timeout * 3, |world| {
+        (0..3).all(|at| fresh(world, at))
+    });
+    let everything = world.core(0).roster().everything;
+    assert!(!world.core(0).roster().closed.is_empty());
+    for at in [2, 1, 2] {
+        world.crash(at);
+        world.start(at);
+        world.connect_all();
+        until(&mut world, Duration::from_secs(3), |world| {
+            (0..3).all(|at| fresh(world, at))
+        });
+    }
+    assert_eq!(world.core(0).roster().everything, everything);
+}
+
+/// Who was away when the log was closed, and hears of the hole only after that, does not wait for it either.
+#[test]
+fn g11_a_gap_of_a_closed_log_that_is_learned_later_is_not_waited_for() {
+    let timeout = Duration::from_secs(5);
+    let mut world = with_a_hole(4, timeout);
+    world.crash(3);
+    world.wipe(3);
+    world.connect_all();
+    (0..3).for_each(|at| world.input(at, Input::Seen(Vec::new())));
+    let closed = |world: &World| world.core(1).roster().closed.contains_key(&run(0xa1));
+    until(&mut world, timeout * 6, |world| {
+        closed(world) && (0..3).all(|at| fresh(world, at))
+    });
+    let view = world.core(1).roster().clone();
+    assert_eq!(view.seats.len(), 3);
+    world.start(3);
+    world.connect_all();
+    until(&mut world, Duration::from_secs(3), |world| {
+        (0..4).all(|at| fresh(world, at))
+    });
+    let lane = world.core(3).progress().lane(run(0xa1), Lane::Bump);
+    let lane = lane.unwrap();
+    assert!(
+        lane.has(2) && !lane.has(1),
+        "it knows of the hole: {lane:?}"
+    );
+    let after = world.core(1).roster();
+    assert_eq!((after.seats.len(), after.everything), (4, view.everything));
+}
