@@ -57,11 +57,16 @@ impl Core {
         let pause = PAUSE * (1 << self.views.attempts.min(4));
         self.views.attempts += 1;
         self.views.next = Some(now.plus(pause + turn));
+        let recovers = wish == Wish::Recovery;
         let outcome = match wish {
             Wish::Recovery => self.views.roster.recover(),
             Wish::View(draft) => self.views.roster.propose(draft),
         };
         self.roster_outcome(outcome, now, effects);
+        if recovers && self.views.roster.memory() == Memory::Sure {
+            // Alone there was nobody to ask, and no answer will have this looked at again.
+            self.review_roster(now, effects);
+        }
     }
 
     /// When a wish may come up by itself.

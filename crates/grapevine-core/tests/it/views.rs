@@ -122,3 +122,16 @@ fn g11_a_gap_of_a_closed_log_that_is_learned_later_is_not_waited_for() {
     let after = world.core(1).roster();
     assert_eq!((after.seats.len(), after.everything), (4, view.everything));
 }
+
+/// Alone there is nobody to ask and nothing to wait for.
+#[test]
+fn a_lone_sidecar_has_its_seat_again_at_once() {
+    let mut world = World::running(1);
+    assert!(fresh(&world, 0));
+    world.crash(0);
+    world.start(0);
+    world.settle();
+    let (node, run) = (node("a"), world.incarnation(0));
+    assert!(world.core(0).roster().seats_run(&node, run));
+    assert!(fresh(&world, 0), "{}", world.describe());
+}
