@@ -17,11 +17,11 @@ use super::{Core, CoreConfig};
 use crate::id::{Incarnation, Lane, Time};
 use crate::names::NodeId;
 use crate::progress::{LaneProgress, OriginHead, Progress};
-use crate::roster::{Mark, View};
+use crate::roster::{Mark, SEATS_MAX, View};
 use crate::store::{MemberRecord, Write};
 
-/// The most members remembered.
-const MEMBERS_MAX: usize = 1_024;
+/// The most members remembered: with this sidecar, as many as a view has seats.
+const MEMBERS_MAX: usize = SEATS_MAX - 1;
 /// How long peers may refuse this sidecar's node id before it stops: long enough for them to notice a crash.
 const NODE_ID_REFUSED_FOR: Duration = Duration::from_secs(10);
 

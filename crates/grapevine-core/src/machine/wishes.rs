@@ -11,7 +11,7 @@ use super::effects::{Action, Effects, Forget, Refusal, Reply, Ticket};
 use super::members::Member;
 use crate::id::{Incarnation, Time};
 use crate::names::NodeId;
-use crate::roster::{Draft, Mark, Memory, View};
+use crate::roster::{Draft, Mark, Memory, SEATS_MAX, View};
 
 /// How long each seat leaves a proposal to those before it.
 pub(super) const TURN: Duration = Duration::from_millis(300);
@@ -275,7 +275,9 @@ impl Core {
                 && !view.seats.contains_key(&member.hello.node_id)
                 && !self.views.leaving.contains(&member.hello.incarnation)
         });
-        seats.extend(newcomers.map(Member::seat));
+        // Seats of members that were never met here count as well, so there may be room for a part only.
+        let room = SEATS_MAX.saturating_sub(seats.len() + usize::from(!self.draining));
+        seats.extend(newcomers.take(room).map(Member::seat));
         (seats, gone)
     }
 

@@ -69,7 +69,7 @@ pub struct View {
     /// The logs that it or an earlier view closed: up to here nobody waits for missing events of these runs any more. Who
     /// closes one or closes it further bumps everything. At most [`CLOSED_MAX`].
     pub closed: BTreeMap<Incarnation, u64>,
-    /// The seats: which run holds each, by node id.
+    /// The seats: which run holds each, by node id. At most [`SEATS_MAX`].
     pub seats: BTreeMap<NodeId, Incarnation>,
 }
 

@@ -135,3 +135,69 @@ fn a_lone_sidecar_has_its_seat_again_at_once() {
     assert!(world.core(0).roster().seats_run(&node, run));
     assert!(fresh(&world, 0), "{}", world.describe());
 }
+
+/// A member that dials and is dialled, and says that it has a view.
+fn greeted(core: &mut Core, name: &str, number: u128, mark: Mark, now: Time) -> Effects {
+    let hello = PeerHello {
+        node_id: node(name),
+        incarnation: run(number),
+        peer_address: format!("{name}:1"),
+        policy_digest: 0,
+    };
+    let unix = UnixSeconds(1_000_000);
+    for side in [Side::Inbound, Side::Outbound] {
+        let hello = hello.clone();
+        core.handle(Input::LinkUp { hello, side }, now, unix);
+    }
+    let (from, nonce) = (run(number), 1);
+    let message = PeerMessage::Probe { nonce, mark };
+    core.handle(Input::Peer { from, message }, now, unix)
+}
+
+/// What does not fit a message is not proposed.
+#[test]
+fn g10_a_view_has_no_more_seats_than_a_message() {
+    let world = World::with(1, |config| {
+        config.expected_members = 1_100;
+        config.member_timeout = Duration::from_secs(5);
+    });
+    let mut now = world.now;
+    let config = world.nodes[0].config.clone();
+    let (mut core, _) = Core::start(config, &world.nodes[0].disk.recover(), now);
+    for peer in 0..1_100 {
+        greeted(
+            &mut core,
+            &format!("p{peer}"),
+            1_000 + peer,
+            Mark::default(),
+            now,
+        );
+    }
+    let mut asked = BTreeMap::new();
+    for _ in 0..20 {
+        now = now.plus(Duration::from_secs(1));
+        let mut effects = core.handle(Input::Wake, now, UnixSeconds(1_000_000));
+        while let Some(commit) = effects.commit {
+            note_asked(&effects, &mut asked);
+            effects = core.handle(Input::Flushed(commit), now, UnixSeconds(1_000_000));
+        }
+        note_asked(&effects, &mut asked);
+    }
+    assert_eq!(asked.len(), 1_023, "and itself");
+}
+
+fn note_asked(effects: &Effects, asked: &mut BTreeMap<Incarnation, Ballot>) {
+    for action in &effects.actions {
+        if let Action::Send {
+            to,
+            message:
+                PeerMessage::Roster {
+                    say: Say::Prepare { ballot, .. },
+                    ..
+                },
+        } = action
+        {
+            asked.insert(*to, *ballot);
+        }
+    }
+}

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use grapevine_core::id::Incarnation;
 use grapevine_core::machine::effects::PeerMessage;
 use grapevine_core::names::NodeId;
-use grapevine_core::roster::{Ballot, CLOSED_MAX, Mark, Memory, Say, View};
+use grapevine_core::roster::{Ballot, CLOSED_MAX, Mark, Memory, SEATS_MAX, Say, View};
 use grapevine_proto::v1;
 use grapevine_proto::v1::roster::Say as Kind;
 
@@ -14,8 +14,6 @@ use super::{Checked, bytes, count, field, origin};
 /// How far the numbers of views and rounds go: a million a second for more than a month. Whoever tells of more is broken
 /// or hostile, and nothing could follow it.
 const NUMBER_MAX: u64 = 1 << 42;
-/// Seats in one view.
-const SEATS_MAX: usize = 1_024;
 
 fn history(history: Option<Incarnation>) -> bytes::Bytes {
     history.map(bytes).unwrap_or_default()
