@@ -148,6 +148,11 @@ impl Roster {
             // It will be told that view by whoever it answers next.
             return Outcome::default();
         }
+        if !self.has_a_say(from) {
+            // It may be told the view, and be given a seat. Its word counts for nothing, and costs no round. A later run of
+            // a node with a seat is another matter: it recovers, and is Sure then.
+            return Outcome::default();
+        }
         match say {
             Say::Prepare { ballot, .. } => self.prepare(from, ballot),
             Say::Promise {
@@ -192,14 +197,14 @@ impl Roster {
         seats.filter(|node| **node != self.node).cloned().collect()
     }
 
-    /// Whether this node has a say in what follows the present view: it has a seat there, or there is no view yet.
-    fn has_a_say(&self) -> bool {
-        self.record.view.number == 0 || self.record.view.seats.contains_key(&self.node)
+    /// Whether a node has a say in what follows the present view: it has a seat there, or there is no view yet.
+    fn has_a_say(&self, node: &NodeId) -> bool {
+        self.record.view.number == 0 || self.record.view.seats.contains_key(node)
     }
 
     fn prepare(&mut self, from: &NodeId, ballot: Ballot) -> Outcome {
         self.round = self.round.max(ballot.round);
-        if !self.has_a_say() {
+        if !self.has_a_say(&self.node) {
             return Outcome::default();
         }
         let number = self.record.view.number;
@@ -299,7 +304,7 @@ impl Roster {
         let may = if number == 0 {
             next.seats.contains_key(&self.node)
         } else {
-            self.has_a_say() && self.memory == Memory::Sure
+            self.has_a_say(&self.node) && self.memory == Memory::Sure
         };
         if !may {
             return Outcome::default();

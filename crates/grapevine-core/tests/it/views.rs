@@ -201,3 +201,71 @@ fn note_asked(effects: &Effects, asked: &mut BTreeMap<Incarnation, Ballot>) {
         }
     }
 }
+
+/// Whoever has no seat may be told the view, and changes nothing else: neither what members promise nor their rounds.
+#[test]
+fn g7_who_has_no_seat_counts_for_nothing() {
+    let seats: BTreeMap<_, _> = [("a", 1), ("b", 2), ("c", 3)]
+        .map(|(name, number)| (node(name), run(number)))
+        .into();
+    let view = grapevine_core::roster::View {
+        number: 3,
+        history: Some(run(1).as_history()),
+        everything: 1,
+        spared: false,
+        closed: BTreeMap::new(),
+        seats: seats.clone(),
+    };
+    let mut roster = Roster::start(node("a"), run(1), None);
+    let history = view.history;
+    roster.heard(&node("b"), history, Say::Decided(view.clone()));
+    let hostile = Ballot {
+        round: 1 << 41,
+        by: run(9),
+    };
+    let number = 3;
+    let prepare = Say::Prepare {
+        number,
+        ballot: hostile,
+    };
+    let nothing = Outcome::default();
+    assert_eq!(roster.heard(&node("x"), history, prepare.clone()), nothing);
+    let next = grapevine_core::roster::View {
+        number: 4,
+        ..view.clone()
+    };
+    let accept = Say::Accept {
+        ballot: hostile,
+        next,
+    };
+    assert_eq!(roster.heard(&node("x"), history, accept), nothing);
+    let refuse = Say::Refuse {
+        number,
+        promised: hostile,
+    };
+    assert_eq!(roster.heard(&node("x"), history, refuse), nothing);
+    let draft = Draft {
+        seats,
+        ..Draft::default()
+    };
+    let proposed = roster.propose(draft);
+    let rounds = proposed.say.iter().map(|(_, say)| match say {
+        Say::Prepare { ballot, .. } => ballot.round,
+        other => panic!("{other:?}"),
+    });
+    assert_eq!(rounds.collect::<Vec<_>>(), [1, 1, 1]);
+    // One that is behind is told.
+    let old = Say::Prepare {
+        number: 2,
+        ballot: hostile,
+    };
+    let told = vec![(node("x"), Say::Decided(view))];
+    assert_eq!(roster.heard(&node("x"), history, old).say, told);
+    // A later run of a node with a seat recovers: it is asked, and answered.
+    let ballot = Ballot {
+        round: 2,
+        by: run(33),
+    };
+    let answer = roster.heard(&node("c"), history, Say::Prepare { number, ballot });
+    assert!(matches!(answer.say[..], [(_, Say::Promise { .. })]));
+}
