@@ -7,6 +7,8 @@
 use std::fmt;
 use std::time::Duration;
 
+use xxhash_rust::xxh3::xxh3_128;
+
 /// The admission epoch of what is not a run but a history.
 const HISTORY_EPOCH: u128 = 0xffff_ffff;
 
@@ -40,6 +42,20 @@ impl Incarnation {
     #[must_use]
     pub const fn as_history(self) -> Self {
         Self(self.0 | (HISTORY_EPOCH << 96))
+    }
+
+    /// The name of a history that this run begins although it is a member of one: of what it leaves and of how many it
+    /// began before, so that no two have one name.
+    #[must_use]
+    pub(crate) fn begins_after(self, history: Option<Self>, number: u64, nth: u64) -> Self {
+        let mut seed = [0; 2 * Self::LEN + 16];
+        seed[..Self::LEN].copy_from_slice(&self.to_bytes());
+        if let Some(history) = history {
+            seed[Self::LEN..2 * Self::LEN].copy_from_slice(&history.to_bytes());
+        }
+        seed[2 * Self::LEN..2 * Self::LEN + 8].copy_from_slice(&number.to_be_bytes());
+        seed[2 * Self::LEN + 8..].copy_from_slice(&nth.to_be_bytes());
+        Self(xxh3_128(&seed)).as_history()
     }
 
     /// Whether it names a history, and no run.

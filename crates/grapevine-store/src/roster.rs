@@ -1,15 +1,17 @@
 //! A sidecar's part in the roster: one record.
 //!
 //! The present view, then one byte of flags (1: a ballot was promised, 2: a view was accepted, 4: it began without a
-//! record), then for the first two a ballot each, the accepted one followed by its view. A *ballot* is its `u64` round and
-//! the run that proposed. A *view* is its `u64` number, a flag byte (1: it has a history, 2: a seat was spared) and with 1 the history, the `u64` number of the view that
+//! record, 8: it left a history), then for the first two a ballot each, the accepted one followed by its view, and for the
+//! last the history and the `u64` number of the view that it had there. A *ballot* is its `u64` round and the run that
+//! proposed. A *view* is its `u64` number, a flag byte (1: it has a history, 2: a seat was spared) and with 1 the history,
+//! the `u64` number of the view that
 //! bumped everything last, a vector of closed logs, and a varint count of seats: the length of the node id in one byte, the
 //! node id, the run.
 
 use std::collections::BTreeMap;
 
 use grapevine_core::names::NodeId;
-use grapevine_core::roster::{Ballot, Record, View};
+use grapevine_core::roster::{Ballot, Mark, Record, View};
 use grapevine_core::vector::VersionVector;
 
 use crate::StoreError;
@@ -18,6 +20,7 @@ use crate::codec::{DecodeError, Reader, put_varint, put_vector};
 const PROMISED: u8 = 1;
 const ACCEPTED: u8 = 2;
 const BLANK: u8 = 4;
+const LEFT: u8 = 8;
 
 const HISTORY: u8 = 1;
 const SPARED: u8 = 2;
@@ -37,6 +40,7 @@ pub(crate) fn encode(record: &Record) -> Vec<u8> {
         0
     };
     flags |= if record.blank { BLANK } else { 0 };
+    flags |= record.left.history.map_or(0, |_| LEFT);
     out.push(flags);
     if let Some(ballot) = record.promised {
         put_ballot(&mut out, ballot);
@@ -44,6 +48,10 @@ pub(crate) fn encode(record: &Record) -> Vec<u8> {
     if let Some((ballot, view)) = &record.accepted {
         put_ballot(&mut out, *ballot);
         put_view(&mut out, view);
+    }
+    if let Some(history) = record.left.history {
+        out.extend_from_slice(&history.to_bytes());
+        out.extend_from_slice(&record.left.number.to_be_bytes());
     }
     out
 }
@@ -59,12 +67,21 @@ pub(crate) fn decode(bytes: &[u8]) -> Result<Record, StoreError> {
     } else {
         Some((ballot(&mut reader)?, self::view(&mut reader)?))
     };
+    let left = if flags & LEFT == 0 {
+        Mark::default()
+    } else {
+        Mark {
+            history: Some(reader.incarnation()?),
+            number: reader.u64()?,
+        }
+    };
     reader.finish()?;
     Ok(Record {
         view,
         promised,
         accepted,
         blank: flags & BLANK != 0,
+        left,
     })
 }
 
@@ -170,6 +187,12 @@ mod tests {
                 promised: Some(ballot),
                 accepted: Some((ballot, view_of(6))),
                 blank: false,
+                left: Mark::default(),
+            },
+            Record {
+                view: view_of(1),
+                left: view_of(9).mark(),
+                ..Record::default()
             },
         ];
         for record in records {

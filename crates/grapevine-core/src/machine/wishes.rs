@@ -149,7 +149,7 @@ impl Core {
             Err(refusal) => Reply::Refused(refusal),
             Ok(alone) => {
                 if alone {
-                    let outcome = self.views.roster.secede();
+                    let outcome = self.views.roster.secede(self.fresh_history());
                     self.roster_outcome(outcome, now, effects);
                 } else {
                     self.views.forgotten.insert(forget.node_id);
@@ -161,6 +161,17 @@ impl Core {
             }
         };
         effects.actions.push(Action::Reply(ticket, reply));
+    }
+
+    /// The name of a history that this run begins now.
+    fn fresh_history(&self) -> Incarnation {
+        let Mark { history, number } = self.views.view().mark();
+        let names = (0..).map(|nth| {
+            let run = self.config.incarnation;
+            run.begins_after(history, number, nth)
+        });
+        let mut fresh = names.filter(|name| !self.progress.knows(*name));
+        fresh.next().expect("invariant: finitely many are known")
     }
 
     /// Whether a member may be forgotten, and whether this sidecar goes on alone then. One of two does: nobody else

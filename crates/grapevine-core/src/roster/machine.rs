@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::attempt::{Attempt, Goal};
-use super::{Ballot, Draft, Memory, Outcome, Record, Say, View};
+use super::{Ballot, Draft, Mark, Memory, Outcome, Record, Say, View};
 use crate::id::Incarnation;
 use crate::names::NodeId;
 
@@ -100,11 +100,12 @@ impl Roster {
     }
 
     /// Has a history of this member alone begin, whatever the others of its view say: an operator vouches for it that
-    /// they are gone.
-    pub fn secede(&mut self) -> Outcome {
+    /// they are gone. `history`: one that nobody has heard of yet, for its first view bumps everything where that is news,
+    /// and a member that comes back tells by it that this one went on without it.
+    pub fn secede(&mut self, history: Incarnation) -> Outcome {
         self.decided(View {
             number: 1,
-            history: Some(self.run.as_history()),
+            history: Some(history),
             everything: 1,
             spared: false,
             closed: BTreeMap::new(),
@@ -348,13 +349,17 @@ impl Roster {
     }
 
     /// A view is said to be decided. One of another history counts only for a member that has none, or is alone in its
-    /// own: then the one with others in it wins, and of two lone ones the one with the lower name.
+    /// own: then the one with others in it wins, and of two lone ones the one with the lower name. Who left a history
+    /// follows it only where it went on since: what an operator had it leave would come back with any member else.
     fn told(&mut self, view: View) -> Outcome {
         let own = &self.record.view;
         let follows = if own.number == 0 || view.history == own.history {
             view.number > own.number
         } else {
-            own.is_lone(&self.node) && (view.seats.len() > 1 || view.history < own.history)
+            let Mark { history, number } = self.record.left;
+            let left = view.history == history && view.number <= number;
+            let more = view.seats.len() > 1 || view.history < own.history;
+            own.is_lone(&self.node) && more && !left
         };
         if follows && view.number > 0 && view.history.is_some() {
             self.decided(view)
@@ -366,12 +371,17 @@ impl Roster {
     /// Takes a later view over: what was promised and accepted for an earlier one is of no use any more.
     fn decided(&mut self, view: View) -> Outcome {
         self.attempt = None;
+        let own = self.record.view.mark();
+        let other = own.number > 0 && own.history != view.history;
+        let left = if other { own } else { self.record.left };
         self.record = Record {
             view,
+            left,
             ..Record::default()
         };
         // This run has promised nothing for what follows this view, and no earlier one of its seat has, if it is seated.
-        self.memory = if self.seated() {
+        // Where it comes back to a history in which it had a seat, it may have, and has forgotten it.
+        self.memory = if self.seated() && (!other || self.is_lone()) {
             Memory::Sure
         } else {
             Memory::Disk
@@ -379,6 +389,10 @@ impl Roster {
         let mut outcome = self.kept(Outcome::default());
         outcome.adopted = true;
         outcome
+    }
+
+    fn is_lone(&self) -> bool {
+        self.record.view.is_lone(&self.node)
     }
 
     fn kept(&self, outcome: Outcome) -> Outcome {

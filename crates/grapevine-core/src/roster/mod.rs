@@ -13,7 +13,7 @@
 //!
 //! The first view is decided by all of those it seats, without a majority to fall back on. It begins a *history*, which
 //! every later view continues. Two histories never merge: members of one do not listen to those of another, but a member
-//! that is alone in its view gives it up for a roster of more.
+//! that is alone in its view gives it up for a roster of more, unless it is the one that it left to go on alone.
 
 mod attempt;
 mod machine;
@@ -136,6 +136,9 @@ pub struct Record {
     pub accepted: Option<(Ballot, View)>,
     /// Whether it began without a record and has seen no view since: it may have forgotten that it accepted a first one.
     pub blank: bool,
+    /// The place at which it left the last history that it gave up, while it is in the one that it went to: it does not
+    /// go back there, but to a later view.
+    pub left: Mark,
 }
 
 /// What members say to each other. `number` is that of the view which is to be followed by another.

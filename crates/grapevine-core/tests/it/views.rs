@@ -52,6 +52,73 @@ fn go_on_alone(world: &mut World, at: usize, without: &str) {
     world.settle();
 }
 
+/// An operator has a sidecar go on alone that began the present history itself: that is another history, so everything
+/// is bumped, and who comes back with a later view of the old one joins it and does not undo it.
+#[test]
+fn g2_who_goes_on_alone_begins_a_history_that_nobody_has() {
+    let timeout = Duration::from_secs(5);
+    let mut world = World::running_with(3, |config| config.member_timeout = timeout);
+    // Some views: restarted runs get their nodes' seats.
+    for at in [1, 2] {
+        world.crash(at);
+        world.start(at);
+        world.connect_all();
+        until(&mut world, timeout, |world| {
+            (0..3).all(|at| fresh(world, at))
+        });
+    }
+    let left = world.core(0).roster().mark();
+    assert_eq!(left.history, Some(world.incarnation(0).as_history()));
+    assert!(left.number > 1);
+    world.crash(1);
+    world.crash(2);
+    let before = world.token(0, &["cart/13"]);
+    go_on_alone(&mut world, 0, "c");
+    let alone = world.core(0).roster().clone();
+    assert_ne!(alone.history, left.history);
+    assert_eq!(alone.seats.len(), 1);
+    assert_ne!(world.token(0, &["cart/13"]), before, "everything is bumped");
+    assert!(fresh(&world, 0));
+
+    world.start(1);
+    world.connect(0, 1);
+    until(&mut world, timeout * 4, |world| {
+        (0..2).all(|at| fresh(world, at))
+    });
+    for at in 0..2 {
+        let view = world.core(at).roster();
+        assert_eq!((view.history, view.seats.len()), (alone.history, 2));
+        assert_ne!(world.token(at, &["cart/13"]), before);
+    }
+    assert_eq!(world.token(0, &["cart/13"]), world.token(1, &["cart/13"]));
+    // The same again, at the same run: yet another one.
+    world.crash(1);
+    go_on_alone(&mut world, 0, "b");
+    assert_ne!(world.core(0).roster().history, alone.history);
+    assert_ne!(world.core(0).roster().history, left.history);
+}
+
+/// It remembers over a restart which history it gave up.
+#[test]
+fn g2_who_goes_on_alone_does_not_follow_what_it_left_after_a_restart() {
+    let timeout = Duration::from_secs(5);
+    let mut world = World::running_with(3, |config| config.member_timeout = timeout);
+    world.crash(1);
+    world.crash(2);
+    go_on_alone(&mut world, 0, "c");
+    let alone = world.core(0).roster().history;
+    world.crash(0);
+    world.start(0);
+    world.settle();
+    (1..3).for_each(|at| world.start(at));
+    // The others can do nothing without it: all of three are needed after a restart.
+    world.connect_all();
+    until(&mut world, timeout * 4, |world| {
+        (0..3).all(|at| fresh(world, at))
+    });
+    assert!((0..3).all(|at| world.core(at).roster().history == alone));
+}
+
 /// The first loses its disk, and with it an event that others know of; who has its next one knows that it is missing.
 fn with_a_hole(size: usize, timeout: Duration) -> World {
     let mut world = World::running_with(size, |config| config.member_timeout = timeout);

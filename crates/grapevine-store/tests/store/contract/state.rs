@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use grapevine_core::id::{Lane, UnixSeconds};
 use grapevine_core::names::NodeId;
-use grapevine_core::roster::{Ballot, Record, View};
+use grapevine_core::roster::{Ballot, Mark, Record, View};
 use grapevine_core::store::{MemberRecord, Recovered, RecoveredClass, RecoveredProgress, Write};
 use grapevine_store::{Cursor, LogRead, StoreError};
 
@@ -324,6 +324,10 @@ pub(crate) fn members_and_incarnations_are_kept(store: &impl Inspect) {
         }),
         accepted: None,
         blank: false,
+        left: Mark {
+            history: Some(origin(2).as_history()),
+            number: 8,
+        },
     };
     store
         .commit(&[
