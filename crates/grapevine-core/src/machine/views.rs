@@ -39,7 +39,7 @@ pub(super) struct Views {
     /// The latest view whose record is flushed.
     durable: Mark,
     /// From when on this run, which has a seat, knows of every grant that lets others vouch: one `max_staleness` after it
-    /// learned of its seat, or at once if nobody had any before.
+    /// learned of its seat, or, alone, after it started.
     knows_from: Option<Time>,
     /// Since when something is wanted of the roster, how often this sidecar tried, and when it may again.
     pub(super) wanted: Option<Time>,
@@ -126,8 +126,7 @@ impl Core {
     }
 
     /// Whether nobody can call himself fresh by grants of which this run does not know. Members of earlier views do not
-    /// ask for its grants; theirs stopped when a majority accepted the view that seats it. Before the first view there
-    /// was none.
+    /// ask for its grants; theirs stopped when a majority accepted the view that seats it.
     pub(super) fn knows_grants(&self, now: Time) -> bool {
         self.seated() && self.views.knows_from.is_some_and(|at| now >= at)
     }
@@ -353,13 +352,17 @@ impl Core {
         views.settled = false;
         let seats = &views.roster.view().seats;
         views.forgotten.retain(|node| seats.contains_key(node));
-        let nobody_before = views.view().number == 1 || views.view().is_lone(&self.config.node_id);
-        let longest = stretched(self.config.max_staleness, self.config.clock_rate_ppm);
-        let from = if nobody_before {
-            now
+        // Also where a history begins: this run cannot tell a first start from that of disks that were wiped, so it allows
+        // for grants of former lives of all who are seated, and these lives ended before the view was decided. That few
+        // members are expected says nothing against it: the number may be older than the cluster. Alone, only its own
+        // node's former lives granted anything that matters, and they ended when it started.
+        let since = if views.view().is_lone(&self.config.node_id) {
+            self.started
         } else {
-            now.plus(longest)
+            now
         };
+        let longest = stretched(self.config.max_staleness, self.config.clock_rate_ppm);
+        let from = since.plus(longest);
         let seated = views.roster.seated();
         views.knows_from = seated.then(|| views.knows_from.unwrap_or(from));
         let view = views.view().clone();

@@ -425,7 +425,7 @@ fn g10_g4_registrations_of_many_stamps_make_few_batches() {
 
 #[test]
 fn g10_calls_that_wait_for_receipts_are_limited() {
-    let mut world = World::running_with(2, |config| config.limits.receipts_max = 3);
+    let mut world = World::running_for_long(2, |config| config.limits.receipts_max = 3);
     let patience = Duration::from_secs(1);
     let call =
         |world: &mut World| world.invalidate_as(0, &["a"], Match::Any, ReceiptLevel::All, patience);
@@ -454,7 +454,7 @@ fn g10_calls_that_wait_for_receipts_are_limited() {
 
 #[test]
 fn g10_who_wants_no_receipt_is_never_refused_for_want_of_places() {
-    let mut world = World::running_with(2, |config| config.limits.receipts_max = 1);
+    let mut world = World::running_for_long(2, |config| config.limits.receipts_max = 1);
     let patience = Duration::from_secs(1);
     let call =
         |world: &mut World, level| world.invalidate_as(0, &["a"], Match::Any, level, patience);

@@ -46,7 +46,7 @@ fn spread(world: &mut World, to: usize) {
 
 #[test]
 fn g6_receipts_none_one_quorum_and_all_are_answered_when_so_many_have_it() {
-    let mut world = World::running(5);
+    let mut world = World::running_for_long(5, |_| {});
     let levels = [
         ReceiptLevel::None,
         ReceiptLevel::One,
@@ -221,7 +221,7 @@ fn g6_receipts_speak_of_the_runs_that_were_members_when_the_event_was_flushed() 
 
 #[test]
 fn g6_receipts_are_settled_when_a_member_leaves() {
-    let mut world = World::running(3);
+    let mut world = World::running_for_long(3, |_| {});
     let call = call(&mut world, 0, ReceiptLevel::All);
     world.flush(0);
     spread(&mut world, 1);
@@ -404,7 +404,7 @@ fn g6_receipts_are_answered_at_the_lapse_of_their_own_grants() {
 
 #[test]
 fn g6_receipts_come_also_when_the_push_and_the_acknowledgement_were_lost() {
-    let mut world = World::running(3);
+    let mut world = World::running_for_long(3, |_| {});
     let event = world.next_event(0);
     let call = call(&mut world, 0, ReceiptLevel::All);
     world.flush(0);
@@ -434,7 +434,7 @@ fn g6_receipts_come_also_when_the_push_and_the_acknowledgement_were_lost() {
 
 #[test]
 fn g6_receipts_need_no_link_to_the_origin_s_own_push() {
-    let mut world = World::running(3);
+    let mut world = World::running_for_long(3, |_| {});
     let call = call(&mut world, 0, ReceiptLevel::All);
     world.flush(0);
     world.drop_all(0, 1);

@@ -119,6 +119,64 @@ fn g2_who_goes_on_alone_does_not_follow_what_it_left_after_a_restart() {
     assert!((0..3).all(|at| world.core(at).roster().history == alone));
 }
 
+/// Two of three are wiped and begin anew, while the third still calls itself fresh by what their last runs granted.
+#[test]
+fn g7_receipts_of_a_wiped_cluster_wait_for_the_grants_of_its_earlier_life() {
+    let mut world = World::with(3, |config| config.expected_members = 2);
+    (0..2).for_each(|at| world.start(at));
+    world.connect(0, 1);
+    world.settle();
+    world.start(2);
+    world.connect_all();
+    until(&mut world, MAX_STALENESS * 5, |world| {
+        (0..3).all(|at| fresh(world, at))
+    });
+    for at in 0..2 {
+        world.crash(at);
+        world.wipe(at);
+    }
+    (0..2).for_each(|at| world.start(at));
+    world.connect(0, 1);
+    world.settle();
+    assert!(world.core(0).roster().number == 1 && fresh(&world, 0) && fresh(&world, 2));
+    let patience = MAX_STALENESS * 5;
+    let call = world.invalidate_as(0, &["cart/13"], Match::Any, ReceiptLevel::All, patience);
+    world.settle();
+    let answered = |world: &World| world.nodes[0].replies.contains_key(&call);
+    let begin = world.now;
+    while !answered(&world) {
+        world.advance(Duration::from_millis(20));
+        world.settle();
+        assert!(world.now.since(begin) < MAX_STALENESS * 2);
+    }
+    assert!(!fresh(&world, 2), "it was told that nobody serves old data");
+}
+
+/// The same of one that is wiped and begins a history alone.
+#[test]
+fn g7_receipts_of_a_wiped_lone_sidecar_wait_for_the_grants_of_its_earlier_life() {
+    let mut world = World::with(2, |config| config.expected_members = 1);
+    world.start(0);
+    world.settle();
+    world.start(1);
+    world.connect_all();
+    until(&mut world, MAX_STALENESS * 5, |world| {
+        (0..2).all(|at| fresh(world, at) && world.core(at).roster().seats.len() == 2)
+    });
+    world.crash(0);
+    world.wipe(0);
+    world.start(0);
+    world.settle();
+    assert!(fresh(&world, 0) && fresh(&world, 1));
+    let patience = MAX_STALENESS * 5;
+    let call = world.invalidate_as(0, &["cart/13"], Match::Any, ReceiptLevel::All, patience);
+    world.settle();
+    assert!(!world.nodes[0].replies.contains_key(&call));
+    world.advance(MAX_STALENESS + Duration::from_millis(50));
+    assert!(world.nodes[0].replies.contains_key(&call));
+    assert!(!fresh(&world, 1));
+}
+
 /// The first loses its disk, and with it an event that others know of; who has its next one knows that it is missing.
 fn with_a_hole(size: usize, timeout: Duration) -> World {
     let mut world = World::running_with(size, |config| config.member_timeout = timeout);

@@ -155,6 +155,17 @@ impl World {
         world
     }
 
+    /// The same, and long enough ago that no grant of a former life of its members can hold: receipts `all` need not wait.
+    pub(crate) fn running_for_long(size: usize, change: impl Fn(&mut CoreConfig)) -> Self {
+        let mut world = Self::running_with(size, change);
+        let begin = world.now;
+        while world.now.since(begin) <= MAX_STALENESS {
+            world.advance(Duration::from_millis(50));
+            world.settle();
+        }
+        world
+    }
+
     pub(crate) fn core(&self, node: usize) -> &Core {
         self.nodes[node].core.as_ref().unwrap()
     }
