@@ -482,6 +482,8 @@ pub struct Counters {
     pub peer_messages_refused: u64,
     /// Events that were known of, and that nobody had any more.
     pub events_written_off: u64,
+    /// Bumps of everything of histories that there is no room for, each made up for by an own one.
+    pub histories_refused: u64,
     /// Write intents begun here, and answered.
     pub intents_begun: u64,
     /// Commits of write intents taken here, whoever had begun them.

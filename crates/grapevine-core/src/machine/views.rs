@@ -6,7 +6,7 @@
 //! `member_timeout` loses it together with a bump of everything, for nobody can tell what it and others that are gone
 //! have acknowledged among themselves.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -27,8 +27,14 @@ use crate::store::Write;
 
 /// How long a member whose ballot was refused leaves the field to the other one.
 const OUTBID: Duration = Duration::from_millis(50);
-/// Histories followed, the own one among them: each costs a bump of everything.
-const HISTORIES_MAX: usize = 16;
+/// Histories that are followed by their own names, for each look-up reads all of them. Beyond, the bump of a further one is
+/// taken over under an event of this sidecar: everything is invalidated as it should be, but by each member that has no
+/// room, and the name is unknown to snapshots and grants from here. A history begins with a cluster and with each
+/// operator's word to go on alone, so an honest cluster does not get there.
+const HISTORIES_MAX: usize = 1_024;
+/// Such further histories that are remembered, with the last number that was heard; beyond, all of them are forgotten,
+/// and bump everything once more when they are told of again.
+const REFUSED_MAX: usize = 1_024;
 /// How long a sidecar that leaves takes part in agreeing on that.
 const FAREWELL: Duration = Duration::from_secs(1);
 
@@ -65,6 +71,8 @@ pub(super) struct Views {
     pub(super) leaving: BTreeSet<Incarnation>,
     /// Nodes that an operator said are gone for good.
     pub(super) forgotten: BTreeSet<NodeId>,
+    /// Histories that found no room, and up to which number everything was bumped for them. At most [`REFUSED_MAX`].
+    refused: BTreeMap<Incarnation, u64>,
 }
 
 impl Views {
@@ -86,6 +94,7 @@ impl Views {
             farewell: None,
             leaving: BTreeSet::new(),
             forgotten: BTreeSet::new(),
+            refused: BTreeMap::new(),
         }
     }
 
@@ -392,15 +401,32 @@ impl Core {
     /// would make it take no later one.
     pub(super) fn history_told(&mut self, head: OriginHead, effects: &mut Effects) {
         let own = self.views.view().history == Some(head.incarnation);
-        let known = self.progress.knows(head.incarnation);
-        let room = known || self.progress.histories() < HISTORIES_MAX;
-        if own || !room || !self.may_be(&head) {
+        if own || !self.may_be(&head) {
             return;
+        }
+        let known = self.progress.knows(head.incarnation);
+        if !known && self.progress.histories() >= HISTORIES_MAX {
+            return self.history_refused(head, effects);
         }
         let writes = self.everything_bumped(head.incarnation, head.bump, effects);
         if !writes.is_empty() {
             self.write(effects, writes, Pending::Nothing);
         }
+    }
+
+    /// There is no room for a history: what it bumped is bumped by an event of this sidecar.
+    fn history_refused(&mut self, head: OriginHead, effects: &mut Effects) {
+        let refused = &mut self.views.refused;
+        let known = refused.get(&head.incarnation).copied();
+        if head.bump == 0 || known.is_some_and(|known| known >= head.bump) {
+            return;
+        }
+        if known.is_none() && refused.len() >= REFUSED_MAX {
+            refused.clear();
+        }
+        refused.insert(head.incarnation, head.bump);
+        self.counters.histories_refused += 1;
+        self.issue(everything(), None, effects);
     }
 
     /// Applies a view's bump of everything, unless it is known.
@@ -419,11 +445,7 @@ impl Core {
             origin: history,
             sequence: number,
         };
-        let bump = Bump {
-            classes: vec![ClassPath::everything()],
-            matching: Match::Any,
-            purge: PurgeMode::Hard,
-        };
+        let bump = everything();
         let event = Arc::new(BumpEvent::Bump(bump.clone()));
         self.apply_event(id, &event);
         let mut writes = bump_writes(id, &bump, true);
@@ -435,5 +457,13 @@ impl Core {
         });
         effects.actions.push(Action::Applied(id, event));
         writes
+    }
+}
+
+fn everything() -> Bump {
+    Bump {
+        classes: vec![ClassPath::everything()],
+        matching: Match::Any,
+        purge: PurgeMode::Hard,
     }
 }

@@ -177,6 +177,37 @@ fn g7_receipts_of_a_wiped_lone_sidecar_wait_for_the_grants_of_its_earlier_life()
     assert!(!fresh(&world, 1));
 }
 
+/// However many histories are told of: each of them bumps everything once, and the tables stay bounded.
+#[test]
+fn g10_the_bump_of_a_history_beyond_the_limit_is_not_dropped() {
+    let mut world = World::running(2);
+    let (from, most) = (world.incarnation(1), 1_024);
+    let tell = |world: &mut World, number: u128| {
+        let heads = vec![OriginHead {
+            incarnation: run(number).as_history(),
+            bump: 1,
+            directory: 0,
+        }];
+        let before = world.token(0, &["cart/13"]);
+        let message = PeerMessage::Grant {
+            nonce: 0,
+            duration: Duration::ZERO,
+            settled: false,
+            heads,
+        };
+        world.input(0, Input::Peer { from, message });
+        world.flush(0);
+        before != world.token(0, &["cart/13"])
+    };
+    for number in 0..most + 5 {
+        assert!(tell(&mut world, 0x10_0000 + number), "{number}");
+    }
+    let again = (0..most + 5).filter(|number| tell(&mut world, 0x10_0000 + number));
+    assert_eq!(again.count(), 0, "each of them once");
+    let known = world.core(0).progress().histories() as u128;
+    assert!(known <= most + 1, "{known}");
+}
+
 /// The first loses its disk, and with it an event that others know of; who has its next one knows that it is missing.
 fn with_a_hole(size: usize, timeout: Duration) -> World {
     let mut world = World::running_with(size, |config| config.member_timeout = timeout);

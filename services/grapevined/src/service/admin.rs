@@ -173,6 +173,7 @@ fn decisions(counters: Counters) -> BTreeMap<String, u64> {
         ("floors_own", counters.floors_own),
         ("escalations", counters.escalations),
         ("events_written_off", counters.events_written_off),
+        ("histories_refused", counters.histories_refused),
         ("registrations_accepted", counters.registrations_accepted),
         ("registrations_condemned", counters.registrations_condemned),
         (
