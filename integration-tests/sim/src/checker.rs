@@ -9,8 +9,9 @@
 //!
 //! - *G7 with receipt `all`*: from the moment of the satisfied reply, for reads begun later, of addresses whose policy
 //!   bypasses.
-//! - *G7 with lesser receipts*: an event is acknowledged when two disks hold it; `max_staleness` later, and for policies
-//!   that serve `serve_unknown_for` later still, no read begun gives the old value.
+//! - *G7 with lesser receipts*: an event is acknowledged when two disks hold it, one of them of a run that has a seat in
+//!   the roster; `max_staleness` later, and for policies that serve `serve_unknown_for` later still, no read begun gives
+//!   the old value. What only runs without a seat hold is no more than told to somebody: no receipt says more.
 //! - *G11*: who does not tell to bypass has applied all that was acknowledged `max_staleness` ago.
 //!
 //! Values of a `ttl` policy promise nothing but their TTL and are not judged. An event that only a lost disk held is lost
@@ -124,7 +125,7 @@ pub(crate) struct Known {
     pub(crate) answered: bool,
     /// The slots whose disks hold it.
     holders: u8,
-    /// Whether two disks ever held it.
+    /// Whether two disks ever held it, one of them of a run with a seat.
     acknowledged: bool,
     /// Whether the last disk that held it is gone.
     lost: bool,
@@ -149,6 +150,10 @@ pub(crate) struct Checker {
     coming: [VecDeque<(Micros, u64)>; ADDRESSES_MAX],
     due: [u64; ADDRESSES_MAX],
     acknowledged: Vec<(Micros, EventId)>,
+    /// Events on two disks and more, whose runs have no seat so far.
+    unseated: BTreeSet<EventId>,
+    /// The slots whose runs have a seat.
+    seated: u8,
     checked: Vec<usize>,
     staleness: Micros,
     serve: [Micros; ADDRESSES_MAX],
@@ -172,6 +177,8 @@ impl Checker {
             coming: std::array::from_fn(|_| VecDeque::new()),
             due: [0; ADDRESSES_MAX],
             acknowledged: Vec::new(),
+            unseated: BTreeSet::new(),
+            seated: 0,
             checked: vec![0; SLOTS_MAX],
             staleness,
             serve,
@@ -253,12 +260,34 @@ impl Checker {
         if known.acknowledged || known.holders.count_ones() < 2 {
             return;
         }
+        if known.holders & self.seated == 0 {
+            self.unseated.insert(event);
+            return;
+        }
+        self.unseated.remove(&event);
         known.acknowledged = true;
         self.acknowledged.push((now, event));
         let (covers, index) = (known.covers, known.index);
         for address in covers.iter() {
             let due = now + self.staleness + self.serve[address];
             self.coming[address].push_back((due, index));
+        }
+    }
+
+    /// The run of a slot has a seat now, or has none.
+    pub(crate) fn seated(&mut self, now: Micros, slot: usize, seated: bool) {
+        let bit = 1 << slot;
+        if (self.seated & bit != 0) == seated {
+            return;
+        }
+        self.seated ^= bit;
+        if !seated {
+            return;
+        }
+        let held = |event: &EventId| self.known[event].holders & bit != 0;
+        let now_seated: Vec<_> = self.unseated.iter().copied().filter(held).collect();
+        for event in now_seated {
+            self.held(now, slot, event);
         }
     }
 
@@ -291,6 +320,7 @@ impl Checker {
     pub(crate) fn started(&mut self, slot: usize) {
         self.applied[slot] = [0; ADDRESSES_MAX];
         self.checked[slot] = 0;
+        self.seated &= !(1 << slot);
     }
 
     /// A slot has another sidecar now: what the former one showed does not count.

@@ -263,14 +263,20 @@ impl Core {
             .iter()
             .filter(|row| state(row) == HolderState::Has)
             .count();
-        let members = if waiting.agreed {
-            waiting.members()
-        } else {
-            waiting.members().max(self.config.expected_members)
-        };
+        let members = waiting.members();
         match waiting.level {
             ReceiptLevel::None => true,
-            // A cluster that expects peers has not acknowledged anything while it knows of none.
+            // Runs without a seat may have it among themselves while those that have one vouch for each other, and hear
+            // nothing of it: from a run without a seat it counts where a seat that it knows of has it. Before the first
+            // view there is none, and this may be what is left of a cluster that goes on elsewhere.
+            ReceiptLevel::One | ReceiptLevel::Quorum if !waiting.agreed => {
+                let seats = &self.views.view().seats;
+                let seated = |row: &&(NodeId, Incarnation)| seats.get(&row.0) == Some(&row.1);
+                let rows = waiting.rows.iter().filter(seated);
+                let have = rows.filter(|row| state(row) == HolderState::Has).count();
+                let one = waiting.level == ReceiptLevel::One;
+                have > if one { 0 } else { seats.len() / 2 }
+            }
             ReceiptLevel::One => have >= 1 || members == 1,
             ReceiptLevel::Quorum => have + 1 > members / 2,
             ReceiptLevel::All => {

@@ -117,6 +117,10 @@ impl Sim<'_> {
         {
             self.carry_out(at, effects);
         }
+        let node = &self.nodes[at];
+        let has_seat = |core: &Core| core.roster().seats_run(&node.name, node.incarnation);
+        let seated = node.core.as_ref().is_some_and(has_seat);
+        self.checker.seated(self.now, at, seated);
         self.kick(at);
         self.plan_wake(at);
         while let Some((at, reason)) = self.ending.pop() {
