@@ -6,7 +6,9 @@
 //! left who remembers a head (docs/decisions/0008).
 
 use grapevine_core::id::{EventId, Lane};
+use grapevine_core::machine::Core;
 use grapevine_core::machine::effects::Input;
+use grapevine_core::names::NodeId;
 use rand::Rng as _;
 
 use super::Sim;
@@ -118,7 +120,9 @@ impl Sim<'_> {
         self.start_after(at, down);
     }
 
-    /// Whether other disks hold all that a sidecar ever showed.
+    /// Whether other disks hold all that a sidecar ever showed: those of nodes with a seat, where there is a roster. A
+    /// majority of seats that lose their disks one after the other, while only somebody without a seat has the events, is
+    /// more than one loss at a time.
     fn may_lose(&self, at: usize) -> bool {
         let node = &self.nodes[at];
         let mut shown = node.disk.held();
@@ -131,7 +135,14 @@ impl Sim<'_> {
                 events.filter(|event| core.is_some_and(|core| core.progress().has(*event))),
             );
         }
-        let others = || (0..self.size).filter(move |other| *other != at);
+        let views = self.nodes.iter().filter_map(|node| node.core.as_ref());
+        let latest = views
+            .map(Core::roster)
+            .max_by_key(|view| view.number)
+            .filter(|view| view.number > 0);
+        let counts = |node: &NodeId| latest.is_none_or(|view| view.seats.contains_key(node));
+        let others =
+            || (0..self.size).filter(|other| *other != at && counts(&self.nodes[*other].name));
         let mut intents = node.disk.intents();
         shown
             .iter()
