@@ -17,10 +17,11 @@ use grapevine_core::machine::effects::{
 };
 use grapevine_core::names::NodeId;
 use grapevine_core::progress::LaneProgress;
+use grapevine_core::roster::View;
 use grapevine_core::store::Taken;
 use parking_lot::RwLockWriteGuard;
 use tokio::sync::{mpsc, oneshot, watch};
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 use super::writer::{Committed, Outcome, Writer};
 use super::{Call, Caller, Clock, Command, Engine, Held, News};
@@ -76,6 +77,8 @@ pub(crate) struct EventLoop {
     told_members: Vec<(NodeId, String)>,
     /// The last own bump that gossip told.
     told_bump: u64,
+    /// The view and the histories without room that the log tells of.
+    logged: (View, u64),
     draining: Option<oneshot::Sender<()>>,
     stop: Option<String>,
 }
@@ -98,6 +101,7 @@ impl EventLoop {
             inbound: HashMap::new(),
             told_members: Vec::new(),
             told_bump: 0,
+            logged: (View::default(), 0),
             draining: None,
             stop: None,
         };
@@ -219,10 +223,29 @@ impl EventLoop {
         self.writer.kick();
         self.act(actions);
         self.forget_unasked();
+        self.log_roster();
         if membership {
             self.tell_members();
         }
         Ok(())
+    }
+
+    /// Tells the log of another view, and of histories that found no room.
+    fn log_roster(&mut self) {
+        let core = self.parts.engine.core.read();
+        let (view, refused) = &mut self.logged;
+        if core.roster().mark() != view.mark() {
+            super::views::log(view, core.roster());
+            *view = core.roster().clone();
+        }
+        let now_refused = core.counters().histories_refused;
+        if now_refused > *refused {
+            warn!(
+                histories_refused = now_refused,
+                "too many rosters' histories to follow: everything is bumped for each further one"
+            );
+            *refused = now_refused;
+        }
     }
 
     /// How much more of registrations and snapshots may wait for the disk. Bumps are written in their turn, so all of it

@@ -9,6 +9,7 @@ mod event_loop;
 mod held;
 mod places;
 mod sessions;
+mod views;
 mod writer;
 
 use std::sync::Arc;

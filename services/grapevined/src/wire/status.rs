@@ -101,10 +101,18 @@ pub(crate) fn exhausted(message: impl Into<String>, after: Duration) -> Status {
     Status::with_error_details(Code::ResourceExhausted, message, details)
 }
 
+/// A refusal because of a field, which its text may name already.
+fn invalid_refusal(field: &str, refusal: &Refusal) -> Status {
+    let text = refusal.to_string();
+    let named = text.strip_prefix(field);
+    let rest = named.and_then(|text| text.strip_prefix(": "));
+    invalid(field, rest.unwrap_or(&text))
+}
+
 /// A call that had no effect.
 pub(crate) fn refusal(refusal: &Refusal) -> Status {
     match refusal {
-        Refusal::ClassCount { .. } => invalid("classes", refusal.to_string()),
+        Refusal::ClassCount { .. } => invalid_refusal("classes", refusal),
         Refusal::TopLevelClasses { limit, .. } => {
             let mut details = ErrorDetails::new();
             details.add_quota_failure_violation(
@@ -116,7 +124,7 @@ pub(crate) fn refusal(refusal: &Refusal) -> Status {
         Refusal::Receipts { after, .. } => exhausted(refusal.to_string(), *after),
         Refusal::Intents { .. } => exhausted(refusal.to_string(), Duration::from_secs(1)),
         Refusal::IntentNotHeld | Refusal::Draining => Status::unavailable(refusal.to_string()),
-        Refusal::NoSeat { .. } => invalid("node_id", refusal.to_string()),
+        Refusal::NoSeat { .. } => invalid_refusal("node_id", refusal),
         Refusal::Connected { .. } | Refusal::NoMajority { .. } => {
             Status::failed_precondition(refusal.to_string())
         }
@@ -126,6 +134,34 @@ pub(crate) fn refusal(refusal: &Refusal) -> Status {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_refusal_names_its_field_once() {
+        let node_id = grapevine_core::names::NodeId::parse("n9").expect("a node id");
+        let status = super::refusal(&Refusal::NoSeat { node_id, view: 3 });
+        let message = status.message();
+        assert!(message.starts_with("node_id: n9 has no seat"), "{message}");
+    }
+
+    #[test]
+    fn g10_violations_are_bounded_in_bytes_and_the_first_is_always_told() {
+        let mut violations = Violations::default();
+        for _ in 0..VIOLATIONS_MAX {
+            violations.add("f".repeat(100), "x".repeat(10_000));
+        }
+        let status = violations.finish().expect_err("violations were added");
+        let bad = status.get_details_bad_request().expect("details");
+        let bytes = |one: &FieldViolation| one.field.len() + one.description.len();
+        let sum: usize = bad.field_violations.iter().map(bytes).sum();
+        assert_eq!(bad.field_violations.len(), 2, "900 bytes each, about");
+        assert!(sum <= VIOLATIONS_BYTES_MAX, "{sum}");
+        let mut violations = Violations::default();
+        violations.add("f".repeat(3_000), "too long");
+        violations.add("field", "not told");
+        let status = violations.finish().expect_err("violations were added");
+        let bad = status.get_details_bad_request().expect("details");
+        assert_eq!(bad.field_violations.len(), 1);
+    }
 
     #[test]
     fn violations_are_told_together_and_bounded() {

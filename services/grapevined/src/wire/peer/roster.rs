@@ -212,3 +212,30 @@ fn read_promise(promise: &v1::RosterPromise) -> Checked<Say> {
         memory,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// No number is taken that leaves no room for those that follow it.
+    #[test]
+    fn g10_absurd_rounds_and_views_are_not_read() {
+        let run = bytes(Incarnation::new(7).expect("not zero"));
+        for (number, taken) in [
+            (NUMBER_MAX, true),
+            (NUMBER_MAX + 1, false),
+            (u64::MAX, false),
+        ] {
+            let mark = v1::ViewMark {
+                history: run.clone(),
+                number,
+            };
+            assert_eq!(read_mark(Some(&mark)).is_ok(), taken, "{number}");
+            let round = v1::Ballot {
+                round: number,
+                by: run.clone(),
+            };
+            assert_eq!(read_ballot(Some(&round)).is_ok(), taken, "{number}");
+        }
+    }
+}
