@@ -26,6 +26,10 @@ const MEMBERS_MAX: usize = SEATS_MAX - 1;
 const NODE_ID_REFUSED_FOR: Duration = Duration::from_secs(10);
 
 /// One member.
+#[allow(
+    clippy::struct_excessive_bools,
+    reason = "links, suspicion and word are told apart, and each comes from somebody else"
+)]
 #[derive(Clone, Debug)]
 pub(super) struct Member {
     pub(super) hello: PeerHello,
