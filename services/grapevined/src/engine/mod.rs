@@ -272,13 +272,19 @@ impl Engine {
             }
             Ok(())
         };
-        match tokio::time::timeout(wait, seen).await {
-            Ok(result) => result,
-            Err(_) => Err(Status::deadline_exceeded(format!(
-                "session: this sidecar has not applied what the session names after {} ms; the call had no effect",
-                wait.as_millis()
-            ))),
+        if let Ok(result) = tokio::time::timeout(wait, seen).await {
+            return result;
         }
+        let missing: Vec<String> = events
+            .iter()
+            .filter(|event| !applied(event))
+            .map(|event| format!("event {} of {}", event.sequence, event.origin))
+            .collect();
+        Err(Status::deadline_exceeded(format!(
+            "session: this sidecar has not applied what the session names after {} ms ({}); the call had no effect",
+            wait.as_millis(),
+            missing.join(", ")
+        )))
     }
 }
 

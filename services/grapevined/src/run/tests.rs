@@ -26,6 +26,8 @@ use super::*;
 use crate::engine::Call;
 use crate::service::application::{Application, UNDER_WAY_MAX};
 
+mod carried;
+
 /// What happens at once, on a busy machine.
 const SOON: Duration = Duration::from_secs(30);
 

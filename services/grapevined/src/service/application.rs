@@ -61,15 +61,22 @@ pub(crate) struct Application {
 }
 
 impl Application {
+    /// Waits until what a session names was applied here.
+    pub(super) async fn await_session(&self, session: app::Session) -> Result<(), Status> {
+        self.engine
+            .await_session(&session.events, session.wait)
+            .await
+    }
+
     async fn resolve_now(
         &self,
         request: v1::ResolveRequest,
+        carried: &app::Session,
     ) -> Result<v1::ResolveResponse, Status> {
         let (queries, session) = app::look_ups(request, &self.policies)?;
-        self.engine
-            .await_session(&session.events, session.wait)
-            .await?;
+        let session = session.and(carried)?;
         let engine = &self.engine;
+        engine.await_session(&session.events, session.wait).await?;
         engine.counters.add_len(Counter::Resolves, queries.len());
         let mut look_up = LookUp::new(queries);
         let mut turn = None;
@@ -96,6 +103,7 @@ impl Application {
     async fn resolve_all(
         &self,
         mut requests: Streaming<v1::ResolveStreamRequest>,
+        carried: &app::Session,
         answers: &mpsc::Sender<Charged<v1::ResolveStreamResponse>>,
     ) {
         while let Some(message) = requests.message().await.transpose() {
@@ -105,7 +113,7 @@ impl Application {
             };
             // An error is of the caller's making (too large a message, say) or its end, and then nobody hears it.
             let answer = match message.map(|message| message.request) {
-                Ok(Some(request)) => self.resolve_now(request).await,
+                Ok(Some(request)) => self.resolve_now(request, carried).await,
                 Ok(None) => Err(status::invalid("request", "it is not set")),
                 Err(status) => Err(status),
             };
@@ -227,7 +235,8 @@ impl ApplicationService for Application {
         &self,
         request: Request<v1::ResolveRequest>,
     ) -> Result<Response<v1::ResolveResponse>, Status> {
-        self.resolve_now(request.into_inner())
+        let carried = app::carried(request.metadata())?;
+        self.resolve_now(request.into_inner(), &carried)
             .await
             .map(Response::new)
     }
@@ -238,13 +247,14 @@ impl ApplicationService for Application {
         &self,
         request: Request<Streaming<v1::ResolveStreamRequest>>,
     ) -> Result<Response<Self::ResolveStreamStream>, Status> {
+        let carried = app::carried(request.metadata())?;
         let place = self.streams.take()?;
         let (answers, responses) = Answers::channel(STREAM_ANSWERS);
         let (this, mut stop) = (self.clone(), self.stop.clone());
         tokio::spawn(async move {
             let _place = place;
             tokio::select! {
-                () = this.resolve_all(request.into_inner(), &answers) => {}
+                () = this.resolve_all(request.into_inner(), &carried, &answers) => {}
                 // An error means that nobody can stop it any more, which is as good as being told to.
                 _ = stop.wait_for(|stop| *stop) => {
                     // Who reads nothing hears nothing; the end of the stream tells it later.
@@ -259,6 +269,8 @@ impl ApplicationService for Application {
         &self,
         request: Request<v1::CommitFillRequest>,
     ) -> Result<Response<v1::CommitFillResponse>, Status> {
+        self.await_session(app::carried(request.metadata())?)
+            .await?;
         let items = app::fills(request.into_inner(), self.expiry_now())?;
         let verdicts = self.register_items(items).await?;
         let accepted = verdicts
@@ -298,6 +310,8 @@ impl ApplicationService for Application {
         &self,
         request: Request<v1::RegisterRequest>,
     ) -> Result<Response<v1::RegisterResponse>, Status> {
+        self.await_session(app::carried(request.metadata())?)
+            .await?;
         self.register_batch(request.into_inner())
             .await
             .map(Response::new)
@@ -307,6 +321,8 @@ impl ApplicationService for Application {
         &self,
         request: Request<Streaming<v1::RegisterStreamRequest>>,
     ) -> Result<Response<v1::RegisterStreamResponse>, Status> {
+        self.await_session(app::carried(request.metadata())?)
+            .await?;
         let _place = self.streams.take()?;
         let (mut batches, mut stop) = (request.into_inner(), self.stop.clone());
         let mut summary = v1::RegisterStreamResponse::default();
@@ -331,24 +347,31 @@ impl ApplicationService for Application {
         &self,
         request: Request<v1::InvalidateRequest>,
     ) -> Result<Response<v1::InvalidateResponse>, Status> {
+        let carried = app::carried(request.metadata())?;
         let call = app::invalidation(&request.into_inner())?;
-        self.bump(call, Call::Invalidate).await.map(Response::new)
+        self.bump(call, &carried, Call::Invalidate)
+            .await
+            .map(Response::new)
     }
 
     async fn begin_write(
         &self,
         request: Request<v1::BeginWriteRequest>,
     ) -> Result<Response<v1::BeginWriteResponse>, Status> {
-        self.begin(request.into_inner()).await.map(Response::new)
+        let carried = app::carried(request.metadata())?;
+        self.begin(request.into_inner(), carried)
+            .await
+            .map(Response::new)
     }
 
     async fn commit_write(
         &self,
         request: Request<v1::CommitWriteRequest>,
     ) -> Result<Response<v1::CommitWriteResponse>, Status> {
+        let carried = app::carried(request.metadata())?;
         let (intent, call) = app::committing(&request.into_inner())?;
         let commit = move |invalidate| Call::CommitWrite(intent, invalidate);
-        let outcome = Some(self.bump(call, commit).await?);
+        let outcome = Some(self.bump(call, &carried, commit).await?);
         Ok(Response::new(v1::CommitWriteResponse { outcome }))
     }
 
@@ -356,6 +379,7 @@ impl ApplicationService for Application {
         &self,
         request: Request<v1::AbortWriteRequest>,
     ) -> Result<Response<v1::AbortWriteResponse>, Status> {
+        // It bumps nothing and shows nothing: waiting for its session could only make it late.
         self.abort(&request.into_inner()).await.map(Response::new)
     }
 
@@ -365,8 +389,10 @@ impl ApplicationService for Application {
         &self,
         request: Request<v1::ListAddressesRequest>,
     ) -> Result<Response<Self::ListAddressesStream>, Status> {
+        let carried = app::carried(request.metadata())?;
         let request = request.into_inner();
         let class = app::class("class", &request.class)?;
+        self.await_session(carried).await?;
         let rows = listing::addresses(self.listing(request.limit)?, class, &request.page_token);
         Ok(rows.await?.response())
     }
@@ -377,11 +403,13 @@ impl ApplicationService for Application {
         &self,
         request: Request<v1::ListClassesRequest>,
     ) -> Result<Response<Self::ListClassesStream>, Status> {
+        let carried = app::carried(request.metadata())?;
         let request = request.into_inner();
         let below = match request.below.as_str() {
             "" => None,
             below => Some(app::class("below", below)?),
         };
+        self.await_session(carried).await?;
         let rows = listing::classes(self.listing(request.limit)?, below, &request.page_token);
         Ok(rows.await?.response())
     }

@@ -22,11 +22,10 @@ impl Application {
     pub(super) async fn bump(
         &self,
         call: app::Invalidation,
+        carried: &app::Session,
         make: impl FnOnce(Invalidate) -> Call,
     ) -> Result<v1::InvalidateResponse, Status> {
-        self.engine
-            .await_session(&call.session.events, call.session.wait)
-            .await?;
+        self.await_session(call.session.and(carried)?).await?;
         let deadline = tokio::time::Instant::now() + call.timeout;
         let invalidate = Invalidate {
             classes: call.classes,
@@ -70,8 +69,10 @@ impl Application {
     pub(super) async fn begin(
         &self,
         request: v1::BeginWriteRequest,
+        carried: app::Session,
     ) -> Result<v1::BeginWriteResponse, Status> {
         let call = app::beginning(&request, self.write_duration)?;
+        self.await_session(carried).await?;
         let begin = BeginWrite {
             classes: call.classes,
             matching: call.matching,

@@ -1,5 +1,6 @@
 //! The application service's messages.
 
+mod carried;
 mod intents;
 mod invalidate;
 mod register;
@@ -7,6 +8,7 @@ mod resolve;
 mod turns;
 mod watch;
 
+pub(crate) use carried::carried;
 pub(crate) use intents::{aborted, aborting, beginning, begun, committing};
 pub(crate) use invalidate::{Invalidation, invalidation, receipt};
 pub(crate) use register::{Expiry, fills, registrations, verdict};
@@ -27,6 +29,9 @@ use super::status::Violations;
 
 /// Session tokens in one call.
 pub(super) const SESSION_TOKENS_MAX: usize = 3;
+
+/// How long a call waits for its session unless told otherwise.
+pub(super) const SESSION_WAIT_DEFAULT: Duration = Duration::from_secs(1);
 
 /// The longest wait of any kind.
 pub(super) const WAIT_MAX: Duration = Duration::from_mins(1);
@@ -137,7 +142,7 @@ pub(super) fn session(violations: &mut Violations, message: Option<&v1::Session>
         violations,
         "session.wait_ms",
         message.wait_ms,
-        Duration::from_secs(1),
+        SESSION_WAIT_DEFAULT,
     );
     Session { events, wait }
 }
