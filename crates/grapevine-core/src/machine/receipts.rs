@@ -263,6 +263,8 @@ impl Core {
             .iter()
             .filter(|row| state(row) == HolderState::Has)
             .count();
+        // The roster may have grown meanwhile, and a majority is one of all.
+        let seats = self.views.view().seats.len();
         let members = waiting.members();
         match waiting.level {
             ReceiptLevel::None => true,
@@ -278,7 +280,7 @@ impl Core {
                 have > if one { 0 } else { seats.len() / 2 }
             }
             ReceiptLevel::One => have >= 1 || members == 1,
-            ReceiptLevel::Quorum => have + 1 > members / 2,
+            ReceiptLevel::Quorum => have + 1 > members.max(seats) / 2,
             ReceiptLevel::All => {
                 let agreed = waiting.agreed && self.knows_grants(now);
                 agreed

@@ -62,6 +62,8 @@ pub(super) struct Views {
     /// What was known to exist when the present view was taken over, until all of it is applied: who told of it may have
     /// lost his seat, so that no grant waits for it.
     pub(super) debts: Vec<OriginHead>,
+    /// Whether this run had a seat in the last view.
+    was_seated: bool,
     /// Whether this sidecar called itself fresh in the present view: then it has whatever its members had acknowledged in
     /// earlier ones.
     pub(super) settled: bool,
@@ -90,6 +92,7 @@ impl Views {
             accepted: None,
             stuck: None,
             debts: Vec::new(),
+            was_seated: false,
             settled: false,
             farewell: None,
             leaving: BTreeSet::new(),
@@ -393,7 +396,23 @@ impl Core {
         };
         self.write_off(&view.closed);
         self.views.debts = self.progress.told_heads();
+        let restarted = seated && !std::mem::replace(&mut self.views.was_seated, seated);
+        if restarted && view.number > 1 && view.is_lone(&self.config.node_id) {
+            self.bump_after_restart(effects);
+        }
         self.everything_bumped(history, view.everything, effects)
+    }
+
+    /// Nobody can tell a member without others that its disk is an older copy, so each of its runs bumps everything before it
+    /// vouches. It does so by an event of its own: if others were members since, and are met again, this view is none of
+    /// their history, and its number says nothing to them.
+    fn bump_after_restart(&mut self, effects: &mut Effects) {
+        let id = self.issue(everything(), None, effects);
+        self.views.debts.push(OriginHead {
+            incarnation: id.origin,
+            bump: id.sequence,
+            directory: 0,
+        });
     }
 
     /// A peer knows of a view that bumped everything, of a history that was given up. Its number says all that there is to

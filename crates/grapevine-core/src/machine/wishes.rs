@@ -245,11 +245,9 @@ impl Core {
                 };
             }
         }
-        // Nobody could tell a member without others that its disk is an older copy.
-        let restored = view.is_lone(own) && !self.seated() && !self.draining;
         let spare = gone && self.can_spare(view, &seats);
         let confirmed = self.is_confirmed(view);
-        let bump = restored || gone && !spare || !confirmed && missing(view, &seats) > 0;
+        let bump = gone && !spare || !confirmed && missing(view, &seats) > 0;
         Draft {
             seats,
             bump,

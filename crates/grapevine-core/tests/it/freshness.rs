@@ -170,6 +170,35 @@ fn g11_a_minority_that_drops_its_members_is_still_one() {
     assert_eq!(world.core(1).roster().seats.len(), 2);
 }
 
+/// A member was alone, its disk was copied, others joined it, and the copy is put back: it takes itself for alone again, and
+/// goes on. What it bumps then must not pass for a view of the others.
+#[test]
+fn g12_an_older_disk_of_a_member_that_was_alone_forks_no_history() {
+    let mut world = World::running_with(3, strict);
+    for at in [0, 1] {
+        world.input(at, Input::Drain);
+        world.settle();
+        world.crash(at);
+    }
+    assert_eq!(world.core(2).roster().seats.len(), 1);
+    let copy = world.nodes[2].disk.clone();
+    (0..2).for_each(|at| world.start(at));
+    world.connect_all();
+    world.converge().unwrap();
+    world.crash(2);
+    world.nodes[2].disk = copy;
+    let before = world.token(0, &["cart/13"]);
+    world.start(2);
+    world.settle();
+    assert!(fresh(&world, 2), "nobody is there to tell it");
+    assert_ne!(world.token(2, &["cart/13"]), before, "G2");
+    world.connect_all();
+    world.converge().unwrap();
+    let tokens = (0..3).map(|at| world.token(at, &["cart/13"]));
+    let tokens: std::collections::BTreeSet<_> = tokens.collect();
+    assert_eq!(tokens.len(), 1);
+}
+
 #[test]
 fn g11_freshness_ends_when_the_first_grant_is_over_and_begins_when_the_last_is_renewed() {
     let mut world = World::running_with(3, strict);

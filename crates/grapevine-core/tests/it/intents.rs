@@ -255,7 +255,7 @@ fn g8_a_restarting_sidecar_bumps_what_it_held_and_holds_it_for_a_whole_lease_aga
     );
     assert_eq!(world.core(0).counters().intents_recovered, 2);
     let bumps_own = world.core(0).counters().bumps_own;
-    assert_eq!(bumps_own, 1, "one bump stands for both");
+    assert_eq!(bumps_own, 2, "one of everything, and one for both");
     pass(&mut world, EARLIER);
     assert_eq!(bumps(&world, 0, "cart/13"), 1);
     pass(&mut world, STEP + INTENT_GRACE + STRETCH);
