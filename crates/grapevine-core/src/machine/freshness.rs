@@ -109,7 +109,7 @@ impl Core {
             PeerMessage::Grant {
                 nonce,
                 duration,
-                settled: self.views.settled,
+                settled: self.is_settled(),
                 heads,
             },
         );
@@ -152,14 +152,16 @@ impl Core {
                 .learn_head(head.directory);
         }
         let (rate, run) = (self.config.clock_rate_ppm, self.config.incarnation);
-        let most = self.config.max_staleness;
+        let (most, view) = (self.config.max_staleness, self.views.view().mark());
         if let Some(member) = self.members.by_incarnation(from)
             && let Some(sent) = member.asked.answered(nonce)
         {
             let ends = sent.plus(shortened(duration.min(most), rate));
             if ends > now {
                 member.asked.note(ends, heads.to_vec());
-                member.settled |= settled;
+                if settled {
+                    member.settled = Some(view);
+                }
                 let own = heads.iter().find(|head| head.incarnation == run);
                 let told = own.map_or(0, |head| head.bump).max(member.confirmed);
                 let before = std::mem::replace(&mut member.confirmed, told);
@@ -223,7 +225,9 @@ impl Core {
             self.members.review(&self.config, view, &self.progress)
         };
         self.members.set_fresh_until(until, now);
-        self.views.settled |= now < until;
+        if now < until {
+            self.views.settled = Some(self.views.view().mark());
+        }
         if !self.caught_up && now < until {
             self.caught_up = true;
             // Leases given while catching up are salted with a token nobody will see again: they are unknown now.

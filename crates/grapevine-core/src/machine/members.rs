@@ -26,10 +26,6 @@ const MEMBERS_MAX: usize = SEATS_MAX - 1;
 const NODE_ID_REFUSED_FOR: Duration = Duration::from_secs(10);
 
 /// One member.
-#[allow(
-    clippy::struct_excessive_bools,
-    reason = "links, suspicion and word are told apart, and each comes from somebody else"
-)]
 #[derive(Clone, Debug)]
 pub(super) struct Member {
     pub(super) hello: PeerHello,
@@ -47,8 +43,8 @@ pub(super) struct Member {
     pub(super) asked: Asked,
     /// The last event of this sidecar that it waits for before it vouches, as its grants in the present view tell.
     pub(super) confirmed: u64,
-    /// Whether it says that it has called itself fresh in the present view.
-    pub(super) settled: bool,
+    /// The last view in which it says that it has called itself fresh.
+    pub(super) settled: Option<Mark>,
     /// Grants given to it.
     pub(super) given: Given,
     /// What of this sidecar's bump lane it acknowledged.
@@ -78,7 +74,7 @@ impl Member {
             mark: None,
             asked: Asked::default(),
             confirmed: 0,
-            settled: false,
+            settled: None,
             given: Given::default(),
             acked: LaneProgress::default(),
             told: None,

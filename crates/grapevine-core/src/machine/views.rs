@@ -64,9 +64,8 @@ pub(super) struct Views {
     pub(super) debts: Vec<OriginHead>,
     /// Whether this run had a seat in the last view.
     was_seated: bool,
-    /// Whether this sidecar called itself fresh in the present view: then it has whatever its members had acknowledged in
-    /// earlier ones.
-    pub(super) settled: bool,
+    /// The last view in which this sidecar called itself fresh: it has whatever its members had acknowledged in earlier ones.
+    pub(super) settled: Option<Mark>,
     /// When this sidecar told the others that it leaves.
     pub(super) farewell: Option<Time>,
     /// Runs that said they leave.
@@ -93,7 +92,7 @@ impl Views {
             stuck: None,
             debts: Vec::new(),
             was_seated: false,
-            settled: false,
+            settled: None,
             farewell: None,
             leaving: BTreeSet::new(),
             forgotten: BTreeSet::new(),
@@ -161,6 +160,11 @@ impl Core {
     /// When [`Self::knows_grants`] may change by itself.
     pub(super) fn knows_grants_at(&self) -> Option<Time> {
         self.views.knows_from
+    }
+
+    /// Whether this sidecar called itself fresh in the present view.
+    pub(super) fn is_settled(&self) -> bool {
+        self.views.settled == Some(self.views.view().mark())
     }
 
     /// Whether a run is to be told what of its events is flushed here. One that lost its seat is not: what it acknowledges
@@ -361,7 +365,6 @@ impl Core {
     fn adopted(&mut self, now: Time, effects: &mut Effects) -> Vec<Write> {
         let views = &mut self.views;
         (views.wanted, views.attempts) = (None, 0);
-        views.settled = false;
         let seats = &views.roster.view().seats;
         views.forgotten.retain(|node| seats.contains_key(node));
         // Also where a history begins: this run cannot tell a first start from that of disks that were wiped, so it allows
@@ -382,7 +385,6 @@ impl Core {
         for member in self.members.iter_mut() {
             member.asked = Asked::default();
             member.confirmed = 0;
-            member.settled = false;
         }
         let views = &self.views;
         let gone = |run: &Incarnation| view.seats.values().all(|seated| seated != run);

@@ -309,16 +309,17 @@ impl Core {
     /// earlier ones, perhaps by that seat and one that is gone since, is here if this sidecar called itself fresh in this
     /// view.
     fn can_spare(&self, view: &View, seats: &BTreeMap<NodeId, Incarnation>) -> bool {
-        self.views.settled && missing(view, seats) == 1 && self.is_confirmed(view)
+        self.is_settled() && missing(view, seats) == 1 && self.is_confirmed(view)
     }
 
     /// Whether what a seat that was spared had acknowledged with one other member is on two disks of members again: two
     /// of them have called themselves fresh without it, and for that they took over what each of the members had.
     fn is_confirmed(&self, view: &View) -> bool {
         let settled = |member: &Member| {
-            member.settled && view.seats_run(&member.hello.node_id, member.hello.incarnation)
+            member.settled == Some(view.mark())
+                && view.seats_run(&member.hello.node_id, member.hello.incarnation)
         };
-        !view.spared || self.views.settled && self.members.iter().any(settled)
+        !view.spared || self.is_settled() && self.members.iter().any(settled)
     }
 }
 
