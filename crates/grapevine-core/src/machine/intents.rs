@@ -106,6 +106,8 @@ pub(super) struct Intents {
     tops: BTreeMap<Box<str>, (ClassPath, usize)>,
     /// The linked peers, when they were looked at last.
     linked: BTreeSet<Incarnation>,
+    /// Whether this run was alone by the roster then.
+    alone: bool,
 }
 
 impl Intents {

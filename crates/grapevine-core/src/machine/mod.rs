@@ -228,7 +228,8 @@ impl Core {
             self.now = now;
         }
         let knew = self.caught_up;
-        let review_intents = intents::concerned(&input);
+        let mut review_intents = intents::concerned(&input);
+        let (mark, seated) = (self.views.view().mark(), self.seated());
         match input {
             Input::Invalidate(ticket, call) => self.invalidate(ticket, &call, now, &mut effects),
             Input::BeginWrite(ticket, call) => self.begin_write(ticket, &call, now, &mut effects),
@@ -267,6 +268,11 @@ impl Core {
         if self.caught_up && !knew {
             // What the store held may be more than this run's limits allow.
             self.evict_if_overfull(remote::OVERFULL_BY_OTHERS, &mut effects);
+        }
+        if (mark, seated) != (self.views.view().mark(), self.seated()) {
+            // Who is alone, or leaves, and whose word counts: all of it rests on the view.
+            review_intents = true;
+            self.settle_receipts(now, &mut effects);
         }
         if review_intents {
             self.review_intents(now, &mut effects);

@@ -31,6 +31,7 @@ const PULLS_MAX: usize = 32;
 const PULL_BUMPS_MAX: u64 = 1_000;
 /// Directory-lane batches served at once.
 const PULL_BATCHES_MAX: u64 = 64;
+
 /// A run of missing events.
 #[derive(Clone, Debug)]
 struct Gap {

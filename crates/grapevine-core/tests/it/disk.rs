@@ -234,6 +234,11 @@ impl Disk {
         });
     }
 
+    /// Forgets whom it met, and not the roster.
+    pub(crate) fn forget_members(&mut self) {
+        self.members.clear();
+    }
+
     /// Up to `limit` classes after `after`, in order.
     pub(crate) fn classes_after(
         &self,

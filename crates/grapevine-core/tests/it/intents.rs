@@ -8,8 +8,9 @@ use grapevine_core::event::{BumpEvent, Match, PurgeMode};
 use grapevine_core::id::EventId;
 use grapevine_core::intent::{INTENT_GRACE, IntentId};
 use grapevine_core::machine::effects::{
-    AbortOutcome, BeginWrite, Input, Invalidate, PeerMessage, ReceiptLevel, Refusal, Reply,
+    AbortOutcome, BeginWrite, Forget, Input, Invalidate, PeerMessage, ReceiptLevel, Refusal, Reply,
 };
+use grapevine_core::names::NodeId;
 use proptest::collection::vec;
 use proptest::prelude::{any, prop_assert, proptest};
 use proptest::test_runner::TestCaseError;
@@ -571,6 +572,133 @@ fn g8_one_that_leaves_begins_nothing_and_leaves_nothing_behind() {
     pass(&mut world, LEASE + INTENT_GRACE + STRETCH);
     assert_eq!(bumps(&world, other, "cart/13"), 1);
     assert_eq!(bumps(&world, other, "stock/7"), 0);
+}
+
+/// Gives a node its part of what the others say, and its own writes to its disk.
+fn heed(world: &mut World, at: usize) {
+    (0..world.nodes.len()).for_each(|from| world.deliver_all(from, at));
+    world.flush(at);
+}
+
+fn drain(world: &mut World, at: usize) {
+    world.input(at, Input::Drain);
+    world.flush(at);
+}
+
+fn who_holds(world: &World, among: [usize; 2]) -> (usize, usize) {
+    let holds = |at: &usize| world.core(*at).intents_held() == 1;
+    let holder = among.into_iter().find(holds).unwrap();
+    (holder, among.into_iter().find(|it| *it != holder).unwrap())
+}
+
+#[test]
+fn g8_one_that_leaves_gives_its_own_open_intents_to_all_peers() {
+    let mut world = World::running(3);
+    let intent = open(&mut world, 0, &["cart/13"]);
+    let (holder, other) = who_holds(&world, [1, 2]);
+    drain(&mut world, 0);
+    heed(&mut world, other);
+    // Its holder is gone for good at the same moment.
+    world.crash(0);
+    world.crash(holder);
+    world.wipe(holder);
+    pass(&mut world, EARLIER);
+    assert_eq!(world.core(other).intents_held(), 1);
+    assert_eq!(bumps(&world, other, "cart/13"), 0, "the commit is to come");
+    pass(&mut world, STEP + INTENT_GRACE + STRETCH);
+    assert_eq!(bumps(&world, other, "cart/13"), 1);
+
+    // An abort that comes while it leaves reaches all who hold it.
+    let mut world = World::running(3);
+    let intent_too = open(&mut world, 0, &["cart/13"]);
+    assert_eq!(intent, intent_too);
+    drain(&mut world, 0);
+    heed(&mut world, 1);
+    heed(&mut world, 2);
+    let call = abort(&mut world, 0, intent);
+    world.settle();
+    assert_eq!(aborted(&world, 0, call), Some(AbortOutcome::InTime));
+    no_intents_are_stored(&world);
+}
+
+#[test]
+fn g8_a_holder_that_leaves_hands_over_what_it_holds_for_one_that_leaves() {
+    let mut world = World::running(3);
+    open(&mut world, 0, &["cart/13"]);
+    let (holder, other) = who_holds(&world, [1, 2]);
+    world.cut(0, other);
+    drain(&mut world, 0);
+    heed(&mut world, holder);
+    // The origin's link stands, and its seat: but it will expire nothing any more.
+    drain(&mut world, holder);
+    heed(&mut world, other);
+    world.crash(0);
+    world.crash(holder);
+    pass(&mut world, LEASE + INTENT_GRACE + STRETCH);
+    assert_eq!(bumps(&world, other, "cart/13"), 1);
+}
+
+#[test]
+fn g8_a_holder_that_says_it_leaves_is_replaced() {
+    let mut world = World::running(3);
+    open(&mut world, 0, &["cart/13"]);
+    let (holder, other) = who_holds(&world, [1, 2]);
+    drain(&mut world, holder);
+    world.deliver_all(holder, 0);
+    heed(&mut world, other);
+    assert_eq!(world.core(other).intents_held(), 1);
+}
+
+#[test]
+fn g8_who_is_alone_by_the_roster_needs_no_holder_however_many_are_expected() {
+    let mut world = World::running(2);
+    world.crash(1);
+    pass(&mut world, STEP);
+    let ticket = world.ticket();
+    let forget = Forget {
+        node_id: NodeId::parse("b").unwrap(),
+        alone: false,
+    };
+    world.input(0, Input::Forget(ticket, forget));
+    world.settle();
+    assert_eq!(world.core(0).roster().seats.len(), 1);
+    let intent = open(&mut world, 0, &["cart/13"]);
+    assert_eq!(world.nodes[0].disk.intents(), [intent]);
+}
+
+#[test]
+fn g8_an_intent_that_waits_for_a_holder_is_answered_when_its_sidecar_comes_to_be_alone() {
+    let mut world = World::running(2);
+    world.crash(1);
+    let call = begin(&mut world, 0, &["cart/13"]);
+    world.flush(0);
+    assert_eq!(begun(&world, 0, call), None);
+    let ticket = world.ticket();
+    let forget = Forget {
+        node_id: NodeId::parse("b").unwrap(),
+        alone: false,
+    };
+    world.input(0, Input::Forget(ticket, forget));
+    world.settle();
+    assert!(begun(&world, 0, call).is_some());
+}
+
+#[test]
+fn g8_who_is_not_alone_by_the_roster_needs_a_holder_however_few_are_expected() {
+    let mut world = World::running_with(2, |config| config.expected_members = 1);
+    world.converge().unwrap();
+    assert_eq!(world.core(0).roster().seats.len(), 2);
+    world.crash(1);
+    world.crash(0);
+    // Nothing but the roster remembers the peer.
+    world.nodes[0].disk.forget_members();
+    world.start(0);
+    world.settle();
+    let call = begin(&mut world, 0, &["cart/13"]);
+    world.flush(0);
+    assert_eq!(begun(&world, 0, call), None, "durable here alone");
+    pass(&mut world, PATIENCE);
+    assert_eq!(refused(&world, 0, call), Some(Refusal::IntentNotHeld));
 }
 
 mod random;

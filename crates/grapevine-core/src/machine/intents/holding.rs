@@ -51,15 +51,26 @@ impl Core {
         }
     }
 
-    fn linked_peers(&self) -> BTreeSet<Incarnation> {
+    /// The runs that are there to stay: those that said they leave hold nothing, and will expire nothing.
+    pub(in crate::machine) fn linked_peers(&self) -> BTreeSet<Incarnation> {
         let linked = self.members.iter().filter(|member| Member::linked(member));
-        linked.map(|member| member.hello.incarnation).collect()
+        let linked = linked.map(|member| member.hello.incarnation);
+        let leaving = &self.views.leaving;
+        linked.filter(|run| !leaving.contains(run)).collect()
+    }
+
+    /// Whether nobody else has a say: the roster seats this run and no other. Then an intent rests on this disk, as an
+    /// acknowledged bump does.
+    fn is_alone(&self) -> bool {
+        self.seated() && self.views.view().is_lone(&self.config.node_id)
     }
 
     /// Finds new holders for intents whose holder's link ended or that have none, and tells new links what is held.
     fn review_holders(&mut self, now: Time, effects: &mut Effects) {
+        let alone = self.is_alone();
+        let was_alone = std::mem::replace(&mut self.intents.alone, alone);
         let linked = self.linked_peers();
-        if linked == self.intents.linked {
+        if linked == self.intents.linked && alone == was_alone {
             return;
         }
         let before = std::mem::replace(&mut self.intents.linked, linked.clone());
@@ -115,12 +126,7 @@ impl Core {
                     return;
                 };
                 own.flushed = true;
-                // The rule of a receipt `one`: nothing counts as acknowledged by a cluster that knows of no peer.
-                if self.members.len() == 0 && self.config.expected_members <= 1 {
-                    self.answer_begun(id, effects);
-                } else {
-                    self.ask_holder(id, now, effects);
-                }
+                self.ask_holder(id, now, effects);
             }
         }
     }
@@ -137,8 +143,12 @@ impl Core {
         }
     }
 
-    /// Asks the next linked peer to hold an own intent, if there is any.
+    /// Asks the next linked peer to hold an own intent, if there is any. Who is alone by the roster needs none, by the rule
+    /// of a receipt `one`; one that is linked all the same, as a newcomer is, may hold it too.
     fn ask_holder(&mut self, id: IntentId, now: Time, effects: &mut Effects) {
+        if self.is_alone() {
+            self.answer_begun(id, effects);
+        }
         let linked: Vec<_> = self.linked_peers().into_iter().collect();
         let Some(own) = self.intents.own.get_mut(&id.number) else {
             return;
@@ -353,8 +363,8 @@ impl Core {
         }
     }
 
-    /// This sidecar leaves: calls that wait are refused, and what it holds for runs that are gone is handed to all peers,
-    /// for nobody else may have it.
+    /// This sidecar leaves: calls that wait are refused; what is open here, and what it holds for runs that are gone or
+    /// leave as well, is handed to all peers, for nobody else may have it. More bumps than one are harmless.
     pub(in crate::machine) fn leave_intents(&mut self, now: Time, effects: &mut Effects) {
         let origin = self.config.incarnation;
         let waiting = self.intents.own.iter();
@@ -366,17 +376,22 @@ impl Core {
             refuse(ticket, Refusal::Draining, effects);
         }
         let linked = self.linked_peers();
+        let handed = |id: IntentId, bump: &Bump, ends: Time| {
+            let (bump, lease) = (bump.clone(), ends.since(now));
+            Action::Broadcast(PeerMessage::Intent(Intent { id, bump, lease }))
+        };
+        for (&number, own) in &mut self.intents.own {
+            let more = linked.iter().filter(|peer| !own.asked.contains(peer));
+            // So that an end that is still to come is told to them.
+            let more: Vec<_> = more.copied().collect();
+            own.asked.extend(more);
+            let id = IntentId { origin, number };
+            effects.actions.push(handed(id, &own.bump, own.ends));
+        }
         for (&id, held) in &self.intents.held {
-            if linked.contains(&id.origin) {
-                continue;
+            if !linked.contains(&id.origin) {
+                effects.actions.push(handed(id, &held.bump, held.ends));
             }
-            let intent = Intent {
-                id,
-                bump: held.bump.clone(),
-                lease: held.ends.since(now),
-            };
-            let message = PeerMessage::Intent(intent);
-            effects.actions.push(Action::Broadcast(message));
         }
     }
 }
