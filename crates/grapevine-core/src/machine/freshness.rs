@@ -151,7 +151,7 @@ impl Core {
                 .lane_mut(head.incarnation, Lane::Directory)
                 .learn_head(head.directory);
         }
-        let (rate, run) = (self.config.clock_rate_ppm, self.config.incarnation);
+        let rate = self.config.clock_rate_ppm;
         let (most, view) = (self.config.max_staleness, self.views.view().mark());
         if let Some(member) = self.members.by_incarnation(from)
             && let Some(sent) = member.asked.answered(nonce)
@@ -162,11 +162,6 @@ impl Core {
                 if settled {
                     member.settled = Some(view);
                 }
-                let own = heads.iter().find(|head| head.incarnation == run);
-                let told = own.map_or(0, |head| head.bump).max(member.confirmed);
-                let before = std::mem::replace(&mut member.confirmed, told);
-                let concerned = self.receipts.concerned(before, told, &[]);
-                self.settle(concerned, now, effects);
             }
         }
     }

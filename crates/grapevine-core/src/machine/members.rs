@@ -41,8 +41,6 @@ pub(super) struct Member {
     pub(super) mark: Option<Mark>,
     /// Grants that it gave, in the present view.
     pub(super) asked: Asked,
-    /// The last event of this sidecar that it waits for before it vouches, as its grants in the present view tell.
-    pub(super) confirmed: u64,
     /// The last view in which it says that it has called itself fresh.
     pub(super) settled: Option<Mark>,
     /// Grants given to it.
@@ -73,7 +71,6 @@ impl Member {
             next_probe: now,
             mark: None,
             asked: Asked::default(),
-            confirmed: 0,
             settled: None,
             given: Given::default(),
             acked: LaneProgress::default(),

@@ -161,7 +161,10 @@ impl Core {
             self.members.iter().map(Member::seat).collect()
         };
         let members = rows.len();
+        // Their seats may still be theirs, until the others have agreed to give them to their successors.
+        let seats: BTreeSet<_> = rows.iter().map(|(_, run)| *run).collect();
         let superseded = self.members.former(now);
+        let superseded = superseded.filter(|run| !seats.contains(&run.incarnation));
         rows.extend(superseded.map(|run| (run.node_id.clone(), run.incarnation)));
         let former = rows.len() - members;
         (rows, former)

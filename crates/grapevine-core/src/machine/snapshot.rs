@@ -263,6 +263,10 @@ impl Core {
         self.history.cut(self.versions.stamp());
         self.counters.snapshots_adopted += 1;
         self.write(effects, writes, Pending::Nothing);
+        // Calls of those who run may wait to hear that their events are here.
+        for to in self.linked_peers() {
+            self.acknowledge_again(to, effects);
+        }
         effects.actions.push(Action::Resync);
         self.evict_if_overfull(OVERFULL_BY_OTHERS, effects);
     }

@@ -143,13 +143,14 @@ impl Core {
     }
 
     /// Whether no later view can be one whose members vouch without an event of this sidecar: whatever majority of the
-    /// present view decides it has this sidecar in it, or one that waits for the event. Who was cut off for long may have
-    /// been removed meanwhile, and nobody has told it.
+    /// present view decides it has this sidecar in it, or one that has the event on its disk. Who was cut off for long may
+    /// have been removed meanwhile, and nobody has told it. That a member knows of the event, as its grants may tell, is
+    /// not enough: its next run knows what the disk knows.
     pub(super) fn is_waited_for(&self, sequence: u64) -> bool {
         let view = self.views.view();
         let waits = |member: &&Member| {
             view.seats_run(&member.hello.node_id, member.hello.incarnation)
-                && member.confirmed >= sequence
+                && member.acked.has(sequence)
         };
         let waiting = self.members.iter().filter(waits).count() + 1;
         self.seated()
@@ -384,7 +385,6 @@ impl Core {
         // What members of the last view vouched for says nothing in this one: somebody may be missing who is asked now.
         for member in self.members.iter_mut() {
             member.asked = Asked::default();
-            member.confirmed = 0;
         }
         let views = &self.views;
         let gone = |run: &Incarnation| view.seats.values().all(|seated| seated != run);
