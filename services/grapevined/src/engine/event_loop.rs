@@ -3,30 +3,29 @@
 //! A turn takes what waits (bumps and answers before registrations), hands it to the machine under one write lock, gives
 //! the writes to the writer as one group and carries the actions out. While writes pile up behind a slow disk, the loop
 //! stops taking registrations first and everything else from applications and peers later; their queues fill and push
-//! back. Actions on peers never wait: a full queue drops its message, and heads and pulls repair that.
+//! back. The part `act` carries actions out.
+
+mod act;
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use grapevine_core::fill::FillId;
-use grapevine_core::id::{EventId, Incarnation, Lane, Time};
+use grapevine_core::id::{EventId, Incarnation, Time};
 use grapevine_core::machine::Core;
 use grapevine_core::machine::effects::{
-    Action, Effects, FillTurn, Input, PeerMessage, ReceiptLevel, Refusal, Reply, Side, Ticket,
+    Action, Effects, Input, PeerMessage, ReceiptLevel, Refusal, Reply, Side, Ticket,
 };
 use grapevine_core::names::NodeId;
-use grapevine_core::progress::LaneProgress;
 use grapevine_core::roster::View;
-use grapevine_core::store::Taken;
 use parking_lot::RwLockWriteGuard;
 use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{error, info, warn};
 
 use super::writer::{Committed, Outcome, Writer};
-use super::{Call, Caller, Clock, Command, Engine, Held, News};
-use crate::peers::{Link, LinkId, LinkSender, serve_log, serve_snapshot};
-use crate::purge::{Job, Purger, Submission};
+use super::{Call, Caller, Clock, Command, Engine};
+use crate::peers::{Link, LinkId, LinkSender};
+use crate::purge::{Purger, Submission};
 use crate::telemetry::Counter;
 
 /// Commands taken in one turn.
@@ -397,181 +396,6 @@ impl EventLoop {
                     caller.answer(Reply::Refused(Refusal::Draining), Vec::new(), None);
                 }
             }
-        }
-    }
-
-    fn act(&mut self, actions: Vec<Action>) {
-        let mut applied = 0;
-        for action in actions {
-            match action {
-                Action::Send { to, message } => self.send(to, message),
-                Action::Broadcast(message) => self.broadcast(&message),
-                Action::Reply(ticket, reply) => self.reply(ticket, reply),
-                Action::Applied(event, what) => {
-                    applied += 1;
-                    self.parts.engine.sessions.applied(event);
-                    // Nobody listening is no error.
-                    let _ = self.parts.engine.news.send(News::Applied(event, what));
-                }
-                Action::Resync => {
-                    applied += 1;
-                    self.parts.engine.sessions.all_applied();
-                    let _ = self.parts.engine.news.send(News::Resync);
-                }
-                Action::Purge {
-                    addresses,
-                    expires,
-                    mode,
-                } => {
-                    self.parts.purger.submit(Job {
-                        addresses,
-                        mode,
-                        lifetime: Clock::until(expires),
-                    });
-                }
-                Action::ServeLog {
-                    to,
-                    origin,
-                    lane,
-                    first,
-                    last,
-                } => {
-                    if let Some((_, link)) = self.links.get(&to) {
-                        let (engine, link) = (&self.parts.engine, link.clone());
-                        serve_log(engine, link, origin, lane, (first, last));
-                    }
-                }
-                Action::ServeSnapshot { to, id, cut } => {
-                    if let Some((_, link)) = self.links.get(&to) {
-                        serve_snapshot(&self.parts.engine, link.clone(), id, cut);
-                    }
-                }
-                Action::Stop(reason) => self.stop = Some(reason),
-            }
-        }
-        if applied > 0 {
-            self.parts.applied.send_modify(|count| *count += applied);
-            self.publish_heads();
-        }
-    }
-
-    /// Lets gossip tell how far this sidecar's own events have come: at once when there is a new bump, for a peer whose
-    /// push was lost asks when it hears of it.
-    fn publish_heads(&mut self) {
-        let (bump, directory) = {
-            let core = self.parts.engine.core.read();
-            let head = |lane| {
-                core.progress()
-                    .lane(core.incarnation(), lane)
-                    .map_or(0, LaneProgress::watermark)
-            };
-            (head(Lane::Bump), head(Lane::Directory))
-        };
-        self.parts.gossip.set_heads(bump, directory);
-        if bump > self.told_bump {
-            self.told_bump = bump;
-            self.parts.gossip.nudge();
-        }
-    }
-
-    fn send(&self, to: Incarnation, message: PeerMessage) {
-        if let Some((_, link)) = self.links.get(&to) {
-            self.offer(link, message);
-        }
-    }
-
-    fn broadcast(&self, message: &PeerMessage) {
-        for (_, link) in self.links.values() {
-            self.offer(link, message.clone());
-        }
-    }
-
-    fn offer(&self, link: &LinkSender, message: PeerMessage) {
-        if !link.offer(message) {
-            self.parts.engine.counters.inc(Counter::PushesDropped);
-        }
-    }
-
-    fn reply(&mut self, ticket: Ticket, reply: Reply) {
-        if let Reply::Refused(Refusal::Receipts { .. } | Refusal::TopLevelClasses { .. }) = &reply {
-            self.parts.engine.counters.inc(Counter::IntakeRejected);
-        }
-        let purges = match &reply {
-            Reply::Invalidated { event, .. } => self.purges.remove(event).unwrap_or_default(),
-            _ => Vec::new(),
-        };
-        let held = self.held(&reply);
-        if let Some(caller) = self.callers.remove(&ticket) {
-            caller.answer(reply, purges, held);
-        }
-    }
-
-    /// The turn to fill that a reply brings.
-    fn held(&self, reply: &Reply) -> Option<Held> {
-        let Reply::Fill(FillTurn::Won { fill: Some(number) }) = reply else {
-            return None;
-        };
-        let engine = &self.parts.engine;
-        let fill = FillId {
-            origin: engine.core.read().incarnation(),
-            number: *number,
-        };
-        Some(Held::new(fill, engine.urgent.clone()))
-    }
-
-    fn purge_taken(&mut self, taken: Taken) {
-        if taken.addresses.is_empty() {
-            return;
-        }
-        let Taken {
-            event,
-            purge,
-            addresses,
-            expires,
-        } = taken;
-        let attempt = self.parts.purger.submit(Job {
-            addresses,
-            mode: purge,
-            lifetime: Clock::until(expires),
-        });
-        self.note_purge(event, attempt);
-    }
-
-    /// Keeps the first attempt of an own event's purge until its call is answered.
-    fn note_purge(&mut self, event: EventId, attempt: Submission) {
-        if event.origin == self.parts.engine.core.read().incarnation() {
-            self.purges.entry(event).or_default().push(attempt);
-            self.purged.push(event);
-        }
-    }
-
-    /// Forgets the attempts of events that nobody waits for: those of writes that ended with their lease, say.
-    fn forget_unasked(&mut self) {
-        if self.purged.is_empty() {
-            return;
-        }
-        let core = self.parts.engine.core.read();
-        for event in std::mem::take(&mut self.purged) {
-            if !core.owes_receipt(event) {
-                self.purges.remove(&event);
-            }
-        }
-    }
-
-    /// Tells the dialler whom there is to dial.
-    fn tell_members(&mut self) {
-        let now = Time::ZERO;
-        let members: Vec<_> = {
-            let core = self.parts.engine.core.read();
-            let views = core.members(now);
-            views
-                .into_iter()
-                .map(|view| (view.hello.node_id, view.hello.peer_address))
-                .collect()
-        };
-        if members != self.told_members {
-            self.told_members.clone_from(&members);
-            self.parts.members.send_replace(members);
         }
     }
 }
