@@ -217,23 +217,25 @@ impl EventLoop {
             inputs.splice(0..0, self.gone());
         }
         self.gathered += bulk;
-        let membership = inputs.iter().any(touches_members);
+        let mut membership = inputs.iter().any(touches_members);
         let actions = self.handle(inputs);
         self.writer.kick();
         self.act(actions);
         self.forget_unasked();
-        self.log_roster();
+        // A new view forgets who left, and may come with a flush as well as with a peer's word.
+        membership |= self.log_roster();
         if membership {
             self.tell_members();
         }
         Ok(())
     }
 
-    /// Tells the log of another view, and of histories that found no room.
-    fn log_roster(&mut self) {
+    /// Tells the log of another view, and of histories that found no room; says whether there is another view.
+    fn log_roster(&mut self) -> bool {
         let core = self.parts.engine.core.read();
         let (view, refused) = &mut self.logged;
-        if core.roster().mark() != view.mark() {
+        let another = core.roster().mark() != view.mark();
+        if another {
             super::views::log(view, core.roster());
             *view = core.roster().clone();
         }
@@ -245,6 +247,7 @@ impl EventLoop {
             );
             *refused = now_refused;
         }
+        another
     }
 
     /// How much more of registrations and snapshots may wait for the disk. Bumps are written in their turn, so all of it
@@ -267,7 +270,12 @@ impl EventLoop {
 
     /// Whether more calls of this turn want receipts than may wait for them.
     fn short_of_receipts(&self, inputs: &[Input]) -> bool {
-        let wants = |input: &&Input| matches!(input, Input::Invalidate(_, call) if call.level != ReceiptLevel::None);
+        let wants = |input: &&Input| match input {
+            Input::Invalidate(_, call) | Input::CommitWrite(_, _, call) => {
+                call.level != ReceiptLevel::None
+            }
+            _ => false,
+        };
         let wanted = inputs.iter().filter(wants).count();
         wanted > 0 && wanted > self.parts.engine.core.read().receipt_places()
     }

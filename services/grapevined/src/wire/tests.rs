@@ -329,11 +329,21 @@ fn what_peers_say_of_intents_comes_back_and_nothing_malformed_does() {
         }),
         Kind::IntentSettled(v1::IntentSettled::default()),
         Kind::IntentSettled(v1::IntentSettled {
-            intent: Some(good),
+            intent: Some(good.clone()),
             event: Some(v1::Dot::default()),
         }),
     ] {
         let kind = Some(kind);
         assert!(peer::read_message(v1::ExchangeRequest { kind }).is_err());
     }
+    // Every sidecar has event 0 of every run: a holder would believe at once that the bump is here.
+    let kind = Some(Kind::IntentSettled(v1::IntentSettled {
+        intent: Some(good),
+        event: Some(v1::Dot {
+            incarnation: vec![1; 16].into(),
+            sequence: 0,
+        }),
+    }));
+    let told = peer::read_message(v1::ExchangeRequest { kind }).unwrap_err();
+    assert_eq!(told.to_string(), "event.sequence: 0; the least is 1");
 }

@@ -107,7 +107,10 @@ impl EventLoop {
     }
 
     fn reply(&mut self, ticket: Ticket, reply: Reply) {
-        if let Reply::Refused(Refusal::Receipts { .. } | Refusal::TopLevelClasses { .. }) = &reply {
+        if let Reply::Refused(
+            Refusal::Receipts { .. } | Refusal::TopLevelClasses { .. } | Refusal::Intents { .. },
+        ) = &reply
+        {
             self.parts.engine.counters.inc(Counter::IntakeRejected);
         }
         let purges = match &reply {

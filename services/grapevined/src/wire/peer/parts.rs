@@ -176,7 +176,11 @@ pub(super) fn read_intent_id(id: Option<&v1::IntentId>) -> Checked<IntentId> {
     })
 }
 
+/// An event that was issued: they are numbered from 1, and everybody has number 0 of everybody.
 pub(super) fn read_event(dot: &v1::Dot) -> Checked<EventId> {
+    if dot.sequence == 0 {
+        return Err(field("event.sequence", "0; the least is 1"));
+    }
     Ok(EventId {
         origin: origin("event.incarnation", &dot.incarnation)?,
         sequence: dot.sequence,
