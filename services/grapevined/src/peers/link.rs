@@ -2,19 +2,25 @@
 //! the loop when the link is over.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use grapevine_core::machine::effects::{PeerHello, PeerMessage, Side};
+use grapevine_core::roster::Say;
 use tokio::sync::{Semaphore, mpsc};
 
 use crate::engine::{Command, Engine};
+use crate::wire::peer::message_bytes;
 
 /// How long a served message waits for room before serving is given up.
 const SERVE_WAIT: Duration = Duration::from_secs(10);
 /// How long a peer may take for pieces of a snapshot: its disk may be slow, and it gives a snapshot up after a minute
 /// without one.
 const PIECE_WAIT: Duration = Duration::from_mins(1);
+
+/// The bytes that may wait in each of a link's queues for a peer that reads slowly, unless a single message has more.
+/// What comes then is dropped.
+const QUEUE_BYTES_MAX: usize = 8 << 20;
 
 /// Pulls served at once on one link; a further one is dropped, and asked for again.
 const PULLS_SERVED_MAX: usize = 4;
@@ -85,8 +91,8 @@ impl Drop for LinkGuard {
 /// A link's queues, as the loop sees them.
 #[derive(Clone, Debug)]
 pub(crate) struct LinkSender {
-    urgent: mpsc::Sender<PeerMessage>,
-    bulk: mpsc::Sender<PeerMessage>,
+    urgent: Queue,
+    bulk: Queue,
     pub(super) pulls: Arc<Semaphore>,
     pub(super) snapshots: Arc<Semaphore>,
     /// Pieces of snapshots that the peer would still take.
@@ -96,14 +102,106 @@ pub(crate) struct LinkSender {
 /// A link's queues, as its stream sees them.
 #[derive(Debug)]
 pub(crate) struct LinkReceiver {
-    urgent: mpsc::Receiver<PeerMessage>,
-    bulk: mpsc::Receiver<PeerMessage>,
+    urgent: mpsc::Receiver<Queued>,
+    bulk: mpsc::Receiver<Queued>,
+}
+
+/// One queue, bounded in messages and in bytes.
+#[derive(Clone, Debug)]
+struct Queue {
+    messages: mpsc::Sender<Queued>,
+    waiting: Arc<Waiting>,
+}
+
+/// What waits in a queue.
+#[derive(Debug, Default)]
+struct Waiting {
+    bytes: AtomicUsize,
+    /// Whether a grant is among it, and whether a decided view is. They may be large, as many runs as there are, and are
+    /// made again and again: a peer that reads slowly asks for the next when it has read the last.
+    grant: AtomicBool,
+    decided: AtomicBool,
+}
+
+/// A message in a queue. While it is there it counts.
+#[derive(Debug)]
+struct Queued {
+    message: Option<PeerMessage>,
+    bytes: usize,
+    waiting: Arc<Waiting>,
+}
+
+impl Waiting {
+    /// The mark of what may be there once only.
+    fn once(&self, message: &PeerMessage) -> Option<&AtomicBool> {
+        match message {
+            PeerMessage::Grant { .. } => Some(&self.grant),
+            PeerMessage::Roster {
+                say: Say::Decided(_),
+                ..
+            } => Some(&self.decided),
+            _ => None,
+        }
+    }
+}
+
+impl Queue {
+    fn new(messages_max: usize) -> (Self, mpsc::Receiver<Queued>) {
+        let (messages, out) = mpsc::channel(messages_max);
+        let waiting = Arc::default();
+        (Self { messages, waiting }, out)
+    }
+
+    fn queued(&self, message: PeerMessage) -> Queued {
+        let bytes = message_bytes(&message);
+        self.waiting.bytes.fetch_add(bytes, Ordering::Relaxed);
+        if let Some(there) = self.waiting.once(&message) {
+            there.store(true, Ordering::Relaxed);
+        }
+        Queued {
+            message: Some(message),
+            bytes,
+            waiting: self.waiting.clone(),
+        }
+    }
+
+    /// Only the loop offers, so nothing is added between the look and the addition; what is served in the meantime waits
+    /// for room in messages, and is limited by itself.
+    fn offer(&self, message: PeerMessage) -> bool {
+        let waiting = self.waiting.bytes.load(Ordering::Relaxed);
+        let full = waiting > 0 && waiting + message_bytes(&message) > QUEUE_BYTES_MAX;
+        let there = self.waiting.once(&message);
+        if full || there.is_some_and(|there| there.load(Ordering::Relaxed)) {
+            return false;
+        }
+        let Ok(place) = self.messages.try_reserve() else {
+            return false;
+        };
+        place.send(self.queued(message));
+        true
+    }
+}
+
+impl Queued {
+    fn take(mut self) -> Option<PeerMessage> {
+        let message = self.message.take()?;
+        if let Some(there) = self.waiting.once(&message) {
+            there.store(false, Ordering::Relaxed);
+        }
+        Some(message)
+    }
+}
+
+impl Drop for Queued {
+    fn drop(&mut self) {
+        self.waiting.bytes.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
 }
 
 /// A link's queues.
 pub(crate) fn link(urgent_max: usize, bulk_max: usize) -> (LinkSender, LinkReceiver) {
-    let (urgent, urgent_out) = mpsc::channel(urgent_max);
-    let (bulk, bulk_out) = mpsc::channel(bulk_max);
+    let (urgent, urgent_out) = Queue::new(urgent_max);
+    let (bulk, bulk_out) = Queue::new(bulk_max);
     (
         LinkSender {
             urgent,
@@ -136,7 +234,7 @@ fn is_bulk(message: &PeerMessage) -> bool {
 }
 
 impl LinkSender {
-    fn queue(&self, message: &PeerMessage) -> &mpsc::Sender<PeerMessage> {
+    fn queue(&self, message: &PeerMessage) -> &Queue {
         if is_bulk(message) {
             &self.bulk
         } else {
@@ -146,23 +244,26 @@ impl LinkSender {
 
     /// Queues a message if there is room; tells whether there was.
     pub(crate) fn offer(&self, message: PeerMessage) -> bool {
-        self.queue(&message).try_send(message).is_ok()
+        self.queue(&message).offer(message)
     }
 
     /// Queues a message, waiting for room; tells whether there came to be some.
     pub(crate) async fn queue_when_room(&self, message: PeerMessage) -> bool {
         let queue = self.queue(&message);
-        matches!(
-            tokio::time::timeout(SERVE_WAIT, queue.send(message)).await,
-            Ok(Ok(()))
-        )
+        match tokio::time::timeout(SERVE_WAIT, queue.messages.reserve()).await {
+            Ok(Ok(place)) => {
+                place.send(queue.queued(message));
+                true
+            }
+            _ => false,
+        }
     }
 
     /// Queues a piece of a snapshot once the peer has taken enough of those before; tells whether it came to that.
     pub(super) async fn queue_piece(&self, piece: PeerMessage) -> bool {
         let place = tokio::select! {
             place = tokio::time::timeout(PIECE_WAIT, self.pieces.acquire()) => place,
-            () = self.bulk.closed() => return false,
+            () = self.bulk.messages.closed() => return false,
         };
         let Ok(Ok(place)) = place else { return false };
         let queued = self.queue_when_room(piece).await;
@@ -177,10 +278,96 @@ impl LinkSender {
 impl LinkReceiver {
     /// The next message, urgent ones first; `None` when the link is no longer wanted.
     pub(crate) async fn next(&mut self) -> Option<PeerMessage> {
-        tokio::select! {
+        let queued = tokio::select! {
             biased;
-            message = self.urgent.recv() => message,
-            Some(message) = self.bulk.recv() => Some(message),
+            queued = self.urgent.recv() => queued,
+            Some(queued) = self.bulk.recv() => Some(queued),
+        };
+        queued?.take()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+
+    use grapevine_core::event::{Bump, BumpEvent, Match, PurgeMode};
+    use grapevine_core::id::Incarnation;
+    use grapevine_core::names::ClassPath;
+    use grapevine_core::progress::OriginHead;
+    use grapevine_core::roster::View;
+
+    use super::*;
+
+    fn grant(nonce: u64) -> PeerMessage {
+        let head = OriginHead {
+            incarnation: Incarnation::new(7).unwrap(),
+            bump: 1,
+            directory: 1,
+        };
+        PeerMessage::Grant {
+            nonce,
+            settled: false,
+            duration: Duration::from_secs(1),
+            heads: vec![head; 10_000],
+        }
+    }
+
+    fn decided() -> PeerMessage {
+        PeerMessage::Roster {
+            history: None,
+            say: Say::Decided(View::default()),
+        }
+    }
+
+    fn bumps(count: usize) -> PeerMessage {
+        let name = format!("a/{}", "b".repeat(190));
+        let event = Arc::new(BumpEvent::Bump(Bump {
+            classes: vec![ClassPath::parse(&name).unwrap(); 1_000],
+            matching: Match::Any,
+            purge: PurgeMode::Hard,
+        }));
+        PeerMessage::Bumps {
+            origin: Incarnation::new(7).unwrap(),
+            first: 1,
+            events: vec![event; count],
+        }
+    }
+
+    #[tokio::test]
+    async fn g10_what_waits_for_a_peer_that_reads_slowly_is_bounded_in_bytes() {
+        let (sender, mut receiver) = link(10_000, 10_000);
+        let taken = (0..10_000).filter(|_| sender.offer(bumps(1))).count();
+        assert!((20..=45).contains(&taken), "{taken} of 200 KB each");
+        assert!(!sender.offer(bumps(1)));
+        assert!(
+            sender.offer(PeerMessage::SnapshotEnd { id: 1 }),
+            "another queue"
+        );
+        // What is read, or dropped with its link, makes room.
+        receiver.next().await.unwrap();
+        assert!(sender.offer(bumps(1)));
+        assert!(!sender.offer(bumps(1)));
+        let waiting = sender.urgent.waiting.clone();
+        drop((sender, receiver));
+        assert_eq!(waiting.bytes.load(Ordering::Relaxed), 0);
+        // A single message that is larger than the bound gets through.
+        let (sender, mut receiver) = link(10_000, 10_000);
+        assert!(sender.offer(bumps(50)));
+        assert!(!sender.offer(PeerMessage::SnapshotRequest { id: 1 }));
+        receiver.next().await.unwrap();
+        assert!(sender.offer(PeerMessage::SnapshotRequest { id: 1 }));
+    }
+
+    #[tokio::test]
+    async fn g10_one_grant_and_one_view_wait_for_a_peer_and_the_next_when_they_are_read() {
+        let (sender, mut receiver) = link(100, 100);
+        for message in [grant, |_| decided()] {
+            assert!(sender.offer(message(1)));
+            assert!(!sender.offer(message(2)));
+            assert_eq!(receiver.next().await, Some(message(1)));
+            assert!(sender.offer(message(3)));
+            receiver.next().await.unwrap();
         }
     }
 }

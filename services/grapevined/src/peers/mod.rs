@@ -1,8 +1,8 @@
 //! Links between sidecars.
 //!
 //! Each sidecar dials every other one and says all it has to say on the stream it dialled, so a pair has one stream each
-//! way. A link has two bounded queues, urgent before bulk; when one is full its message is dropped and counted, and the
-//! heads that travel with every grant lead to a pull. Serving a pull waits for room instead. Serving a snapshot also
+//! way. A link has two queues, urgent before bulk, bounded in messages and in bytes; when one is full its message is dropped and
+//! counted, and the heads that travel with every grant lead to a pull. Serving a pull waits for room instead. Serving a snapshot also
 //! waits until the receiver has taken what it was sent, which it says on the answering side of the stream: a slow disk
 //! there must not stop the stream, which carries its grants and bumps, too.
 //!

@@ -21,11 +21,11 @@ use super::{BATCHES_MAX, EVENTS_MAX};
 pub(crate) const FRAME_BYTES_MAX: usize = 1 << 20;
 
 /// A message's own fields: an origin or an id, a sequence, and the lengths around them.
-const HEAD_BYTES: usize = 64;
+pub(super) const HEAD_BYTES: usize = 64;
 /// The field number and length of what is nested.
-const NESTED_BYTES: usize = 6;
+pub(super) const NESTED_BYTES: usize = 6;
 /// A dot, with its field number and length.
-const DOT_BYTES: usize = 31;
+pub(super) const DOT_BYTES: usize = 31;
 /// Dots in one part of a vector: half a message.
 const DOTS_MAX: usize = FRAME_BYTES_MAX / 2 / DOT_BYTES;
 
@@ -164,7 +164,7 @@ fn vector_parts(vector: &VersionVector) -> impl Iterator<Item = VersionVector> {
 }
 
 /// Names have at most 250 bytes, so their lengths take two.
-fn text_bytes(text: &str) -> usize {
+pub(super) fn text_bytes(text: &str) -> usize {
     text.len() + 3
 }
 
@@ -172,7 +172,7 @@ fn vector_bytes(vector: &VersionVector) -> usize {
     vector.len() * DOT_BYTES
 }
 
-fn bump_bytes(event: &Arc<BumpEvent>) -> usize {
+pub(super) fn bump_bytes(event: &Arc<BumpEvent>) -> usize {
     let kind = match &**event {
         BumpEvent::Bump(bump) => {
             let classes = bump.classes.iter().map(|class| text_bytes(class.as_str()));
@@ -183,11 +183,11 @@ fn bump_bytes(event: &Arc<BumpEvent>) -> usize {
     2 * NESTED_BYTES + kind
 }
 
-fn floor_bytes(floor: &Floor) -> usize {
+pub(super) fn floor_bytes(floor: &Floor) -> usize {
     NESTED_BYTES + text_bytes(floor.top.as_str()) + 3 + vector_bytes(&floor.vector)
 }
 
-fn class_bytes(class: &RecoveredClass) -> usize {
+pub(super) fn class_bytes(class: &RecoveredClass) -> usize {
     let joint = class.conjunctions.iter().map(|(others, entries)| {
         let others = others.iter().map(|other| text_bytes(other.as_str()));
         NESTED_BYTES + others.sum::<usize>() + vector_bytes(entries)
@@ -198,13 +198,13 @@ fn class_bytes(class: &RecoveredClass) -> usize {
         + joint.sum::<usize>()
 }
 
-fn batch_bytes(batch: &Arc<RegistrationBatch>) -> usize {
+pub(super) fn batch_bytes(batch: &Arc<RegistrationBatch>) -> usize {
     let registrations = batch.registrations.iter().map(registration_bytes);
     2 * NESTED_BYTES + vector_bytes(&batch.stamp) + registrations.sum::<usize>()
 }
 
 /// With its classes, which a batch names once however many of its registrations share them.
-fn registration_bytes(registration: &Registration) -> usize {
+pub(super) fn registration_bytes(registration: &Registration) -> usize {
     // Behind each name, its position in the batch: up to three bytes.
     let classes = registration
         .classes

@@ -1,11 +1,12 @@
 //! The peer service's messages: `cut` keeps them small, `say` and `hear` turn them into wire messages and back, `parts`
-//! has what they are made of.
+//! has what they are made of, `size` how large they are.
 
 mod cut;
 mod hear;
 mod parts;
 mod roster;
 mod say;
+mod size;
 
 use grapevine_core::id::Incarnation;
 use grapevine_core::machine::effects::PeerHello;
@@ -18,6 +19,7 @@ use crate::config::{HOST_PORT_BYTES_MAX, HostPort};
 pub(crate) use cut::{FRAME_BYTES_MAX, cut, event_bytes};
 pub(crate) use hear::read_message;
 pub(crate) use say::message;
+pub(crate) use size::message_bytes;
 
 /// The peer protocol that this version speaks.
 pub(crate) const PROTOCOL: u32 = 2;

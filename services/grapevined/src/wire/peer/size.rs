@@ -1,0 +1,64 @@
+//! How many bytes a message takes, at most, on the wire; in memory it is about as much. Queues to peers are bounded by it.
+
+use grapevine_core::machine::effects::PeerMessage;
+use grapevine_core::roster::{Say, View};
+
+use super::cut::{
+    DOT_BYTES, HEAD_BYTES, NESTED_BYTES, batch_bytes, bump_bytes, class_bytes, floor_bytes,
+    registration_bytes, text_bytes,
+};
+
+/// The heads of one run: its name and two numbers.
+const ORIGIN_BYTES: usize = 42;
+/// A ballot, or anything else of a roster's message but its views.
+const SAY_BYTES: usize = 64;
+
+/// The most bytes that a message takes.
+pub(crate) fn message_bytes(message: &PeerMessage) -> usize {
+    let parts = match message {
+        PeerMessage::Bumps { events, .. } => events.iter().map(bump_bytes).sum(),
+        PeerMessage::Directory { batches, .. } => batches.iter().map(batch_bytes).sum(),
+        PeerMessage::Ack { above, .. } => above.len() * 10,
+        PeerMessage::Grant { heads, .. } | PeerMessage::SnapshotBegin { cut: heads, .. } => {
+            heads.len() * ORIGIN_BYTES
+        }
+        PeerMessage::Roster { say, .. } => SAY_BYTES + view_of(say).map_or(0, view_bytes),
+        PeerMessage::SnapshotVersions {
+            classes, floors, ..
+        } => {
+            let classes = classes.iter().map(class_bytes);
+            classes.chain(floors.iter().map(floor_bytes)).sum()
+        }
+        PeerMessage::SnapshotDirectory { registrations, .. } => {
+            registrations.iter().map(registration_bytes).sum()
+        }
+        PeerMessage::Intent(intent) => {
+            let classes = intent.bump.classes.iter();
+            classes.map(|class| text_bytes(class.as_str())).sum()
+        }
+        PeerMessage::IntentHeld(intents) => intents.len() * DOT_BYTES,
+        PeerMessage::Probe { .. }
+        | PeerMessage::Fill { .. }
+        | PeerMessage::Pull { .. }
+        | PeerMessage::Compacted { .. }
+        | PeerMessage::SnapshotRequest { .. }
+        | PeerMessage::SnapshotEnd { .. }
+        | PeerMessage::IntentSettled { .. }
+        | PeerMessage::Leave { .. } => 0,
+    };
+    HEAD_BYTES + parts
+}
+
+fn view_of(say: &Say) -> Option<&View> {
+    match say {
+        Say::Decided(view) | Say::Accept { next: view, .. } => Some(view),
+        Say::Promise { accepted, .. } => accepted.as_ref().map(|(_, view)| view),
+        _ => None,
+    }
+}
+
+fn view_bytes(view: &View) -> usize {
+    let seats = view.seats.keys();
+    let seats = seats.map(|node| NESTED_BYTES + text_bytes(node.as_str()) + DOT_BYTES);
+    seats.sum::<usize>() + view.closed.len() * DOT_BYTES
+}
