@@ -25,6 +25,9 @@ pub(crate) struct Settings {
     pub(crate) queue_max: usize,
     pub(crate) batch_max: usize,
     pub(crate) in_flight_max: usize,
+    /// 0 to 1.
+    pub(crate) audit: f64,
+    pub(crate) audit_grace: Duration,
 }
 
 impl Default for Settings {
@@ -43,6 +46,8 @@ impl Default for Settings {
             queue_max: 10_000,
             batch_max: BATCH_MAX,
             in_flight_max: 2,
+            audit: 0.0,
+            audit_grace: Duration::from_secs(10),
         }
     }
 }
@@ -144,6 +149,26 @@ impl ClientBuilder {
         self
     }
 
+    /// The share of hits that are audited, 0 to 1; default 0, none. For one in a thousand say 0.001. The caller's fill
+    /// function runs for such a hit, in the caller's task, and its result is compared with the hit and thrown away; so
+    /// that reader waits for the source as it would on a miss. At most 16 audits run at once and 100 begin in a second.
+    /// What they find is counted ([`CacheStats::audit_mismatches`](crate::CacheStats::audit_mismatches)) and logged.
+    /// A fill function that reads a lagging replica finds differences that are none: have it read the primary.
+    #[must_use]
+    pub fn audit(mut self, fraction: f64) -> Self {
+        self.settings.audit = fraction;
+        self
+    }
+
+    /// How long after an audit that found a difference an invalidation may still explain it. Default 10 s; to be longer
+    /// than any writer takes from its commit to the receipt of its invalidation, the lease of a declared write included.
+    /// Raising it makes a mismatch known later, and holds one of the 16 places longer.
+    #[must_use]
+    pub fn audit_grace(mut self, grace: Duration) -> Self {
+        self.settings.audit_grace = grace;
+        self
+    }
+
     /// Checks the settings. Nothing is connected yet: that happens at the first call. Must be called inside a Tokio
     /// runtime, on which the connections will live.
     pub fn build(self) -> Result<Client, ConfigError> {
@@ -176,6 +201,12 @@ impl ClientBuilder {
             "backoff (max)",
             &format!("{:?}", link.backoff_max),
             "at least the smallest pause",
+        )?;
+        ensure(
+            (0.0..=1.0).contains(&settings.audit),
+            "audit",
+            &settings.audit.to_string(),
+            "0 to 1",
         )?;
         let timeout = settings.invalidate_timeout;
         let in_range = (1..=60_000).contains(&timeout.as_millis());
@@ -245,6 +276,8 @@ mod tests {
                 ClientBuilder::new(OWN).resolve_batch_max(1_001),
                 "resolve_batch_max",
             ),
+            (ClientBuilder::new(OWN).audit(1.5), "audit"),
+            (ClientBuilder::new(OWN).audit(f64::NAN), "audit"),
             (
                 ClientBuilder::new(OWN).rpcs_in_flight_max(0),
                 "rpcs_in_flight_max",

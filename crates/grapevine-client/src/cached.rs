@@ -14,6 +14,7 @@ use bytes::Bytes;
 use grapevine_cache::Cache;
 use grapevine_proto::v1;
 
+use crate::audit::Audits;
 use crate::client::Client;
 use crate::error::InvalidRequest;
 use crate::fence::{FlightKey, FlightResult, Settled, Unit};
@@ -40,6 +41,7 @@ pub(crate) struct Shared {
     pub(crate) flights: Flights<Arc<FlightKey>, FlightResult>,
     pub(crate) counters: CacheCounters,
     pub(crate) revalidations: Revalidations,
+    pub(crate) audits: Audits,
 }
 
 impl fmt::Debug for CachedClient {
@@ -55,7 +57,9 @@ impl fmt::Debug for CachedClient {
 impl CachedClient {
     /// Reads through `cache`, with look-ups of `client`.
     pub fn new(client: Client, cache: Arc<dyn Cache>) -> Self {
+        let settings = client.settings();
         let shared = Shared {
+            audits: Audits::new(settings.audit, settings.audit_grace),
             client,
             cache,
             flights: Flights::new(),

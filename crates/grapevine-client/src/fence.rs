@@ -74,6 +74,16 @@ enum Depends {
     Unsettled,
 }
 
+impl Value {
+    /// What it rests on beyond the look-up.
+    pub(crate) fn dependencies(&self) -> Option<&Dependencies> {
+        match &self.depends {
+            Depends::On(dependencies) => Some(dependencies),
+            Depends::Nothing | Depends::Unsettled => None,
+        }
+    }
+}
+
 /// One value to get: a whole one, or one page.
 pub(crate) struct Unit<'a> {
     pub(crate) key: Arc<FlightKey>,
@@ -112,6 +122,20 @@ impl<'a> Unit<'a> {
 }
 
 impl Unit<'_> {
+    /// The application's address, with its page suffix.
+    pub(crate) fn address(&self) -> &str {
+        &self.key.address
+    }
+
+    /// The classes of the look-up.
+    pub(crate) fn classes(&self) -> &[String] {
+        &self.key.classes
+    }
+
+    pub(crate) fn is_page(&self) -> bool {
+        self.key.paged
+    }
+
     /// Whether the value is a page where a page was asked for.
     fn can_hold(&self, value: &Value) -> bool {
         !self.key.paged || decode_page(&value.bytes).is_ok()
@@ -161,7 +185,10 @@ impl CachedClient {
         Fut: Future<Output = Result<Bytes, E>>,
     {
         match self.judge(unit, found).await {
-            Look::Hit(value) => return Ok(self.hit(value)),
+            Look::Hit(value) => {
+                self.audit(unit, &value, fill).await;
+                return Ok(self.hit(value));
+            }
             Look::Bypass(reason) => return Ok(Settled::Bypass(reason)),
             Look::Miss => self.shared().counters.misses.increment(),
         }

@@ -37,6 +37,7 @@
 //! acknowledged by some sidecar or is a typed error; and every queue has a limit that is told when it is met.
 
 mod admin;
+mod audit;
 mod batcher;
 mod builder;
 mod cached;

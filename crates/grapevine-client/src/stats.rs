@@ -110,6 +110,20 @@ counters! {
         cache_get_errors,
         /// Cache writes that failed.
         cache_set_errors,
+        /// Hits that were audited ([`ClientBuilder::audit`](crate::ClientBuilder::audit)).
+        audits,
+        /// ... that differ from the source while the sidecar, fresh, vouches for them: somebody wrote to the database and
+        /// did not invalidate, or wrote to the cache. Whatever is above zero here wants a look.
+        audit_mismatches,
+        /// ... that differ from the source as they may: a writer was about to invalidate them, or policy says `ttl`.
+        audit_differed_innocent,
+        /// ... of which the sidecar could not say that they were to be right: it was not fresh, or their classes were
+        /// bumped before the source was read.
+        audits_undecided,
+        /// ... for which the fill function gave an error.
+        audit_errors,
+        /// Hits drawn for an audit beyond what may be audited at once or in a second.
+        audits_skipped,
         /// Reads that went to the source because policy said so.
         bypass_policy,
         /// ... because the sidecar could not be reached or broke off.

@@ -1,6 +1,7 @@
 //! The client against a scripted sidecar: real gRPC over Unix sockets and TCP, versions in memory.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+mod audit;
 mod bypass;
 mod cached;
 mod calls;

@@ -57,7 +57,7 @@ pub struct Draft {
 /// Who the members are.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct View {
-    /// Rising by one from 1; 0 before there is any view.
+    /// Rising by one from 1, and by more where a run goes on alone in the history that it began; 0 before there is any view.
     pub number: u64,
     /// The history that it continues; `None` before there is any view.
     pub history: Option<Incarnation>,

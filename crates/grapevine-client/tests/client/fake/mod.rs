@@ -81,6 +81,8 @@ pub(crate) struct State {
     script: Mutex<HashMap<Method, VecDeque<Reply>>>,
     calls: Mutex<HashMap<Method, u64>>,
     pub(crate) bypass: AtomicBool,
+    /// It cannot show that it is fresh, and policy serves all the same.
+    pub(crate) unknown: AtomicBool,
     pub(crate) resolve_items: AtomicU64,
     pub(crate) committed: Mutex<Vec<v1::Fill>>,
     /// The receipt timeouts of the invalidations, in milliseconds.
@@ -223,6 +225,7 @@ impl State {
             script: Mutex::default(),
             calls: Mutex::default(),
             bypass: AtomicBool::new(false),
+            unknown: AtomicBool::new(false),
             resolve_items: AtomicU64::new(0),
             committed: Mutex::default(),
             receipt_timeouts: Mutex::default(),

@@ -70,9 +70,14 @@ impl ApplicationService for State {
                 &format!("{targets} pages are more than {TARGETS_MAX}"),
             ));
         }
+        let freshness = if self.unknown.load(Ordering::SeqCst) {
+            v1::Freshness::Unknown
+        } else {
+            v1::Freshness::Fresh
+        };
         let response = v1::ResolveResponse {
             results,
-            freshness: v1::Freshness::Fresh.into(),
+            freshness: freshness.into(),
             freshness_reason: String::new(),
         };
         answer(instead, response).await
