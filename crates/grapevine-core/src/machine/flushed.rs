@@ -5,6 +5,7 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::Core;
 use super::app::{Call, InDirectory};
@@ -153,6 +154,13 @@ impl Core {
                 .lane(self.config.incarnation, lane)
                 .map_or(0, LaneProgress::head)
         };
+        // What it has of others may be with nobody else who stays, and nobody will ask it again.
+        effects.actions.push(Action::Broadcast(PeerMessage::Grant {
+            nonce: 0,
+            duration: Duration::ZERO,
+            settled: false,
+            heads: self.progress.told_heads(),
+        }));
         effects.actions.push(Action::Broadcast(PeerMessage::Leave {
             bump_head: head(Lane::Bump),
             directory_head: head(Lane::Directory),

@@ -32,13 +32,18 @@ impl Core {
     pub(super) fn probe(&mut self, node: &NodeId, now: Time, effects: &mut Effects) {
         self.members.nonce += 1;
         let nonce = self.members.nonce;
+        let mark = self.views.durable();
+        // A grant counts in the view that its probe named, and until its record is flushed that is an earlier one. The flush
+        // has everybody asked anew.
+        let counts = mark == self.views.view().mark();
         let Some(member) = self.members.by_node_mut(node) else {
             return;
         };
-        member.asked.ask(nonce, now);
+        if counts {
+            member.asked.ask(nonce, now);
+        }
         member.next_probe = now.plus(self.config.max_staleness / 4);
         let to = member.hello.incarnation;
-        let mark = self.views.durable();
         effects.send(to, PeerMessage::Probe { nonce, mark });
     }
 

@@ -247,11 +247,21 @@ impl Core {
         }
         let spare = gone && self.can_spare(view, &seats);
         let confirmed = self.is_confirmed(view);
-        let bump = gone && !spare || !confirmed && missing(view, &seats) > 0;
+        let leaves = view
+            .seats
+            .values()
+            .filter(|run| self.views.leaving.contains(run))
+            .count()
+            + usize::from(self.draining);
+        let missing = missing(view, &seats);
+        // Who leaves has told what it knows of. What it had acknowledged may be on one disk now all the same.
+        let bump = gone && !spare || !confirmed && missing > leaves;
+        // Alone, there is no second disk that it could be on.
+        let others = seats.len() > 1;
         Draft {
             seats,
             bump,
-            spared: spare || !confirmed,
+            spared: others && (spare || leaves > 0 || !confirmed),
             ..Draft::default()
         }
     }
