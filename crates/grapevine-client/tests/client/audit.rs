@@ -252,12 +252,16 @@ async fn pages_are_audited_item_by_item_and_as_the_application_compares() {
         read.await.unwrap().how
     };
     page("at noon").await;
-    setup.cached.audit_by(|address, one, other| {
+    let compared = Arc::new(AtomicU64::new(0));
+    let count = Arc::clone(&compared);
+    setup.cached.audit_by(move |address, one, other| {
+        count.fetch_add(1, Ordering::SeqCst);
         assert!(address.starts_with("list~p10."), "{address}");
         one.split(|byte| *byte == b' ').next() == other.split(|byte| *byte == b' ').next()
     });
     assert_eq!(page("at one").await, How::Hit);
     assert_eq!(setup.cached.stats().audits, 1);
+    assert_eq!(compared.load(Ordering::SeqCst), 10, "items");
     setup.cached.audit_by(|_, _, _| false);
     assert_eq!(page("at one").await, How::Hit);
     until("found", || setup.cached.stats().audit_mismatches == 1).await;
