@@ -183,3 +183,6 @@ impl Versions {
         tokens
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -179,6 +179,22 @@ fn g7_of_two_soft_bumps_the_last_and_the_first_are_told() {
 }
 
 #[test]
+fn g7_who_cannot_show_that_it_is_fresh_tells_nothing_stale() {
+    let mut world = world(3);
+    for other in 0..2 {
+        world.cut(2, other);
+    }
+    while !world.resolve(2, "x", &["cart/13"]).bypass {
+        world.advance(Duration::from_millis(100));
+    }
+    let before = world.token(2, &["cart/13"]);
+    bump_unsettled(&mut world, 2, &["cart/13"], Match::Any, PurgeMode::Soft);
+    world.flush(2);
+    assert_ne!(world.token(2, &["cart/13"]), before, "it has applied it");
+    assert_eq!(world.stale(2, &["cart/13"]), []);
+}
+
+#[test]
 fn g11_a_restart_forgets_what_may_be_served_stale() {
     let mut world = world(3);
     world.soft(0, "cart/13");
