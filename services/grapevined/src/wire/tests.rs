@@ -347,3 +347,54 @@ fn what_peers_say_of_intents_comes_back_and_nothing_malformed_does() {
     let told = peer::read_message(v1::ExchangeRequest { kind }).unwrap_err();
     assert_eq!(told.to_string(), "event.sequence: 0; the least is 1");
 }
+
+#[test]
+fn words_about_fills_survive_the_wire_and_malformed_ones_are_refused() {
+    use grapevine_core::fill::{FillKey, FillWord};
+    use grapevine_core::names::Address;
+    use grapevine_core::token::Token;
+    use v1::exchange_request::Kind;
+
+    let address = Address::parse("items::1").unwrap();
+    let key = FillKey::new(&address, Token(7));
+    let left = std::time::Duration::from_millis(1_500);
+    for word in [
+        FillWord::Ask,
+        FillWord::Done { stored: true },
+        FillWord::Done { stored: false },
+        FillWord::Won,
+        FillWord::Wait { left },
+        FillWord::Filled,
+        FillWord::Superseded,
+    ] {
+        let message = PeerMessage::Fill { key, word };
+        let read = peer::read_message(peer::message(message.clone())).unwrap();
+        assert_eq!(read, message);
+    }
+    let good = v1::FillElection {
+        key: vec![1; 16].into(),
+        word: v1::FillWord::Ask.into(),
+        left_ms: 0,
+    };
+    for wrong in [
+        v1::FillElection {
+            key: vec![1; 15].into(),
+            ..good.clone()
+        },
+        v1::FillElection {
+            word: v1::FillWord::Unspecified.into(),
+            ..good.clone()
+        },
+        v1::FillElection {
+            word: 99,
+            ..good.clone()
+        },
+        v1::FillElection {
+            left_ms: 86_400_001,
+            ..good
+        },
+    ] {
+        let kind = Some(Kind::Fill(wrong));
+        assert!(peer::read_message(v1::ExchangeRequest { kind }).is_err());
+    }
+}
