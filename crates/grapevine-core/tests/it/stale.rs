@@ -293,8 +293,8 @@ fn is_hard(applied: &[(EventId, BumpEvent)], it: usize) -> bool {
     };
     let overtaken = applied[..it].iter().any(|(other, event)| match event {
         BumpEvent::Bump(later) => {
-            later.matching == Match::Any
-                && later.classes[0] == bump.classes[0]
+            let same = later.matching == bump.matching && later.classes == bump.classes;
+            (same || later.matching == Match::Any && later.classes[0] == bump.classes[0])
                 && (other.origin, other.sequence > id.sequence) == (id.origin, true)
         }
         BumpEvent::Floor(_) => false,
