@@ -100,7 +100,9 @@ impl Member {
     /// that was stopped, leaves its links behind.
     pub(super) fn crashes(&self, config: &CoreConfig) -> Option<Time> {
         let timeout = config.crash_timeout.min(config.member_timeout);
-        self.suspected.then(|| self.silent_for(timeout))
+        // Gossip goes on vouching for a while; once it suspects, its word from before says nothing.
+        let silent = self.last_heard.plus(timeout);
+        self.suspected.then(|| silent.max(self.given.until()))
     }
 
     fn silent_for(&self, timeout: Duration) -> Time {
