@@ -80,6 +80,8 @@ struct Held {
     ends: Time,
     /// The bump that it ended in, as a peer told.
     covered: Option<EventId>,
+    /// Whether more than its origin and this sidecar were told of it.
+    handed: bool,
     wake: Time,
 }
 

@@ -398,6 +398,7 @@ impl Core {
         };
         self.write_off(&view.closed);
         self.views.debts = self.progress.told_heads();
+        self.hand_over_orphans(now, effects);
         let restarted = seated && !std::mem::replace(&mut self.views.was_seated, seated);
         if restarted && view.number > 1 && view.is_lone(&self.config.node_id) {
             self.bump_after_restart(effects);

@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use grapevine_core::event::Match;
+use grapevine_core::event::{Match, PurgeMode};
 use grapevine_core::machine::CoreConfig;
-use grapevine_core::machine::effects::{Freshness, Input, ReceiptLevel, Reply};
+use grapevine_core::machine::effects::{BeginWrite, Freshness, Input, ReceiptLevel, Reply};
+use grapevine_core::names::ClassPath;
 use grapevine_core::token::Token;
 
 use crate::world::{MAX_STALENESS, World};
@@ -265,4 +266,35 @@ fn g7_a_disk_that_is_lost_right_after_a_departure_has_everything_bumped() {
     }
     world.crash(0);
     assert!(world.core(2).roster().spared);
+}
+
+/// A write was begun; its sidecar dies, and then the only peer that held it. Both are spared, and the bump comes all the same.
+#[test]
+fn g8_a_write_whose_sidecar_and_holder_are_spared_one_after_the_other_is_bumped() {
+    let lease = Duration::from_secs(30);
+    let mut world = World::running_with(5, usual);
+    let ticket = world.ticket();
+    let call = BeginWrite {
+        classes: vec![ClassPath::parse("cart/13").unwrap()],
+        matching: Match::Any,
+        purge: PurgeMode::Hard,
+        lease,
+        deadline: world.now.plus(PATIENCE),
+    };
+    world.input(0, Input::BeginWrite(ticket, call));
+    world.settle();
+    world.crash(0);
+    let holds = |at: &usize| !world.nodes[*at].disk.intents().is_empty();
+    let holder = (1..5).find(holds).unwrap();
+    pass(&mut world, &[1, 2, 3, 4], CRASH_TIMEOUT);
+    assert_eq!(seats(&world, holder), 4);
+    world.crash(holder);
+    let others: Vec<_> = (1..5).filter(|at| *at != holder).collect();
+    pass(&mut world, &others, CRASH_TIMEOUT);
+    assert!(fresh(&world, others[0]), "{}", world.describe());
+    let before = tokens(&world, &others);
+    pass(&mut world, &others, lease);
+    assert!(fresh(&world, others[0]));
+    let after = tokens(&world, &others);
+    assert!(before.iter().all(|token| !after.contains(token)));
 }

@@ -210,6 +210,7 @@ impl Core {
             bump: bump.clone(),
             ends,
             covered,
+            handed: from != id.origin,
             wake: ends,
         };
         self.intents.put_held(id, held);
@@ -357,9 +358,30 @@ impl Core {
                 bump: bump.clone(),
                 ends,
                 covered: None,
+                handed: false,
                 wake: ends,
             };
             self.intents.put_held(*id, held);
+        }
+    }
+
+    /// A view was taken over. What is held here for a run that has no seat in it may be held by nobody else, so all peers
+    /// are asked to hold it as well, for a little longer: this sidecar may be the next that is gone. If it is not, it bumps
+    /// first and tells them.
+    pub(in crate::machine) fn hand_over_orphans(&mut self, now: Time, effects: &mut Effects) {
+        let seats = &self.views.view().seats;
+        let orphans = self
+            .intents
+            .held
+            .iter_mut()
+            .filter(|(id, held)| !held.handed && seats.values().all(|run| *run != id.origin));
+        for (&id, held) in orphans {
+            held.handed = true;
+            let (bump, lease) = (held.bump.clone(), held.ends.since(now) + INTENT_GRACE);
+            let intent = Intent { id, bump, lease };
+            effects
+                .actions
+                .push(Action::Broadcast(PeerMessage::Intent(intent)));
         }
     }
 
