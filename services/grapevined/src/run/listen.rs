@@ -33,6 +33,8 @@ use crate::wire::peer::MESSAGE_BYTES_MAX;
 
 /// What a peer may have under way to this sidecar.
 const PEER_WINDOW_BYTES: u32 = 4 << 20;
+/// Room for questions after health.
+const PROBES_BYTES_MAX: usize = 8 << 20;
 /// Streams of one connection.
 const STREAMS_MAX: u32 = 1_024;
 
@@ -145,6 +147,8 @@ pub(super) fn serve(
     let unread = application.unread.clone();
     let calls_bytes_max = config.limits.calls_bytes_max.as_usize();
     let intake = Intake::new(calls_bytes_max, engine.counters.clone());
+    // However full it is: who asks for its health would end it otherwise.
+    let probes = Intake::new(PROBES_BYTES_MAX, engine.counters.clone());
     let application =
         ApplicationServiceServer::new(application).max_decoding_message_size(bytes_max);
     let admin = AdminServiceServer::new(Admin {
@@ -169,7 +173,7 @@ pub(super) fn serve(
                 unread.clone(),
             ))
             .add_service(Counted::new(admin.clone(), intake.clone(), unread.clone()))
-            .add_service(Counted::new(health.clone(), intake.clone(), unread.clone()))
+            .add_service(Counted::new(health.clone(), probes.clone(), unread.clone()))
             .add_service(Counted::new(
                 reflect().build_v1()?,
                 intake.clone(),

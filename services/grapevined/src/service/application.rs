@@ -294,6 +294,8 @@ impl ApplicationService for Application {
         &self,
         request: Request<v1::AcquireFillRequest>,
     ) -> Result<Response<Self::AcquireFillStream>, Status> {
+        self.await_session(app::carried(request.metadata())?)
+            .await?;
         let answer = self.acquire(&request.into_inner()).await?;
         Ok(answer.response())
     }

@@ -52,11 +52,13 @@ impl Intake {
         }
     }
 
-    /// A request's body that is charged as it comes.
-    pub(super) fn counted(&self, body: Body) -> (Body, Charge) {
+    /// A request's body that is charged as it comes. Of a call that is a stream a message was dealt with when the next one
+    /// is asked for; any other is asked for more as soon as its message is read.
+    pub(super) fn counted(&self, body: Body, streams: bool) -> (Body, Charge) {
         let charge = Charge::default();
         let arriving = Arriving {
             rest: body,
+            streams,
             intake: self.clone(),
             charge: charge.clone(),
             framing: Framing::default(),
@@ -142,6 +144,8 @@ impl Framing {
 /// A request's body.
 struct Arriving {
     rest: Body,
+    /// Whether more messages than one may come.
+    streams: bool,
     intake: Intake,
     charge: Charge,
     framing: Framing,
@@ -157,6 +161,10 @@ impl http_body::Body for Arriving {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        if self.streams && self.framing.begun == 0 {
+            // It may be silent for as long as it likes, and must not keep others out meanwhile.
+            *self.charge.lock() = None;
+        }
         let Poll::Ready(next) = Pin::new(&mut self.rest).poll_frame(cx) else {
             let Some(deadline) = &mut self.deadline else {
                 return Poll::Pending;
@@ -169,7 +177,6 @@ impl http_body::Body for Arriving {
             // An empty frame ends a body, and says nothing about what came before it.
             && !data.is_empty()
         {
-            // A stream's earlier messages have been dealt with: its handler asks for the next one only then.
             let kept = self.framing.begun + data.len();
             let charged = self.intake.charge(&self.charge, kept);
             if let Err(status) = charged {
@@ -252,8 +259,12 @@ mod tests {
 
     impl Call {
         fn begin(intake: &Intake) -> Self {
+            Self::of(intake, false)
+        }
+
+        fn of(intake: &Intake, streams: bool) -> Self {
             let (says, told) = mpsc::channel(8);
-            let (body, charge) = intake.counted(Body::new(Told(told)));
+            let (body, charge) = intake.counted(Body::new(Told(told)), streams);
             Self {
                 says,
                 body,
@@ -315,15 +326,19 @@ mod tests {
     #[tokio::test]
     async fn g10_a_message_is_charged_for_what_came_of_it_and_a_stream_for_its_last_one() {
         let intake = room(16 * MIB);
-        let mut stream = Call::begin(&intake);
+        let mut stream = Call::of(&intake, true);
         let large = message(8 * MIB);
         let (first, second) = large.split_at(3 * MIB);
         stream.say(first.to_vec()).await.unwrap();
         assert_eq!(intake.large.available_permits(), 14 * MIB - 3 * MIB);
         stream.say(second.to_vec()).await.unwrap();
         assert_eq!(intake.large.available_permits(), 14 * MIB - large.len());
-        stream.say(Vec::new()).await.unwrap();
-        assert_eq!(intake.large.available_permits(), 14 * MIB - large.len());
+        // Its handler asks for the next one: that one was dealt with.
+        let next = std::future::poll_fn(|cx| {
+            Poll::Ready(Pin::new(&mut stream.body).poll_frame(cx).is_pending())
+        });
+        assert!(next.await);
+        assert_eq!(intake.large.available_permits(), 14 * MIB);
         stream.say(message(1_000)).await.unwrap();
         assert_eq!(intake.large.available_permits(), 14 * MIB);
         assert_eq!(intake.small.available_permits(), 2 * MIB - 1_005);
@@ -331,6 +346,11 @@ mod tests {
         assert_eq!(intake.small.available_permits(), 2 * MIB - 105);
         drop(stream);
         assert_eq!(intake.small.available_permits(), 2 * MIB);
+        // A call is asked for more at once, and its end is an empty frame: it is under way all the same.
+        let mut call = Call::begin(&intake);
+        call.say(message(1_000)).await.unwrap();
+        call.say(Vec::new()).await.unwrap();
+        assert_eq!(intake.small.available_permits(), 2 * MIB - 1_005);
     }
 
     #[tokio::test(start_paused = true)]

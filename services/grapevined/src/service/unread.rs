@@ -205,7 +205,8 @@ where
 
     fn call(&mut self, request: http::Request<Body>) -> Self::Future {
         let (head, body) = request.into_parts();
-        let (body, call) = self.intake.counted(body);
+        let streams = takes_a_stream(head.uri.path());
+        let (body, call) = self.intake.counted(body, streams);
         let answer = self.inner.call(http::Request::from_parts(head, body));
         let unread = self.unread.clone();
         Box::pin(async move {
@@ -214,6 +215,11 @@ where
             Ok(charged(answer, &unread).await)
         })
     }
+}
+
+/// Whether a method's requests are a stream. The names of ours say so.
+fn takes_a_stream(path: &str) -> bool {
+    path.ends_with("Stream") || path.ends_with("/ServerReflectionInfo")
 }
 
 /// Takes the first frame, which is a call's whole answer, and charges for it.
@@ -381,6 +387,28 @@ mod tests {
         call(&unread, 14 * MIB).await.unwrap();
         // One larger than all the room is possible, alone.
         call(&unread, 64 * MIB).await.unwrap();
+    }
+
+    #[test]
+    fn methods_whose_requests_are_streams_are_told_by_their_names() {
+        let files = prost_types::FileDescriptorSet::decode(v1::FILE_DESCRIPTOR_SET).unwrap();
+        let mut streams = 0;
+        for file in files
+            .file
+            .iter()
+            .filter(|file| file.package() == "grapevine.v1")
+        {
+            let served = file
+                .service
+                .iter()
+                .filter(|service| service.name() != "PeerService");
+            for (service, method) in served.flat_map(|it| it.method.iter().map(move |m| (it, m))) {
+                let path = format!("/grapevine.v1.{}/{}", service.name(), method.name());
+                assert_eq!(takes_a_stream(&path), method.client_streaming(), "{path}");
+                streams += u32::from(method.client_streaming());
+            }
+        }
+        assert!(streams >= 2);
     }
 
     #[tokio::test]
