@@ -44,6 +44,8 @@ struct StatusJson<'a> {
     policy_digest: String,
     policy_mismatch: &'a [String],
     disk_bytes: u64,
+    view: u64,
+    seats: u32,
     counters: BTreeMap<&'a str, u64>,
 }
 
@@ -109,6 +111,8 @@ fn json(status: &v1::StatusResponse) -> StatusJson<'_> {
         policy_digest: format::token(status.policy_digest),
         policy_mismatch: &status.policy_mismatch,
         disk_bytes: status.disk_bytes,
+        view: status.view,
+        seats: status.seats,
         counters: sorted(status),
     }
 }
@@ -134,6 +138,8 @@ fn table(status: &v1::StatusResponse) -> Rows {
     rows.add(["node", &status.node_id]);
     rows.add(["cluster", &status.cluster]);
     rows.add(["freshness", &freshness]);
+    let roster = format!("view {}, seats {}", status.view, status.seats);
+    rows.add(["roster", &roster]);
     rows.add(["uptime", &format::millis(status.uptime_ms)]);
     rows.add(["version", &status.version]);
     rows.add(["incarnation", &format::hex(&status.incarnation)]);

@@ -96,10 +96,13 @@ fn what_scripts_read_has_stable_names() {
             "policy_digest",
             "policy_mismatch",
             "registrations",
+            "seats",
             "uptime_ms",
             "version",
+            "view",
         ]
     );
+    assert_eq!((&status["view"], &status["seats"]), (&json!(1), &json!(1)));
     assert_eq!(
         (&status["node_id"], &status["freshness"]),
         (&json!("lone"), &json!("fresh"))
