@@ -13,6 +13,9 @@ use crate::vector::VersionVector;
 /// such: it is pulled again later, which is harmless.
 pub const RANGES_MAX: usize = 1_024;
 
+/// The most holes that one grant names. Who lacks more is believed to lack whatever its peer lacks.
+pub const HOLES_MAX: usize = 1_024;
+
 /// How far above what is applied a sequence may lie: a thousand events a microsecond for more than an hour.
 const AHEAD_MAX: u64 = 1 << 42;
 
@@ -156,6 +159,15 @@ impl LaneProgress {
             .map(|((_, end), last)| (end + 1, last))
     }
 
+    /// What is missing and no longer waited for, ascending.
+    fn written_off(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
+        let closed = (self.closed > 0).then_some(self.closed);
+        let gaps = closed.map(|end| self.gaps().map(move |(first, last)| (first, last.min(end))));
+        gaps.into_iter()
+            .flatten()
+            .filter(|(first, last)| first <= last)
+    }
+
     /// The first sequence applied in a range, both ends in it.
     pub fn first_held(&self, first: u64, last: u64) -> Option<u64> {
         let held = if self.has(first) {
@@ -210,6 +222,17 @@ impl OriginHead {
             Lane::Directory => self.directory,
         }
     }
+}
+
+/// Bumps that a sidecar lacks and waits for no longer, for their log was closed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Hole {
+    /// Whose they are.
+    pub incarnation: Incarnation,
+    /// The first of them.
+    pub first: u64,
+    /// The last.
+    pub last: u64,
 }
 
 /// The progress of every incarnation, running or not.
@@ -273,6 +296,38 @@ impl Progress {
                     .lane(head.incarnation, Lane::Bump)
                     .is_some_and(|lane| lane.covered() >= head.bump)
         })
+    }
+
+    /// Whether everything was applied that a peer has, by its own word: its heads, and what it lacks of closed logs. What
+    /// that log lost is waited for no longer, but what a peer still has of it is: else a disk put back from an older copy
+    /// would bring back tokens that the event had superseded.
+    pub fn covers_told(&self, heads: &[OriginHead], lacked: &[Hole]) -> bool {
+        let lacks = |of: Incarnation, (first, last): (u64, u64)| {
+            let mut holes = lacked.iter().filter(|hole| hole.incarnation == of);
+            lacked.len() >= HOLES_MAX || holes.any(|hole| hole.first <= first && last <= hole.last)
+        };
+        let shares_holes = |head: &OriginHead| {
+            let lane = self.lane(head.incarnation, Lane::Bump);
+            let mut holes = lane.into_iter().flat_map(LaneProgress::written_off);
+            holes.all(|(first, last)| {
+                first > head.bump || lacks(head.incarnation, (first, last.min(head.bump)))
+            })
+        };
+        self.covers(heads) && heads.iter().all(shares_holes)
+    }
+
+    /// What is missing of closed logs, at most [`HOLES_MAX`].
+    pub fn holes(&self) -> Vec<Hole> {
+        let lanes = self.origins.iter();
+        let holes = lanes.flat_map(|(&incarnation, lanes)| {
+            let hole = move |(first, last)| Hole {
+                incarnation,
+                first,
+                last,
+            };
+            lanes.bump.written_off().map(hole)
+        });
+        holes.take(HOLES_MAX).collect()
     }
 
     /// Up to where each incarnation's bumps were applied or are no longer waited for.
@@ -356,94 +411,4 @@ impl Progress {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn first_gap(lane: &LaneProgress) -> Option<(u64, u64)> {
-        lane.gaps().next()
-    }
-
-    #[test]
-    fn events_apply_in_any_order_and_gaps_say_what_is_missing() {
-        let mut lane = LaneProgress::default();
-        assert!(lane.apply(3));
-        assert!(lane.apply(5));
-        assert_eq!(
-            (lane.watermark(), first_gap(&lane), lane.missing()),
-            (0, Some((1, 2)), 3)
-        );
-        assert!(lane.apply(1));
-        assert!(lane.apply(2));
-        assert_eq!((lane.watermark(), first_gap(&lane)), (3, Some((4, 4))));
-        assert!(!lane.apply(5));
-        assert!(lane.apply(4));
-        assert_eq!(
-            (lane.watermark(), first_gap(&lane), lane.head()),
-            (5, None, 5)
-        );
-        lane.learn_head(9);
-        assert_eq!(first_gap(&lane), Some((6, 9)));
-        lane.apply(8);
-        lane.adopt(7);
-        assert_eq!((lane.watermark(), first_gap(&lane)), (8, Some((9, 9))));
-    }
-
-    #[test]
-    fn every_gap_is_told_and_what_is_held_in_a_range_is_found() {
-        let mut lane = LaneProgress::default();
-        for sequence in [1, 3, 4, 8] {
-            lane.apply(sequence);
-        }
-        lane.learn_head(9);
-        let gaps: Vec<_> = lane.gaps().collect();
-        assert_eq!(gaps, [(2, 2), (5, 7), (9, 9)]);
-        let held = |first, last| lane.first_held(first, last);
-        assert_eq!(
-            [held(1, 9), held(2, 9), held(4, 9)],
-            [Some(1), Some(3), Some(4)]
-        );
-        assert_eq!([held(5, 9), held(5, 7), held(9, 9)], [Some(8), None, None]);
-        assert_eq!(LaneProgress::default().gaps().next(), None);
-    }
-
-    #[test]
-    fn what_is_closed_is_waited_for_no_longer_and_applied_when_it_comes() {
-        let mut lane = LaneProgress::default();
-        for sequence in [1, 3, 6] {
-            lane.apply(sequence);
-        }
-        lane.learn_head(8);
-        assert_eq!(lane.close(2), 1);
-        assert_eq!((lane.covered(), lane.told_head()), (3, 8));
-        assert_eq!((lane.close(8), lane.close(8)), (4, 0));
-        assert_eq!((lane.covered(), lane.told_head()), (8, 6));
-        // One more is missing than was closed.
-        lane.learn_head(9);
-        assert_eq!((lane.covered(), lane.told_head()), (8, 9));
-        assert!(!lane.has(2) && lane.apply(2));
-        assert_eq!((lane.watermark(), lane.covered()), (3, 8));
-        assert_eq!((lane.close(9), lane.covered()), (1, 9));
-        // One that hears of it later does not wait for it either.
-        let mut lane = LaneProgress::default();
-        assert_eq!((lane.close(8), lane.covered()), (0, 0));
-        lane.learn_head(8);
-        assert_eq!((lane.covered(), lane.told_head()), (8, 0));
-    }
-
-    #[test]
-    fn ranges_above_the_watermark_are_bounded_and_nothing_is_lost_by_it() {
-        let mut lane = LaneProgress::default();
-        let highest = 2 * (RANGES_MAX as u64 + 10);
-        for sequence in (2..=highest).step_by(2) {
-            lane.apply(sequence);
-        }
-        assert_eq!(lane.above().count(), RANGES_MAX);
-        assert_eq!(lane.head(), highest);
-        while let Some((first, last)) = first_gap(&lane) {
-            (first..=last).for_each(|sequence| {
-                lane.apply(sequence);
-            });
-        }
-        assert_eq!(lane.watermark(), highest);
-    }
-}
+mod tests;

@@ -382,6 +382,18 @@ async fn malformed_messages_of_a_peer_end_its_link_and_nothing_else() {
             duration_ms: 1,
             heads: vec![v1::OriginHead::default()],
             settled: false,
+            lacked: Vec::new(),
+        }),
+        Kind::Grant(v1::Grant {
+            nonce: 1,
+            duration_ms: 1,
+            heads: Vec::new(),
+            settled: false,
+            lacked: vec![v1::Hole {
+                incarnation: vec![7; 16].into(),
+                first: 2,
+                last: 1,
+            }],
         }),
     ];
     for kind in malformed {

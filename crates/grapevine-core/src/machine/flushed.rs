@@ -160,6 +160,7 @@ impl Core {
             duration: Duration::ZERO,
             settled: false,
             heads: self.progress.told_heads(),
+            lacked: self.progress.holes(),
         }));
         effects.actions.push(Action::Broadcast(PeerMessage::Leave {
             bump_head: head(Lane::Bump),

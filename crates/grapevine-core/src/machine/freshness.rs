@@ -14,7 +14,7 @@ use super::effects::{Action, Effects, PeerMessage};
 use super::flushed::Pending;
 use crate::id::{Incarnation, Lane, Time, UnixSeconds};
 use crate::names::NodeId;
-use crate::progress::{LaneProgress, OriginHead};
+use crate::progress::{Hole, LaneProgress, OriginHead};
 use crate::roster::Mark;
 use crate::store::Write;
 
@@ -116,6 +116,7 @@ impl Core {
                 duration,
                 settled: self.is_settled(),
                 heads,
+                lacked: self.progress.holes(),
             },
         );
     }
@@ -125,7 +126,7 @@ impl Core {
         from: Incarnation,
         (nonce, settled): (u64, bool),
         duration: Duration,
-        heads: &[OriginHead],
+        (heads, lacked): (&[OriginHead], &[Hole]),
         now: Time,
         effects: &mut Effects,
     ) {
@@ -163,7 +164,7 @@ impl Core {
         {
             let ends = sent.plus(shortened(duration.min(most), rate));
             if ends > now {
-                member.asked.note(ends, heads.to_vec());
+                member.asked.note(ends, heads.to_vec(), lacked.to_vec());
                 if settled {
                     member.settled = Some(view);
                 }

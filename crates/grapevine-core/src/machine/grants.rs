@@ -2,12 +2,12 @@
 //!
 //! The giver remembers how long a peer may still call itself fresh without an event: that is what a receipt waits for,
 //! also after the peer's run was superseded or the peer was forgotten. The holder counts a grant from when it asked, and
-//! only once it has applied every head that the grant told.
+//! only once it has applied whatever the giver had.
 
 use std::collections::VecDeque;
 
 use crate::id::Time;
-use crate::progress::{OriginHead, Progress};
+use crate::progress::{Hole, OriginHead, Progress};
 
 /// Grants given to one peer that are remembered apart; beyond, the newest two become one that claims less and lasts
 /// longer.
@@ -44,11 +44,19 @@ impl Given {
     }
 }
 
+/// A grant that counts once what it told is applied.
+#[derive(Clone, Debug)]
+struct Told {
+    ends: Time,
+    heads: Vec<OriginHead>,
+    lacked: Vec<Hole>,
+}
+
 /// Grants asked of one peer.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Asked {
     open: VecDeque<(u64, Time)>,
-    unapplied: VecDeque<(Time, Vec<OriginHead>)>,
+    unapplied: VecDeque<Told>,
     fresh_until: Option<Time>,
 }
 
@@ -67,19 +75,23 @@ impl Asked {
         self.open.drain(..=at).next_back().map(|(_, sent)| sent)
     }
 
-    /// Notes a grant that holds until `ends`, once its heads are applied.
-    pub(super) fn note(&mut self, ends: Time, heads: Vec<OriginHead>) {
+    /// Notes a grant that holds until `ends`, once its heads are applied, but for what its giver lacks of closed logs.
+    pub(super) fn note(&mut self, ends: Time, heads: Vec<OriginHead>, lacked: Vec<Hole>) {
         if self.unapplied.len() < UNAPPLIED_MAX {
-            self.unapplied.push_back((ends, heads));
+            self.unapplied.push_back(Told {
+                ends,
+                heads,
+                lacked,
+            });
         }
     }
 
     /// Takes grants into account whose heads are applied by now. Heads only rise, so they are applied in order.
     pub(super) fn review(&mut self, progress: &Progress, now: Time) {
-        while let Some((ends, heads)) = self.unapplied.front() {
-            if progress.covers(heads) {
-                self.fresh_until = self.fresh_until.max(Some(*ends));
-            } else if *ends > now {
+        while let Some(told) = self.unapplied.front() {
+            if progress.covers_told(&told.heads, &told.lacked) {
+                self.fresh_until = self.fresh_until.max(Some(told.ends));
+            } else if told.ends > now {
                 break;
             }
             self.unapplied.pop_front();
@@ -144,8 +156,8 @@ mod tests {
         assert_eq!(asked.answered(1), None, "forgotten");
         assert_eq!(asked.answered(4), Some(at(4)));
         assert_eq!(asked.answered(3), None, "a later one was answered");
-        asked.note(at(100), head(1));
-        asked.note(at(120), head(2));
+        asked.note(at(100), head(1), Vec::new());
+        asked.note(at(120), head(2), Vec::new());
         asked.review(&progress, at(10));
         assert_eq!(asked.fresh_until(), None);
         progress.lane_mut(origin, Lane::Bump).apply(1);

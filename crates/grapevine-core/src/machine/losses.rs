@@ -5,9 +5,10 @@
 //! to all members, and has asked them for as long as anybody waits for one, has the roster *close* the log: by a view that
 //! names the hole and bumps everything. Whoever takes that view over *writes off* what it lacks up to there: it waits for
 //! those events no longer, also where it hears of them later, for each of them was issued before the bump. Later views
-//! repeat what was closed, so that a sidecar knows it after a restart, and one that was away learns it. Whatever was filled before is stale by that bump, and what is filled afterwards was read after the lost
-//! events' writes had been committed, for who proposed the view knew of them. Should one of them turn up after all, it is
-//! applied like any other.
+//! repeat what was closed, so that a sidecar knows it after a restart, and one that was away learns it. Whatever was
+//! filled before is stale by that bump, and what is filled afterwards was read after the lost events' writes had been
+//! committed, for who proposed the view knew of them. Should one of them turn up after all, it is applied like any other,
+//! and who was granted freshness by a sidecar that has it must have it too (`Progress::covers_told`).
 
 use std::collections::BTreeMap;
 

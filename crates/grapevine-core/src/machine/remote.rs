@@ -93,7 +93,11 @@ impl Core {
                 duration,
                 settled,
                 heads,
-            } => self.granted(from, (nonce, settled), duration, &heads, now, effects),
+                lacked,
+            } => {
+                let told = (&heads[..], &lacked[..]);
+                self.granted(from, (nonce, settled), duration, told, now, effects);
+            }
             PeerMessage::Pull {
                 origin,
                 lane,

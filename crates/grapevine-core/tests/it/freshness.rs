@@ -440,6 +440,7 @@ fn g2_a_sidecar_whose_own_events_are_known_further_than_it_issued_them_stops() {
         duration: MAX_STALENESS,
         settled: false,
         heads: vec![head],
+        lacked: Vec::new(),
     };
     world.input(0, Input::Peer { from, message });
     assert!(

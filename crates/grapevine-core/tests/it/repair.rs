@@ -658,6 +658,7 @@ fn gaps_that_nobody_can_fill_keep_no_others_waiting() {
         duration: Duration::from_secs(1),
         settled: false,
         heads,
+        lacked: Vec::new(),
     };
     world.input(0, Input::Peer { from, message });
     for _ in 0..200 {
@@ -702,6 +703,7 @@ fn pulls_of_a_lost_push() -> Vec<BTreeSet<u128>> {
             duration: Duration::from_secs(1),
             settled: false,
             heads: heads.clone(),
+            lacked: Vec::new(),
         };
         world.input(at, Input::Peer { from, message });
     }
@@ -766,6 +768,7 @@ fn gaps_wait_for_a_link_and_are_asked_for_as_soon_as_there_is_one() {
         duration: Duration::from_secs(1),
         settled: false,
         heads,
+        lacked: Vec::new(),
     };
     world.input(1, Input::Peer { from, message });
     world.advance(Duration::from_mins(1));
@@ -839,6 +842,7 @@ fn malformed_numbers_are_refused_and_harm_nothing() {
         duration: Duration::from_secs(1),
         settled: false,
         heads: vec![head],
+        lacked: Vec::new(),
     };
     world.input(0, Input::Peer { from, message });
     world.advance(Duration::from_secs(2));

@@ -194,6 +194,7 @@ fn g10_the_bump_of_a_history_beyond_the_limit_is_not_dropped() {
             duration: Duration::ZERO,
             settled: false,
             heads,
+            lacked: Vec::new(),
         };
         world.input(0, Input::Peer { from, message });
         world.flush(0);
@@ -277,6 +278,62 @@ fn g11_a_gap_of_a_closed_log_that_is_learned_later_is_not_waited_for() {
     );
     let after = world.core(1).roster();
     assert_eq!((after.seats.len(), after.everything), (4, view.everything));
+}
+
+/// What a closed log lost is waited for no longer, but what a peer still has of it is: a sidecar whose disk was lost would
+/// else vouch with tokens that the event has superseded.
+#[test]
+fn g2_what_a_peer_has_of_a_closed_log_is_waited_for_by_who_lost_it() {
+    let timeout = Duration::from_secs(5);
+    let mut world = World::running_with(3, |config| config.member_timeout = timeout);
+    let closed = world.incarnation(0);
+    let its =
+        |said: &PeerMessage| matches!(said, PeerMessage::Bumps { origin, .. } if *origin == closed);
+    let without_it = |world: &mut World, duration| {
+        let begin = world.now;
+        while world.now.since(begin) < duration {
+            let mut busy = true;
+            while busy {
+                (0..3).for_each(|at| {
+                    world.flush(at);
+                });
+                for queue in world.links.values_mut() {
+                    queue.retain(|said| !its(said));
+                }
+                busy = world.work();
+            }
+            world.advance(Duration::from_millis(100));
+        }
+    };
+    // The first event of a run reaches the others, the second one's number only, and then its disk is lost.
+    world.invalidate(0, &["shop/1"]);
+    world.settle();
+    world.invalidate(0, &["cart/13"]);
+    without_it(&mut world, Duration::from_secs(1));
+    world.crash(0);
+    world.wipe(0);
+    world.start(0);
+    world.connect_all();
+    until(&mut world, timeout * 3, |world| {
+        (0..3).all(|at| fresh(world, at))
+    });
+    assert_eq!(world.core(2).roster().closed.get(&closed), Some(&2));
+    let held = |world: &World| {
+        let lane = world.core(2).progress().lane(closed, Lane::Bump);
+        lane.is_some_and(|lane| lane.has(1))
+    };
+    assert!(held(&world));
+    // So is a second disk, and what was lost with it comes late.
+    world.crash(2);
+    world.wipe(2);
+    world.start(2);
+    world.connect_all();
+    without_it(&mut world, Duration::from_secs(3));
+    assert!(!held(&world) && !fresh(&world, 2), "{}", world.describe());
+    let view = world.core(2).roster();
+    assert!(view.seats_run(&node("c"), world.incarnation(2)));
+    until(&mut world, Duration::from_secs(10), |world| fresh(world, 2));
+    assert!(held(&world));
 }
 
 /// Alone there is nobody to ask and nothing to wait for.

@@ -310,6 +310,7 @@ mod tests {
             settled: false,
             duration: Duration::from_secs(1),
             heads: vec![head; 10_000],
+            lacked: Vec::new(),
         }
     }
 

@@ -8,7 +8,7 @@ use crate::fill::{FillKey, FillWord};
 use crate::id::{EventId, Incarnation, Lane};
 use crate::intent::{Intent, IntentId};
 use crate::names::NodeId;
-use crate::progress::OriginHead;
+use crate::progress::{Hole, OriginHead};
 use crate::roster::{Mark, Say};
 use crate::store::RecoveredClass;
 
@@ -86,6 +86,10 @@ pub enum PeerMessage {
         settled: bool,
         /// The heads of every incarnation.
         heads: Vec<OriginHead>,
+        /// What it lacks of closed logs, and so nobody has to wait for on its account; at most [`HOLES_MAX`].
+        ///
+        /// [`HOLES_MAX`]: crate::progress::HOLES_MAX
+        lacked: Vec<Hole>,
     },
     /// "Send me what I miss."
     Pull {

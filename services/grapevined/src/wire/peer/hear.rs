@@ -9,7 +9,7 @@ use grapevine_proto::v1::exchange_request::Kind;
 
 use super::parts::{
     read_batch, read_bump_event, read_class_version, read_event, read_fill_word, read_floor,
-    read_heads, read_intent, read_intent_id, read_lane,
+    read_heads, read_holes, read_intent, read_intent_id, read_lane,
 };
 use super::{BATCHES_MAX, Checked, EVENTS_MAX, count, field, first, origin, roster, some};
 
@@ -37,6 +37,7 @@ pub(crate) fn read_message(message: v1::ExchangeRequest) -> Checked<PeerMessage>
             duration: Duration::from_millis(grant.duration_ms.into()),
             settled: grant.settled,
             heads: read_heads(&grant.heads)?,
+            lacked: read_holes(&grant.lacked)?,
         },
         Kind::Pull(pull) => {
             if pull.first == 0 || pull.last < pull.first {

@@ -11,7 +11,7 @@ use grapevine_core::fill::{FillKey, FillWord};
 use grapevine_core::id::{EventId, Lane, UnixSeconds};
 use grapevine_core::intent::{INTENT_LEASE_MAX, Intent, IntentId};
 use grapevine_core::names::{Address, ClassPath};
-use grapevine_core::progress::OriginHead;
+use grapevine_core::progress::{HOLES_MAX, Hole, OriginHead};
 use grapevine_core::store::RecoveredClass;
 use grapevine_core::vector::VersionVector;
 use grapevine_core::versions::{BUCKETS, sorted_classes};
@@ -67,6 +67,33 @@ pub(super) fn read_heads(heads: &[v1::OriginHead]) -> Checked<Vec<OriginHead>> {
                 incarnation,
                 bump: head.bump,
                 directory: head.directory,
+            })
+        })
+        .collect()
+}
+
+pub(super) fn hole(hole: Hole) -> v1::Hole {
+    v1::Hole {
+        incarnation: bytes(hole.incarnation),
+        first: hole.first,
+        last: hole.last,
+    }
+}
+
+pub(super) fn read_holes(holes: &[v1::Hole]) -> Checked<Vec<Hole>> {
+    count("lacked", holes.len(), HOLES_MAX)?;
+    holes
+        .iter()
+        .map(|hole| {
+            let (first, last) = (hole.first, hole.last);
+            if first == 0 || last < first {
+                let range = format!("{first} to {last} is no range");
+                return Err(field("lacked.last", range));
+            }
+            Ok(Hole {
+                incarnation: origin("lacked.incarnation", &hole.incarnation)?,
+                first,
+                last,
             })
         })
         .collect()

@@ -6,7 +6,7 @@ use grapevine_proto::v1;
 use grapevine_proto::v1::exchange_request::Kind;
 
 use super::parts::{
-    batch, bump_event, class_version, fill_word, floor, heads, intent, intent_id, lane,
+    batch, bump_event, class_version, fill_word, floor, heads, hole, intent, intent_id, lane,
 };
 use super::{MESSAGE_BYTES_MAX, bytes, roster};
 
@@ -107,11 +107,13 @@ fn word(message: PeerMessage) -> Kind {
             duration,
             settled,
             heads: told,
+            lacked,
         } => Kind::Grant(v1::Grant {
             nonce,
             duration_ms: u32::try_from(duration.as_millis()).unwrap_or(u32::MAX),
             heads: heads(&told),
             settled,
+            lacked: lacked.into_iter().map(hole).collect(),
         }),
         PeerMessage::Pull {
             origin,

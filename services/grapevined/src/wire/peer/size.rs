@@ -19,9 +19,9 @@ pub(crate) fn message_bytes(message: &PeerMessage) -> usize {
         PeerMessage::Bumps { events, .. } => events.iter().map(bump_bytes).sum(),
         PeerMessage::Directory { batches, .. } => batches.iter().map(batch_bytes).sum(),
         PeerMessage::Ack { above, .. } => above.len() * 10,
-        PeerMessage::Grant { heads, .. } | PeerMessage::SnapshotBegin { cut: heads, .. } => {
-            heads.len() * ORIGIN_BYTES
-        }
+        // A hole takes what the heads of a run take.
+        PeerMessage::Grant { heads, lacked, .. } => (heads.len() + lacked.len()) * ORIGIN_BYTES,
+        PeerMessage::SnapshotBegin { cut, .. } => cut.len() * ORIGIN_BYTES,
         PeerMessage::Roster { say, .. } => SAY_BYTES + view_of(say).map_or(0, view_bytes),
         PeerMessage::SnapshotVersions {
             classes, floors, ..
