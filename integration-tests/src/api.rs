@@ -61,6 +61,7 @@ impl Api {
         let request = v1::ResolveRequest {
             items: vec![item],
             session,
+            snapshot: None,
         };
         let mut answer = self.app.clone().resolve(request).await?.into_inner();
         let freshness = answer.freshness();
@@ -88,6 +89,7 @@ impl Api {
             let request = v1::ResolveRequest {
                 items: items.collect(),
                 session: None,
+                snapshot: None,
             };
             let answer = self.app.clone().resolve(request).await?.into_inner();
             tokens.extend(answer.results.into_iter().map(|result| result.token));

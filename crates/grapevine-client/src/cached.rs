@@ -23,6 +23,7 @@ use crate::outcome::{BypassReason, GetError, GetOutcome, How};
 use crate::refresh::{Got, Revalidations};
 use crate::session::Session;
 use crate::single_flight::{Finished, Flights};
+use crate::snapshot::Snapshot;
 use crate::stats::{CacheCounters, CacheStats};
 
 /// So often a caller goes round again when another one's fill was not good enough for it; then it fills for itself.
@@ -33,6 +34,7 @@ pub(crate) const ROUNDS_MAX: u32 = 3;
 pub struct CachedClient {
     shared: Arc<Shared>,
     session: Option<Arc<Session>>,
+    snapshot: Option<Arc<Snapshot>>,
 }
 
 pub(crate) struct Shared {
@@ -50,6 +52,7 @@ impl fmt::Debug for CachedClient {
             .field("client", &self.shared.client)
             .field("cache", &self.shared.cache.target())
             .field("session", &self.session)
+            .field("snapshot", &self.snapshot)
             .finish_non_exhaustive()
     }
 }
@@ -69,6 +72,7 @@ impl CachedClient {
         Self {
             shared: Arc::new(shared),
             session: None,
+            snapshot: None,
         }
     }
 
@@ -79,6 +83,20 @@ impl CachedClient {
         Self {
             shared: Arc::clone(&self.shared),
             session: (!session.is_empty()).then(|| Arc::new(session.clone())),
+            snapshot: self.snapshot.clone(),
+        }
+    }
+
+    /// The same client, whose fill functions read inside a database snapshot that began after `snapshot` was
+    /// [opened](Client::open_snapshot) (G3). A value that the cache holds is served, and may be newer than what the
+    /// transaction sees. One that is missing is computed; where a class has changed since the snapshot was opened, or the
+    /// snapshot has ended, it is given to this caller alone and not stored ([`BypassReason::Snapshot`]).
+    #[must_use]
+    pub fn in_snapshot(&self, snapshot: &Snapshot) -> Self {
+        Self {
+            shared: Arc::clone(&self.shared),
+            session: self.session.clone(),
+            snapshot: Some(Arc::new(snapshot.clone())),
         }
     }
 
@@ -212,15 +230,12 @@ impl CachedClient {
         classes: &[String],
         page: Option<v1::Page>,
     ) -> Result<Result<v1::Resolution, BypassReason>, InvalidRequest> {
-        let resolved = match &self.session {
-            None => self.shared.client.resolve_one(address, classes, page).await,
-            Some(session) => {
-                self.shared
-                    .client
-                    .resolve_one_in(session, address, classes, page)
-                    .await
-            }
-        };
+        let (snapshot, session) = (self.snapshot.as_deref(), self.session.as_deref());
+        let resolved = self
+            .shared
+            .client
+            .resolve_one_past(snapshot, session, address, classes, page)
+            .await;
         match resolved {
             Ok(resolved) if resolved.resolution.bypass => Ok(Err(BypassReason::Policy)),
             Ok(resolved) => Ok(Ok(resolved.resolution)),
@@ -271,6 +286,7 @@ impl CachedClient {
             BypassReason::Deadline => &counters.bypass_deadline,
             BypassReason::Overloaded => &counters.bypass_overloaded,
             BypassReason::Session => &counters.bypass_session,
+            BypassReason::Snapshot => &counters.bypass_snapshot,
             BypassReason::Refused => &counters.bypass_refused,
         };
         counter.increment();

@@ -19,6 +19,7 @@ use crate::channel::{Gated, Link};
 use crate::error::{CallError, ConfigError, InvalidRequest, ResolveError};
 use crate::names::{self, BATCH_MAX, CLASSES_MAX};
 use crate::session::Session;
+use crate::snapshot::Snapshot;
 use crate::stats::{ClientCounters, ClientStats};
 
 /// A client of a sidecar. Cloning it is cheap; clones share connections, queues and counters.
@@ -187,17 +188,33 @@ impl Client {
         session: &Session,
         items: Vec<v1::ResolveItem>,
     ) -> Result<Vec<Resolved>, ResolveError> {
-        check_count("items", items.len(), BATCH_MAX)?;
-        for item in &items {
-            check_item(&item.address, &item.classes, item.page)?;
-        }
+        check_items(&items)?;
+        self.resolve_past(items, session, None).await
+    }
+
+    pub(crate) async fn resolve_past(
+        &self,
+        items: Vec<v1::ResolveItem>,
+        session: &Session,
+        snapshot: Option<&Snapshot>,
+    ) -> Result<Vec<Resolved>, ResolveError> {
         let mut deadline = self.inner.settings.resolve_deadline;
-        let mut wire_session = None;
+        let mut past = Past {
+            session: None,
+            snapshot: snapshot.map(|snapshot| snapshot.bytes().clone()),
+        };
         if !session.is_empty() {
             deadline += session.wait_duration();
-            wire_session = Some(session.to_wire());
+            past.session = Some(session.to_wire());
         }
-        Ok(resolve_all(self.own(), self.counters(), deadline, items, wire_session).await?)
+        let mut answers = resolve_all(self.own(), self.counters(), deadline, items, past).await?;
+        if snapshot.is_some_and(Snapshot::is_unknown) {
+            // Also a sidecar that does not know of snapshots must not be misunderstood.
+            for answer in &mut answers {
+                answer.resolution.fill_forbidden = true;
+            }
+        }
+        Ok(answers)
     }
 
     fn resolve_error(&self, error: BatchError) -> ResolveError {
@@ -244,7 +261,11 @@ impl Client {
     }
 }
 
-fn item<C: AsRef<str>>(address: &str, classes: &[C], page: Option<v1::Page>) -> v1::ResolveItem {
+pub(crate) fn item<C: AsRef<str>>(
+    address: &str,
+    classes: &[C],
+    page: Option<v1::Page>,
+) -> v1::ResolveItem {
     v1::ResolveItem {
         address: address.to_owned(),
         classes: classes
@@ -253,6 +274,13 @@ fn item<C: AsRef<str>>(address: &str, classes: &[C], page: Option<v1::Page>) -> 
             .collect(),
         page,
     }
+}
+
+pub(crate) fn check_items(items: &[v1::ResolveItem]) -> Result<(), InvalidRequest> {
+    check_count("items", items.len(), BATCH_MAX)?;
+    items
+        .iter()
+        .try_for_each(|item| check_item(&item.address, &item.classes, item.page))
 }
 
 fn check_item<C: AsRef<str>>(
@@ -302,13 +330,20 @@ fn take_fitting(items: &mut Vec<v1::ResolveItem>) -> Vec<v1::ResolveItem> {
     std::mem::replace(items, rest)
 }
 
+/// What a request's look-ups are seen from.
+#[derive(Clone, Default)]
+struct Past {
+    session: Option<v1::Session>,
+    snapshot: Option<bytes::Bytes>,
+}
+
 /// Looks all of them up within `deadline`, in as many RPCs as it takes.
 async fn resolve_all(
     link: &Link,
     counters: &ClientCounters,
     deadline: Duration,
     mut items: Vec<v1::ResolveItem>,
-    session: Option<v1::Session>,
+    past: Past,
 ) -> Result<Vec<Resolved>, CallError> {
     let end = Instant::now() + deadline;
     let mut answers = Vec::with_capacity(items.len());
@@ -322,7 +357,7 @@ async fn resolve_all(
         let may_split = batch.len() > 1 && batch.iter().any(|item| item.page.is_some());
         let spare = may_split.then(|| batch.clone());
         let left = end.saturating_duration_since(Instant::now());
-        match resolve_batch(link, counters, left, batch, session.clone()).await {
+        match resolve_batch(link, counters, left, batch, past.clone()).await {
             Ok(batch) => answers.extend(batch),
             Err(error) => match spare {
                 Some(mut front) if is_too_much(&error, ITEMS) => {
@@ -365,7 +400,14 @@ impl BatchCall for ResolveCall {
     }
 
     async fn send(&self, items: Vec<v1::ResolveItem>) -> Result<Vec<Resolved>, CallError> {
-        resolve_batch(&self.link, &self.counters, self.deadline, items, None).await
+        resolve_batch(
+            &self.link,
+            &self.counters,
+            self.deadline,
+            items,
+            Past::default(),
+        )
+        .await
     }
 }
 
@@ -374,13 +416,17 @@ async fn resolve_batch(
     counters: &ClientCounters,
     deadline: Duration,
     items: Vec<v1::ResolveItem>,
-    session: Option<v1::Session>,
+    past: Past,
 ) -> Result<Vec<Resolved>, CallError> {
     let count = items.len();
     counters.resolve_rpcs.increment();
     counters.resolve_items.add(count as u64);
     let mut application = link.application();
-    let request = v1::ResolveRequest { items, session };
+    let request = v1::ResolveRequest {
+        items,
+        session: past.session,
+        snapshot: past.snapshot,
+    };
     let answer = link
         .call(Gated::Yes, deadline, application.resolve(request))
         .await?;

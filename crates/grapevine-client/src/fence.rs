@@ -192,6 +192,10 @@ impl CachedClient {
             Look::Bypass(reason) => return Ok(Settled::Bypass(reason)),
             Look::Miss => self.shared().counters.misses.increment(),
         }
+        if unit.resolution.fill_forbidden {
+            // What this caller computes is for nobody else: neither for the cache nor for who waits.
+            return Ok(Settled::Bypass(BypassReason::Snapshot));
+        }
         if alone {
             return self.fill(unit, None, None, fill).await;
         }

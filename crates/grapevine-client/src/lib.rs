@@ -58,6 +58,7 @@ mod refresh;
 mod register;
 mod session;
 mod single_flight;
+mod snapshot;
 mod stats;
 mod turn;
 mod watch;
@@ -89,6 +90,7 @@ pub use session::{
     SESSION_HEADER, SESSION_TOKEN_BYTES_MAX, SESSION_TOKENS_MAX, SESSION_WAIT_DEFAULT,
     SESSION_WAIT_MAX, Session, SessionError,
 };
+pub use snapshot::Snapshot;
 pub use stats::{CacheStats, ClientStats};
 pub use turn::{FillHold, FillTurn};
 pub use watch::{ResyncCause, Watch, WatchEvent};

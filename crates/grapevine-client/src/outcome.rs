@@ -18,7 +18,7 @@ pub enum How {
     Filled,
     /// From the fill function of another caller that missed at the same moment.
     Waited,
-    /// From this caller's fill function, the cache being left alone.
+    /// From this caller's fill function; nothing was stored.
     Bypassed(BypassReason),
 }
 
@@ -35,6 +35,9 @@ pub enum BypassReason {
     Overloaded,
     /// The sidecar has not applied what the session has seen.
     Session,
+    /// The read's database snapshot does not show what is current, or the sidecar does not know it; the cache was asked, and
+    /// had nothing.
+    Snapshot,
     /// The sidecar refused, or answered against the contract.
     Refused,
 }

@@ -134,19 +134,22 @@ counters! {
         bypass_overloaded,
         /// ... because the sidecar had not applied what the session had seen.
         bypass_session,
+        /// ... because their database snapshot does not show what is current, and the cache had nothing: misses too.
+        bypass_snapshot,
         /// ... because the sidecar refused, or answered against the contract.
         bypass_refused,
     }
 }
 
 impl CacheStats {
-    /// Reads that went to the source without asking the cache, for whatever reason.
+    /// Reads that went to the source and stored nothing, for whatever reason.
     pub fn bypasses(&self) -> u64 {
         self.bypass_policy
             + self.bypass_unreachable
             + self.bypass_deadline
             + self.bypass_overloaded
             + self.bypass_session
+            + self.bypass_snapshot
             + self.bypass_refused
     }
 

@@ -8,6 +8,7 @@
 //! which the vector at any stamp still leased is the watermarks, lowered below every event applied since.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
 
 use crate::id::{EventId, Incarnation, Time};
 use crate::vector::VersionVector;
@@ -15,8 +16,14 @@ use crate::versions::Stamp;
 
 /// The version of the byte form, first in it.
 const LEASE_VERSION: u8 = 1;
+/// The same of a read snapshot's. It is another number, so that neither passes for the other.
+const SNAPSHOT_VERSION: u8 = 2;
 /// The length of the byte form.
 pub const LEASE_BYTES: usize = 1 + Incarnation::LEN + 8 + 8;
+/// The length of a read snapshot's byte form.
+pub const SNAPSHOT_BYTES: usize = LEASE_BYTES + 8;
+/// The longest that a read snapshot may hold.
+pub const SNAPSHOT_LEASE_MAX: Duration = Duration::from_mins(10);
 /// Applied events kept to turn stamps into vectors; an older stamp is treated as unknown.
 pub const HISTORY_MAX: usize = 65_536;
 
@@ -34,12 +41,11 @@ pub struct Lease {
 impl Lease {
     /// The byte form.
     pub fn to_bytes(self) -> [u8; LEASE_BYTES] {
-        let ends = u64::try_from(self.ends.since_start().as_micros()).unwrap_or(u64::MAX);
         let mut bytes = [0; LEASE_BYTES];
         bytes[0] = LEASE_VERSION;
         bytes[1..17].copy_from_slice(&self.incarnation.to_bytes());
         bytes[17..25].copy_from_slice(&self.stamp.0.to_be_bytes());
-        bytes[25..].copy_from_slice(&ends.to_be_bytes());
+        bytes[25..].copy_from_slice(&micros(self.ends).to_be_bytes());
         bytes
     }
 
@@ -48,13 +54,64 @@ impl Lease {
         if bytes.len() != LEASE_BYTES || bytes[0] != LEASE_VERSION {
             return None;
         }
-        let number = |at: usize| Some(u64::from_be_bytes(bytes[at..at + 8].try_into().ok()?));
         Some(Self {
             incarnation: Incarnation::from_bytes(&bytes[1..17])?,
-            stamp: Stamp(number(17)?),
-            ends: Time::from_start(std::time::Duration::from_micros(number(25)?)),
+            stamp: Stamp(number(bytes, 17)?),
+            ends: moment(bytes, 25)?,
         })
     }
+}
+
+/// What was known just before a database snapshot began: the stamp of every fill that reads inside it, whenever that looks up.
+/// As a lease it holds no state at the sidecar.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReadSnapshot {
+    /// The run that opened it.
+    pub incarnation: Incarnation,
+    /// What that run had applied.
+    pub stamp: Stamp,
+    /// When it was opened, on that run's clock.
+    pub opened: Time,
+    /// When it ends, on that run's clock.
+    pub ends: Time,
+}
+
+impl ReadSnapshot {
+    /// The byte form.
+    pub fn to_bytes(self) -> [u8; SNAPSHOT_BYTES] {
+        let mut bytes = [0; SNAPSHOT_BYTES];
+        bytes[0] = SNAPSHOT_VERSION;
+        bytes[1..17].copy_from_slice(&self.incarnation.to_bytes());
+        bytes[17..25].copy_from_slice(&self.stamp.0.to_be_bytes());
+        bytes[25..33].copy_from_slice(&micros(self.opened).to_be_bytes());
+        bytes[33..].copy_from_slice(&micros(self.ends).to_be_bytes());
+        bytes
+    }
+
+    /// From the byte form; `None` for anything else.
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        if bytes.len() != SNAPSHOT_BYTES || bytes[0] != SNAPSHOT_VERSION {
+            return None;
+        }
+        Some(Self {
+            incarnation: Incarnation::from_bytes(&bytes[1..17])?,
+            stamp: Stamp(number(bytes, 17)?),
+            opened: moment(bytes, 25)?,
+            ends: moment(bytes, 33)?,
+        })
+    }
+}
+
+fn micros(time: Time) -> u64 {
+    u64::try_from(time.since_start().as_micros()).unwrap_or(u64::MAX)
+}
+
+fn number(bytes: &[u8], at: usize) -> Option<u64> {
+    Some(u64::from_be_bytes(bytes[at..at + 8].try_into().ok()?))
+}
+
+fn moment(bytes: &[u8], at: usize) -> Option<Time> {
+    Some(Time::from_start(Duration::from_micros(number(bytes, at)?)))
 }
 
 /// The last applied bump-lane events, oldest first.
@@ -130,7 +187,7 @@ mod tests {
         let lease = Lease {
             incarnation: Incarnation::new(7).unwrap(),
             stamp: Stamp(42),
-            ends: Time::from_start(std::time::Duration::from_millis(1_500)),
+            ends: Time::from_start(Duration::from_millis(1_500)),
         };
         assert_eq!(Lease::from_bytes(&lease.to_bytes()), Some(lease));
         for length in 0..LEASE_BYTES {
@@ -139,6 +196,19 @@ mod tests {
         let mut other = lease.to_bytes();
         other[0] = 9;
         assert_eq!(Lease::from_bytes(&other), None);
+        let snapshot = ReadSnapshot {
+            incarnation: lease.incarnation,
+            stamp: lease.stamp,
+            opened: Time::from_start(Duration::from_millis(500)),
+            ends: lease.ends,
+        };
+        let bytes = snapshot.to_bytes();
+        assert_eq!(ReadSnapshot::from_bytes(&bytes), Some(snapshot));
+        for length in 0..SNAPSHOT_BYTES {
+            assert_eq!(ReadSnapshot::from_bytes(&bytes[..length]), None);
+            assert_eq!(Lease::from_bytes(&bytes[..length]), None);
+        }
+        assert_eq!(ReadSnapshot::from_bytes(&lease.to_bytes()), None);
     }
 
     #[test]

@@ -45,6 +45,7 @@ pub(crate) fn resolve(address: &str, classes: &[&str]) -> v1::ResolveRequest {
     v1::ResolveRequest {
         items: vec![item],
         session: None,
+        snapshot: None,
     }
 }
 
@@ -312,6 +313,7 @@ async fn too_many_items_in_one_call_are_refused_with_the_limit() {
     let items = |count| v1::ResolveRequest {
         items: vec![resolve("a", &["c"]).items[0].clone(); count],
         session: None,
+        snapshot: None,
     };
     check(
         "1,001 items",

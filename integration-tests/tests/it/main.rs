@@ -20,6 +20,7 @@ mod listing;
 mod naive;
 mod no_past;
 mod receipts;
+mod snapshots;
 mod stale;
 mod startup;
 mod support;

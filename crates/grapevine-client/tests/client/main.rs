@@ -11,6 +11,7 @@ mod flights;
 mod invalidate;
 mod pages;
 mod resolve;
+mod snapshots;
 mod support;
 mod watch;
 mod writes;

@@ -18,7 +18,7 @@ use crate::event::{BumpEvent, Match, PurgeMode};
 use crate::fill::{FillId, FillKey};
 use crate::id::{EventId, Incarnation, Lane, Time, UnixSeconds};
 use crate::intent::IntentId;
-use crate::lease::Lease;
+use crate::lease::{Lease, ReadSnapshot};
 use crate::names::{Address, ClassPath, NodeId};
 use crate::progress::OriginHead;
 use crate::store::Write;
@@ -198,6 +198,18 @@ pub enum LeaseClaim {
     Lease(Lease),
     /// This one, for a fill whose turn was won.
     Elected(Lease, FillId),
+}
+
+/// What a caller showed of a database snapshot that its fills read inside.
+#[derive(Clone, Copy, Debug, Default)]
+pub enum SnapshotClaim {
+    /// None: reads begin after the look-up.
+    #[default]
+    Absent,
+    /// Bytes that are not a snapshot.
+    Malformed,
+    /// This one.
+    Snapshot(ReadSnapshot),
 }
 
 /// What became of one item.
@@ -415,6 +427,8 @@ pub struct Resolution {
     pub elect: bool,
     /// What may be served instead while it is filled, most recent first; at most two.
     pub stale: Vec<Stale>,
+    /// The caller's database snapshot does not show what is current: nothing computed inside it may be stored.
+    pub fill_forbidden: bool,
 }
 
 /// A value that soft bumps alone have replaced, and policy lets be served still.

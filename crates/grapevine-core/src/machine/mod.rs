@@ -5,7 +5,8 @@
 //! lets out what is durable, `evict` keeps the classes within their limits, `remote` takes peers' events, `members` knows
 //! who is there, `views` and `wishes` have members agreed on, `freshness` and `grants` who may call itself fresh, `repair`
 //! finds and fills gaps, `snapshot` takes state over whole, `losses` gives up what nobody can fill, `receipts` tells who has
-//! what, `intents` keeps what writers declared before their commits, `fills` has one of many callers fill.
+//! what, `intents` keeps what writers declared before their commits, `fills` has one of many callers fill, `read_snapshots`
+//! stamps fills that read inside database snapshots.
 
 mod app;
 pub mod effects;
@@ -17,6 +18,7 @@ mod grants;
 mod intents;
 mod losses;
 mod members;
+mod read_snapshots;
 mod receipts;
 mod remote;
 mod repair;
@@ -335,6 +337,7 @@ impl Core {
             ttl: jittered(policy.ttl, policy.jitter_percent, jitter),
             bypass,
             elect: policy.fill == FillRule::One,
+            fill_forbidden: false,
         })
     }
 

@@ -22,6 +22,7 @@ mod roster;
 mod rules;
 mod scenarios;
 mod show;
+mod snapshots;
 mod spare;
 mod stale;
 mod views;

@@ -443,6 +443,7 @@ async fn a_large_look_up_lets_others_in_and_is_answered_whole() {
     let request = v1::ResolveRequest {
         items: (0..200).map(item).collect(),
         session: None,
+        snapshot: None,
     };
     let mut large = Box::pin(rig.app.resolve(Request::new(request)));
     // 51,200 segments are 50 pieces, and there is one thread here.

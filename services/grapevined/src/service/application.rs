@@ -73,12 +73,14 @@ impl Application {
         request: v1::ResolveRequest,
         carried: &app::Session,
     ) -> Result<v1::ResolveResponse, Status> {
-        let (queries, session) = app::look_ups(request, &self.policies)?;
-        let session = session.and(carried)?;
+        let look_ups = app::look_ups(request, &self.policies)?;
+        let session = look_ups.session.and(carried)?;
         let engine = &self.engine;
         engine.await_session(&session.events, session.wait).await?;
-        engine.counters.add_len(Counter::Resolves, queries.len());
-        let mut look_up = LookUp::new(queries);
+        engine
+            .counters
+            .add_len(Counter::Resolves, look_ups.queries.len());
+        let mut look_up = LookUp::new(look_ups.queries, look_ups.snapshot);
         let mut turn = None;
         while !look_up.advance(engine) {
             if turn.is_none() {
@@ -263,6 +265,18 @@ impl ApplicationService for Application {
             }
         });
         Ok(responses.response())
+    }
+
+    async fn open_snapshot(
+        &self,
+        request: Request<v1::OpenSnapshotRequest>,
+    ) -> Result<Response<v1::OpenSnapshotResponse>, Status> {
+        let carried = app::carried(request.metadata())?;
+        let (session, lease) = app::opening(&request.into_inner())?;
+        self.await_session(session.and(&carried)?).await?;
+        let now = self.engine.clock.now();
+        let snapshot = self.engine.core.read().open_snapshot(lease, now);
+        Ok(Response::new(app::opened(snapshot, now)))
     }
 
     async fn commit_fill(

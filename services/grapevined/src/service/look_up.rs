@@ -3,7 +3,7 @@
 //! Each look-up is answered by the machine as it is at that moment, with a stamp of that moment; freshness is told as it
 //! is after the last of them.
 
-use grapevine_core::machine::effects::Query;
+use grapevine_core::machine::effects::{Query, SnapshotClaim};
 use grapevine_proto::v1;
 use tonic::Status;
 
@@ -16,6 +16,7 @@ const PIECE_WEIGHT_MAX: usize = 1_024;
 /// Look-ups under way.
 pub(super) struct LookUp {
     queries: Vec<Query>,
+    snapshot: SnapshotClaim,
     /// How many of them are done.
     done: usize,
     results: Vec<v1::Resolution>,
@@ -23,10 +24,11 @@ pub(super) struct LookUp {
 }
 
 impl LookUp {
-    pub(super) fn new(queries: Vec<Query>) -> Self {
+    pub(super) fn new(queries: Vec<Query>, snapshot: SnapshotClaim) -> Self {
         Self {
             results: Vec::with_capacity(queries.len()),
             queries,
+            snapshot,
             done: 0,
             refused: status::Violations::default(),
         }
@@ -41,7 +43,7 @@ impl LookUp {
             && weight < PIECE_WEIGHT_MAX
         {
             weight += segments(query);
-            match core.resolve(query, now, rand::random()) {
+            match core.resolve_in(self.snapshot, query, now, rand::random()) {
                 Ok(resolution) => {
                     weight += resolution.targets.len();
                     self.results.push(app::resolution(resolution));

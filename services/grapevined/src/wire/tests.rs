@@ -60,6 +60,7 @@ fn every_bad_field_of_a_resolve_is_named() {
             tokens: vec![vec![1; 3].into()],
             wait_ms: 0,
         }),
+        snapshot: None,
     };
     let status = app::look_ups(request, &PolicySet::default()).err().unwrap();
     let fields: Vec<_> = status
@@ -200,6 +201,7 @@ fn g10_slices_of_one_call_touch_a_bounded_number_of_pages() {
             items
         ],
         session: None,
+        snapshot: None,
     };
     let mut policy = Policy::fallback();
     policy.page_size = Some(10);

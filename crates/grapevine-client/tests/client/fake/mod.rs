@@ -1,8 +1,9 @@
 //! A sidecar in memory: versions, stamps and policies as the contract has them, and a script of failures.
 //!
 //! Every class has the sequence of its latest bump; a token is a hash of those of a class list, root to class; a lease is
-//! the sequence at resolve. The first segment of the first class picks the policy. The server runs on a runtime of its
-//! own, so that stopping it breaks its connections as the end of a process would.
+//! the sequence at resolve, or at the opening of the snapshot that the look-up names. The first segment of the first class
+//! picks the policy. The server runs on a runtime of its own, so that stopping it breaks its connections as the end of a
+//! process would.
 
 mod rpcs;
 
@@ -36,6 +37,7 @@ pub(crate) const POLICY_TTL: Duration = Duration::from_mins(10);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Method {
     Resolve,
+    OpenSnapshot,
     Commit,
     Invalidate,
     Begin,
@@ -317,7 +319,12 @@ impl State {
         }
     }
 
-    fn resolve_item(&self, index: usize, item: &v1::ResolveItem) -> Result<v1::Resolution, Status> {
+    fn resolve_item(
+        &self,
+        index: usize,
+        item: &v1::ResolveItem,
+        snapshot: Option<&Bytes>,
+    ) -> Result<v1::Resolution, Status> {
         // What only the sidecar can know: that an address is too long once it is decorated.
         if item.address.len() > 230 {
             return Err(invalid(
@@ -366,10 +373,21 @@ impl State {
                 })
                 .collect(),
         };
+        let stamp = match snapshot {
+            None => Some(versions.sequence),
+            Some(snapshot) => <[u8; 8]>::try_from(&snapshot[..])
+                .ok()
+                .map(u64::from_be_bytes),
+        };
+        let classes = item.classes.iter();
+        let changed = classes
+            .flat_map(|class| versions.latest(class))
+            .any(|bump| stamp.is_none_or(|stamp| bump > stamp));
         Ok(v1::Resolution {
             targets,
             token,
-            lease: Bytes::copy_from_slice(&versions.sequence.to_be_bytes()),
+            lease: Bytes::copy_from_slice(&stamp.unwrap_or(0).to_be_bytes()),
+            fill_forbidden: stamp.is_none() || (changed && strategy != v1::Strategy::Ttl),
             lease_ms: 10_000,
             strategy: strategy.into(),
             ttl_ms: u64::try_from(POLICY_TTL.as_millis()).unwrap(),

@@ -61,7 +61,7 @@ impl ApplicationService for State {
             .items
             .iter()
             .enumerate()
-            .map(|(index, item)| self.resolve_item(index, item));
+            .map(|(index, item)| self.resolve_item(index, item, request.snapshot.as_ref()));
         let results: Vec<v1::Resolution> = results.collect::<Result<_, _>>()?;
         let targets: usize = results.iter().map(|result| result.targets.len()).sum();
         if targets > TARGETS_MAX {
@@ -90,6 +90,20 @@ impl ApplicationService for State {
         _: Request<Streaming<v1::ResolveStreamRequest>>,
     ) -> Result<Response<Self::ResolveStreamStream>, Status> {
         Err(Status::unimplemented("not part of these tests"))
+    }
+
+    async fn open_snapshot(
+        &self,
+        request: Request<v1::OpenSnapshotRequest>,
+    ) -> Result<Response<v1::OpenSnapshotResponse>, Status> {
+        let instead = self.play(Method::OpenSnapshot).await?;
+        self.check_session(request.into_inner().session.as_ref())?;
+        let stamp = self.versions.lock().sequence;
+        let response = v1::OpenSnapshotResponse {
+            snapshot: Bytes::copy_from_slice(&stamp.to_be_bytes()),
+            lease_ms: 10_000,
+        };
+        answer(instead, response).await
     }
 
     async fn commit_fill(

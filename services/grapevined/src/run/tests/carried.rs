@@ -22,6 +22,18 @@ fn carrying<T>(token: &[u8], message: T) -> Request<T> {
     request
 }
 
+fn look_up() -> v1::ResolveRequest {
+    v1::ResolveRequest {
+        items: vec![v1::ResolveItem {
+            address: "value::1".to_owned(),
+            classes: vec!["class".to_owned()],
+            page: None,
+        }],
+        session: None,
+        snapshot: None,
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn g5_every_call_waits_for_the_session_in_its_metadata_or_does_nothing() {
     let rig = Rig::start(|_| {}).await;
@@ -39,14 +51,7 @@ async fn g5_every_call_waits_for_the_session_in_its_metadata_or_does_nothing() {
         classes: vec!["class".to_owned()],
         ..Default::default()
     };
-    let look_up = v1::ResolveRequest {
-        items: vec![v1::ResolveItem {
-            address: "value::1".to_owned(),
-            classes: vec!["class".to_owned()],
-            page: None,
-        }],
-        session: None,
-    };
+    let look_up = look_up();
     let list = v1::ListAddressesRequest {
         class: "class".to_owned(),
         ..Default::default()
@@ -70,6 +75,12 @@ async fn g5_every_call_waits_for_the_session_in_its_metadata_or_does_nothing() {
             (
                 "resolve",
                 app.resolve(carrying(token, look_up.clone())).await.err(),
+            ),
+            (
+                "open_snapshot",
+                app.open_snapshot(carrying(token, v1::OpenSnapshotRequest::default()))
+                    .await
+                    .err(),
             ),
             (
                 "register",

@@ -5,6 +5,7 @@ mod intents;
 mod invalidate;
 mod register;
 mod resolve;
+mod snapshots;
 mod turns;
 mod watch;
 
@@ -13,6 +14,7 @@ pub(crate) use intents::{aborted, aborting, beginning, begun, committing};
 pub(crate) use invalidate::{Invalidation, invalidation, receipt};
 pub(crate) use register::{Expiry, fills, registrations, verdict};
 pub(crate) use resolve::{look_ups, note_resolve_error, resolution};
+pub(crate) use snapshots::{opened, opening};
 pub(crate) use turns::{acquiring, finishing, turn};
 pub(crate) use watch::{watch_bump, watched};
 

@@ -12,6 +12,7 @@ use prost::bytes::Bytes;
 use tonic::Status;
 
 use super::super::status::Violations;
+use super::snapshots::snapshot;
 use super::{Session, address_class, counted, session};
 
 /// Look-ups in one call.
@@ -20,13 +21,21 @@ pub(super) const ITEMS_MAX: usize = 1_000;
 /// Pages of slices in one call: each is an address to compute and to tell, under the machine's lock.
 const PAGES_MAX: u64 = 10_000;
 
+/// A checked call.
+pub(crate) struct LookUps {
+    pub(crate) queries: Vec<core::Query>,
+    pub(crate) snapshot: core::SnapshotClaim,
+    pub(crate) session: Session,
+}
+
 /// Reads a call, all of it before anything is told to be wrong.
 pub(crate) fn look_ups(
     request: v1::ResolveRequest,
     policies: &PolicySet,
-) -> Result<(Vec<core::Query>, Session), Status> {
+) -> Result<LookUps, Status> {
     let mut violations = Violations::default();
     let session = session(&mut violations, request.session.as_ref());
+    let snapshot = snapshot(&mut violations, request.snapshot.as_deref());
     let queries = queries(&mut violations, request.items);
     let pages: u64 = queries.iter().map(|query| pages(query, policies)).sum();
     if pages > PAGES_MAX {
@@ -36,7 +45,11 @@ pub(crate) fn look_ups(
         );
     }
     violations.finish()?;
-    Ok((queries, session))
+    Ok(LookUps {
+        queries,
+        snapshot,
+        session,
+    })
 }
 
 /// How many pages a slice touches. What is wrong with it is told when it is resolved.
@@ -143,6 +156,7 @@ pub(crate) fn resolution(resolution: core::Resolution) -> v1::Resolution {
         commit_required,
         bypass: resolution.bypass,
         elect: resolution.elect,
+        fill_forbidden: resolution.fill_forbidden,
         stale: resolution
             .stale
             .into_iter()
@@ -154,7 +168,7 @@ pub(crate) fn resolution(resolution: core::Resolution) -> v1::Resolution {
     }
 }
 
-fn milliseconds(duration: Duration) -> u32 {
+pub(super) fn milliseconds(duration: Duration) -> u32 {
     u32::try_from(duration.as_millis()).unwrap_or(u32::MAX)
 }
 

@@ -1,0 +1,85 @@
+//! Fills that read inside a database snapshot.
+//!
+//! A look-up's stamp speaks for reads that begin after it. Inside a database snapshot they do not: whatever the fill reads
+//! is as old as the snapshot. So the application marks the moment before that begins, and the look-ups of its fills
+//! take their stamp from there. The token is the present one, for a hit is good for whoever reads now; but where a
+//! class has changed since the snapshot was opened, the token promises what the snapshot does not show, and nothing that is
+//! computed there may be stored under it (G3).
+//!
+//! Like a lease a read snapshot is told to its bearer and kept nowhere. One that says nothing here, being over or of another
+//! run, is taken for older than everything: its reads are answered, and their fills forbidden.
+
+use std::time::Duration;
+
+use super::Core;
+use super::effects::{Query, Resolution, SnapshotClaim};
+use super::{ResolveError, Strategy};
+use crate::id::Time;
+use crate::lease::{Lease, ReadSnapshot};
+use crate::versions::Stamp;
+
+impl Core {
+    /// Marks the moment before a database snapshot begins, for `lease` or, if that is zero, for as long as a fill lease.
+    pub fn open_snapshot(&self, lease: Duration, now: Time) -> ReadSnapshot {
+        let lease = match lease {
+            Duration::ZERO => self.config.lease_duration,
+            lease => lease,
+        };
+        ReadSnapshot {
+            incarnation: self.config.incarnation,
+            stamp: self.versions.stamp(),
+            opened: now,
+            ends: now.plus(lease),
+        }
+    }
+
+    /// Answers a look-up for a fill that reads inside a database snapshot, or outside of any.
+    pub fn resolve_in(
+        &self,
+        snapshot: SnapshotClaim,
+        query: &Query,
+        now: Time,
+        jitter: u32,
+    ) -> Result<Resolution, ResolveError> {
+        let mut resolution = self.resolve(query, now, jitter)?;
+        let known = match snapshot {
+            SnapshotClaim::Absent => return Ok(resolution),
+            SnapshotClaim::Malformed => None,
+            SnapshotClaim::Snapshot(snapshot) => self.known_snapshot(snapshot, now),
+        };
+        let lease = &mut resolution.lease;
+        if let Some(snapshot) = known {
+            lease.stamp = snapshot.stamp;
+            lease.ends = lease.ends.min(snapshot.ends);
+            let age = now.since(snapshot.opened);
+            resolution.ttl = resolution.ttl.saturating_sub(age);
+        } else {
+            // It has ended, so its commit is condemned.
+            *lease = Lease {
+                stamp: Stamp::default(),
+                ends: now,
+                ..*lease
+            };
+        }
+        resolution.lease_duration = resolution.lease.ends.since(now);
+        let shows_what_is_current = known.is_some_and(|snapshot| {
+            let bumps_matter = resolution.strategy != Strategy::Ttl;
+            !bumps_matter || !self.versions.changed_since(&query.classes, snapshot.stamp)
+        });
+        resolution.fill_forbidden = !shows_what_is_current || resolution.ttl.is_zero();
+        if resolution.fill_forbidden {
+            // Whoever computed it anew would do so in vain.
+            resolution.stale.clear();
+        }
+        Ok(resolution)
+    }
+
+    /// The snapshot, if this run can still say what has changed since.
+    fn known_snapshot(&self, snapshot: ReadSnapshot, now: Time) -> Option<ReadSnapshot> {
+        let known = snapshot.incarnation == self.config.incarnation
+            && snapshot.stamp <= self.versions.stamp()
+            && now < snapshot.ends
+            && self.history.knows(snapshot.stamp);
+        known.then_some(snapshot)
+    }
+}
