@@ -12,6 +12,8 @@
 //! Where policy says `ttl` the token is always 0 and bumps concern nobody: dependencies are not kept there. What callers who
 //! waited are given is bounded by the TTL alone, counted from the look-up of the one who filled, as in the cache.
 
+mod elected;
+
 use std::any::Any;
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,13 +29,7 @@ use crate::names::{CLASSES_MAX, check_class};
 use crate::outcome::{BypassReason, GetOutcome, How};
 use crate::page::decode_page;
 use crate::single_flight::{Finished, Lead, Turn};
-use crate::turn::{FillHold, FillTurn};
-
-/// How long a caller waits for others to fill, before it does so itself: longer than most sources take, and than a turn
-/// whose caller died without a trace is open.
-const TURN_WAIT_MAX: Duration = Duration::from_mins(1);
-/// So often a caller is told that the value is there, does not find it, and asks again; then it fills for itself.
-const DISAPPOINTED_MAX: u32 = 2;
+use crate::turn::FillHold;
 
 /// What callers must agree on to share a fill.
 #[derive(Debug, PartialEq, Eq, Hash)]
@@ -223,72 +219,6 @@ impl CachedClient {
             return self.fill(unit, Some(lead), None, fill).await;
         }
         self.elected(unit, lead, fill).await
-    }
-
-    /// Asks for the turn to fill, and fills if it has it, or if nobody can tell whose it is.
-    async fn elected<E, F, Fut>(
-        &self,
-        unit: &Unit<'_>,
-        mut lead: FlightLead<'_>,
-        fill: &mut Option<F>,
-    ) -> Result<Settled, Arc<E>>
-    where
-        E: Send + Sync + 'static,
-        F: FnOnce(Fill) -> Fut,
-        Fut: Future<Output = Result<Bytes, E>>,
-    {
-        let counters = &self.shared().counters;
-        let (address, token) = (&unit.key.target, unit.key.token);
-        let until = Instant::now() + TURN_WAIT_MAX;
-        let mut disappointed = 0;
-        let hold = loop {
-            let left = until.saturating_duration_since(Instant::now());
-            let client = &self.shared().client;
-            let hold = match client.acquire_fill(address, token, left).await {
-                Ok(FillTurn::Won(hold)) => Some(hold),
-                Ok(FillTurn::Filled) => None,
-                Ok(FillTurn::Retry { after }) if after < left => {
-                    tokio::time::sleep(after).await;
-                    continue;
-                }
-                Ok(FillTurn::Retry { .. }) => break None,
-                Err(error) => {
-                    counters.turn_failures.increment();
-                    tracing::debug!(address, %error, "nobody tells whose turn it is to fill");
-                    break None;
-                }
-            };
-            // Also the winner looks: somebody may have stored it after this caller had looked.
-            let found = self.read_cache(address).await;
-            match self.judge(unit, found).await {
-                Look::Hit(value) => {
-                    lead.publish(FlightResult::Value(value.clone()));
-                    if let Some(hold) = hold {
-                        self.finish_turn(hold, true).await;
-                    }
-                    counters.turn_waits.increment();
-                    return Ok(Settled::Done {
-                        value,
-                        how: How::Waited,
-                        stored: false,
-                    });
-                }
-                Look::Bypass(reason) => return Ok(Settled::Bypass(reason)),
-                Look::Miss if hold.is_some() => break hold,
-                Look::Miss => disappointed += 1,
-            }
-            if disappointed > DISAPPOINTED_MAX {
-                break None;
-            }
-        };
-        self.fill(unit, Some(lead), hold, fill).await
-    }
-
-    async fn finish_turn(&self, hold: FillHold, stored: bool) {
-        if let Err(error) = hold.finish(stored).await {
-            // The sidecar takes the end of the stream for it.
-            tracing::debug!(%error, "the end of a turn to fill was not heard");
-        }
     }
 
     /// A value that soft bumps alone have replaced, if the cache has one and nothing that is current. One with dependencies
