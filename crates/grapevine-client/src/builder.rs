@@ -18,6 +18,7 @@ pub struct ClientBuilder {
 pub(crate) struct Settings {
     pub(crate) resolve_deadline: Duration,
     pub(crate) commit_deadline: Duration,
+    pub(crate) turn_deadline: Duration,
     pub(crate) call_deadline: Duration,
     pub(crate) invalidate_timeout: Duration,
     pub(crate) invalidate_slack: Duration,
@@ -35,6 +36,7 @@ impl Default for Settings {
         Self {
             resolve_deadline: Duration::from_millis(50),
             commit_deadline: Duration::from_secs(1),
+            turn_deadline: Duration::from_secs(1),
             call_deadline: Duration::from_secs(5),
             invalidate_timeout: Duration::from_secs(5),
             invalidate_slack: Duration::from_millis(500),
@@ -85,6 +87,16 @@ impl ClientBuilder {
     #[must_use]
     pub fn commit_deadline(mut self, deadline: Duration) -> Self {
         self.settings.commit_deadline = deadline;
+        self
+    }
+
+    /// Where policy says `fill = "one"`: how much longer than it was asked to wait for a turn to fill the sidecar may take to
+    /// answer. It is asked to wait for a second at a time, so that a caller who misses goes to the source within a second and
+    /// this, however the sidecar fails; what it computes then is not stored. Default 1 s. Raising it makes misses wait longer
+    /// for a sidecar that hangs; lowering it has more callers read the source when the machine is busy.
+    #[must_use]
+    pub fn turn_deadline(mut self, deadline: Duration) -> Self {
+        self.settings.turn_deadline = deadline;
         self
     }
 
@@ -185,6 +197,7 @@ impl ClientBuilder {
         for (field, duration) in [
             ("resolve_deadline", settings.resolve_deadline),
             ("commit_deadline", settings.commit_deadline),
+            ("turn_deadline", settings.turn_deadline),
             ("call_deadline", settings.call_deadline),
             ("connect_timeout", link.connect_timeout),
             ("backoff (min)", link.backoff_min),
@@ -267,6 +280,10 @@ mod tests {
             (
                 ClientBuilder::new(OWN).resolve_deadline(Duration::ZERO),
                 "resolve_deadline",
+            ),
+            (
+                ClientBuilder::new(OWN).turn_deadline(Duration::ZERO),
+                "turn_deadline",
             ),
             (
                 ClientBuilder::new(OWN).invalidate_timeout(Duration::from_secs(61)),

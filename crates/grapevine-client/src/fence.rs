@@ -157,6 +157,17 @@ pub(crate) enum Settled {
     Bypass(BypassReason),
 }
 
+/// By what right a caller fills.
+enum Right {
+    /// It has its turn.
+    Elected(FillHold),
+    /// Nobody is elected, or nobody can tell who is.
+    Unelected,
+    /// The sidecar has not answered when it was asked for the turn: it would not answer a commit either, and whoever waits
+    /// for the value has waited long enough. Nothing is committed and nothing stored.
+    Unheard,
+}
+
 /// Whether and how a computed value may be stored.
 enum Permission {
     Store(Depends),
@@ -193,7 +204,7 @@ impl CachedClient {
             return Ok(Settled::Bypass(BypassReason::Snapshot));
         }
         if alone {
-            return self.fill(unit, None, None, fill).await;
+            return self.fill(unit, None, Right::Unelected, fill).await;
         }
         let seat = self.shared().flights.sit(Arc::clone(&unit.key));
         let lead = match seat.turn().await {
@@ -216,7 +227,7 @@ impl CachedClient {
             }
         }
         if !unit.resolution.elect {
-            return self.fill(unit, Some(lead), None, fill).await;
+            return self.fill(unit, Some(lead), Right::Unelected, fill).await;
         }
         self.elected(unit, lead, fill).await
     }
@@ -360,7 +371,7 @@ impl CachedClient {
         &self,
         unit: &Unit<'_>,
         mut lead: Option<FlightLead<'_>>,
-        hold: Option<FillHold>,
+        right: Right,
         fill: &mut Option<F>,
     ) -> Result<Settled, Arc<E>>
     where
@@ -388,7 +399,11 @@ impl CachedClient {
             _ => handle.beyond(&unit.key.classes),
         };
         let unsettled = !found.is_empty();
-        let permission = self.commit(unit, found, hold.as_ref()).await;
+        let permission = match &right {
+            Right::Elected(hold) => self.commit(unit, found, Some(hold)).await,
+            Right::Unelected => self.commit(unit, found, None).await,
+            Right::Unheard => Permission::Refuse,
+        };
         let depends = match &permission {
             Permission::Store(depends) => depends.clone(),
             Permission::Refuse if unsettled => Depends::Unsettled,
@@ -407,7 +422,7 @@ impl CachedClient {
             Permission::Store(_) => self.store(unit, &value).await,
             Permission::Refuse => false,
         };
-        if let Some(hold) = hold {
+        if let Right::Elected(hold) = right {
             self.finish_turn(hold, stored).await;
         }
         Ok(Settled::Done {

@@ -8,14 +8,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use grapevine_proto::v1;
-use tonic::Streaming;
+use tonic::{Response, Streaming};
 
 use crate::channel::Gated;
 use crate::client::Client;
 use crate::error::CallError;
 
-/// How much longer than it was asked to wait a sidecar may take to answer.
-const ANSWER_MARGIN: Duration = Duration::from_secs(2);
 /// How long the sidecar may take to hear that a turn is over.
 const FINISH_DEADLINE: Duration = Duration::from_secs(1);
 
@@ -68,7 +66,8 @@ impl FillHold {
 
 impl Client {
     /// Asks for the turn to fill the value at a cache address under a token, both as resolve gave them, and waits for it
-    /// for at most `wait`, which may be up to a minute.
+    /// for at most `wait`, which may be up to a minute. A sidecar that says nothing within `wait` and the client's
+    /// `turn_deadline` is [`CallError::Deadline`].
     pub async fn acquire_fill(
         &self,
         address: &str,
@@ -82,19 +81,15 @@ impl Client {
             token,
             wait_ms: u32::try_from(wait.as_millis()).unwrap_or(u32::MAX),
         };
-        let deadline = wait + ANSWER_MARGIN;
-        let call = application.acquire_fill(request);
-        let mut open = link.call(Gated::Yes, deadline, call).await?;
-        let first = tokio::time::timeout(ANSWER_MARGIN, open.message());
-        let answer = match first.await {
-            Ok(Ok(Some(answer))) => answer,
-            Ok(Ok(None)) => return Err(link.bad_answer("no word of whose turn it is".to_owned())),
-            Ok(Err(status)) => return Err(CallError::from_status(link.name(), &status)),
-            Err(_) => {
-                let (endpoint, deadline) = (link.name().clone(), ANSWER_MARGIN);
-                return Err(CallError::Deadline { endpoint, deadline });
-            }
+        let deadline = wait + self.settings().turn_deadline;
+        // The headers alone are no answer: one deadline is for both.
+        let call = async {
+            let mut open = application.acquire_fill(request).await?.into_inner();
+            let first = open.message().await?;
+            Ok(Response::new((open, first)))
         };
+        let (open, first) = link.call(Gated::Yes, deadline, call).await?;
+        let answer = first.ok_or_else(|| link.bad_answer("no word of whose turn it is"))?;
         match answer.turn() {
             v1::FillTurn::Won => Ok(FillTurn::Won(FillHold {
                 client: self.clone(),

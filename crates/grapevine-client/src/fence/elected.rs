@@ -7,8 +7,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::time::Instant;
 
-use super::{FlightLead, FlightResult, Look, Settled, Unit};
+use super::{FlightLead, FlightResult, Look, Right, Settled, Unit};
 use crate::cached::CachedClient;
+use crate::error::CallError;
 use crate::fill::Fill;
 use crate::outcome::How;
 use crate::turn::{FillHold, FillTurn};
@@ -16,6 +17,9 @@ use crate::turn::{FillHold, FillTurn};
 /// How long a caller waits for others to fill, before it does so itself: longer than most sources take, and than a turn
 /// whose caller died without a trace is open.
 const TURN_WAIT_MAX: Duration = Duration::from_mins(1);
+/// How long the sidecar is asked to wait at a time. One that was stopped says nothing when that is over, and is found out; it
+/// costs one that is well a question a second for each process and value that wait.
+const TURN_ASK_MAX: Duration = Duration::from_secs(1);
 /// So often a caller is told that the value is there, does not find it, and asks again; then it fills for itself.
 const DISAPPOINTED_MAX: u32 = 2;
 
@@ -36,21 +40,27 @@ impl CachedClient {
         let (address, token) = (&unit.key.target, unit.key.token);
         let until = Instant::now() + TURN_WAIT_MAX;
         let mut disappointed = 0;
-        let hold = loop {
+        let right = loop {
             let left = until.saturating_duration_since(Instant::now());
             let client = &self.shared().client;
-            let hold = match client.acquire_fill(address, token, left).await {
+            let (asked, wait) = (Instant::now(), left.min(TURN_ASK_MAX));
+            let hold = match client.acquire_fill(address, token, wait).await {
                 Ok(FillTurn::Won(hold)) => Some(hold),
                 Ok(FillTurn::Filled) => None,
+                // It has waited for as long as it was asked to.
+                Ok(FillTurn::Retry { .. }) if wait < left && asked.elapsed() >= wait => continue,
                 Ok(FillTurn::Retry { after }) if after < left => {
                     tokio::time::sleep(after).await;
                     continue;
                 }
-                Ok(FillTurn::Retry { .. }) => break None,
+                Ok(FillTurn::Retry { .. }) => break Right::Unelected,
                 Err(error) => {
                     counters.turn_failures.increment();
                     tracing::debug!(address, %error, "nobody tells whose turn it is to fill");
-                    break None;
+                    break match error {
+                        CallError::Deadline { .. } => Right::Unheard,
+                        _ => Right::Unelected,
+                    };
                 }
             };
             // Also the winner looks: somebody may have stored it after this caller had looked.
@@ -69,14 +79,16 @@ impl CachedClient {
                     });
                 }
                 Look::Bypass(reason) => return Ok(Settled::Bypass(reason)),
-                Look::Miss if hold.is_some() => break hold,
-                Look::Miss => disappointed += 1,
+                Look::Miss => match hold {
+                    Some(hold) => break Right::Elected(hold),
+                    None => disappointed += 1,
+                },
             }
             if disappointed > DISAPPOINTED_MAX {
-                break None;
+                break Right::Unelected;
             }
         };
-        self.fill(unit, Some(lead), hold, fill).await
+        self.fill(unit, Some(lead), right, fill).await
     }
 
     pub(super) async fn finish_turn(&self, hold: FillHold, stored: bool) {

@@ -13,5 +13,6 @@ mod pages;
 mod resolve;
 mod snapshots;
 mod support;
+mod turns;
 mod watch;
 mod writes;

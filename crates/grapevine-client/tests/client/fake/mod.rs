@@ -43,6 +43,7 @@ pub(crate) enum Method {
     Begin,
     CommitWrite,
     Abort,
+    Acquire,
 }
 
 /// What a method does instead of its work, once.
@@ -83,12 +84,16 @@ pub(crate) struct State {
     script: Mutex<HashMap<Method, VecDeque<Reply>>>,
     calls: Mutex<HashMap<Method, u64>>,
     pub(crate) bypass: AtomicBool,
+    /// Policy says `fill = "one"`.
+    pub(crate) elect: AtomicBool,
     /// It cannot show that it is fresh, and policy serves all the same.
     pub(crate) unknown: AtomicBool,
     pub(crate) resolve_items: AtomicU64,
     pub(crate) committed: Mutex<Vec<v1::Fill>>,
     /// The receipt timeouts of the invalidations, in milliseconds.
     pub(crate) receipt_timeouts: Mutex<Vec<u32>>,
+    /// How long callers said that they would wait for their turn to fill, in milliseconds.
+    pub(crate) turn_waits: Mutex<Vec<u32>>,
     /// Writes begun, and how each ended.
     pub(crate) writes: Mutex<Vec<Write>>,
     news: broadcast::Sender<v1::WatchResponse>,
@@ -227,10 +232,12 @@ impl State {
             script: Mutex::default(),
             calls: Mutex::default(),
             bypass: AtomicBool::new(false),
+            elect: AtomicBool::new(false),
             unknown: AtomicBool::new(false),
             resolve_items: AtomicU64::new(0),
             committed: Mutex::default(),
             receipt_timeouts: Mutex::default(),
+            turn_waits: Mutex::default(),
             writes: Mutex::default(),
             news: broadcast::channel(8).0,
         })
@@ -392,9 +399,10 @@ impl State {
             strategy: strategy.into(),
             ttl_ms: u64::try_from(POLICY_TTL.as_millis()).unwrap(),
             envelope: strategy != v1::Strategy::Versioned,
-            commit_required: strategy == v1::Strategy::Registered,
+            commit_required: strategy == v1::Strategy::Registered
+                || self.elect.load(Ordering::SeqCst),
             bypass: self.bypass.load(Ordering::SeqCst),
-            elect: false,
+            elect: self.elect.load(Ordering::SeqCst),
             stale: Vec::new(),
         })
     }

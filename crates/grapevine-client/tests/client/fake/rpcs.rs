@@ -12,7 +12,7 @@ use tokio_stream::{Stream, StreamExt as _};
 use tonic::{Code, Request, Response, Status, Streaming};
 use tonic_types::{ErrorDetails, FieldViolation, StatusExt as _};
 
-use super::{Ended, Method, State, TARGETS_MAX, Write, answer};
+use super::{Ended, Instead, Method, State, TARGETS_MAX, Write, answer};
 
 pub(super) fn invalid(field: &str, description: &str) -> Status {
     let details = ErrorDetails::with_bad_request(vec![FieldViolation::new(field, description)]);
@@ -124,9 +124,24 @@ impl ApplicationService for State {
 
     async fn acquire_fill(
         &self,
-        _: Request<v1::AcquireFillRequest>,
+        request: Request<v1::AcquireFillRequest>,
     ) -> Result<Response<Self::AcquireFillStream>, Status> {
-        Err(Status::unimplemented("not asked of the fake"))
+        let instead = self.play(Method::Acquire).await?;
+        let wait = request.into_inner().wait_ms;
+        self.turn_waits.lock().push(wait);
+        // As one that has just asked for the turn, and whose caller waits for another one's fill.
+        let turn = match instead {
+            None => v1::AcquireFillResponse {
+                turn: v1::FillTurn::Won.into(),
+                fill: Bytes::from_static(b"turn"),
+                lease_ms: 10_000,
+                retry_after_ms: 0,
+            },
+            Some(Instead::Status(status)) => return Err(status),
+            Some(Instead::Nothing) => return Ok(Response::new(Box::pin(tokio_stream::pending()))),
+        };
+        let open = tokio_stream::iter([Ok(turn)]).chain(tokio_stream::pending());
+        Ok(Response::new(Box::pin(open)))
     }
 
     async fn finish_fill(
