@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 use super::Core;
 use super::repair::GapKey;
 use crate::id::{Incarnation, Lane, Time};
-use crate::roster::CLOSED_MAX;
+use crate::roster::{CLOSED_MAX, View};
 
 /// A hole that nobody may be able to fill.
 #[derive(Clone, Copy, Debug)]
@@ -43,11 +43,14 @@ impl Core {
             .collect()
     }
 
-    /// Waits no longer for what a view closes.
-    pub(super) fn write_off(&mut self, closed: &BTreeMap<Incarnation, u64>) {
-        for (&origin, &end) in closed {
-            let lane = self.progress.lane_mut(origin, Lane::Bump);
-            self.counters.events_written_off += lane.close(end);
+    /// Waits no longer for what a view closes: but for what no run can have issued, and for what a run has that is seated in
+    /// that view, which may have come back since.
+    pub(super) fn write_off(&mut self, view: &View) {
+        for (origin, end) in view.written_off() {
+            if self.may_follow(origin) && self.may_exist(origin, Lane::Bump, end) {
+                let lane = self.progress.lane_mut(origin, Lane::Bump);
+                self.counters.events_written_off += lane.close(end);
+            }
         }
     }
 

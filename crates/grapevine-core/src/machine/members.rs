@@ -184,6 +184,19 @@ impl Members {
             .find(|member| member.hello.incarnation == incarnation)
     }
 
+    /// Whose run it is, if it is not that of the node which introduces itself with it. Words come with their speaker's run
+    /// alone: if two nodes had the same, the one's words would count for the other.
+    fn run_of_another(&self, hello: &PeerHello, view: &View) -> Option<NodeId> {
+        let seats = view.seats.iter();
+        let known = self.iter().map(|member| &member.hello);
+        let known = known.map(|known| (&known.node_id, &known.incarnation));
+        let former = self.former.iter();
+        let former = former.map(|former| (&former.node_id, &former.incarnation));
+        let mut runs = seats.chain(known).chain(former);
+        runs.find(|(node, run)| **run == hello.incarnation && **node != hello.node_id)
+            .map(|(node, _)| node.clone())
+    }
+
     /// Notes a sign of life; tells whether the speaker is a member.
     pub(super) fn heard(&mut self, from: Incarnation, now: Time) -> bool {
         self.by_incarnation(from)
@@ -345,6 +358,18 @@ pub enum AdmitError {
         /// Since when it has been silent, in milliseconds.
         silent_ms: u128,
     },
+    /// It carries the run of another node.
+    #[error(
+        "incarnation {incarnation} is a run of {holder} and not of {node_id}: every start takes a new one, and no two nodes share one"
+    )]
+    RunOfAnother {
+        /// The name it gives.
+        node_id: NodeId,
+        /// The run it claims.
+        incarnation: Incarnation,
+        /// Whose it is.
+        holder: NodeId,
+    },
     /// There are too many members.
     #[error("{limit} members are known already; the limit is {limit}")]
     TooMany {
@@ -361,6 +386,16 @@ impl Core {
             return Err(AdmitError::OwnNodeId {
                 node_id,
                 incarnation,
+            });
+        }
+        let own = hello.incarnation == self.config.incarnation;
+        let own = (own && hello.node_id != self.config.node_id).then_some(&self.config.node_id);
+        let another = || self.members.run_of_another(hello, self.views.view());
+        if let Some(holder) = own.cloned().or_else(another) {
+            return Err(AdmitError::RunOfAnother {
+                node_id: hello.node_id.clone(),
+                incarnation: hello.incarnation,
+                holder,
             });
         }
         let Some(member) = self.members.by_node(&hello.node_id) else {
@@ -388,6 +423,10 @@ impl Core {
         if hello.node_id == self.config.node_id
             || hello.incarnation == self.config.incarnation
             || self.members.departed.contains(&hello.incarnation)
+            || self
+                .members
+                .run_of_another(hello, self.views.view())
+                .is_some()
         {
             return false;
         }

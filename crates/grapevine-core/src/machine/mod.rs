@@ -38,6 +38,7 @@ use crate::lease::{History, Lease};
 use crate::names::{ClassPath, NodeId};
 use crate::policy::{FillRule, OnUnknown, Policy, PolicySet, Strategy};
 use crate::progress::Progress;
+use crate::roster::View;
 use crate::store::{Recovered, Write};
 use crate::token::Token;
 use crate::versions::Versions;
@@ -169,12 +170,12 @@ impl Core {
                 found.apply(sequence);
             }
         }
-        for (&origin, &end) in recovered
-            .roster
-            .iter()
-            .flat_map(|record| &record.view.closed)
-        {
-            progress.lane_mut(origin, Lane::Bump).close(end);
+        let views = recovered.roster.iter().map(|record| &record.view);
+        for (origin, end) in views.flat_map(View::written_off) {
+            let lane = progress.lane_mut(origin, Lane::Bump);
+            if lane.plausible(end) {
+                lane.close(end);
+            }
         }
         progress.lane_mut(config.incarnation, Lane::Bump);
         let mut history = History::default();

@@ -396,7 +396,7 @@ impl Core {
         let Some(history) = view.history else {
             return Vec::new();
         };
-        self.write_off(&view.closed);
+        self.write_off(&view);
         self.views.debts = self.progress.told_heads();
         self.hand_over_orphans(now, effects);
         let restarted = seated && !std::mem::replace(&mut self.views.was_seated, seated);

@@ -134,7 +134,7 @@ impl Roster {
             | Say::Accepted { number, .. }
             | Say::Refuse { number, .. } => *number,
             Say::Accept { next, .. } => next.number.saturating_sub(1),
-            Say::Decided(view) => return self.told(view.clone()),
+            Say::Decided(view) => return self.told(from, view.clone()),
         };
         let own = self.record.view.mark();
         let other_history = history != own.history && own.number > 0 && number > 0;
@@ -351,8 +351,14 @@ impl Roster {
     /// A view is said to be decided. One of another history counts only for a member that has none, or is alone in its
     /// own: then the one with others in it wins, and of two lone ones the one with the lower name. Who left a history
     /// follows it only where it went on since: what an operator had it leave would come back with any member else.
-    fn told(&mut self, view: View) -> Outcome {
+    ///
+    /// Whose node has a seat neither in that view nor in the present one is not believed. It has nothing to say about either,
+    /// and those who have tell it themselves: who has no seat has been told by one of them.
+    fn told(&mut self, from: &NodeId, view: View) -> Outcome {
         let own = &self.record.view;
+        if !view.seats.contains_key(from) && !own.seats.contains_key(from) {
+            return Outcome::default();
+        }
         let follows = if own.number == 0 || view.history == own.history {
             view.number > own.number
         } else {

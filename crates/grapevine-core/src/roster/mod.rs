@@ -86,6 +86,14 @@ impl View {
         (self.seats.len() + 1 - self.majority().min(self.seats.len())).min(others)
     }
 
+    /// The logs that nobody has to wait for any more. A run that has a seat has what it issued, and whoever misses any of it
+    /// asks there.
+    pub fn written_off(&self) -> impl Iterator<Item = (Incarnation, u64)> {
+        let seated = |run: &Incarnation| self.seats.values().any(|seated| seated == run);
+        let closed = self.closed.iter().filter(move |(run, _)| !seated(run));
+        closed.map(|(run, end)| (*run, *end))
+    }
+
     /// What is closed once these are, too.
     fn closed_too(&self, mut closed: BTreeMap<Incarnation, u64>) -> BTreeMap<Incarnation, u64> {
         for (run, end) in &self.closed {

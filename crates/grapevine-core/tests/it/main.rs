@@ -14,6 +14,7 @@ mod freshness;
 mod histories;
 mod intents;
 mod laws;
+mod lies;
 mod limits;
 mod races;
 mod receipts;

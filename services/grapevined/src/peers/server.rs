@@ -95,6 +95,8 @@ impl PeerServer {
                 AdmitError::OwnNodeId { .. } | AdmitError::NodeIdInUse { .. } => {
                     Status::already_exists(error.to_string())
                 }
+                // Not its name, so that it stays and tries again: the other one may be the liar.
+                AdmitError::RunOfAnother { .. } => Status::failed_precondition(error.to_string()),
                 AdmitError::TooMany { .. } => Status::resource_exhausted(error.to_string()),
             })?;
         Ok(peer)
