@@ -141,7 +141,7 @@ knobs! {
         answers_bytes_max: ByteSize = "256MiB", from "16MiB" to "64GiB",
             raising "costs memory: up to twice as much, when callers ask and do not read.";
         /// Bytes of calls, and of messages of streams, that have come and are not answered yet. A further one is refused, to
-        /// be made again. An eighth is kept for messages of up to 64 KiB.
+        /// be made again; one that was begun and falls behind gives way first. An eighth is kept for messages of up to 64 KiB.
         calls_bytes_max: ByteSize = "256MiB", from "16MiB" to "64GiB",
             raising "costs memory: up to ten times as much, when many short classes and addresses are named.";
         /// The largest gRPC message taken from applications. Peers' messages have a limit of their own.

@@ -2,9 +2,15 @@
 //!
 //! A message is kept from its first byte until its call is answered: while the rest of it arrives, while it waits for a
 //! session or the disk. HTTP/2 lets a thousand connections begin a thousand messages each, so every byte that came is
-//! charged for. Without room the call is refused and nothing was done. Small messages have an eighth of the room to
-//! themselves, so that those who send large ones do not keep others from calling. A message that was begun has to be whole
-//! within half a minute: a caller that stalls would hold its room for as long as it likes.
+//! charged for. Without room the call is refused and nothing was done. Small messages, by the length that they declare,
+//! have an eighth of the room to themselves, so that those who send large ones do not keep others from calling.
+//!
+//! Of a large message that goes on after its first frame all the rest is reserved: of many that arrive at once some would
+//! else fill the room with their beginnings, and none of them would become whole. A message that was begun and not
+//! finished holds its room against nobody who comes with a whole one: where there is none left, what falls behind gives way
+//! (`begun`). And within half a minute it has to be whole in any case.
+
+mod begun;
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -14,11 +20,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 use parking_lot::Mutex;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::{Sleep, sleep};
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::{Instant, Sleep, sleep};
 use tonic::Status;
 use tonic::body::Body;
 
+use self::begun::{Part, Pool};
 use crate::telemetry::{Counter, Counters};
 use crate::wire::status::exhausted;
 
@@ -32,8 +39,8 @@ const MESSAGE_WAIT: Duration = Duration::from_secs(30);
 /// Room for calls.
 #[derive(Clone, Debug)]
 pub(crate) struct Intake {
-    large: Arc<Semaphore>,
-    small: Arc<Semaphore>,
+    large: Arc<Pool>,
+    small: Arc<Pool>,
     bytes_max: usize,
     counters: Arc<Counters>,
 }
@@ -45,8 +52,8 @@ impl Intake {
     pub(crate) fn new(bytes_max: usize, counters: Arc<Counters>) -> Self {
         let small = bytes_max / 8;
         Self {
-            large: Arc::new(Semaphore::new(bytes_max - small)),
-            small: Arc::new(Semaphore::new(small)),
+            large: Arc::new(Pool::large(bytes_max - small)),
+            small: Arc::new(Pool::small(small)),
             bytes_max,
             counters,
         }
@@ -63,43 +70,44 @@ impl Intake {
             charge: charge.clone(),
             framing: Framing::default(),
             deadline: None,
+            part: None,
         };
         (Body::new(arriving), charge)
     }
 
-    /// Has a call take up so many bytes, more or fewer than before.
-    fn charge(&self, charge: &Charge, bytes: usize) -> Result<(), Status> {
-        let (pool, size) = if bytes <= SMALL_BYTES_MAX {
-            (&self.small, self.bytes_max / 8)
+    /// The pool that a message of this size is charged to.
+    fn pool(&self, bytes: usize) -> &Arc<Pool> {
+        if bytes <= SMALL_BYTES_MAX {
+            &self.small
         } else {
-            (&self.large, self.bytes_max - self.bytes_max / 8)
-        };
-        // One that is larger than all the room takes all of it.
-        let wanted = bytes.min(size);
-        let mut held = charge.lock();
-        let own = held
-            .as_ref()
-            .filter(|held| Arc::ptr_eq(held.semaphore(), pool))
-            .map_or(0, OwnedSemaphorePermit::num_permits);
-        if own > wanted {
-            let spare = held.as_mut().and_then(|held| held.split(own - wanted));
-            drop(spare);
-            return Ok(());
+            &self.large
         }
-        let count = u32::try_from(wanted - own).unwrap_or(u32::MAX);
-        let more = pool.clone().try_acquire_many_owned(count).map_err(|_| {
+    }
+
+    /// Has a call take up so many bytes of a pool, more or fewer than before. What was begun and falls behind gives way, but
+    /// for the call's own.
+    fn charge(
+        &self,
+        charge: &Charge,
+        (pool, bytes): (&Pool, usize),
+        own: Option<&Part>,
+    ) -> Result<(), Status> {
+        while !pool.charge(charge, bytes) {
+            if !pool.make_room(own, Instant::now()) {
+                self.counters.inc(Counter::IntakeRejected);
+                return Err(self.no_room(&format!("no room for a call of {bytes} bytes or more")));
+            }
             self.counters.inc(Counter::IntakeRejected);
-            let message = format!(
-                "no room for a call of {bytes} bytes or more: others are under way; the limit is {} bytes (limits.calls_bytes_max)",
-                self.bytes_max
-            );
-            exhausted(message, RETRY)
-        })?;
-        match held.as_mut() {
-            Some(held) if own > 0 => held.merge(more),
-            _ => *held = Some(more),
         }
         Ok(())
+    }
+
+    fn no_room(&self, what: &str) -> Status {
+        let most = self.bytes_max;
+        let message = format!(
+            "{what}: others are under way; the limit is {most} bytes (limits.calls_bytes_max)"
+        );
+        exhausted(message, RETRY)
     }
 }
 
@@ -110,12 +118,30 @@ struct Framing {
     head_bytes: usize,
     /// Of the message whose head is whole, what is missing.
     missing: usize,
-    /// What came of a message that is not whole, its head included.
+    /// What came of a message that is not whole, its head included, and in how many frames.
     begun: usize,
+    frames: usize,
 }
 
 impl Framing {
-    fn take(&mut self, mut bytes: &[u8]) {
+    /// Takes a frame.
+    fn take(&mut self, bytes: &[u8]) {
+        let goes_on = self.begun + bytes.len();
+        self.read(bytes);
+        self.frames = match self.begun {
+            0 => 0,
+            begun if begun == goes_on => self.frames + 1,
+            // What had begun before is whole, and this frame begins another one.
+            _ => 1,
+        };
+    }
+
+    /// The size of the message that is not whole, its head included, as far as it is known.
+    fn declared(&self) -> usize {
+        self.begun + self.missing
+    }
+
+    fn read(&mut self, mut bytes: &[u8]) {
         while !bytes.is_empty() {
             let next = if self.missing > 0 {
                 let next = self.missing.min(bytes.len());
@@ -151,6 +177,8 @@ struct Arriving {
     framing: Framing,
     /// When the message that has begun is to be whole.
     deadline: Option<Pin<Box<Sleep>>>,
+    /// Its entry among what was begun, from its first frame on, unless that was all of it.
+    part: Option<Part>,
 }
 
 impl http_body::Body for Arriving {
@@ -165,6 +193,9 @@ impl http_body::Body for Arriving {
             // It may be silent for as long as it likes, and must not keep others out meanwhile.
             *self.charge.lock() = None;
         }
+        if self.part.as_ref().is_some_and(|part| part.gave_way(cx)) {
+            return Poll::Ready(Some(Err(self.gave_way())));
+        }
         let Poll::Ready(next) = Pin::new(&mut self.rest).poll_frame(cx) else {
             let Some(deadline) = &mut self.deadline else {
                 return Poll::Pending;
@@ -176,19 +207,9 @@ impl http_body::Body for Arriving {
             && let Some(data) = frame.data_ref()
             // An empty frame ends a body, and says nothing about what came before it.
             && !data.is_empty()
+            && let Err(status) = self.came(data)
         {
-            let kept = self.framing.begun + data.len();
-            let charged = self.intake.charge(&self.charge, kept);
-            if let Err(status) = charged {
-                return Poll::Ready(Some(Err(status)));
-            }
-            let before = self.framing.begun;
-            self.framing.take(data);
-            if self.framing.begun == 0 {
-                self.deadline = None;
-            } else if self.deadline.is_none() || self.framing.begun < before + data.len() {
-                self.deadline = Some(Box::pin(sleep(MESSAGE_WAIT)));
-            }
+            return Poll::Ready(Some(Err(status)));
         }
         Poll::Ready(next)
     }
@@ -203,6 +224,43 @@ impl http_body::Body for Arriving {
 }
 
 impl Arriving {
+    /// Charges for a frame, and keeps account of the message that it begins, goes on with or ends.
+    fn came(&mut self, data: &[u8]) -> Result<(), Status> {
+        let kept = self.framing.begun + data.len();
+        self.framing.take(data);
+        let (declared, frames) = (self.framing.declared(), self.framing.frames);
+        let pool = self.intake.pool(declared.max(kept)).clone();
+        let reserves = frames > 1 && declared > SMALL_BYTES_MAX;
+        let wanted = if reserves { declared.max(kept) } else { kept };
+        let part = self.part.as_ref();
+        self.intake.charge(&self.charge, (&pool, wanted), part)?;
+        if self.framing.begun == 0 {
+            self.deadline = None;
+            // Where it gave way while it became whole, its room is gone.
+            return match self.part.take().map(Part::end) {
+                Some(false) => Err(self.gave_way()),
+                Some(true) | None => Ok(()),
+            };
+        }
+        if frames == 1 {
+            self.deadline = Some(Box::pin(sleep(MESSAGE_WAIT)));
+            self.part = None;
+        }
+        match &mut self.part {
+            Some(part) if part.is_of(&pool) => part.goes_on(self.framing.begun),
+            // It has just been seen to be large, if there was one.
+            part => *part = Some(pool.begin(&self.charge, self.framing.begun, Instant::now())),
+        }
+        Ok(())
+    }
+
+    fn gave_way(&self) -> Status {
+        self.intake.no_room(&format!(
+            "of a message that was begun {} bytes had come when its room was needed",
+            self.framing.begun
+        ))
+    }
+
     fn stalled(&self) -> Status {
         let (begun, missing) = (self.framing.begun, self.framing.missing);
         let seconds = MESSAGE_WAIT.as_secs();
@@ -213,192 +271,4 @@ impl Arriving {
 }
 
 #[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used, reason = "tests")]
-    use http_body::Body as _;
-    use tokio::sync::mpsc;
-    use tokio::time::Instant;
-    use tonic::Code;
-    use tonic_types::StatusExt as _;
-
-    use super::*;
-
-    const MIB: usize = 1 << 20;
-
-    /// A body that says what it is told to say.
-    struct Told(mpsc::Receiver<Vec<u8>>);
-
-    impl http_body::Body for Told {
-        type Data = Bytes;
-        type Error = Status;
-
-        fn poll_frame(
-            mut self: Pin<&mut Self>,
-            cx: &mut Context<'_>,
-        ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-            let next = ready!(self.0.poll_recv(cx));
-            Poll::Ready(next.map(|bytes| Ok(Frame::data(bytes.into()))))
-        }
-    }
-
-    fn room(bytes: usize) -> Intake {
-        Intake::new(bytes, Arc::new(Counters::new()))
-    }
-
-    fn message(bytes: usize) -> Vec<u8> {
-        let length = u32::try_from(bytes).unwrap().to_be_bytes();
-        [&[0], &length[..], &vec![7; bytes]].concat()
-    }
-
-    /// A call, and how to have it say more.
-    struct Call {
-        says: mpsc::Sender<Vec<u8>>,
-        body: Body,
-        _charge: Charge,
-    }
-
-    impl Call {
-        fn begin(intake: &Intake) -> Self {
-            Self::of(intake, false)
-        }
-
-        fn of(intake: &Intake, streams: bool) -> Self {
-            let (says, told) = mpsc::channel(8);
-            let (body, charge) = intake.counted(Body::new(Told(told)), streams);
-            Self {
-                says,
-                body,
-                _charge: charge,
-            }
-        }
-
-        async fn say(&mut self, bytes: Vec<u8>) -> Result<(), Status> {
-            self.says.send(bytes).await.unwrap();
-            self.hear().await
-        }
-
-        async fn hear(&mut self) -> Result<(), Status> {
-            let next = std::future::poll_fn(|cx| Pin::new(&mut self.body).poll_frame(cx)).await;
-            next.unwrap().map(drop)
-        }
-    }
-
-    #[tokio::test]
-    async fn g10_calls_under_way_are_bounded_in_bytes_and_their_room_comes_back() {
-        let intake = room(16 * MIB);
-        let mut calls = Vec::new();
-        let mut refused = None;
-        while refused.is_none() && calls.len() < 20 {
-            let mut call = Call::begin(&intake);
-            refused = call.say(message(MIB)).await.err();
-            calls.push(call);
-        }
-        calls.pop();
-        let refused = refused.unwrap();
-        assert_eq!(
-            calls.len(),
-            13,
-            "seven eighths of the room, and each has a head"
-        );
-        assert_eq!(refused.code(), Code::ResourceExhausted);
-        assert!(refused.message().contains("limits.calls_bytes_max"));
-        assert!(refused.message().contains("16777216"), "{refused}");
-        assert!(refused.get_details_retry_info().is_some());
-        assert_eq!(intake.counters.get(Counter::IntakeRejected), 1);
-        // Small ones have their own.
-        let mut small = Call::begin(&intake);
-        small.say(message(1_000)).await.unwrap();
-        // The body may be gone long before its call is answered.
-        let Call {
-            body,
-            _charge: charge,
-            ..
-        } = calls.pop().unwrap();
-        drop(body);
-        Call::begin(&intake).say(message(MIB)).await.unwrap_err();
-        drop(charge);
-        Call::begin(&intake).say(message(MIB)).await.unwrap();
-        drop(calls);
-        // One larger than all the room is possible, alone.
-        Call::begin(&intake).say(message(20 * MIB)).await.unwrap();
-    }
-
-    #[tokio::test]
-    async fn g10_a_message_is_charged_for_what_came_of_it_and_a_stream_for_its_last_one() {
-        let intake = room(16 * MIB);
-        let mut stream = Call::of(&intake, true);
-        let large = message(8 * MIB);
-        let (first, second) = large.split_at(3 * MIB);
-        stream.say(first.to_vec()).await.unwrap();
-        assert_eq!(intake.large.available_permits(), 14 * MIB - 3 * MIB);
-        stream.say(second.to_vec()).await.unwrap();
-        assert_eq!(intake.large.available_permits(), 14 * MIB - large.len());
-        // Its handler asks for the next one: that one was dealt with.
-        let next = std::future::poll_fn(|cx| {
-            Poll::Ready(Pin::new(&mut stream.body).poll_frame(cx).is_pending())
-        });
-        assert!(next.await);
-        assert_eq!(intake.large.available_permits(), 14 * MIB);
-        stream.say(message(1_000)).await.unwrap();
-        assert_eq!(intake.large.available_permits(), 14 * MIB);
-        assert_eq!(intake.small.available_permits(), 2 * MIB - 1_005);
-        stream.say(message(100)).await.unwrap();
-        assert_eq!(intake.small.available_permits(), 2 * MIB - 105);
-        drop(stream);
-        assert_eq!(intake.small.available_permits(), 2 * MIB);
-        // A call is asked for more at once, and its end is an empty frame: it is under way all the same.
-        let mut call = Call::begin(&intake);
-        call.say(message(1_000)).await.unwrap();
-        call.say(Vec::new()).await.unwrap();
-        assert_eq!(intake.small.available_permits(), 2 * MIB - 1_005);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn g10_a_message_that_stalls_is_given_up_and_a_stream_between_two_is_not() {
-        let intake = room(16 * MIB);
-        let mut call = Call::begin(&intake);
-        call.say(message(100)).await.unwrap();
-        let silent = tokio::time::timeout(10 * MESSAGE_WAIT, call.hear()).await;
-        assert!(silent.is_err(), "{silent:?}");
-        let begun = Instant::now();
-        call.say(message(100)[..40].to_vec()).await.unwrap();
-        tokio::time::advance(MESSAGE_WAIT / 2).await;
-        // A few bytes more do not help.
-        call.say(vec![7; 3]).await.unwrap();
-        let stalled = tokio::time::timeout(10 * MESSAGE_WAIT, call.hear()).await;
-        let stalled = stalled.unwrap().unwrap_err();
-        assert_eq!(begun.elapsed(), MESSAGE_WAIT);
-        assert_eq!(stalled.code(), Code::DeadlineExceeded);
-        let message = stalled.message();
-        assert!(
-            message.contains("43 bytes of it came and 62 are missing"),
-            "{message}"
-        );
-    }
-
-    #[test]
-    fn messages_are_told_apart_however_they_are_cut() {
-        let sizes = [0, 3, 40, 0, 0, 17, 1];
-        let bytes: Vec<u8> = sizes.iter().flat_map(|&size| message(size)).collect();
-        let ends = sizes.iter().scan(0, |end, size| {
-            *end += size + 5;
-            Some(*end)
-        });
-        let ends: Vec<usize> = ends.collect();
-        for cut in 1..=bytes.len() {
-            let mut framing = Framing::default();
-            let mut came = 0;
-            for piece in bytes.chunks(cut) {
-                framing.take(piece);
-                came += piece.len();
-                let whole = ends.iter().rev().find(|end| **end <= came);
-                assert_eq!(
-                    framing.begun,
-                    came - whole.unwrap_or(&0),
-                    "cut {cut}, {came}"
-                );
-            }
-            assert_eq!(framing.begun, 0);
-        }
-    }
-}
+mod tests;
