@@ -1,6 +1,8 @@
 //! Registrations of addresses that other programs fill.
 
 use grapevine_proto::v1;
+use rand::Rng as _;
+use tokio::time::Instant;
 use tokio_stream::{Stream, StreamExt as _};
 
 use crate::channel::Gated;
@@ -14,21 +16,31 @@ impl Client {
     /// Registers 1 to 10,000 addresses, together below the sidecar's `message_bytes_max`; durable when it answers.
     /// `condemned` lists the positions of those that a bump has overtaken: their addresses are being deleted from the cache.
     ///
-    /// After an error without a clear answer it may be called again: registering twice does no harm.
+    /// A sidecar that has no room for it now is asked again when it says, give or take half of that, as long as the client's
+    /// `call_deadline` has not passed. After an error without a clear answer it may be called again: registering twice does no
+    /// harm.
     pub async fn register(
         &self,
         registrations: Vec<v1::Registration>,
     ) -> Result<v1::RegisterResponse, CallError> {
         check_count("registrations", registrations.len(), REGISTER_MAX)?;
-        let mut application = self.own().application();
+        let until = Instant::now() + self.settings().call_deadline;
         let request = v1::RegisterRequest { registrations };
-        self.own()
-            .call(
-                Gated::Yes,
-                self.settings().call_deadline,
-                application.register(request),
-            )
-            .await
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            let mut application = self.own().application();
+            let call = application.register(request.clone());
+            let refused = match self.own().call(Gated::Yes, left, call).await {
+                Err(CallError::Overloaded {
+                    retry_after: Some(after),
+                    ..
+                }) if after * 2 < left => after,
+                answer => return answer,
+            };
+            // All who were refused at once would else come back at once.
+            let spread = rand::rng().random_range(0.5..=1.5);
+            tokio::time::sleep(refused.mul_f64(spread)).await;
+        }
     }
 
     /// Registers batches (of up to 10,000 each) as the stream brings them, and answers one summary at its end.

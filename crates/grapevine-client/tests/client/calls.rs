@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use grapevine_client::{CallError, Client, v1};
 
-use crate::fake::Fake;
+use crate::fake::{Fake, Method, Reply};
 use crate::support::patient;
 
 fn registration(number: usize) -> v1::Registration {
@@ -117,4 +117,25 @@ async fn admin_calls_go_to_the_own_sidecar() {
         ),
         "{error}"
     );
+}
+
+#[tokio::test]
+async fn a_sidecar_without_room_for_registrations_is_asked_again_for_as_long_as_a_call_may_take() {
+    let fake = Fake::unix();
+    let client = patient(&fake.endpoint)
+        .call_deadline(Duration::from_secs(5))
+        .build()
+        .unwrap();
+    let full = Reply::NoRoom(Duration::from_millis(200));
+    for _ in 0..3 {
+        fake.state.next(Method::Register, full.clone());
+    }
+    client.register(vec![registration(1)]).await.unwrap();
+    assert_eq!(fake.state.calls(Method::Register), 4);
+    // Not beyond, and not where it is said to last.
+    let longer = Reply::NoRoom(Duration::from_secs(4));
+    fake.state.next(Method::Register, longer);
+    let error = client.register(vec![registration(1)]).await.unwrap_err();
+    assert!(matches!(error, CallError::Overloaded { .. }), "{error}");
+    assert_eq!(fake.state.calls(Method::Register), 5);
 }

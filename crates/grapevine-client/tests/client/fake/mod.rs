@@ -22,6 +22,7 @@ use tokio::sync::{Semaphore, broadcast};
 use tokio_stream::wrappers::UnixListenerStream;
 use tonic::transport::server::TcpIncoming;
 use tonic::{Code, Response, Status};
+use tonic_types::{ErrorDetails, StatusExt as _};
 
 use self::rpcs::invalid;
 
@@ -44,12 +45,15 @@ pub(crate) enum Method {
     CommitWrite,
     Abort,
     Acquire,
+    Register,
 }
 
 /// What a method does instead of its work, once.
 #[derive(Debug, Clone)]
 pub(crate) enum Reply {
     Status(Code),
+    /// Has no room, and says when to come back.
+    NoRoom(Duration),
     /// Never answers.
     Hang,
     /// Does its work, and answers this.
@@ -307,6 +311,11 @@ impl State {
         match reply {
             None | Some(Reply::Hold(_)) => Ok(None),
             Some(Reply::Status(code)) => Err(Status::new(code, "scripted")),
+            Some(Reply::NoRoom(after)) => Err(Status::with_error_details(
+                Code::ResourceExhausted,
+                "scripted",
+                ErrorDetails::with_retry_info(Some(after)),
+            )),
             Some(Reply::Hang) => std::future::pending().await,
             Some(Reply::After(code) | Reply::HoldAfter(_, code)) => Ok(Some(Instead::Status(
                 Status::new(code, "scripted, afterwards"),

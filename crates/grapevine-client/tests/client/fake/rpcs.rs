@@ -155,6 +155,7 @@ impl ApplicationService for State {
         &self,
         request: Request<v1::RegisterRequest>,
     ) -> Result<Response<v1::RegisterResponse>, Status> {
+        self.play(Method::Register).await?;
         let registrations = request.into_inner().registrations;
         let mut versions = self.versions.lock();
         for registration in &registrations {
