@@ -82,11 +82,13 @@ impl Core {
     ) {
         let chosen = self.chosen();
         let (own, lease) = (self.config.incarnation, self.config.lease_duration);
+        let waits_max = self.config.limits.fill_waits_max;
         let (mut words, mut turns) = (Words::new(), Vec::new());
         let fills = &mut self.fills;
         let mut step = Step {
             now,
             lease,
+            waits_max,
             chosen: &chosen,
             words: &mut words,
             turns: &mut turns,
@@ -209,7 +211,10 @@ impl Fills {
         let at = (step.now, step.lease);
         match word {
             FillWord::Ask => {
-                if !self.arbiter.asked(key, from, at, step.words) {
+                if !self
+                    .arbiter
+                    .asked(key, from, at, step.waits_max, step.words)
+                {
                     step.counters.elections_overfull += 1;
                 }
             }

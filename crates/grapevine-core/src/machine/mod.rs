@@ -60,6 +60,9 @@ pub struct Limits {
     /// Write intents that may be open; they name at most 20 times as many classes together, and this sidecar holds at most
     /// twice as much for its peers. About 200 bytes each, and as much for each class.
     pub intents_max: usize,
+    /// Callers that may wait for their turn to fill and, counted apart, sidecars that may wait for turns which this one gives.
+    /// About 100 bytes each.
+    pub fill_waits_max: usize,
     /// Incarnations followed; with more, the sidecar does not call itself fresh.
     pub origins_max: usize,
 }
@@ -72,6 +75,7 @@ impl Default for Limits {
             classes_max: 1_000_000,
             receipts_max: 10_000,
             intents_max: 10_000,
+            fill_waits_max: 65_536,
             origins_max: 65_536,
         }
     }

@@ -11,6 +11,7 @@ use grapevine_core::machine::effects::{
     CondemnReason, FillTurn, Input, LeaseClaim, PeerMessage, Purpose, ReceiptLevel, RegisterItem,
     Reply, Ticket, Verdict,
 };
+use grapevine_core::token::Token;
 use proptest::prelude::*;
 
 use crate::world::{World, address, classes};
@@ -375,4 +376,59 @@ fn words_about_unknown_fills_leave_nothing_behind() {
     world.settle();
     assert_eq!(world.core(0).fills_open(), (0, 0));
     assert_eq!(world.core(1).fills_open(), (0, 0));
+}
+
+/// A sidecar gives turns of many values to many sidecars: who waits for them is bounded all together, and each place comes
+/// back however its holder stops waiting. Beyond, who asks has its turn at once.
+#[test]
+fn g10_those_who_wait_for_turns_of_one_arbiter_are_bounded_all_together() {
+    let mut world = World::running_with(3, |config| config.limits.fill_waits_max = 4);
+    let key = |number: u64| FillKey::new(&address(&format!("items::{number}")), Token(number));
+    let peers = [world.incarnation(1), world.incarnation(2)];
+    let ask = |world: &mut World, from, number| {
+        let message = PeerMessage::Fill {
+            key: key(number),
+            word: FillWord::Ask,
+        };
+        world.input(0, Input::Peer { from, message });
+    };
+    let overfull = |world: &World| world.core(0).counters().elections_overfull;
+    // The one has the turns, the other waits.
+    (0..6).for_each(|number| ask(&mut world, peers[0], number));
+    (0..6).for_each(|number| ask(&mut world, peers[1], number));
+    assert_eq!(overfull(&world), 2);
+    // Asked again it has its place.
+    (0..6).for_each(|number| ask(&mut world, peers[1], number));
+    assert_eq!(overfull(&world), 4);
+    // Places come back: with a value, a turn passed on, one who gives up, and one who is gone.
+    for (from, number, stored) in [(0, 0, true), (0, 1, false), (1, 2, false)] {
+        let word = FillWord::Done { stored };
+        let message = PeerMessage::Fill {
+            key: key(number),
+            word,
+        };
+        let from = peers[from];
+        world.input(0, Input::Peer { from, message });
+    }
+    (6..12).for_each(|number| ask(&mut world, peers[0], number));
+    (6..12).for_each(|number| ask(&mut world, peers[1], number));
+    assert_eq!(overfull(&world), 4 + 3, "three places of six wanted");
+    world.cut(0, 2);
+    (20..26).for_each(|number| ask(&mut world, peers[1], number));
+    (20..26).for_each(|number| ask(&mut world, peers[0], number));
+    assert_eq!(overfull(&world), 7 + 2, "four places");
+}
+
+#[test]
+fn g10_callers_beyond_those_that_may_wait_are_told_to_try_again() {
+    let mut world = World::running_with(1, |config| config.limits.fill_waits_max = 16);
+    let key = world.key(0);
+    let callers: Vec<_> = (0..20).map(|_| world.acquire(0, key, PATIENCE)).collect();
+    world.settle();
+    let waiting = callers
+        .iter()
+        .filter(|caller| world.turn(**caller).is_none());
+    assert_eq!(waiting.count(), 16);
+    let put_off = |caller: &&Caller| matches!(world.turn(**caller), Some(FillTurn::Retry { .. }));
+    assert_eq!(callers.iter().filter(put_off).count(), 3, "and one has won");
 }

@@ -120,6 +120,11 @@ knobs! {
         /// many classes together, and this sidecar holds at most twice as many for its peers.
         intents_max: usize = "10000", from "1" to "1000000",
             raising "costs memory and disk: about 200 bytes each, and as much for each class that it names.";
+        /// Callers that may wait here for their turn to fill (`fill = "one"`), at most 4096 of them for one value, and, counted
+        /// apart, sidecars that may wait for turns which this one gives. A further caller is told to try again or fills
+        /// without a turn; a further sidecar has its turn at once.
+        fill_waits_max: usize = "65536", from "16" to "1000000",
+            raising "costs memory: about 1 KB for each caller's call, and 100 bytes for each sidecar; lowering it costs reads of the source.";
         /// Runs of sidecars whose events are followed; with more, this sidecar does not call itself fresh.
         origins_max: usize = "65536", from "16" to "65536",
             raising "costs about 100 bytes of memory each, and bytes in what peers tell each other.";

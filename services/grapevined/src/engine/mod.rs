@@ -288,6 +288,19 @@ impl Engine {
     }
 }
 
+/// Sends what must not be lost, from a drop, which cannot wait for room: a task does.
+///
+/// Without a runtime there is nobody to wait, nor anybody to hear it: the loop lives in the same one. That is where a guard ends
+/// that outlived its runtime.
+pub(crate) fn send_from_drop(urgent: &mpsc::Sender<Command>, command: Command) {
+    if let Err(mpsc::error::TrySendError::Full(command)) = urgent.try_send(command)
+        && let Ok(runtime) = tokio::runtime::Handle::try_current()
+    {
+        let urgent = urgent.clone();
+        runtime.spawn(async move { urgent.send(command).await });
+    }
+}
+
 /// What callers of a sidecar that drains are told.
 pub(crate) fn stopping() -> Status {
     Status::unavailable("this sidecar is stopping; call another one")

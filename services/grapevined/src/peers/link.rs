@@ -9,7 +9,7 @@ use grapevine_core::machine::effects::{PeerHello, PeerMessage, Side};
 use grapevine_core::roster::Say;
 use tokio::sync::{Semaphore, mpsc};
 
-use crate::engine::{Command, Engine};
+use crate::engine::{Command, Engine, send_from_drop};
 use crate::wire::peer::message_bytes;
 
 /// How long a served message waits for room before serving is given up.
@@ -80,11 +80,7 @@ impl LinkGuard {
 impl Drop for LinkGuard {
     fn drop(&mut self) {
         let command = Command::LinkDown(self.link.clone());
-        let urgent = self.engine.urgent.clone();
-        // The queue may be full; the news must not be lost, and a drop cannot wait.
-        if let Err(mpsc::error::TrySendError::Full(command)) = urgent.try_send(command) {
-            tokio::spawn(async move { urgent.send(command).await });
-        }
+        send_from_drop(&self.engine.urgent, command);
     }
 }
 

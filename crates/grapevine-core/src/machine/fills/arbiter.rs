@@ -19,14 +19,26 @@ pub(super) const ELECTIONS_MAX: usize = 65_536;
 pub(super) struct Arbiter {
     elections: BTreeMap<FillKey, Election>,
     ends: BTreeSet<(Time, FillKey)>,
+    /// How many sidecars wait, of all elections together.
+    waiting: usize,
 }
 
-/// One turn and who waits for the next. Each sidecar waits at most once: there are no more of them than members.
+/// One turn and who waits for the next. Each sidecar waits at most once: there are no more of them than members; of all
+/// elections together as many as callers may wait. A further one wins at once, as beyond the limit on elections.
 #[derive(Clone, Debug)]
 struct Election {
     holder: Incarnation,
     until: Time,
     waiting: VecDeque<Incarnation>,
+}
+
+impl Election {
+    /// A sidecar waits no more; tells how many places that gives back.
+    fn no_more(&mut self, from: Incarnation) -> usize {
+        let before = self.waiting.len();
+        self.waiting.retain(|waiting| *waiting != from);
+        before - self.waiting.len()
+    }
 }
 
 impl Arbiter {
@@ -46,6 +58,7 @@ impl Arbiter {
         key: FillKey,
         from: Incarnation,
         (now, lease): (Time, Duration),
+        waits_max: usize,
         words: &mut Words,
     ) -> bool {
         let full = self.elections.len() >= ELECTIONS_MAX;
@@ -54,7 +67,12 @@ impl Arbiter {
             Some(election) if election.holder == from => words.push((from, key, FillWord::Won)),
             Some(election) => {
                 if !election.waiting.contains(&from) {
+                    if self.waiting >= waits_max {
+                        words.push((from, key, FillWord::Won));
+                        return false;
+                    }
                     election.waiting.push_back(from);
+                    self.waiting += 1;
                 }
                 let left = election.until.since(now);
                 words.push((from, key, FillWord::Wait { left }));
@@ -94,13 +112,14 @@ impl Arbiter {
             // In the cache is in the cache, whoever's turn it was.
             self.ends.remove(&(election.until, key));
             if let Some(election) = self.elections.remove(&key) {
+                self.waiting -= election.waiting.len();
                 let told = election.waiting.into_iter();
                 words.extend(told.map(|to| (to, key, FillWord::Filled)));
             }
         } else if election.holder == from {
             self.pass_on(key, (now, lease), words);
         } else {
-            election.waiting.retain(|waiting| *waiting != from);
+            self.waiting -= election.no_more(from);
         }
     }
 
@@ -112,6 +131,7 @@ impl Arbiter {
         self.ends.remove(&(election.until, key));
         match election.waiting.pop_front() {
             Some(next) => {
+                self.waiting -= 1;
                 election.holder = next;
                 election.until = now.plus(lease);
                 self.ends.insert((election.until, key));
@@ -130,7 +150,7 @@ impl Arbiter {
     ) {
         let mut held = Vec::new();
         for (key, election) in &mut self.elections {
-            election.waiting.retain(|waiting| *waiting != peer);
+            self.waiting -= election.no_more(peer);
             if election.holder == peer {
                 held.push(*key);
             }

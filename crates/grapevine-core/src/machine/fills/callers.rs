@@ -11,10 +11,9 @@ use crate::fill::{FillKey, FillWord};
 use crate::id::{Incarnation, Time};
 use crate::machine::effects::{Counters, FillTurn, Ticket};
 
-/// The most callers of one value that wait at one sidecar, and of all values together, some 100 bytes each. A further one
-/// is told when to try again.
+/// The most callers of one value that wait at one sidecar; of all values together as many as configured. A further one is
+/// told when to try again.
 pub(super) const WAITERS_PER_FILL_MAX: usize = 4_096;
-pub(super) const WAITERS_MAX: usize = 65_536;
 /// The most values that callers of one sidecar fill or wait for at a time, some 300 bytes each; beyond, whoever asks wins.
 pub(super) const FILLS_MAX: usize = 65_536;
 
@@ -61,6 +60,7 @@ struct Waiter {
 pub(super) struct Step<'a> {
     pub(super) now: Time,
     pub(super) lease: Duration,
+    pub(super) waits_max: usize,
     pub(super) chosen: &'a Chosen,
     pub(super) words: &'a mut Words,
     pub(super) turns: &'a mut Vec<(Ticket, FillTurn)>,
@@ -93,7 +93,7 @@ impl Callers {
     ) {
         let full = self.fills.len() >= FILLS_MAX;
         let Some(fill) = self.fills.get_mut(&key) else {
-            if full || self.waiting.len() >= WAITERS_MAX {
+            if full || self.waiting.len() >= step.waits_max {
                 step.counters.fills_unelected += 1;
                 let turn = FillTurn::Won { fill: None };
                 return step.turns.push((ticket, turn));
@@ -114,7 +114,7 @@ impl Callers {
             return self.rearm(key);
         };
         let no_room =
-            fill.waiting.len() >= WAITERS_PER_FILL_MAX || self.waiting.len() >= WAITERS_MAX;
+            fill.waiting.len() >= WAITERS_PER_FILL_MAX || self.waiting.len() >= step.waits_max;
         let impatient = deadline <= step.now && !matches!(fill.turn, Turn::Asked(_));
         if no_room || impatient {
             step.counters.fills_put_off += 1;
