@@ -1,7 +1,8 @@
 //! The `grapevine` binary.
 //!
 //! `GRAPEVINE_BIN` names one; otherwise cargo builds it into the directory and with the profile of the running test, both told by
-//! the test's own path (`.../target/PROFILE/deps/TEST`). Cargo does nothing when it is up to date.
+//! the test's own path (`.../target/PROFILE/deps/TEST`). Cargo does nothing when it is up to date. In a debug build the
+//! binary's own tests are built along, for with them it has the features that it has in `cargo test --workspace`.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -42,14 +43,9 @@ fn find() -> Result<PathBuf> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let status = Command::new(cargo)
         .current_dir(env!("CARGO_MANIFEST_DIR"))
-        .args([
-            "build",
-            "--quiet",
-            "--package",
-            "grapevine",
-            "--profile",
-            profile,
-        ])
+        .args(["build", "--quiet", "--package", "grapevine", "--bins"])
+        .args((profile == "dev").then_some("--tests"))
+        .args(["--profile", profile])
         .arg("--target-dir")
         .arg(target)
         .status()
