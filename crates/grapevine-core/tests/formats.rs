@@ -3,6 +3,7 @@
 
 use grapevine_core::address::{Slice, bucket_index, plan};
 use grapevine_core::event::{Bump, Floor, Match, PurgeMode};
+use grapevine_core::fill::{FillId, FillKey};
 use grapevine_core::id::{EventId, Incarnation};
 use grapevine_core::names::{Address, ClassPath};
 use grapevine_core::policy::{LongAddress, Policy, Strategy};
@@ -160,4 +161,33 @@ fn cache_addresses() {
         targets(&policy, &"x".repeat(238), None),
         ["~hnBxNkO1ki1UfsYATDAhlbQ~1AAAAAAAAAAE"]
     );
+}
+
+#[test]
+fn turns_to_fill() {
+    let run = 0x0102_0304_0506_0708_090a_0b0c_0d0e_0f10;
+    let turn = FillId {
+        origin: Incarnation::new(run).unwrap(),
+        number: 258,
+    };
+    let mut bytes = vec![1];
+    bytes.extend(1..=16);
+    bytes.extend([0, 0, 0, 0, 0, 0, 1, 2]);
+    assert_eq!(turn.to_bytes()[..], bytes[..]);
+    assert_eq!(FillId::from_bytes(&bytes), Some(turn));
+    for (token, address, name) in [
+        (
+            0x0102_0304_0506_0708,
+            "items::1",
+            0xf0f8_52de_b62c_d12b_859f_379b_9114_07a3_u128,
+        ),
+        (
+            u64::MAX,
+            "cart::13:10:30~1m_9NLaWaA08",
+            0x5cd0_6624_0bc3_f7ca_7f37_2f1b_d422_ed1b,
+        ),
+    ] {
+        let key = FillKey::new(&Address::parse(address).unwrap(), Token(token));
+        assert_eq!(key.to_bytes(), name.to_be_bytes(), "{address}");
+    }
 }
