@@ -188,6 +188,15 @@ impl CallError {
                 message: with_causes(status),
             };
         }
+        if too_large_metadata(status) {
+            return Self::Refused {
+                endpoint,
+                code: Code::OutOfRange,
+                message: format!(
+                    "the call's metadata (`grapevine-session` and what else the caller adds) are larger than it takes: the limit is {METADATA_BYTES_MAX} bytes, names and 32 bytes an entry included (HTTP status 431)"
+                ),
+            };
+        }
         match status.code() {
             Code::Unavailable => Self::Unreachable {
                 endpoint,
@@ -271,6 +280,14 @@ impl CallError {
             ),
         }
     }
+}
+
+/// What a sidecar takes of a call's metadata.
+const METADATA_BYTES_MAX: usize = 16 << 10;
+
+/// Whether HTTP refused the call for its metadata, before a sidecar saw it: then there is no status but HTTP's.
+fn too_large_metadata(status: &Status) -> bool {
+    status.code() == Code::Unknown && status.message().ends_with("HTTP status code 431")
 }
 
 fn is_connect_error(status: &Status) -> bool {
@@ -483,6 +500,21 @@ mod tests {
                 "{code:?}"
             );
         }
+    }
+
+    #[test]
+    fn metadata_that_http_refuses_are_named_with_their_limit() {
+        let status =
+            Status::unknown("grpc-status header missing, mapped from HTTP status code 431");
+        let error = read(&status);
+        assert!(!error.may_have_had_effect() && !error.may_differ_elsewhere());
+        let text = error.to_string();
+        assert!(
+            text.contains("grapevine-session") && text.contains("16384"),
+            "{text}"
+        );
+        let other = read(&Status::unknown("mapped from HTTP status code 500"));
+        assert!(matches!(other, CallError::Broken { .. }), "{other}");
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use grapevine_client::{AbortOutcome, Client, WriteIntent};
+use grapevine_client::{AbortOutcome, CallError, Client, WriteIntent};
 use serde::Serialize;
 
 use super::invalidate;
@@ -189,7 +189,8 @@ async fn commit(args: CommitArgs) -> Result<(), Failure> {
 
 async fn abort(args: AbortArgs) -> Result<(), Failure> {
     let client = args.sidecars.client()?;
-    let outcome = client.abort_write(read_intent(&args.intent)?).await?;
+    let intent = read_intent(&args.intent)?;
+    let outcome = client.abort_write(intent).await.map_err(not_aborted)?;
     let (word, event) = match &outcome {
         AbortOutcome::NothingBumped => ("nothing_bumped", None),
         AbortOutcome::Bumped { event } => ("bumped", Some(event)),
@@ -215,6 +216,27 @@ async fn abort(args: AbortArgs) -> Result<(), Failure> {
         AbortOutcome::Unknown => Err(Failure::NotReached(
             "this sidecar does not know the intent: its classes may have been invalidated, or will be when the lease ends".to_owned(),
         )),
+    }
+}
+
+/// An abort that nobody heard harms nothing, other than an invalidation: what follows is said here.
+fn not_aborted(error: CallError) -> Failure {
+    let unheard = |message: String| {
+        format!(
+            "not aborted: {message}; unless it is aborted before its lease ends, its classes are invalidated then, which costs a few hits"
+        )
+    };
+    match Failure::from(error) {
+        Failure::Unreachable(message) => Failure::Unreachable(unheard(message)),
+        Failure::Failed(message) => Failure::Failed(unheard(message)),
+        Failure::Later {
+            message,
+            retry_after,
+        } => Failure::Later {
+            message: unheard(message),
+            retry_after,
+        },
+        other => other,
     }
 }
 

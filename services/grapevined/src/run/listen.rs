@@ -37,6 +37,9 @@ const PEER_WINDOW_BYTES: u32 = 4 << 20;
 const PROBES_BYTES_MAX: usize = 8 << 20;
 /// Streams of one connection.
 const STREAMS_MAX: u32 = 1_024;
+/// The most metadata of a call, as HTTP/2 counts them: names, values and 32 bytes each. Beyond, HTTP answers 431. Sessions are
+/// the largest that Grapevine knows of, some 200 bytes; what services add to that is theirs.
+const METADATA_BYTES_MAX: u32 = 16 << 10;
 
 /// The sockets of a sidecar, bound before anything else so that a port in use is told at once.
 pub(super) struct Listeners {
@@ -245,6 +248,7 @@ fn builder() -> Server {
     let resets_max = Some(STREAMS_MAX as usize);
     Server::builder()
         .max_concurrent_streams(STREAMS_MAX)
+        .http2_max_header_list_size(METADATA_BYTES_MAX)
         .http2_max_pending_accept_reset_streams(resets_max)
         .http2_max_local_error_reset_streams(resets_max)
         .http2_keepalive_interval(Some(Duration::from_secs(30)))
