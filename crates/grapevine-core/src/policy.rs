@@ -19,7 +19,7 @@ pub const CLASS_BUCKETS_MAX: u16 = 4_096;
 /// The most items on a page.
 pub const PAGE_SIZE_MAX: u32 = 10_000;
 /// The longest TTL: ten years.
-pub const TTL_MAX: Duration = Duration::from_hours(10 * 365 * 24);
+pub const TTL_MAX: Duration = Duration::from_hours(10 * 8_766);
 /// How long the default policy serves while freshness is unknown: longer than a crashed member is waited for, so that
 /// one crash does not send every read of the cluster to the database. Classes that must never be stale say `bypass`.
 pub const SERVE_UNKNOWN_FOR: Duration = Duration::from_mins(2);
@@ -429,5 +429,11 @@ mod tests {
         let errors = PolicySet::new(vec![bad, worse], Policy::fallback()).unwrap_err();
         assert_eq!(errors.len(), 2);
         assert!(errors[0].to_string().contains("10 years"), "{}", errors[0]);
+        // As durations are written: a year of 365.25 days.
+        let ten_years = Policy {
+            ttl: Duration::from_hours(87_660),
+            ..Policy::fallback()
+        };
+        PolicySet::new(vec![ten_years], Policy::fallback()).unwrap();
     }
 }

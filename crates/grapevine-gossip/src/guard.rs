@@ -29,6 +29,7 @@ use chitchat::{Chitchat, ChitchatEnvelope, ChitchatId, ChitchatMessage};
 use tokio::net::UdpSocket;
 use tokio::sync::{Mutex, Notify};
 use tokio::time::{Instant, timeout, timeout_at};
+use tracing::warn;
 
 use crate::handshake::{Handshakes, Heartbeats};
 use crate::health::{Vitals, count};
@@ -292,7 +293,10 @@ impl Guard {
             Err(refusal) => {
                 count(match refusal {
                     Refusal::Malformed => &meters.malformed_datagrams,
-                    Refusal::ForeignCluster => &meters.foreign_datagrams,
+                    Refusal::ForeignCluster => {
+                        self.tell_of_strangers(from);
+                        &meters.foreign_datagrams
+                    }
                     Refusal::BadDelta => &meters.bad_deltas,
                 });
                 return None;
@@ -316,6 +320,17 @@ impl Guard {
             self.admit(&datagram, known, heartbeats, now)
         };
         Some(datagram.with_entries(&keep))
+    }
+
+    /// Says that another cluster gossips here: most likely a seed or `cluster.name` is wrong. The first, the tenth and the
+    /// hundredth time and so on, for it goes on several times a second, and anybody can send a datagram.
+    fn tell_of_strangers(&self, from: SocketAddr) {
+        let before = self.vitals.meters.foreign_datagrams.load(Ordering::Relaxed);
+        let datagrams = before.saturating_add(1);
+        if before == 0 || datagrams.ilog10() > before.ilog10() {
+            let cluster = self.cluster_id.as_str();
+            warn!(%from, cluster, datagrams, "gossip of another cluster is ignored: is a seed wrong, or cluster.name?");
+        }
     }
 
     fn admit<S>(

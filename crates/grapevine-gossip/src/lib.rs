@@ -50,7 +50,7 @@ pub enum StartError {
     #[error("the gossip configuration is wrong: {}", list(.0))]
     Config(Vec<ConfigError>),
     /// The address to listen on cannot be had.
-    #[error("gossip.listen: cannot listen for UDP on {addr}: {source}")]
+    #[error("gossip.listen: cannot listen for UDP on {addr}")]
     Listen {
         /// The address.
         addr: SocketAddr,

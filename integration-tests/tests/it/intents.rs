@@ -154,7 +154,7 @@ async fn g8_without_a_peer_to_hold_it_nothing_is_begun() {
         .begin_write("carts/1", 300)
         .await
         .unwrap_err();
-    assert_eq!(status.code(), tonic::Code::Unavailable, "{status}");
+    assert_eq!(status.code(), tonic::Code::FailedPrecondition, "{status}");
     assert!(status.message().contains("nothing was begun"), "{status}");
     nothing_is_open_here(&cluster[0].api).await;
     cluster[1].start_fresh().await.unwrap();

@@ -197,6 +197,11 @@ impl Failure {
                 retry_after,
             };
         }
+        // A sidecar that says no has answered.
+        let refused = |attempt: &CallError| matches!(attempt, CallError::Refused { .. });
+        if attempts.iter().any(refused) {
+            return Self::Failed(message);
+        }
         Self::Unreachable(message)
     }
 

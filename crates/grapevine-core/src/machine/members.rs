@@ -296,6 +296,8 @@ impl Members {
             } else if met < expected {
                 let patience = config.member_timeout;
                 format!("{met} of {expected} expected members met; waiting {patience:?} for all")
+            } else if met == 1 {
+                "this sidecar is agreeing with itself on the first roster".to_owned()
             } else {
                 format!("{met} members are agreeing on the first roster")
             };
@@ -416,6 +418,12 @@ impl Core {
             });
         }
         Ok(())
+    }
+
+    /// Whether a link with this run may end without anything being wrong: it, or this sidecar, has said that it leaves.
+    pub fn is_parting(&self, run: Incarnation) -> bool {
+        let leaves = self.views.leaving.contains(&run);
+        self.draining || leaves || self.members.departed.contains(&run)
     }
 
     /// Makes or renews a member; tells whether it is one now.

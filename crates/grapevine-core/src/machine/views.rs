@@ -235,12 +235,21 @@ impl Core {
     /// with the lower name.
     fn defects_to(&self, view: &View, now: Time) -> bool {
         let own = self.views.view();
-        let patience = if view.history < own.history { 1 } else { 3 };
-        let patience = self.config.member_timeout * patience;
+        let patience = self.patience_for(view.history);
         let stuck = self.views.stuck;
         own.number > 0
             && view.history != own.history
             && stuck.is_some_and(|since| now.since(since) >= patience)
+    }
+
+    /// How long a member waits for a majority of its own history before it follows another one.
+    fn patience_for(&self, history: Option<Incarnation>) -> Duration {
+        let times = if history < self.views.view().history {
+            1
+        } else {
+            3
+        };
+        self.config.member_timeout * times
     }
 
     /// Whether too few of this sidecar's history are there to have it go on.
@@ -276,6 +285,9 @@ impl Core {
                 "this run has no seat in the roster yet (view {number})"
             ));
         }
+        if let Some(reason) = self.why_left_behind() {
+            return Some(reason);
+        }
         let (linked, needed) = (self.linked_seats(), view.recovery());
         if self.views.roster.memory() == Memory::Sure || linked >= needed {
             return Some(format!(
@@ -291,6 +303,25 @@ impl Core {
         Some(format!(
             "after a start {needed} other members of the roster's view {number} must be asked, and {linked} are connected; missing: {}",
             missing.join(", ")
+        ))
+    }
+
+    /// Where others of this roster have gone on without this run, by an operator's word or after a split: whom it follows.
+    fn why_left_behind(&self) -> Option<String> {
+        let view = self.views.view();
+        if !self.is_stuck() {
+            return None;
+        }
+        let mut linked = self.members.iter().filter(|member| member.linked());
+        let (node, mark) = linked.find_map(|member| {
+            let mark = member.mark.filter(|mark| mark.number > 0)?;
+            let elsewhere = mark.history != view.history;
+            elsewhere.then_some((&member.hello.node_id, mark))
+        })?;
+        let patience = self.patience_for(mark.history);
+        Some(format!(
+            "{node} has gone on in another history of the roster; this run joins it after {patience:?} without a majority of its own (view {})",
+            view.number
         ))
     }
 

@@ -182,8 +182,10 @@ impl Core {
         if self.draining {
             return Err(Refusal::Draining);
         }
-        let other = node_id != self.config.node_id;
-        if !other || !view.seats.contains_key(&node_id) {
+        if node_id == self.config.node_id {
+            return Err(Refusal::ForgetOneself { node_id });
+        }
+        if !view.seats.contains_key(&node_id) {
             let view = view.number;
             return Err(Refusal::NoSeat { node_id, view });
         }

@@ -482,3 +482,55 @@ fn g7_who_has_no_seat_counts_for_nothing() {
     let answer = roster.heard(&node("c"), history, Say::Prepare { number, ballot });
     assert!(matches!(answer.say[..], [(_, Say::Promise { .. })]));
 }
+
+/// One of two comes back to the other, which an operator had go on alone: it says whom it will follow, and when.
+#[test]
+fn g11_who_comes_back_to_one_that_went_on_alone_says_what_it_waits_for() {
+    let timeout = Duration::from_secs(5);
+    let mut world = World::running_with(2, |config| config.member_timeout = timeout);
+    world.crash(1);
+    go_on_alone(&mut world, 0, "b");
+    world.start(1);
+    world.connect_all();
+    world.settle();
+    let Freshness::CatchingUp(reason) = world.core(1).freshness(world.now) else {
+        panic!("{:?}", world.core(1).freshness(world.now));
+    };
+    assert!(
+        reason.starts_with("a has gone on in another history")
+            && reason.contains("this run joins it after"),
+        "{reason}"
+    );
+    until(&mut world, timeout * 4, |world| {
+        (0..2).all(|at| fresh(world, at))
+    });
+}
+
+#[test]
+fn a_sidecar_is_not_forgotten_by_itself() {
+    let mut world = World::running(3);
+    let ticket = world.ticket();
+    let (node_id, alone) = (node("a"), true);
+    world.input(0, Input::Forget(ticket, Forget { node_id, alone }));
+    let reply = world.nodes[0].replies.get(&ticket.0);
+    let Some(Reply::Refused(refusal)) = reply else {
+        panic!("{reply:?}");
+    };
+    let text = refusal.to_string();
+    assert!(text.contains("a is this sidecar itself"), "{text}");
+}
+
+/// A link that ends after its peer said that it leaves has not broken.
+#[test]
+fn the_end_of_a_link_with_who_leaves_is_in_order() {
+    let mut world = World::running(3);
+    let (leaves, stays) = (world.incarnation(2), world.incarnation(1));
+    let parting = |world: &World, run| world.core(0).is_parting(run);
+    assert!(!parting(&world, leaves));
+    world.input(2, Input::Drain);
+    world.settle();
+    assert!(parting(&world, leaves) && !parting(&world, stays));
+    assert!(world.core(2).is_parting(stays), "at both ends");
+    world.crash(2);
+    assert!(parting(&world, leaves));
+}

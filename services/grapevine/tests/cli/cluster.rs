@@ -90,4 +90,9 @@ fn g11_a_part_of_a_cluster_is_not_fresh() {
         said.out.contains("freshness: ") && said.out.contains("bypass"),
         "{said:?}"
     );
+    // Nobody can hold a write: it has answered, and says so.
+    let said = alone.ask(&["write", "begin", "a", "--json"]).code(1);
+    let error = said.error();
+    let message = error["message"].as_str().unwrap();
+    assert!(message.contains("no peer can hold"), "{message}");
 }

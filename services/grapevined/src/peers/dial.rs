@@ -184,6 +184,7 @@ impl Dialler {
         let (sender, receiver) = link(self.queue_urgent_max, self.queue_bulk_max);
         let pieces = sender.pieces.clone();
         let begun = Instant::now();
+        let run = peer.incarnation;
         let broken = match LinkGuard::open(&self.engine, peer, Side::Outbound, Some(sender)).await {
             None => None,
             Some(_guard) => tokio::select! {
@@ -195,9 +196,11 @@ impl Dialler {
                 ended = hear(&mut answers, &pieces) => ended.err(),
             },
         };
+        // Whoever leaves ends its connections as it ends itself, in whatever way that looks from here.
+        let parting = broken.is_some() && self.engine.core.read().is_parting(run);
         Ok(Ended {
             lasted: begun.elapsed(),
-            broken,
+            broken: broken.filter(|_| !parting),
         })
     }
 

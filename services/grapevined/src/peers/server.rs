@@ -125,6 +125,9 @@ async fn listen(
         () = take_pieces(&engine, from, waiting, &answers) => Ok(()),
     };
     if let Err(status) = ended {
+        if engine.core.read().is_parting(from) {
+            return;
+        }
         engine.counters.inc(Counter::PeerLinksBroken);
         let peer = &guard.peer().node_id;
         warn!(%peer, code = ?status.code(), reason = status.message(), "a link from a peer broke");

@@ -3,7 +3,6 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use anyhow::Context as _;
 use grapevine_core::id::Incarnation;
 use grapevine_core::machine::effects::{Input, PeerHello, Sighting};
 use grapevine_core::names::NodeId;
@@ -53,9 +52,9 @@ pub(super) async fn start_gossip(
         protocol: wire::peer::PROTOCOL,
         policy_digest: hello.policy_digest,
     };
-    grapevine_gossip::Gossip::start(gossip_config, facts)
-        .await
-        .context("gossip.listen")
+    // Its errors name their knob.
+    let started = grapevine_gossip::Gossip::start(gossip_config, facts).await?;
+    Ok(started)
 }
 
 /// Turns gossip's views into inputs, and says what an operator should know of them.

@@ -123,9 +123,11 @@ pub(crate) fn refusal(refusal: &Refusal) -> Status {
         }
         Refusal::Receipts { after, .. } => exhausted(refusal.to_string(), *after),
         Refusal::Intents { .. } => exhausted(refusal.to_string(), Duration::from_secs(1)),
-        Refusal::IntentNotHeld | Refusal::Draining => Status::unavailable(refusal.to_string()),
-        Refusal::NoSeat { .. } => invalid_refusal("node_id", refusal),
-        Refusal::Connected { .. } | Refusal::NoMajority { .. } => {
+        Refusal::Draining => Status::unavailable(refusal.to_string()),
+        Refusal::NoSeat { .. } | Refusal::ForgetOneself { .. } => {
+            invalid_refusal("node_id", refusal)
+        }
+        Refusal::IntentNotHeld | Refusal::Connected { .. } | Refusal::NoMajority { .. } => {
             Status::failed_precondition(refusal.to_string())
         }
     }

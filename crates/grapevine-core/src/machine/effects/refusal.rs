@@ -55,7 +55,7 @@ pub enum Refusal {
     },
     /// No peer took a write intent in time.
     #[error(
-        "no peer held the write intent before the deadline, and this sidecar alone is not enough: nothing was begun; call another one, or refuse the write"
+        "no peer can hold the write intent: none is linked or has room, or none answered before the deadline, and this sidecar alone is not enough; nothing was begun; call another one, or refuse the write"
     )]
     IntentNotHeld,
     /// The sidecar is leaving.
@@ -68,6 +68,14 @@ pub enum Refusal {
         node_id: NodeId,
         /// The view's number.
         view: u64,
+    },
+    /// It is the sidecar that is asked.
+    #[error(
+        "node_id: {node_id} is this sidecar itself; drain it, or ask another member to forget it when it is gone"
+    )]
+    ForgetOneself {
+        /// Whom.
+        node_id: NodeId,
     },
     /// A member that is there is not forgotten.
     #[error("node_id: {node_id} is connected; drain it instead")]
