@@ -127,6 +127,8 @@ pub(crate) struct Known {
     holders: u8,
     /// Whether two disks ever held it, one of them of a run with a seat.
     acknowledged: bool,
+    /// Whether the disks of two runs with a seat ever held it: what a receipt calls acknowledged.
+    shared: bool,
     /// Whether the last disk that held it is gone.
     lost: bool,
     /// The view that had bumped everything last where it was issued.
@@ -214,6 +216,7 @@ impl Checker {
                 answered: false,
                 holders: 0,
                 acknowledged: false,
+                shared: false,
                 lost: false,
                 everything,
                 order: self.known.len(),
@@ -257,6 +260,7 @@ impl Checker {
         };
         known.holders |= 1 << slot;
         known.lost = false;
+        known.shared |= (known.holders & self.seated).count_ones() >= 2;
         if known.acknowledged || known.holders.count_ones() < 2 {
             return;
         }
@@ -284,11 +288,22 @@ impl Checker {
         if !seated {
             return;
         }
+        for known in self.known.values_mut() {
+            known.shared |= (known.holders & self.seated).count_ones() >= 2;
+        }
         let held = |event: &EventId| self.known[event].holders & bit != 0;
         let now_seated: Vec<_> = self.unseated.iter().copied().filter(held).collect();
         for event in now_seated {
             self.held(now, slot, event);
         }
+    }
+
+    /// Whether each event that was ever acknowledged, and is not lost with all disks, is on the disks of all of so many slots.
+    pub(crate) fn all_hold_acknowledged(&self, slots: usize) -> bool {
+        let all = (1_u8 << slots) - 1;
+        let acknowledged = self.known.values().filter(|known| known.acknowledged);
+        let mut left = acknowledged.filter(|known| !known.lost);
+        left.all(|known| known.holders & all == all)
     }
 
     /// Events of an origin up to a watermark: what a disk holds once it has that.
@@ -488,7 +503,7 @@ impl Checker {
             self.checked[slot] += 1;
             let waits = |known: &Known| {
                 let dead = known.order < dead_before;
-                !known.lost && !dead && !gone(event, known.everything)
+                !dead && !gone(event, known.everything)
             };
             let waits = self.known.get(&event).is_some_and(waits);
             if waits && !core.progress().has(event) {
@@ -505,6 +520,11 @@ impl Known {
     /// Whether any disk holds it.
     pub(crate) fn is_held(&self) -> bool {
         self.holders != 0
+    }
+
+    /// Whether the disks of two runs with a seat ever held it.
+    pub(crate) fn was_shared(&self) -> bool {
+        self.shared
     }
 
     /// Whether the last disk that held it is gone.

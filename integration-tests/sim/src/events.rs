@@ -108,6 +108,11 @@ pub(crate) enum Event {
     },
     /// A twin ends.
     TwinEnds,
+    /// A seat was spared, and an operation waited for that.
+    Spared {
+        /// Which.
+        op: usize,
+    },
     /// A reader that has a session looks again.
     Session {
         /// The operation.

@@ -132,6 +132,8 @@ pub(crate) struct Generator<'a> {
     pub(crate) size: usize,
     /// What may go wrong.
     pub(crate) climate: Climate,
+    /// After how long the only silent member loses its seat.
+    pub(crate) crash_timeout: Duration,
     shop: &'a Shop,
     ops: Vec<Op>,
 }
@@ -144,6 +146,7 @@ pub(crate) fn generate(seed: u64, size: usize, scenario: Scenario, shop: &Shop) 
         rng,
         size,
         climate,
+        crash_timeout: CRASH_TIMEOUTS[usize::try_from(seed % 3).expect("invariant: below 3")],
         shop,
         ops: Vec::new(),
     };
@@ -159,6 +162,7 @@ pub(crate) fn generate(seed: u64, size: usize, scenario: Scenario, shop: &Shop) 
         [3, 4, 6, 1_000][rng.random_range(0..4)]
     };
     declare::add(&mut generator);
+    let crash_timeout = generator.crash_timeout;
     let mut ops = generator.ops;
     ops.sort_by_key(|op| op.at);
     Plan {
@@ -171,7 +175,7 @@ pub(crate) fn generate(seed: u64, size: usize, scenario: Scenario, shop: &Shop) 
         } else {
             Duration::from_hours(1)
         },
-        crash_timeout: CRASH_TIMEOUTS[usize::try_from(seed % 3).expect("invariant: below 3")],
+        crash_timeout,
         classes_per_top,
         calm: climate.is_calm(),
     }

@@ -1,5 +1,7 @@
 //! Motifs: groups of operations that together bring a race about. See [`crate::generate`].
 
+mod seats;
+
 use grapevine_core::machine::effects::ReceiptLevel;
 use rand::Rng as _;
 
@@ -40,6 +42,7 @@ pub(crate) fn add(generator: &mut Generator<'_>) {
     }
     if climate.disks && climate.network {
         motifs.push(half_pushed);
+        motifs.extend(seats::MOTIFS);
     }
     motifs.push(late_set);
     let count = generator.rng.random_range(4..12);

@@ -264,6 +264,18 @@ pub(crate) enum What {
         /// How long it is down.
         down: Micros,
     },
+    /// The disk of a sidecar is lost once a view is taken over in which another one's seat was spared, and that one, or a
+    /// third one, crashes with it.
+    TrapSpared {
+        /// Whose disk.
+        node: usize,
+        /// Who crashes as well.
+        with: usize,
+        /// How long after the view.
+        late: Micros,
+        /// How long both are down.
+        down: Micros,
+    },
 }
 
 impl What {
@@ -304,6 +316,7 @@ impl What {
             Self::Suspect { .. } => "wrong_suspicion",
             Self::Twin { .. } => "node_id_twice",
             Self::TrapSnapshot { .. } => "crash_in_snapshot",
+            Self::TrapSpared { .. } => "trap_after_sparing",
         })
     }
 }

@@ -1,14 +1,10 @@
 //! What goes wrong, as the schedule says.
 //!
-//! A disk is lost or replaced only while other disks hold all that its sidecar ever showed: that is the loss which G1
-//! survives, and after any other one heads would stay that nobody can fill. Where a schedule
-//! asks for more, the loss is put off, and counted as that. The loss of all disks together is another matter: nobody is
-//! left who remembers a head (docs/decisions/0008).
+//! One disk is lost at a time, as `losses` counts them: where a schedule asks for more than G1 promises to survive, the loss
+//! is put off, and counted as that.
 
-use grapevine_core::id::{EventId, Lane};
 use grapevine_core::machine::Core;
 use grapevine_core::machine::effects::Input;
-use grapevine_core::names::NodeId;
 use rand::Rng as _;
 
 use super::Sim;
@@ -73,6 +69,7 @@ impl Sim<'_> {
                 copied,
                 lasts,
             } => self.twin(node, copied, lasts),
+            What::TrapSpared { .. } => self.traps.push((op, self.latest_number())),
             What::TrapSnapshot { node, down } => self.nodes[node].trap = Some(down),
             What::CacheAway { lasts } => self.cache.leave(self.now + lasts),
             What::LoseDeletes { lasts } => self.cache.lose_deletes(self.now + lasts),
@@ -120,49 +117,57 @@ impl Sim<'_> {
         self.start_after(at, down);
     }
 
-    /// Whether other disks hold all that a sidecar ever showed: those of nodes with a seat, where there is a roster. A
-    /// majority of seats that lose their disks one after the other, while only somebody without a seat has the events, is
-    /// more than one loss at a time.
-    fn may_lose(&self, at: usize) -> bool {
-        let node = &self.nodes[at];
-        let mut shown = node.disk.held();
-        let applied = node.core.iter().flat_map(|core| core.progress().heads());
-        for head in applied {
-            let (origin, bump) = (head.incarnation, head.lane(Lane::Bump));
-            let events = (1..=bump).map(|sequence| EventId { origin, sequence });
-            let core = node.core.as_ref();
-            shown.extend(
-                events.filter(|event| core.is_some_and(|core| core.progress().has(*event))),
-            );
-        }
-        let views = self.nodes.iter().filter_map(|node| node.core.as_ref());
-        let latest = views
-            .map(Core::roster)
-            .max_by_key(|view| view.number)
-            .filter(|view| view.number > 0);
-        let counts = |node: &NodeId| latest.is_none_or(|view| view.seats.contains_key(node));
-        let others =
-            || (0..self.size).filter(|other| *other != at && counts(&self.nodes[*other].name));
-        let mut intents = node.disk.intents();
-        shown
-            .iter()
-            .all(|event| others().any(|other| self.nodes[other].disk.holds(*event)))
-            && intents
-                .all(|intent| others().any(|other| self.nodes[other].disk.holds_intent(intent)))
-    }
-
     fn lose(&mut self, at: usize, down: Micros, loss: Loss) {
         let copy = self.nodes[at].copy.clone();
         let found = match loss {
             Loss::Wiped => Some(Disk::default()),
             Loss::Restored => copy,
         };
-        let Some(found) = found.filter(|_| self.may_lose(at)) else {
-            return self.tally.fault("disk_loss_put_off");
+        let Some(found) = found else {
+            return self.tally.fault("disk_loss_without_copy");
         };
+        if let Some(why) = self.why_put_off(at) {
+            return self.tally.fault(why);
+        }
+        if self.is_last_with_seat(at) {
+            self.tally.fault("disk_lost_after_its_last_peer");
+        }
         self.crash(at, 0, false);
+        self.note_loss(at);
         self.replace(at, found, "lost");
         self.start_after(at, down);
+    }
+
+    /// A sidecar has a view: if it is later than a trap and says that a seat was spared, the trap closes soon.
+    pub(super) fn close_traps(&mut self, at: usize) {
+        let Some(view) = self.nodes[at].core.as_ref().map(Core::roster) else {
+            return;
+        };
+        let (spared, number) = (view.spared, view.number);
+        let traps = std::mem::take(&mut self.traps);
+        let (closed, open) = traps
+            .into_iter()
+            .partition(|(_, armed)| spared && number > *armed);
+        self.traps = open;
+        for (op, _) in closed {
+            if let What::TrapSpared { late, .. } = self.plan.ops[op].what {
+                self.after(late, Event::Spared { op });
+            }
+        }
+    }
+
+    /// A trap closes.
+    pub(super) fn spared(&mut self, op: usize) {
+        if let What::TrapSpared {
+            node, with, down, ..
+        } = self.plan.ops[op].what
+            && !self.healed
+        {
+            self.tally.fault("trapped_after_sparing");
+            self.crash(with, 255, false);
+            self.start_after(with, down);
+            self.lose(node, down / 4, Loss::Wiped);
+        }
     }
 
     fn replace(&mut self, at: usize, disk: Disk, how: &'static str) {
@@ -176,6 +181,8 @@ impl Sim<'_> {
         let wipe = wipe && !self.nodes[self.size].up();
         if wipe {
             self.wiped_at = self.now;
+            // Nobody has anything that could be lost with one more, until they have a roster again.
+            self.lost = u8::MAX;
         }
         for at in 0..self.size {
             self.crash(at, 128, false);
@@ -276,13 +283,24 @@ impl Sim<'_> {
         self.after(lasts, Event::TwinEnds);
     }
 
+    /// Whether other disks hold all that a twin's does. Its events are those of a run that was a member; its disk is none of
+    /// those that G1 speaks of.
+    fn others_hold(&self, twin: usize) -> bool {
+        let held = |other: usize| other < self.size && other != twin;
+        let others = || (0..self.nodes.len()).filter(|other| held(*other));
+        let mut intents = self.nodes[twin].disk.intents();
+        !self.holds_alone(twin)
+            && intents
+                .all(|intent| others().any(|other| self.nodes[other].disk.holds_intent(intent)))
+    }
+
     /// The twin ends, once others have what it has.
     pub(super) fn end_twin(&mut self) {
         let slot = self.size;
         if !self.nodes[slot].up() {
             return;
         }
-        if self.may_lose(slot) {
+        if self.others_hold(slot) {
             self.crash(slot, 0, false);
         } else {
             self.after(200 * MILLISECOND, Event::TwinEnds);

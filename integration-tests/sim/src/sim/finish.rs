@@ -79,6 +79,7 @@ impl Sim<'_> {
             .say(self.now, || "everything is well again".to_owned());
         self.net.heal();
         self.cut_off.clear();
+        self.traps.clear();
         let now = self.now;
         for node in &mut self.nodes {
             node.suspects = Default::default();

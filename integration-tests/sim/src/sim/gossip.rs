@@ -38,6 +38,7 @@ impl Sim<'_> {
             self.forget_the_silent(at);
         }
         self.tend(at);
+        self.review_losses();
         let node = &mut self.nodes[at];
         if !node.up() {
             return;

@@ -2,7 +2,8 @@
 //!
 //! A discrete-event loop: take the next event, let it happen, judge. `process` runs sidecars as `grapevined` does,
 //! `links` carries their messages, `serve` sends logs and snapshots, `gossip` tells whom they see, `reads`, `writes`
-//! and `intents` are the applications, `faults` is what goes wrong, `receipts` judges answers, `finish` heals everything and checks what
+//! and `intents` are the applications, `faults` is what goes wrong, `losses` counts
+//! the disks that did, `receipts` judges answers, `finish` heals everything and checks what
 //! must hold at the end.
 
 mod faults;
@@ -10,16 +11,18 @@ mod finish;
 mod gossip;
 mod intents;
 mod links;
+mod losses;
 mod process;
 mod reads;
 mod receipts;
 mod serve;
 mod writes;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use grapevine_core::id::EventId;
+use grapevine_core::intent::IntentId;
 use grapevine_core::machine::effects::Side;
 use grapevine_core::names::NodeId;
 use rand::Rng as _;
@@ -95,6 +98,12 @@ pub(crate) struct Sim<'a> {
     last_declared: Micros,
     /// When all disks were lost at once.
     wiped_at: Micros,
+    /// The slots whose disks were lost since all sidecars were whole, a bit each.
+    lost: u8,
+    /// What was on them of write intents.
+    bereft: BTreeSet<IntentId>,
+    /// Operations that wait for a seat to be spared, in a view later than this one.
+    traps: Vec<(usize, u64)>,
     tickets: u64,
     /// The last write that was answered: what a session carries.
     session: Option<(EventId, u64)>,
@@ -154,6 +163,9 @@ impl<'a> Sim<'a> {
             owed: Vec::new(),
             last_declared: 0,
             wiped_at: 0,
+            lost: 0,
+            bereft: BTreeSet::new(),
+            traps: Vec::new(),
             tickets: 0,
             session: None,
             stamps: Stamps::new(),
@@ -251,6 +263,7 @@ impl<'a> Sim<'a> {
             Event::Start { node, run } => self.start_again(node, run),
             Event::Resume { node } => self.resume(node),
             Event::Flap { op, left } => self.flap(op, left),
+            Event::Spared { op } => self.spared(op),
             Event::TwinEnds => self.end_twin(),
             Event::Exit { node, down, .. } => self.exit(node, down),
             Event::Session { op, attempt } => self.look_with_session(op, attempt),

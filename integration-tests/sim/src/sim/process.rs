@@ -121,6 +121,9 @@ impl Sim<'_> {
         let has_seat = |core: &Core| core.roster().seats_run(&node.name, node.incarnation);
         let seated = node.core.as_ref().is_some_and(has_seat);
         self.checker.seated(self.now, at, seated);
+        if !self.traps.is_empty() {
+            self.close_traps(at);
+        }
         self.kick(at);
         self.plan_wake(at);
         while let Some((at, reason)) = self.ending.pop() {
