@@ -227,7 +227,9 @@ impl Core {
         };
         self.members.set_fresh_until(until, now);
         if now < until {
-            self.views.settled = Some(self.views.view().mark());
+            let mark = self.views.view().mark();
+            let settled = self.views.settled.filter(|(last, _)| *last == mark);
+            self.views.settled = settled.or(Some((mark, self.commits)));
         }
         if !self.caught_up && now < until {
             self.caught_up = true;

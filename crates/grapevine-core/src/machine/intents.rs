@@ -1,6 +1,6 @@
 //! Write intents (G8): a bump that is owed while an application writes.
 //!
-//! `BeginWrite` makes an intent durable here and, where there are members, at one linked peer, its *holder*; only then is
+//! `BeginWrite` makes an intent durable here and, where there are members, at one that is linked, its *holder*; only then is
 //! it answered. It ends in one of four ways. The application commits: its classes are bumped as by `Invalidate`, and the
 //! intent leaves the store in the group of writes that has the event. It aborts in time: nothing is bumped. Its lease ends:
 //! this sidecar bumps. Or this sidecar is gone by then: the holder bumps, [`INTENT_GRACE`] after it counts the lease as
@@ -108,6 +108,8 @@ pub(super) struct Intents {
     tops: BTreeMap<Box<str>, (ClassPath, usize)>,
     /// The linked peers, when they were looked at last.
     linked: BTreeSet<Incarnation>,
+    /// Those of them that counted as holders then.
+    holders: BTreeSet<Incarnation>,
     /// Whether this run was alone by the roster then.
     alone: bool,
 }

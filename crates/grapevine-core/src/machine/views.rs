@@ -2,9 +2,10 @@
 //!
 //! [`crate::roster`] decides views; here stands what follows from it, and in `wishes` when another one is wanted. Every
 //! probe names the view that its sender has on disk: whoever is behind is told, and a run that knows the present view
-//! and has no seat is given one. A run that says it leaves loses its seat without further ado. One that was silent for
-//! `member_timeout` loses it together with a bump of everything, for nobody can tell what it and others that are gone
-//! have acknowledged among themselves.
+//! and has no seat is given one. A run that says it leaves loses its seat without further ado. The only one that is silent
+//! loses it after `crash_timeout`, and nothing is bumped if what it had acknowledged is with those who stay
+//! (docs/decisions/0015). Otherwise one that was silent for `member_timeout` loses its seat together with a bump of
+//! everything, for nobody can tell what it and others that are gone have acknowledged among themselves.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -12,7 +13,7 @@ use std::time::Duration;
 
 use super::Core;
 use super::app::bump_writes;
-use super::effects::{Action, Effects, PeerMessage};
+use super::effects::{Action, CommitId, Effects, PeerMessage};
 use super::flushed::Pending;
 use super::freshness::stretched;
 use super::grants::Asked;
@@ -64,8 +65,9 @@ pub(super) struct Views {
     pub(super) debts: Vec<OriginHead>,
     /// Whether this run had a seat in the last view.
     was_seated: bool,
-    /// The last view in which this sidecar called itself fresh: it has whatever its members had acknowledged in earlier ones.
-    pub(super) settled: Option<Mark>,
+    /// The last view in which this sidecar called itself fresh, and the last group of writes then: once that is flushed, its
+    /// disk has whatever the view's members had acknowledged in earlier ones.
+    pub(super) settled: Option<(Mark, CommitId)>,
     /// When this sidecar told the others that it leaves.
     pub(super) farewell: Option<Time>,
     /// Runs that said they leave.
@@ -163,16 +165,29 @@ impl Core {
         self.views.knows_from
     }
 
-    /// Whether this sidecar called itself fresh in the present view.
+    /// Whether this sidecar called itself fresh in the present view, and what it had for that is on its disk: it is asked
+    /// where that disk is to be the second one, and its next run knows only what is there.
     pub(super) fn is_settled(&self) -> bool {
-        self.views.settled == Some(self.views.view().mark())
+        let flushed = |to: CommitId| self.pending.front().is_none_or(|(next, _)| *next > to);
+        let mark = self.views.view().mark();
+        self.views
+            .settled
+            .is_some_and(|(view, commit)| view == mark && flushed(commit))
     }
 
     /// Whether a run is to be told what of its events is flushed here. One that lost its seat is not: what it acknowledges
     /// with the help of a member must be known to whoever vouches in this view, and nobody waits for its word there.
     pub(super) fn may_acknowledge(&self, to: Incarnation) -> bool {
-        let view = self.views.view();
-        view.number == 0 || view.seats.values().any(|run| *run == to)
+        self.views.view().number == 0 || self.has_seat(to)
+    }
+
+    /// Whether a run has a seat in the present view.
+    pub(super) fn has_seat(&self, run: Incarnation) -> bool {
+        self.views
+            .view()
+            .seats
+            .values()
+            .any(|seated| *seated == run)
     }
 
     /// Whether a probe of this view by this run may be answered with a grant: both are members of the same view, and

@@ -650,6 +650,28 @@ fn g8_a_holder_that_says_it_leaves_is_replaced() {
 }
 
 #[test]
+fn g1_an_intent_that_only_a_run_without_a_seat_holds_is_not_answered() {
+    let mut world = World::running(3);
+    world.cut(0, 2);
+    world.cut(1, 2);
+    world.crash(1);
+    world.start(1);
+    world.connect(0, 1);
+    world.settle();
+    let run = world.incarnation(1);
+    let seats = &world.core(0).roster().seats;
+    assert!(seats.values().all(|seated| *seated != run));
+    let call = begin(&mut world, 0, &["cart/13"]);
+    pass(&mut world, PATIENCE / 2);
+    assert_eq!(begun(&world, 0, call), None);
+    // It holds it since, or the next member does.
+    world.connect(0, 2);
+    world.connect(1, 2);
+    pass(&mut world, PATIENCE / 4);
+    assert!(begun(&world, 0, call).is_some());
+}
+
+#[test]
 fn g8_who_is_alone_by_the_roster_needs_no_holder_however_many_are_expected() {
     let mut world = World::running(2);
     world.crash(1);

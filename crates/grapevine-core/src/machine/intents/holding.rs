@@ -59,6 +59,18 @@ impl Core {
         linked.filter(|run| !leaving.contains(run)).collect()
     }
 
+    /// The runs that may hold an intent so that it counts: members, once there are any. A run without a seat may be forgotten by
+    /// all that matter, and its disk is none that G1 speaks of. Who is alone needs nobody, and takes whom it meets.
+    fn possible_holders(&self) -> BTreeSet<Incarnation> {
+        let linked = self.linked_peers();
+        let view = self.views.view();
+        if view.number == 0 || self.is_alone() {
+            return linked;
+        }
+        let seats = view.seats.values().copied();
+        seats.filter(|run| linked.contains(run)).collect()
+    }
+
     /// Whether nobody else has a say: the roster seats this run and no other. Then an intent rests on this disk, as an
     /// acknowledged bump does.
     fn is_alone(&self) -> bool {
@@ -70,7 +82,9 @@ impl Core {
         let alone = self.is_alone();
         let was_alone = std::mem::replace(&mut self.intents.alone, alone);
         let linked = self.linked_peers();
-        if linked == self.intents.linked && alone == was_alone {
+        let holders = self.possible_holders();
+        let same = linked == self.intents.linked && holders == self.intents.holders;
+        if same && alone == was_alone {
             return;
         }
         let before = std::mem::replace(&mut self.intents.linked, linked.clone());
@@ -78,7 +92,7 @@ impl Core {
             self.say_held(*to, effects);
         }
         let origin = self.config.incarnation;
-        let lacking = |holder: &Option<Incarnation>| holder.is_none_or(|it| !linked.contains(&it));
+        let lacking = |holder: &Option<Incarnation>| holder.is_none_or(|it| !holders.contains(&it));
         let own = self.intents.own.iter();
         let lacking: Vec<_> = own
             .filter(|(_, own)| own.flushed && lacking(&own.holder))
@@ -87,6 +101,7 @@ impl Core {
         for id in lacking {
             self.ask_holder(id, now, effects);
         }
+        self.intents.holders = holders;
     }
 
     /// Tells an origin what of its intents is held here, behind the flush of all that was said so far.
@@ -143,13 +158,13 @@ impl Core {
         }
     }
 
-    /// Asks the next linked peer to hold an own intent, if there is any. Who is alone by the roster needs none, by the rule
+    /// Asks the next possible holder to hold an own intent, if there is any. Who is alone by the roster needs none, by the rule
     /// of a receipt `one`; one that is linked all the same, as a newcomer is, may hold it too.
     fn ask_holder(&mut self, id: IntentId, now: Time, effects: &mut Effects) {
         if self.is_alone() {
             self.answer_begun(id, effects);
         }
-        let linked: Vec<_> = self.linked_peers().into_iter().collect();
+        let linked: Vec<_> = self.possible_holders().into_iter().collect();
         let Some(own) = self.intents.own.get_mut(&id.number) else {
             return;
         };
@@ -228,6 +243,7 @@ impl Core {
         effects: &mut Effects,
     ) {
         let mut ended = Vec::new();
+        let counts = self.possible_holders().contains(&from);
         for &id in intents {
             if id.origin != self.config.incarnation {
                 continue;
@@ -236,10 +252,13 @@ impl Core {
                 if !own.asked.contains(&from) {
                     own.asked.push(from);
                 }
-                own.holder = Some(from);
-                own.retry = None;
-                self.intents.rewake_own(id);
-                self.answer_begun(id, effects);
+                // That of a run without a seat is one more copy, and to be told how the intent ends.
+                if counts {
+                    own.holder = Some(from);
+                    own.retry = None;
+                    self.intents.rewake_own(id);
+                    self.answer_begun(id, effects);
+                }
             } else if let Some(outcome) = self.intents.ended.get(&id) {
                 let message = settled(id, *outcome);
                 ended.push(Action::Send { to: from, message });
