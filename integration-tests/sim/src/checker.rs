@@ -9,9 +9,10 @@
 //!
 //! - *G7 with receipt `all`*: from the moment of the satisfied reply, for reads begun later, of addresses whose policy
 //!   bypasses.
-//! - *G7 with lesser receipts*: an event is acknowledged when two disks hold it, one of them of a run that has a seat in
-//!   the roster; `max_staleness` later, and for policies that serve `serve_unknown_for` later still, no read begun gives
-//!   the old value. What only runs without a seat hold is no more than told to somebody: no receipt says more.
+//! - *G7 with lesser receipts*: an event is acknowledged when the disks of two runs that have a seat in the roster hold it;
+//!   `max_staleness` later, and for policies that serve `serve_unknown_for` later still, no read begun gives
+//!   the old value. What a run without a seat holds is no more than told to somebody, also where one member has it: no
+//!   receipt counts that as a second disk, so the member may leave, or lose its seat, as if it were the only one.
 //! - *G11*: who does not tell to bypass has applied all that was acknowledged `max_staleness` ago.
 //!
 //! Values of a `ttl` policy promise nothing but their TTL and are not judged. An event that only a lost disk held is lost
@@ -125,10 +126,8 @@ pub(crate) struct Known {
     pub(crate) answered: bool,
     /// The slots whose disks hold it.
     holders: u8,
-    /// Whether two disks ever held it, one of them of a run with a seat.
-    acknowledged: bool,
     /// Whether the disks of two runs with a seat ever held it: what a receipt calls acknowledged.
-    shared: bool,
+    acknowledged: bool,
     /// Whether the last disk that held it is gone.
     lost: bool,
     /// The view that had bumped everything last where it was issued.
@@ -152,7 +151,7 @@ pub(crate) struct Checker {
     coming: [VecDeque<(Micros, u64)>; ADDRESSES_MAX],
     due: [u64; ADDRESSES_MAX],
     acknowledged: Vec<(Micros, EventId)>,
-    /// Events on two disks and more, whose runs have no seat so far.
+    /// Events on two disks and more, not of two runs with a seat so far.
     unseated: BTreeSet<EventId>,
     /// The slots whose runs have a seat.
     seated: u8,
@@ -216,7 +215,6 @@ impl Checker {
                 answered: false,
                 holders: 0,
                 acknowledged: false,
-                shared: false,
                 lost: false,
                 everything,
                 order: self.known.len(),
@@ -260,11 +258,10 @@ impl Checker {
         };
         known.holders |= 1 << slot;
         known.lost = false;
-        known.shared |= (known.holders & self.seated).count_ones() >= 2;
         if known.acknowledged || known.holders.count_ones() < 2 {
             return;
         }
-        if known.holders & self.seated == 0 {
+        if (known.holders & self.seated).count_ones() < 2 {
             self.unseated.insert(event);
             return;
         }
@@ -287,9 +284,6 @@ impl Checker {
         self.seated ^= bit;
         if !seated {
             return;
-        }
-        for known in self.known.values_mut() {
-            known.shared |= (known.holders & self.seated).count_ones() >= 2;
         }
         let held = |event: &EventId| self.known[event].holders & bit != 0;
         let now_seated: Vec<_> = self.unseated.iter().copied().filter(held).collect();
@@ -524,7 +518,7 @@ impl Known {
 
     /// Whether the disks of two runs with a seat ever held it.
     pub(crate) fn was_shared(&self) -> bool {
-        self.shared
+        self.acknowledged
     }
 
     /// Whether the last disk that held it is gone.
