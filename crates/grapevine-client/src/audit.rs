@@ -203,7 +203,7 @@ impl CachedClient {
         if bumps_count && !matches!(self.standing(&claim).await, Standing::Vouched) {
             return counters.audits_undecided.increment();
         }
-        let Ok(source) = function(Fill::default()).await else {
+        let Ok(source) = function(Fill::new(true)).await else {
             return counters.audit_errors.increment();
         };
         if audits.same(unit, &value.bytes, &source) {

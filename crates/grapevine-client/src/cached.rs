@@ -110,6 +110,10 @@ impl CachedClient {
         &self.shared.cache
     }
 
+    pub(crate) fn in_a_snapshot(&self) -> bool {
+        self.snapshot.is_some()
+    }
+
     pub(crate) fn shared(&self) -> &Shared {
         &self.shared
     }
@@ -287,6 +291,7 @@ impl CachedClient {
             BypassReason::Overloaded => &counters.bypass_overloaded,
             BypassReason::Session => &counters.bypass_session,
             BypassReason::Snapshot => &counters.bypass_snapshot,
+            BypassReason::SourceLag => &counters.bypass_source_lag,
             BypassReason::Refused => &counters.bypass_refused,
         };
         counter.increment();

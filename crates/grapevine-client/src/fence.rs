@@ -201,7 +201,12 @@ impl CachedClient {
         }
         if unit.resolution.fill_forbidden {
             // What this caller computes is for nobody else: neither for the cache nor for who waits.
-            return Ok(Settled::Bypass(BypassReason::Snapshot));
+            let reason = if self.in_a_snapshot() {
+                BypassReason::Snapshot
+            } else {
+                BypassReason::SourceLag
+            };
+            return Ok(Settled::Bypass(reason));
         }
         if alone {
             return self.fill(unit, None, Right::Unelected, fill).await;
@@ -380,7 +385,7 @@ impl CachedClient {
         Fut: Future<Output = Result<Bytes, E>>,
     {
         self.shared().counters.fills.increment();
-        let handle = Fill::default();
+        let handle = Fill::new(unit.resolution.read_primary);
         let function = fill.take().expect("invariant: a read fills once");
         let bytes = match function(handle.clone()).await {
             Ok(bytes) => bytes,

@@ -13,9 +13,25 @@ use crate::names::CLASSES_MAX;
 #[derive(Debug, Clone, Default)]
 pub struct Fill {
     found: Arc<Mutex<Vec<String>>>,
+    read_primary: bool,
 }
 
 impl Fill {
+    /// Of a look-up that says where to read.
+    pub(crate) fn new(read_primary: bool) -> Self {
+        Self {
+            read_primary,
+            ..Self::default()
+        }
+    }
+
+    /// Whether to read the primary: a replica may lag behind the last invalidation of the value's classes (policy
+    /// `source_lag` with `on_source_lag = "primary"`), and what it shows would stay in the cache until its TTL. Also said
+    /// when a fill is repeated for an audit; not when its value is for its caller alone.
+    pub fn read_primary(&self) -> bool {
+        self.read_primary
+    }
+
     /// Says that the value depends on `class` too; at any time before the function returns, since what counts is what was
     /// bumped after the look-up. With the classes of the look-up there may be 16; a fill with more, or with a malformed
     /// one, is given to its caller and not stored. Under a `ttl` policy it has no effect, as bumps have none.
@@ -50,6 +66,11 @@ pub struct PageFill {
 }
 
 impl PageFill {
+    /// See [`Fill::read_primary`].
+    pub fn read_primary(&self) -> bool {
+        self.fill.read_primary()
+    }
+
     /// See [`Fill::depends_on`].
     pub fn depends_on(&self, class: impl Into<String>) {
         self.fill.depends_on(class);

@@ -136,6 +136,8 @@ counters! {
         bypass_session,
         /// ... because their database snapshot does not show what is current, and the cache had nothing: misses too.
         bypass_snapshot,
+        /// ... because what fills read lags behind the last invalidation, and the cache had nothing: misses too.
+        bypass_source_lag,
         /// ... because the sidecar refused, or answered against the contract.
         bypass_refused,
     }
@@ -150,6 +152,7 @@ impl CacheStats {
             + self.bypass_overloaded
             + self.bypass_session
             + self.bypass_snapshot
+            + self.bypass_source_lag
             + self.bypass_refused
     }
 

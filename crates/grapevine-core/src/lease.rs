@@ -21,7 +21,7 @@ const SNAPSHOT_VERSION: u8 = 2;
 /// The length of the byte form.
 pub const LEASE_BYTES: usize = 1 + Incarnation::LEN + 8 + 8;
 /// The length of a read snapshot's byte form.
-pub const SNAPSHOT_BYTES: usize = LEASE_BYTES + 8;
+pub const SNAPSHOT_BYTES: usize = LEASE_BYTES + 16;
 /// The longest that a read snapshot may hold.
 pub const SNAPSHOT_LEASE_MAX: Duration = Duration::from_mins(10);
 /// Applied events kept to turn stamps into vectors; an older stamp is treated as unknown.
@@ -70,6 +70,8 @@ pub struct ReadSnapshot {
     pub incarnation: Incarnation,
     /// What that run had applied.
     pub stamp: Stamp,
+    /// What a source that lags as much as any policy says shows of that, at least.
+    pub shown: Stamp,
     /// When it was opened, on that run's clock.
     pub opened: Time,
     /// When it ends, on that run's clock.
@@ -83,8 +85,9 @@ impl ReadSnapshot {
         bytes[0] = SNAPSHOT_VERSION;
         bytes[1..17].copy_from_slice(&self.incarnation.to_bytes());
         bytes[17..25].copy_from_slice(&self.stamp.0.to_be_bytes());
-        bytes[25..33].copy_from_slice(&micros(self.opened).to_be_bytes());
-        bytes[33..].copy_from_slice(&micros(self.ends).to_be_bytes());
+        bytes[25..33].copy_from_slice(&self.shown.0.to_be_bytes());
+        bytes[33..41].copy_from_slice(&micros(self.opened).to_be_bytes());
+        bytes[41..].copy_from_slice(&micros(self.ends).to_be_bytes());
         bytes
     }
 
@@ -96,8 +99,9 @@ impl ReadSnapshot {
         Some(Self {
             incarnation: Incarnation::from_bytes(&bytes[1..17])?,
             stamp: Stamp(number(bytes, 17)?),
-            opened: moment(bytes, 25)?,
-            ends: moment(bytes, 33)?,
+            shown: Stamp(number(bytes, 25)?),
+            opened: moment(bytes, 33)?,
+            ends: moment(bytes, 41)?,
         })
     }
 }
@@ -199,6 +203,7 @@ mod tests {
         let snapshot = ReadSnapshot {
             incarnation: lease.incarnation,
             stamp: lease.stamp,
+            shown: Stamp(41),
             opened: Time::from_start(Duration::from_millis(500)),
             ends: lease.ends,
         };

@@ -25,6 +25,8 @@ pub const TTL_MAX: Duration = Duration::from_hours(10 * 8_766);
 pub const SERVE_UNKNOWN_FOR: Duration = Duration::from_mins(2);
 /// The longest time for which a soft bump may leave values in use.
 pub const STALE_WHILE_REVALIDATE_MAX: Duration = Duration::from_hours(1);
+/// The longest time by which a source may lag.
+pub const SOURCE_LAG_MAX: Duration = Duration::from_mins(10);
 /// The shortest TTL.
 pub const TTL_MIN: Duration = Duration::from_millis(1);
 
@@ -72,6 +74,16 @@ pub enum FillRule {
     One,
 }
 
+/// What a fill does that begins so soon after a bump that a lagging source may not show it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum LagRule {
+    /// It is given to its caller and not stored.
+    #[default]
+    NoStore,
+    /// It reads the primary, and is stored; its caller sees to that.
+    Primary,
+}
+
 /// How the addresses of matching classes are treated.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Policy {
@@ -93,6 +105,10 @@ pub struct Policy {
     pub fill: FillRule,
     /// For how long after a soft bump the value from before may be served while it is computed anew; zero for never.
     pub stale_while_revalidate: Duration,
+    /// How far what fills read may lag behind the commit that a bump announces; zero if fills read what is committed.
+    pub source_lag: Duration,
+    /// What a fill does within that time after a bump.
+    pub on_source_lag: LagRule,
 }
 
 impl Policy {
@@ -108,6 +124,8 @@ impl Policy {
             long_address: LongAddress::default(),
             fill: FillRule::default(),
             stale_while_revalidate: Duration::ZERO,
+            source_lag: Duration::ZERO,
+            on_source_lag: LagRule::default(),
         }
     }
 
@@ -138,6 +156,12 @@ impl Policy {
             return Err(PolicyError::StaleWhileRevalidate {
                 pattern: pattern(),
                 value: self.stale_while_revalidate,
+            });
+        }
+        if self.source_lag > SOURCE_LAG_MAX {
+            return Err(PolicyError::SourceLag {
+                pattern: pattern(),
+                value: self.source_lag,
             });
         }
         match self.strategy {
@@ -196,6 +220,14 @@ pub enum PolicyError {
     /// Stale values would be served for too long.
     #[error("policy {pattern:?}: stale_while_revalidate {value:?} is above 1 hour")]
     StaleWhileRevalidate {
+        /// The policy.
+        pattern: String,
+        /// As written.
+        value: Duration,
+    },
+    /// The source would lag by too much.
+    #[error("policy {pattern:?}: source_lag {value:?} is above 10 minutes")]
+    SourceLag {
         /// The policy.
         pattern: String,
         /// As written.
@@ -333,13 +365,19 @@ impl PolicySet {
         each.max().unwrap_or_default()
     }
 
+    /// The longest lag of a source.
+    pub fn source_lag_max(&self) -> Duration {
+        let each = self.iter().map(|policy| policy.source_lag);
+        each.max().unwrap_or_default()
+    }
+
     /// A hash of the whole set, equal on sidecars whose sets are equal.
     pub fn digest(&self) -> u64 {
         let described: Vec<String> = self
             .iter()
             .map(|p| {
                 format!(
-                    "{}\u{0}{:?}\u{0}{:?}\u{0}{:?}\u{0}{}\u{0}{:?}\u{0}{:?}\u{0}{:?}\u{0}{:?}\n",
+                    "{}\u{0}{:?}\u{0}{:?}\u{0}{:?}\u{0}{}\u{0}{:?}\u{0}{:?}\u{0}{:?}\u{0}{:?}\u{0}{:?}\u{0}{:?}\n",
                     p.pattern,
                     p.strategy,
                     p.page_size,
@@ -348,7 +386,9 @@ impl PolicySet {
                     p.on_unknown,
                     p.long_address,
                     p.fill,
-                    p.stale_while_revalidate
+                    p.stale_while_revalidate,
+                    p.source_lag,
+                    p.on_source_lag
                 )
             })
             .collect();

@@ -120,7 +120,7 @@ pub fn first_caught(request: &Request) -> Option<Found> {
 
 /// Runs seeds in order until one of them is enough.
 fn run_until(request: &Request, mut enough: impl FnMut(&Ran) -> bool) {
-    let shop = Shop::new();
+    let shop = Shop::new(request.scenario.source_lags());
     let jobs = request.jobs.max(1) as u64;
     let mut first = request.seeds.start;
     // Small blocks at first, so that whoever looks for one seed does not wait for many.

@@ -23,8 +23,6 @@ pub(crate) struct Value {
     pub(crate) expires: Micros,
     /// The step of the run in which it was stored.
     pub(crate) stored: u64,
-    /// Whether it was read from a replica that lags.
-    pub(crate) lagging: bool,
     /// Whether a delete of it was lost.
     pub(crate) undead: bool,
 }

@@ -423,13 +423,12 @@ impl Checker {
         ];
         for (guarantee, write, why) in newest {
             if value.index < write {
-                let gap = value.lagging.then_some(Gap::SourceLag);
                 let index = value.index;
                 let what = format!(
                     "a reader at {letter} is served {name} as of write {index}, stored at step {}; write {write} came before its look-up, and {why}",
                     value.stored
                 );
-                self.violated(guarantee, place, gap, what);
+                self.violated(guarantee, place, None, what);
                 return;
             }
         }

@@ -191,7 +191,7 @@ fn tell_shrunk(
     seed: u64,
     runs_max: usize,
 ) -> std::io::Result<()> {
-    let shop = Shop::new();
+    let shop = Shop::new(request.scenario.source_lags());
     let plan = request.plan(seed, &shop);
     let Some(shrunk) = (runs_max > 0).then(|| shrink(&plan, &shop, request.arm, runs_max)) else {
         return Ok(());
@@ -234,7 +234,7 @@ fn trace_command(command: &Trace) -> std::io::Result<bool> {
     if let Some(runs_max) = command.shrink_runs {
         tell_shrunk(&mut out, &request, command.seed, runs_max)?;
     }
-    let shop = Shop::new();
+    let shop = Shop::new(request.scenario.source_lags());
     let plan = request.plan(command.seed, &shop);
     let outcome = run(&plan, &shop, command.arm, command.shrink_runs.is_none());
     for line in &outcome.lines {
@@ -321,7 +321,7 @@ fn arms_command(command: &Arms) -> std::io::Result<bool> {
         let request = Request {
             seeds: command.seeds.clone(),
             nodes: usize::from(command.world.nodes),
-            scenario: command.world.scenario,
+            scenario: arm.scenario().unwrap_or(command.world.scenario),
             arm: Some(*arm),
             jobs: usize::from(command.jobs),
         };

@@ -8,7 +8,7 @@ use std::time::Duration;
 use grapevine_core::event::Match;
 use grapevine_core::machine::effects::Query;
 use grapevine_core::names::{Address, ClassPath};
-use grapevine_core::policy::{OnUnknown, Pattern, Policy, PolicySet, Strategy};
+use grapevine_core::policy::{LagRule, OnUnknown, Pattern, Policy, PolicySet, Strategy};
 use grapevine_core::versions::bucket_of;
 
 /// The most addresses.
@@ -19,6 +19,9 @@ pub(crate) const SERVE_UNKNOWN_FOR: Duration = Duration::from_millis(700);
 pub(crate) const MARKERS: &str = "i";
 /// How long values of `t/**` live.
 pub(crate) const SHORT_TTL: Duration = Duration::from_millis(300);
+
+/// How far a replica may lag; those of the schedules lag by up to 400 ms, on the true clock.
+const SOURCE_LAG: Duration = Duration::from_millis(420);
 
 /// Addresses and their classes, the governing one first.
 const ADDRESSES: [(&str, &[&str]); ADDRESSES_MAX] = [
@@ -135,9 +138,9 @@ pub(crate) struct Shop {
 }
 
 impl Shop {
-    /// Makes the application.
-    pub(crate) fn new() -> Self {
-        let policies = policies();
+    /// Makes the application, for a source that lags or not.
+    pub(crate) fn new(lags: bool) -> Self {
+        let policies = policies(lags);
         let item = |&(name, paths): &(&str, &[&str])| {
             let query = Query {
                 address: Address::parse(name).expect("invariant: a constant address"),
@@ -233,12 +236,17 @@ fn fillers(path: &str) -> Vec<String> {
         .collect()
 }
 
-fn policies() -> PolicySet {
+fn policies(lags: bool) -> PolicySet {
     let policy = |pattern: &str, strategy, on_unknown, ttl| Policy {
         pattern: Pattern::parse(pattern).expect("invariant: a constant pattern"),
         strategy,
         on_unknown,
         ttl,
+        source_lag: if lags { SOURCE_LAG } else { Duration::ZERO },
+        on_source_lag: match strategy {
+            Strategy::Bucketed(_) => LagRule::Primary,
+            _ => LagRule::NoStore,
+        },
         ..Policy::fallback()
     };
     let hour = Duration::from_hours(1);
@@ -264,7 +272,7 @@ mod tests {
 
     #[test]
     fn fillers_share_a_bucket_and_change_no_address() {
-        let shop = Shop::new();
+        let shop = Shop::new(false);
         assert_eq!(shop.kinds.len(), shop.common + CROWDED.len() * FILLERS);
         for kind in &shop.kinds[shop.common..] {
             let mut covered = kind.covers.iter();

@@ -21,6 +21,7 @@ mod naive;
 mod no_past;
 mod receipts;
 mod snapshots;
+mod source_lag;
 mod stale;
 mod startup;
 mod support;

@@ -427,8 +427,20 @@ pub struct Resolution {
     pub elect: bool,
     /// What may be served instead while it is filled, most recent first; at most two.
     pub stale: Vec<Stale>,
-    /// The caller's database snapshot does not show what is current: nothing computed inside it may be stored.
-    pub fill_forbidden: bool,
+    /// What a fill must heed.
+    pub filling: Filling,
+}
+
+/// What a fill must heed of where it reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Filling {
+    /// Nothing.
+    Free,
+    /// Its source may lag behind the last bump: it reads the primary.
+    Primary,
+    /// The caller's database snapshot, or its lagging source, does not show what is current: nothing that it computes may be
+    /// stored.
+    Forbidden,
 }
 
 /// A value that soft bumps alone have replaced, and policy lets be served still.

@@ -6,7 +6,7 @@
 //! who is there, `views` and `wishes` have members agreed on, `freshness` and `grants` who may call itself fresh, `repair`
 //! finds and fills gaps, `snapshot` takes state over whole, `losses` gives up what nobody can fill, `receipts` tells who has
 //! what, `intents` keeps what writers declared before their commits, `fills` has one of many callers fill, `read_snapshots`
-//! stamps fills that read inside database snapshots.
+//! stamps fills that read inside database snapshots, `source_lag` knows what a lagging source may not show yet.
 
 mod app;
 pub mod effects;
@@ -23,6 +23,7 @@ mod receipts;
 mod remote;
 mod repair;
 mod snapshot;
+mod source_lag;
 mod views;
 mod wishes;
 
@@ -42,7 +43,7 @@ use crate::roster::View;
 use crate::store::{Recovered, Write};
 use crate::token::Token;
 use crate::versions::Versions;
-use effects::{CommitId, Counters, Effects, Freshness, Input, Query, Resolution, Stale};
+use effects::{CommitId, Counters, Effects, Filling, Freshness, Input, Query, Resolution, Stale};
 use flushed::Pending;
 pub use members::AdmitError;
 
@@ -148,6 +149,7 @@ pub struct Core {
     now: Time,
     /// For how long at most a policy lets stale values be served.
     stale_window: Duration,
+    lately: source_lag::Lately,
     /// Set when this sidecar leaves: new invalidations are refused, and nothing is vouched for any more.
     draining: bool,
     refused_since: Option<Time>,
@@ -184,7 +186,9 @@ impl Core {
         progress.lane_mut(config.incarnation, Lane::Bump);
         let mut history = History::default();
         history.cut(versions.stamp());
+        let lag = config.policies.source_lag_max();
         let mut core = Self {
+            lately: source_lag::Lately::start(lag, versions.stamp(), now),
             members: members::Members::recover(&recovered.members, &config, now),
             views: views::Views::start(
                 config.node_id.clone(),
@@ -284,6 +288,7 @@ impl Core {
         if review_intents {
             self.review_intents(now, &mut effects);
         }
+        self.lately.note(self.versions.stamp(), now);
         effects
     }
 
@@ -328,7 +333,7 @@ impl Core {
         } else {
             self.stale(query, policy, now)?
         };
-        Ok(Resolution {
+        let mut resolution = Resolution {
             targets,
             stale,
             token,
@@ -342,8 +347,10 @@ impl Core {
             ttl: jittered(policy.ttl, policy.jitter_percent, jitter),
             bypass,
             elect: policy.fill == FillRule::One,
-            fill_forbidden: false,
-        })
+            filling: Filling::Free,
+        };
+        self.heed_source_lag(&mut resolution, &query.classes, policy, now);
+        Ok(resolution)
     }
 
     /// What may be served while it is computed anew.

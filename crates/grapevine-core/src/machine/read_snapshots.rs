@@ -12,7 +12,7 @@
 use std::time::Duration;
 
 use super::Core;
-use super::effects::{Query, Resolution, SnapshotClaim};
+use super::effects::{Filling, Query, Resolution, SnapshotClaim};
 use super::{ResolveError, Strategy};
 use crate::id::Time;
 use crate::lease::{Lease, ReadSnapshot};
@@ -28,6 +28,7 @@ impl Core {
         ReadSnapshot {
             incarnation: self.config.incarnation,
             stamp: self.versions.stamp(),
+            shown: self.lately.shown(now),
             opened: now,
             ends: now.plus(lease),
         }
@@ -42,6 +43,7 @@ impl Core {
         jitter: u32,
     ) -> Result<Resolution, ResolveError> {
         let mut resolution = self.resolve(query, now, jitter)?;
+        let policy = self.config.policies.of(&query.classes[0]);
         let known = match snapshot {
             SnapshotClaim::Absent => return Ok(resolution),
             SnapshotClaim::Malformed => None,
@@ -49,7 +51,9 @@ impl Core {
         };
         let lease = &mut resolution.lease;
         if let Some(snapshot) = known {
-            lease.stamp = snapshot.stamp;
+            // A snapshot of a source that lags shows what was applied here as long before it was opened.
+            let lags = !policy.source_lag.is_zero();
+            lease.stamp = if lags { snapshot.shown } else { snapshot.stamp };
             lease.ends = lease.ends.min(snapshot.ends);
             let age = now.since(snapshot.opened);
             resolution.ttl = resolution.ttl.saturating_sub(age);
@@ -62,12 +66,15 @@ impl Core {
             };
         }
         resolution.lease_duration = resolution.lease.ends.since(now);
-        let shows_what_is_current = known.is_some_and(|snapshot| {
+        let stamp = resolution.lease.stamp;
+        let shows_what_is_current = known.is_some_and(|_| {
             let bumps_matter = resolution.strategy != Strategy::Ttl;
-            !bumps_matter || !self.versions.changed_since(&query.classes, snapshot.stamp)
+            !bumps_matter || !self.versions.changed_since(&query.classes, stamp)
         });
-        resolution.fill_forbidden = !shows_what_is_current || resolution.ttl.is_zero();
-        if resolution.fill_forbidden {
+        // What it shows was settled when it was opened, whatever the source would show by now.
+        resolution.filling = Filling::Free;
+        if !shows_what_is_current || resolution.ttl.is_zero() {
+            resolution.filling = Filling::Forbidden;
             // Whoever computed it anew would do so in vain.
             resolution.stale.clear();
         }

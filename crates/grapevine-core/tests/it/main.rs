@@ -24,6 +24,7 @@ mod rules;
 mod scenarios;
 mod show;
 mod snapshots;
+mod source_lag;
 mod spare;
 mod stale;
 mod views;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use grapevine_core::id::Incarnation;
 use grapevine_core::lease::ReadSnapshot;
 use grapevine_core::machine::effects::{
-    CondemnReason, LeaseClaim, Query, Resolution, SnapshotClaim, Verdict,
+    CondemnReason, Filling, LeaseClaim, Query, Resolution, SnapshotClaim, Verdict,
 };
 use grapevine_core::policy::{Pattern, Policy, PolicySet, Strategy};
 use grapevine_core::versions::Stamp;
@@ -84,7 +84,11 @@ fn g3_what_an_old_snapshot_shows_is_not_stored_under_a_newer_token() {
             let before = world.token(0, &[path]);
             world.bumped(by, &bumped);
             let inside = world.inside(0, snapshot, path);
-            assert_eq!(inside.fill_forbidden, concerns, "{path}: {bumped}");
+            assert_eq!(
+                inside.filling == Filling::Forbidden,
+                concerns,
+                "{path}: {bumped}"
+            );
             // The token is the present one: a hit is as good as outside.
             let outside = world.inside(0, SnapshotClaim::Absent, path);
             assert_eq!(inside.token, outside.token);
@@ -93,7 +97,7 @@ fn g3_what_an_old_snapshot_shows_is_not_stored_under_a_newer_token() {
             let verdict = world.commit_inside(0, path, &inside);
             assert_eq!(verdict == BUMPED, concerns, "{path}: {verdict:?}");
             // The control: without the snapshot the same fill is accepted, under the present token.
-            assert!(!outside.fill_forbidden);
+            assert!(outside.filling != Filling::Forbidden);
             let control = world.commit_inside(0, path, &outside);
             assert_eq!(control, Verdict::Accepted(outside.token));
         }
@@ -106,13 +110,13 @@ fn g3_a_bump_after_the_look_up_condemns_as_it_does_outside_of_snapshots() {
         let mut world = world();
         let snapshot = SnapshotClaim::Snapshot(world.open(0));
         let inside = world.inside(0, snapshot, path);
-        assert!(!inside.fill_forbidden);
+        assert!(inside.filling != Filling::Forbidden);
         world.bumped(1, path);
         assert_ne!(world.token(0, &[path]), inside.token);
         assert_eq!(world.commit_inside(0, path, &inside), BUMPED);
         // What the fill found to matter, too.
         let inside = world.inside(0, snapshot, "v/other");
-        assert!(!inside.fill_forbidden);
+        assert!(inside.filling != Filling::Forbidden);
         let claim = LeaseClaim::Lease(inside.lease);
         let call = world.register(0, "x", &["v/other", path], claim);
         world.settle();
@@ -136,14 +140,17 @@ fn g3_a_snapshot_that_says_nothing_here_forbids_fills_and_fails_no_read() {
     for claim in claims.into_iter().chain([SnapshotClaim::Malformed]) {
         for path in ["v/1", "r/1", "b/1", "t/1"] {
             let inside = world.inside(0, claim, path);
-            assert!(inside.fill_forbidden && !inside.bypass, "{path}: {claim:?}");
+            assert!(
+                inside.filling == Filling::Forbidden && !inside.bypass,
+                "{path}: {claim:?}"
+            );
             assert_eq!(inside.token, world.token(0, &[path]));
             assert!(inside.lease_duration.is_zero());
             assert_eq!(world.commit_inside(0, path, &inside), UNKNOWN);
         }
     }
     let known = world.inside(0, SnapshotClaim::Snapshot(snapshot), "v/1");
-    assert!(!known.fill_forbidden);
+    assert!(known.filling != Filling::Forbidden);
     // A run before.
     world.crash(0);
     world.start(0);
@@ -152,7 +159,8 @@ fn g3_a_snapshot_that_says_nothing_here_forbids_fills_and_fails_no_read() {
     assert!(
         world
             .inside(0, SnapshotClaim::Snapshot(snapshot), "v/1")
-            .fill_forbidden
+            .filling
+            == Filling::Forbidden
     );
 }
 
@@ -165,7 +173,7 @@ fn g3_leases_end_with_the_snapshot_and_its_age_is_taken_off_the_time_to_live() {
         let spent = Duration::from_secs(5) * at;
         for path in ["v/1", "t/1"] {
             let inside = world.inside(0, claim, path);
-            assert!(!inside.fill_forbidden);
+            assert!(inside.filling != Filling::Forbidden);
             assert_eq!(inside.lease.ends, snapshot.ends);
             assert_eq!(inside.lease_duration, LEASE.saturating_sub(spent));
             assert_eq!(
@@ -177,7 +185,10 @@ fn g3_leases_end_with_the_snapshot_and_its_age_is_taken_off_the_time_to_live() {
         world.advance(Duration::from_secs(5));
         world.settle();
     }
-    assert!(world.inside(0, claim, "v/1").fill_forbidden, "it is over");
+    assert!(
+        world.inside(0, claim, "v/1").filling == Filling::Forbidden,
+        "it is over"
+    );
     // One that holds for longer than a value may live.
     let core = world.core(0);
     let long = core.open_snapshot(TTL * 2, world.now);
@@ -186,14 +197,15 @@ fn g3_leases_end_with_the_snapshot_and_its_age_is_taken_off_the_time_to_live() {
     assert_eq!(none.ends, lease.ends, "as long as a fill lease");
     for _ in 0..8 {
         let inside = world.inside(0, SnapshotClaim::Snapshot(long), "t/1");
-        assert!(!inside.fill_forbidden);
+        assert!(inside.filling != Filling::Forbidden);
         world.advance(Duration::from_secs(5));
         world.settle();
     }
     assert!(
         world
             .inside(0, SnapshotClaim::Snapshot(long), "t/1")
-            .fill_forbidden
+            .filling
+            == Filling::Forbidden
     );
 }
 
@@ -202,5 +214,5 @@ fn g3_bumps_do_not_concern_what_lapses() {
     let mut world = world();
     let snapshot = SnapshotClaim::Snapshot(world.open(0));
     world.bumped(0, "t/1");
-    assert!(!world.inside(0, snapshot, "t/1").fill_forbidden);
+    assert!(world.inside(0, snapshot, "t/1").filling != Filling::Forbidden);
 }

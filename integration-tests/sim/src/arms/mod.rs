@@ -9,6 +9,8 @@ pub(crate) mod rules;
 
 use clap::ValueEnum;
 
+use crate::scenario::Scenario;
+
 /// What is done wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Arm {
@@ -34,9 +36,16 @@ pub enum Arm {
     VectorAfterChunks,
     /// Every read goes to the database: safe, and useless.
     BypassAll,
+    /// Fills store what a replica shows right after a bump; in scenario `replica-lag`.
+    SourceLagIgnored,
 }
 
 impl Arm {
+    /// The scenario in which it makes a difference, if that is a certain one.
+    pub fn scenario(self) -> Option<Scenario> {
+        (self == Self::SourceLagIgnored).then_some(Scenario::ReplicaLag)
+    }
+
     /// Its name on the command line and in reports.
     pub fn name(self) -> String {
         self.to_possible_value()

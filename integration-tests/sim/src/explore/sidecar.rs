@@ -43,7 +43,7 @@ pub(super) struct Setting {
 
 impl Setting {
     pub(super) fn new(arm: Option<Arm>) -> Self {
-        let shop = Shop::new();
+        let shop = Shop::new(false);
         let filler = shop.kinds[shop.common].classes[0].clone();
         let registered = shop.items[6].classes[0].clone();
         Self {

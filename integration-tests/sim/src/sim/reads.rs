@@ -10,7 +10,7 @@ use grapevine_core::address::plan;
 use grapevine_core::event::PurgeMode;
 use grapevine_core::id::EventId;
 use grapevine_core::machine::effects::{
-    Input, LeaseClaim, Purpose, RegisterItem, Resolution, Ticket, Verdict,
+    Filling, Input, LeaseClaim, Purpose, RegisterItem, Resolution, Ticket, Verdict,
 };
 use grapevine_core::names::Address;
 use grapevine_core::policy::Strategy;
@@ -23,7 +23,6 @@ use crate::checker::{Guarantee, Promise};
 use crate::clock::{MILLISECOND, Micros};
 use crate::events::Event;
 use crate::node::Call;
-use crate::scenario::Gap;
 use crate::schedule::{ReadOp, Source};
 use crate::shop::SHORT_TTL;
 use crate::tally::Race;
@@ -44,7 +43,6 @@ pub(super) struct Reading {
     promise: Promise,
     resolution: Resolution,
     index: u64,
-    lagging: bool,
     committed: Micros,
 }
 
@@ -162,7 +160,6 @@ impl Sim<'_> {
             promise,
             resolution,
             index: self.db.index(),
-            lagging: false,
             committed: 0,
         }));
         self.after(read.get, Event::Got { op });
@@ -190,6 +187,10 @@ impl Sim<'_> {
             _ => resolution.token,
         };
         resolution.bypass |= self.is(Arm::BypassAll);
+        if self.is(Arm::SourceLagIgnored) {
+            resolution.lease.stamp = core.versions().stamp();
+            resolution.filling = Filling::Free;
+        }
         if token != resolution.token {
             let policy = self.shop.policies.of(&item.query.classes[0]);
             resolution.token = token;
@@ -274,7 +275,11 @@ impl Sim<'_> {
         let Some(mut reading) = self.reads[op].take() else {
             return;
         };
-        match reading.read.source {
+        let source = match reading.read.source {
+            Source::Replica(_) if reading.resolution.filling == Filling::Primary => Source::Primary,
+            source => source,
+        };
+        match source {
             Source::Primary => reading.index = self.db.index(),
             Source::Snapshot => {
                 let begun = reading.begun + reading.read.snapshot.min(reading.read.get);
@@ -282,7 +287,6 @@ impl Sim<'_> {
             }
             Source::Replica(lag) => {
                 reading.index = self.db.lagging(self.now, lag);
-                reading.lagging = reading.index < self.db.index();
                 if reading.index < reading.promise.applied {
                     self.tally.race(Race::LaggingFill);
                 }
@@ -301,6 +305,10 @@ impl Sim<'_> {
         };
         self.tally.fills += 1;
         let (at, address) = (reading.at, reading.address);
+        if reading.resolution.filling == Filling::Forbidden {
+            self.transcript.fold(&[26, op as u64]);
+            return;
+        }
         let overtaken = reading.index < self.checker.newest_applied(at, address);
         if overtaken && reading.read.source == Source::Snapshot {
             self.tally.race(Race::OldSnapshot);
@@ -372,9 +380,8 @@ impl Sim<'_> {
             let what = format!(
                 "{letter} accepts a fill as of write {index} after it applied the bump of write {newest}"
             );
-            let gap = reading.lagging.then_some(Gap::SourceLag);
             let place = self.place();
-            self.checker.violated(Guarantee::G4, place, gap, what);
+            self.checker.violated(Guarantee::G4, place, None, what);
         }
         // An arm's table of versions knows nothing of verdicts.
         let own = self.nodes[at].rule.is_some();
@@ -402,7 +409,6 @@ impl Sim<'_> {
             index: reading.index,
             expires: reading.begun.saturating_add(ttl),
             stored: self.tally.steps,
-            lagging: reading.lagging,
             undead: false,
         };
         self.transcript.fold(&[25, op as u64, token.0, value.index]);

@@ -10,12 +10,13 @@
 //! * `on_unknown`: `bypass`, or `serve` together with `serve_unknown_for`, a duration;
 //! * `long_address`: `refuse` or `hash`;
 //! * `fill`: `any` or `one`;
-//! * `stale_while_revalidate`: a duration of up to an hour, 0s for never.
+//! * `stale_while_revalidate`: a duration of up to an hour, 0s for never;
+//! * `source_lag`: a duration of up to ten minutes, 0s for none; `on_source_lag`: `no_store` or `primary`.
 
 use std::time::Duration;
 
 use grapevine_core::policy::{
-    FillRule, LongAddress, OnUnknown, Pattern, Policy, PolicySet, Strategy,
+    FillRule, LagRule, LongAddress, OnUnknown, Pattern, Policy, PolicySet, Strategy,
 };
 use toml::Spanned;
 use toml::de::{DeArray, DeTable, DeValue};
@@ -25,7 +26,7 @@ use super::file::Source;
 use super::nearest::nearest;
 use super::print::push;
 
-const FIELDS: [&str; 10] = [
+const FIELDS: [&str; 12] = [
     "pattern",
     "strategy",
     "paging",
@@ -36,6 +37,8 @@ const FIELDS: [&str; 10] = [
     "long_address",
     "fill",
     "stale_while_revalidate",
+    "source_lag",
+    "on_source_lag",
 ];
 
 /// Collects the policies of a file.
@@ -164,6 +167,8 @@ impl<'a> Reader<'a> {
                     &mut policy.stale_while_revalidate,
                     duration(value.get_ref()),
                 ),
+                "source_lag" => set(&mut policy.source_lag, duration(value.get_ref())),
+                "on_source_lag" => set(&mut policy.on_source_lag, on_source_lag(value.get_ref())),
                 other => Err(Problem::UnknownKey {
                     nearest: nearest(other, FIELDS).map(str::to_owned),
                 }),
@@ -330,6 +335,14 @@ fn fill(value: &DeValue<'_>) -> Result<FillRule, Problem> {
     }
 }
 
+fn on_source_lag(value: &DeValue<'_>) -> Result<LagRule, Problem> {
+    match string(value)? {
+        "no_store" => Ok(LagRule::NoStore),
+        "primary" => Ok(LagRule::Primary),
+        other => Err(Problem::invalid(other, "is neither no_store nor primary")),
+    }
+}
+
 /// A set as TOML that reads back as the same set.
 pub(super) fn toml(set: &PolicySet) -> String {
     let all: Vec<&Policy> = set.iter().collect();
@@ -371,9 +384,14 @@ fn fields(policy: &Policy) -> String {
         FillRule::One => "one",
     };
     format!(
-        "strategy = \"{strategy}\"\npaging = {paging}\nttl = \"{}\"\njitter = \"{}%\"\non_unknown = {on_unknown}\nlong_address = \"{long_address}\"\nfill = \"{fill}\"\nstale_while_revalidate = \"{}\"\n",
+        "strategy = \"{strategy}\"\npaging = {paging}\nttl = \"{}\"\njitter = \"{}%\"\non_unknown = {on_unknown}\nlong_address = \"{long_address}\"\nfill = \"{fill}\"\nstale_while_revalidate = \"{}\"\nsource_lag = \"{}\"\non_source_lag = \"{}\"\n",
         written(policy.ttl),
         policy.jitter_percent,
-        written(policy.stale_while_revalidate)
+        written(policy.stale_while_revalidate),
+        written(policy.source_lag),
+        match policy.on_source_lag {
+            LagRule::NoStore => "no_store",
+            LagRule::Primary => "primary",
+        }
     )
 }

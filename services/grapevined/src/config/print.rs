@@ -24,7 +24,7 @@ How the addresses of each class are treated. The first policy whose pattern matc
 what it leaves out, and classes that none matches, get the default's fields. All sidecars of a cluster must hold the same \
 policies, and say so when they do not.";
 
-const POLICY_FIELDS: [(&str, &str); 9] = [
+const POLICY_FIELDS: [(&str, &str); 11] = [
     (
         "strategy",
         "versioned: the token is in the address, a bump costs the same however many addresses there are. registered: fixed addresses, an envelope, and a directory so that a bump deletes them; raising their number costs disk and a durable write per fill. bucketed(N): N fixed addresses per class; raising N costs memory in the cache, lowering it costs collisions. ttl: stale until the TTL ends.",
@@ -61,6 +61,14 @@ const POLICY_FIELDS: [(&str, &str); 9] = [
         "stale_while_revalidate",
         "for how long after a soft invalidation the value from before may be served while it is computed anew, up to 1h; 0s for never. Raising it costs staleness after soft invalidations, and after no others.",
     ),
+    (
+        "source_lag",
+        "how long after a commit what fills read (a replica) may not show it, up to 10m; 0s if they read what is committed. Raising it costs fills that are not stored, or read the primary, for so long after each invalidation.",
+    ),
+    (
+        "on_source_lag",
+        "what a fill does within that time after an invalidation. no_store: its caller has it alone. primary: it is told to read the primary, and is stored; callers that do not heed that store what is stale.",
+    ),
 ];
 
 /// The policy that the default file shows, commented out.
@@ -76,6 +84,8 @@ serve_unknown_for = \"30s\"
 long_address = \"hash\"
 fill = \"one\"
 stale_while_revalidate = \"5s\"
+source_lag = \"2s\"
+on_source_lag = \"no_store\"
 ";
 
 /// The commented TOML of all defaults. It reads back as [`Config::default`].

@@ -403,6 +403,7 @@ impl State {
             targets,
             token,
             lease: Bytes::copy_from_slice(&stamp.unwrap_or(0).to_be_bytes()),
+            read_primary: false,
             fill_forbidden: stamp.is_none() || (changed && strategy != v1::Strategy::Ttl),
             lease_ms: 10_000,
             strategy: strategy.into(),

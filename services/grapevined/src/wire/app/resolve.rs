@@ -156,7 +156,8 @@ pub(crate) fn resolution(resolution: core::Resolution) -> v1::Resolution {
         commit_required,
         bypass: resolution.bypass,
         elect: resolution.elect,
-        fill_forbidden: resolution.fill_forbidden,
+        fill_forbidden: resolution.filling == core::Filling::Forbidden,
+        read_primary: resolution.filling == core::Filling::Primary,
         stale: resolution
             .stale
             .into_iter()
