@@ -101,8 +101,38 @@ async fn pass(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut faults: watch
         if let Fault::Delay(delay) = fault {
             tokio::time::sleep(delay).await;
         }
-        if to.write_all(&buffer[..read]).await.is_err() {
+        // This may be asked before whoever waits for the cut has had its turn: nothing passes from then on.
+        if *faults.borrow() == Fault::Cut || to.write_all(&buffer[..read]).await.is_err() {
             return;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+
+    /// What it withheld and the cut come to its tasks at one moment, in either order.
+    #[tokio::test]
+    async fn nothing_passes_once_it_is_cut() {
+        let target = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let relay = Relay::start(target.local_addr().unwrap()).await.unwrap();
+        for round in 0..50 {
+            relay.set(Fault::Nothing);
+            let mut caller = TcpStream::connect(relay.address).await.unwrap();
+            let (mut called, _) = target.accept().await.unwrap();
+            caller.write_all(b"a").await.unwrap();
+            assert_eq!(called.read_u8().await.unwrap(), b'a');
+            relay.set(Fault::Silent);
+            caller.write_all(b"b").await.unwrap();
+            for _ in 0..200 {
+                tokio::task::yield_now().await;
+            }
+            relay.set(Fault::Cut);
+            let mut rest = Vec::new();
+            called.read_to_end(&mut rest).await.ok();
+            assert!(rest.is_empty(), "round {round}");
         }
     }
 }
