@@ -287,12 +287,26 @@ impl Core {
             ReceiptLevel::All => {
                 let agreed = waiting.agreed && self.knows_grants(now);
                 agreed
+                    && self.is_shared(waiting)
                     && waiting
                         .rows
                         .iter()
                         .all(|row| state(row) != HolderState::HasNot)
             }
         }
+    }
+
+    /// Whether a second disk has the event, where there is one: that of two seats the other one can no longer serve is not
+    /// enough, for the disk of this one may be lost. A run that took its seat since counts, too.
+    fn is_shared(&self, waiting: &Waiting) -> bool {
+        let seats = &self.views.view().seats;
+        let holds = |member: &Member| {
+            let hello = &member.hello;
+            let seated = seats.get(&hello.node_id) == Some(&hello.incarnation);
+            let listed = waiting.rows.contains(&member.seat());
+            (seated || listed) && member.acked.has(waiting.event.sequence)
+        };
+        waiting.members() == 1 || self.members.iter().any(holds)
     }
 
     /// Where a run stands towards an event of this sidecar.

@@ -479,6 +479,22 @@ fn g7_receipts_of_all_do_not_rest_on_hearsay() {
     assert!(!receipt.satisfied, "nobody else has it");
 }
 
+/// That nobody can serve without it does not make it safe: the disk that has it may be lost.
+#[test]
+fn g1_receipts_of_all_are_not_reached_with_one_disk_of_two() {
+    let mut world = World::running(2);
+    world.cut(0, 1);
+    let call = call(&mut world, 0, ReceiptLevel::All);
+    world.flush(0);
+    world.advance(MAX_STALENESS * 2);
+    assert!(receipt(&world, 0, call).is_none(), "nobody else has it");
+    world.connect_all();
+    world.converge().unwrap();
+    let receipt = receipt(&world, 0, call).unwrap();
+    assert!(receipt.satisfied);
+    assert_eq!(rows(&receipt), "hh");
+}
+
 /// A new run says at once what its disk has, and counts when it is seated: the receipt must not wait for its deadline.
 #[test]
 fn g7_receipts_of_all_are_settled_once_a_restarted_peer_that_has_the_event_is_seated() {
