@@ -291,7 +291,6 @@ impl CachedClient {
             BypassReason::Overloaded => &counters.bypass_overloaded,
             BypassReason::Session => &counters.bypass_session,
             BypassReason::Snapshot => &counters.bypass_snapshot,
-            BypassReason::SourceLag => &counters.bypass_source_lag,
             BypassReason::Refused => &counters.bypass_refused,
         };
         counter.increment();

@@ -163,9 +163,9 @@ enum Right {
     Elected(FillHold),
     /// Nobody is elected, or nobody can tell who is.
     Unelected,
-    /// The sidecar has not answered when it was asked for the turn: it would not answer a commit either, and whoever waits
-    /// for the value has waited long enough. Nothing is committed and nothing stored.
-    Unheard,
+    /// To compute the value for those who wait, and to commit and store nothing: what is read lags, or the sidecar has not
+    /// answered when it was asked for the turn, would not answer a commit either, and they have waited long enough.
+    None,
 }
 
 /// Whether and how a computed value may be stored.
@@ -199,17 +199,19 @@ impl CachedClient {
             Look::Bypass(reason) => return Ok(Settled::Bypass(reason)),
             Look::Miss => self.shared().counters.misses.increment(),
         }
-        if unit.resolution.fill_forbidden {
+        let forbidden = unit.resolution.fill_forbidden;
+        if forbidden && self.in_a_snapshot() {
             // What this caller computes is for nobody else: neither for the cache nor for who waits.
-            let reason = if self.in_a_snapshot() {
-                BypassReason::Snapshot
-            } else {
-                BypassReason::SourceLag
-            };
-            return Ok(Settled::Bypass(reason));
+            return Ok(Settled::Bypass(BypassReason::Snapshot));
         }
+        let right = if forbidden {
+            self.shared().counters.fills_of_lagging_source.increment();
+            Right::None
+        } else {
+            Right::Unelected
+        };
         if alone {
-            return self.fill(unit, None, Right::Unelected, fill).await;
+            return self.fill(unit, None, right, fill).await;
         }
         let seat = self.shared().flights.sit(Arc::clone(&unit.key));
         let lead = match seat.turn().await {
@@ -231,8 +233,8 @@ impl CachedClient {
                 Look::Miss => {}
             }
         }
-        if !unit.resolution.elect {
-            return self.fill(unit, Some(lead), Right::Unelected, fill).await;
+        if forbidden || !unit.resolution.elect {
+            return self.fill(unit, Some(lead), right, fill).await;
         }
         self.elected(unit, lead, fill).await
     }
@@ -407,7 +409,7 @@ impl CachedClient {
         let permission = match &right {
             Right::Elected(hold) => self.commit(unit, found, Some(hold)).await,
             Right::Unelected => self.commit(unit, found, None).await,
-            Right::Unheard => Permission::Refuse,
+            Right::None => Permission::Refuse,
         };
         let depends = match &permission {
             Permission::Store(depends) => depends.clone(),

@@ -38,9 +38,6 @@ pub enum BypassReason {
     /// The read's database snapshot does not show what is current, or the sidecar does not know it; the cache was asked, and
     /// had nothing.
     Snapshot,
-    /// What fills read lags, and may not show the last invalidation yet (policy `source_lag`); the cache was asked, and had
-    /// nothing.
-    SourceLag,
     /// The sidecar refused, or answered against the contract.
     Refused,
 }

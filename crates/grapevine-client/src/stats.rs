@@ -124,6 +124,8 @@ counters! {
         audit_errors,
         /// Hits drawn for an audit beyond what may be audited at once or in a second.
         audits_skipped,
+        /// Misses whose value is not stored, because what it is computed from may lag behind the last invalidation.
+        fills_of_lagging_source,
         /// Reads that went to the source because policy said so.
         bypass_policy,
         /// ... because the sidecar could not be reached or broke off.
@@ -136,8 +138,6 @@ counters! {
         bypass_session,
         /// ... because their database snapshot does not show what is current, and the cache had nothing: misses too.
         bypass_snapshot,
-        /// ... because what fills read lags behind the last invalidation, and the cache had nothing: misses too.
-        bypass_source_lag,
         /// ... because the sidecar refused, or answered against the contract.
         bypass_refused,
     }
@@ -152,7 +152,6 @@ impl CacheStats {
             + self.bypass_overloaded
             + self.bypass_session
             + self.bypass_snapshot
-            + self.bypass_source_lag
             + self.bypass_refused
     }
 

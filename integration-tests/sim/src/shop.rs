@@ -20,8 +20,8 @@ pub(crate) const MARKERS: &str = "i";
 /// How long values of `t/**` live.
 pub(crate) const SHORT_TTL: Duration = Duration::from_millis(300);
 
-/// How far a replica may lag; those of the schedules lag by up to 400 ms, on the true clock.
-const SOURCE_LAG: Duration = Duration::from_millis(420);
+/// How far a replica may lag, and those of the schedules do.
+const SOURCE_LAG: Duration = Duration::from_millis(400);
 
 /// Addresses and their classes, the governing one first.
 const ADDRESSES: [(&str, &[&str]); ADDRESSES_MAX] = [

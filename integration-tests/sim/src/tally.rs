@@ -83,14 +83,17 @@ impl Race {
     }
 }
 
-/// Races that cannot occur before what they race with exists (elected fills and the indices), and what that is.
+/// Races that cannot occur here, and why.
 pub const NOT_YET: [(usize, &str); 3] = [
     (
         7,
         "a member leaves and comes back while a reader prunes: needs indices",
     ),
     (8, "a leaf is loaded while a row is added: needs indices"),
-    (11, "ten thousand callers miss at once: needs elected fills"),
+    (
+        11,
+        "ten thousand callers miss at once: turns to fill are not modelled; core and real sidecars are tested for it",
+    ),
 ];
 
 /// What became of write intents.

@@ -58,7 +58,7 @@ impl CachedClient {
                     counters.turn_failures.increment();
                     tracing::debug!(address, %error, "nobody tells whose turn it is to fill");
                     break match error {
-                        CallError::Deadline { .. } => Right::Unheard,
+                        CallError::Deadline { .. } => Right::None,
                         _ => Right::Unelected,
                     };
                 }

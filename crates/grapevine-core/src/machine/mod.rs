@@ -187,6 +187,7 @@ impl Core {
         let mut history = History::default();
         history.cut(versions.stamp());
         let lag = config.policies.source_lag_max();
+        let lag = freshness::stretched(lag, config.clock_rate_ppm);
         let mut core = Self {
             lately: source_lag::Lately::start(lag, versions.stamp(), now),
             members: members::Members::recover(&recovered.members, &config, now),

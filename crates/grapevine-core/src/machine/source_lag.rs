@@ -4,13 +4,15 @@
 //! some time later. Its value would stay until its TTL. So this sidecar remembers, at a few moments, what it had applied
 //! then. A class that changed since the latest such moment that is `source_lag` or more ago changed *lately*, and policy
 //! says what its fills do: store nothing, or read the primary. Counted from when this sidecar applied the bump, which is
-//! after the commit. What was applied before a start may have been applied just before, so then everything is recent.
+//! after the commit. What was applied before a start may have been applied just before, so then everything is recent; and so
+//! it is after a state was taken over whole, and while more has changed within a lag than the history keeps.
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
 use super::Core;
 use super::effects::{Filling, Resolution};
+use super::freshness::stretched;
 use crate::id::Time;
 use crate::names::ClassPath;
 use crate::policy::{LagRule, Policy, Strategy};
@@ -83,9 +85,11 @@ impl Core {
         if policy.source_lag.is_zero() || policy.strategy == Strategy::Ttl {
             return;
         }
-        let shown = self.lately.applied(policy.source_lag, now);
-        let shown = shown.unwrap_or_default();
-        let lags = self.versions.changed_since(classes, shown);
+        // Counted on a clock that may run too fast.
+        let lag = stretched(policy.source_lag, self.config.clock_rate_ppm);
+        let shown = self.lately.applied(lag, now).unwrap_or_default();
+        // What no vector tells any more says nothing about any class.
+        let lags = !self.history.knows(shown) || self.versions.changed_since(classes, shown);
         if lags && policy.on_source_lag == LagRule::Primary {
             resolution.filling = Filling::Primary;
             return;
