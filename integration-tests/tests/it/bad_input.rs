@@ -7,7 +7,7 @@ use grapevine_proto::v1::ReceiptLevel;
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 
-const TEN_YEARS_MS: u64 = 10 * 365 * 24 * 3_600 * 1_000;
+const TEN_YEARS_MS: u64 = 10 * 8_766 * 3_600_000;
 
 /// Checks that a call was refused for a field, saying what is in `tells`.
 fn check<T: std::fmt::Debug>(what: &str, answer: Result<T, Status>, field: &str, tells: &[&str]) {
