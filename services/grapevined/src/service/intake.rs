@@ -92,12 +92,12 @@ impl Intake {
         (pool, bytes): (&Pool, usize),
         own: Option<&Part>,
     ) -> Result<(), Status> {
+        // Others may take what was made room for: then they are asked to give way, too.
         while !pool.charge(charge, bytes) {
-            if !pool.make_room(own, Instant::now()) {
-                self.counters.inc(Counter::IntakeRejected);
+            self.counters.inc(Counter::IntakeRejected);
+            if !pool.make_room((charge, bytes), own, Instant::now()) {
                 return Err(self.no_room(&format!("no room for a call of {bytes} bytes or more")));
             }
-            self.counters.inc(Counter::IntakeRejected);
         }
         Ok(())
     }

@@ -21,6 +21,9 @@ const GRACE: Duration = Duration::from_secs(1);
 /// The pace of a large message: far below what any network within a data centre carries.
 const PACE_BYTES_PER_S: u32 = 1 << 20;
 
+/// The most messages that are looked at, and give way, for one call: as many may have begun as there are bytes.
+const GOING_MAX: usize = 4_096;
+
 /// Room for messages of one kind.
 #[derive(Debug)]
 pub(super) struct Pool {
@@ -83,10 +86,7 @@ impl Pool {
         // One that is larger than all the room takes all of it.
         let wanted = bytes.min(self.bytes);
         let mut held = charge.lock();
-        let own = held
-            .as_ref()
-            .filter(|held| Arc::ptr_eq(held.semaphore(), &self.room))
-            .map_or(0, OwnedSemaphorePermit::num_permits);
+        let own = held.as_ref().map_or(0, |held| self.permits(held));
         if own > wanted {
             let spare = held.as_mut().and_then(|held| held.split(own - wanted));
             drop(spare);
@@ -101,6 +101,12 @@ impl Pool {
             _ => *held = Some(more),
         }
         true
+    }
+
+    /// How much of this pool it is.
+    fn permits(&self, held: &OwnedSemaphorePermit) -> usize {
+        let of_this = Arc::ptr_eq(held.semaphore(), &self.room);
+        if of_this { held.num_permits() } else { 0 }
     }
 
     /// A message has begun.
@@ -132,22 +138,45 @@ impl Pool {
         since + GRACE + Duration::from_secs(1) * came / PACE_BYTES_PER_S
     }
 
-    /// Has what is furthest behind give way, except the caller's own; tells whether anything did.
-    pub(super) fn make_room(&self, own: Option<&Part>, now: Instant) -> bool {
+    /// Has what is furthest behind give way to a call that is to take up so many bytes, except its own, until there is room;
+    /// tells whether there is. If all of it would not make room, nothing gives way.
+    pub(super) fn make_room(
+        &self,
+        (charge, bytes): (&Charge, usize),
+        own: Option<&Part>,
+        now: Instant,
+    ) -> bool {
+        let held = |charge: &Charge| charge.lock().as_ref().map_or(0, |held| self.permits(held));
+        let mut room = self.room.available_permits() + held(charge);
         let mut begun = self.begun.lock();
         let own = own.map(|own| own.place);
-        let behind = begun.parts.keys().take_while(|(due, _)| *due <= now);
-        let Some(place) = behind.copied().find(|place| Some(*place) != own) else {
+        let behind = begun.parts.iter().take_while(|((due, _), _)| *due <= now);
+        let mut going = Vec::new();
+        for (place, standing) in behind.take(GOING_MAX) {
+            if room >= bytes.min(self.bytes) {
+                break;
+            }
+            if Some(*place) != own {
+                room += held(&standing.charge);
+                going.push(*place);
+            }
+        }
+        if room < bytes.min(self.bytes) {
             return false;
-        };
-        let Some(standing) = begun.parts.remove(&place) else {
-            return false;
-        };
+        }
+        let going = going
+            .into_iter()
+            .filter_map(|place| begun.parts.remove(&place));
+        let going: Vec<_> = going.collect();
         // Under this lock, so that whoever finds its entry gone finds its room gone, too.
-        *standing.charge.lock() = None;
+        going
+            .iter()
+            .for_each(|standing| *standing.charge.lock() = None);
         drop(begun);
-        if let Some(waker) = standing.waker.lock().take() {
-            waker.wake();
+        for standing in going {
+            if let Some(waker) = standing.waker.lock().take() {
+                waker.wake();
+            }
         }
         true
     }

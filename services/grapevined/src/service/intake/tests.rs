@@ -317,3 +317,39 @@ fn messages_are_told_apart_however_they_are_cut() {
         assert_eq!(framing.begun, 0);
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn g10_nothing_gives_way_in_vain() {
+    let intake = room(16 * MIB);
+    let mut whole = Vec::new();
+    for _ in 0..10 {
+        let mut call = Call::begin(&intake);
+        call.say(message(MIB)).await.unwrap();
+        whole.push(call);
+    }
+    let mut behind = Vec::new();
+    for _ in 0..3 {
+        let mut call = Call::begin(&intake);
+        call.say(beginning(2 * MIB, MIB)).await.unwrap();
+        behind.push(call);
+    }
+    tokio::time::advance(Duration::from_secs(5)).await;
+    // All of them together have not room enough for this one, but for that one.
+    Call::begin(&intake)
+        .say(message(8 * MIB))
+        .await
+        .unwrap_err();
+    for call in &mut behind {
+        let heard = tokio::time::timeout(Duration::ZERO, call.hear()).await;
+        assert!(heard.is_err(), "{heard:?}");
+    }
+    let mut large = Call::begin(&intake);
+    large.say(message(5 * MIB / 2)).await.unwrap();
+    let mut gone = 0;
+    for call in &mut behind {
+        let heard = tokio::time::timeout(Duration::ZERO, call.hear()).await;
+        gone += usize::from(heard.is_ok());
+    }
+    assert_eq!(gone, 2, "one MiB was free");
+    drop((whole, large));
+}
