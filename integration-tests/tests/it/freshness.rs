@@ -158,7 +158,7 @@ serve_unknown_for = "3s"
 pattern = "timed/**"
 strategy = "ttl"
 "#;
-    let setup = Setup::of(2).relays().toml(policies);
+    let setup = Setup::of(3).relays().toml(policies);
     let cluster = setup.start().await.unwrap();
     let api = cluster[1].api.clone();
     let (before, _) = api.token("patient/1").await.unwrap();

@@ -109,9 +109,14 @@ async fn a_sidecar_with_other_policies_is_noticed_by_all_and_works() {
         })
         .await
         .unwrap();
-        let log = cluster[node].log();
-        let told = |line: &str| line.contains("WARN") && line.contains("policies");
-        assert!(log.lines().any(told), "{log}");
+        eventually("the log tells", SOON, async || {
+            let log = cluster[node].log();
+            let told = |line: &str| line.contains("WARN") && line.contains("policies");
+            ensure!(log.lines().any(told), "{log}");
+            Ok(())
+        })
+        .await
+        .unwrap();
     }
     let answer = cluster[0]
         .api
