@@ -169,9 +169,9 @@ impl Pool {
             .filter_map(|place| begun.parts.remove(&place));
         let going: Vec<_> = going.collect();
         // Under this lock, so that whoever finds its entry gone finds its room gone, too.
-        going
-            .iter()
-            .for_each(|standing| *standing.charge.lock() = None);
+        for standing in &going {
+            *standing.charge.lock() = None;
+        }
         drop(begun);
         for standing in going {
             if let Some(waker) = standing.waker.lock().take() {
