@@ -47,13 +47,17 @@ impl Core {
         let known = match snapshot {
             SnapshotClaim::Absent => return Ok(resolution),
             SnapshotClaim::Malformed => None,
-            SnapshotClaim::Snapshot(snapshot) => self.known_snapshot(snapshot, now),
+            SnapshotClaim::Snapshot(snapshot) => {
+                // One of a source that lags shows what was applied here as long before it was opened.
+                let bumps_matter = resolution.strategy != Strategy::Ttl;
+                let lags = bumps_matter && !policy.source_lag.is_zero();
+                let shows = if lags { snapshot.shown } else { snapshot.stamp };
+                self.known_snapshot(snapshot, shows, now)
+            }
         };
         let lease = &mut resolution.lease;
-        if let Some(snapshot) = known {
-            // A snapshot of a source that lags shows what was applied here as long before it was opened.
-            let lags = !policy.source_lag.is_zero();
-            lease.stamp = if lags { snapshot.shown } else { snapshot.stamp };
+        if let Some((snapshot, shows)) = known {
+            lease.stamp = shows;
             lease.ends = lease.ends.min(snapshot.ends);
             let age = now.since(snapshot.opened);
             resolution.ttl = resolution.ttl.saturating_sub(age);
@@ -81,12 +85,18 @@ impl Core {
         Ok(resolution)
     }
 
-    /// The snapshot, if this run can still say what has changed since.
-    fn known_snapshot(&self, snapshot: ReadSnapshot, now: Time) -> Option<ReadSnapshot> {
+    /// The snapshot and what it shows, if this run can still say what has changed since.
+    fn known_snapshot(
+        &self,
+        snapshot: ReadSnapshot,
+        shows: Stamp,
+        now: Time,
+    ) -> Option<(ReadSnapshot, Stamp)> {
         let known = snapshot.incarnation == self.config.incarnation
             && snapshot.stamp <= self.versions.stamp()
             && now < snapshot.ends
-            && self.history.knows(snapshot.stamp);
-        known.then_some(snapshot)
+            && shows <= snapshot.stamp
+            && self.history.knows(shows);
+        known.then_some((snapshot, shows))
     }
 }
