@@ -225,7 +225,7 @@ impl OriginHead {
 }
 
 /// Bumps that a sidecar lacks and waits for no longer, for their log was closed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Hole {
     /// Whose they are.
     pub incarnation: Incarnation,
@@ -300,11 +300,15 @@ impl Progress {
 
     /// Whether everything was applied that a peer has, by its own word: its heads, and what it lacks of closed logs. What
     /// that log lost is waited for no longer, but what a peer still has of it is: else a disk put back from an older copy
-    /// would bring back tokens that the event had superseded.
+    /// would bring back tokens that the event had superseded. Holes are in order.
     pub fn covers_told(&self, heads: &[OriginHead], lacked: &[Hole]) -> bool {
+        debug_assert!(lacked.is_sorted(), "invariant: holes are told in order");
         let lacks = |of: Incarnation, (first, last): (u64, u64)| {
-            let mut holes = lacked.iter().filter(|hole| hole.incarnation == of);
-            lacked.len() >= HOLES_MAX || holes.any(|hole| hole.first <= first && last <= hole.last)
+            let until =
+                lacked.partition_point(|hole| (hole.incarnation, hole.first) <= (of, first));
+            let before = until.checked_sub(1).map(|at| lacked[at]);
+            let within = before.is_some_and(|hole| hole.incarnation == of && last <= hole.last);
+            within || lacked.len() >= HOLES_MAX
         };
         let shares_holes = |head: &OriginHead| {
             let lane = self.lane(head.incarnation, Lane::Bump);
@@ -316,7 +320,7 @@ impl Progress {
         self.covers(heads) && heads.iter().all(shares_holes)
     }
 
-    /// What is missing of closed logs, at most [`HOLES_MAX`].
+    /// What is missing of closed logs, at most [`HOLES_MAX`], in order.
     pub fn holes(&self) -> Vec<Hole> {
         let lanes = self.origins.iter();
         let holes = lanes.flat_map(|(&incarnation, lanes)| {
@@ -387,14 +391,22 @@ impl Progress {
             .collect()
     }
 
-    /// The gaps of every lane, at most so many of each.
+    /// The gaps of every lane: of those that are waited for at most so many of each, and all that are not, of which there
+    /// are no more than [`RANGES_MAX`] and one: somebody may still have what hides behind many that nobody has.
     pub fn gaps(
         &self,
         lane_max: usize,
     ) -> impl Iterator<Item = (Incarnation, Lane, (u64, u64))> + '_ {
         self.origins.iter().flat_map(move |(&origin, lanes)| {
             let of = move |lane: Lane, progress: &'_ LaneProgress| {
-                let gaps: Vec<_> = progress.gaps().take(lane_max).collect();
+                let waited = |(_, last): &(u64, u64)| !progress.is_closed(*last);
+                let all = progress.gaps().filter(|gap| !waited(gap));
+                let gaps: Vec<_> = progress
+                    .gaps()
+                    .filter(waited)
+                    .take(lane_max)
+                    .chain(all)
+                    .collect();
                 gaps.into_iter().map(move |gap| (origin, lane, gap))
             };
             of(Lane::Bump, &lanes.bump).chain(of(Lane::Directory, &lanes.directory))

@@ -76,8 +76,9 @@ impl Asked {
     }
 
     /// Notes a grant that holds until `ends`, once its heads are applied, but for what its giver lacks of closed logs.
-    pub(super) fn note(&mut self, ends: Time, heads: Vec<OriginHead>, lacked: Vec<Hole>) {
+    pub(super) fn note(&mut self, ends: Time, heads: Vec<OriginHead>, mut lacked: Vec<Hole>) {
         if self.unapplied.len() < UNAPPLIED_MAX {
+            lacked.sort_unstable();
             self.unapplied.push_back(Told {
                 ends,
                 heads,

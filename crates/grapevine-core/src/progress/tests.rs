@@ -125,3 +125,21 @@ fn ranges_above_the_watermark_are_bounded_and_nothing_is_lost_by_it() {
     }
     assert_eq!(lane.watermark(), highest);
 }
+
+#[test]
+fn g7_what_somebody_may_have_does_not_hide_behind_what_nobody_has() {
+    let origin = Incarnation::new(7).expect("not zero");
+    let mut progress = Progress::default();
+    let lane = progress.lane_mut(origin, Lane::Bump);
+    (1..=200).step_by(2).for_each(|sequence| {
+        lane.apply(sequence);
+    });
+    lane.close(200);
+    (301..=500).step_by(2).for_each(|sequence| {
+        lane.apply(sequence);
+    });
+    let gaps: Vec<_> = progress.gaps(64).map(|(_, _, gap)| gap).collect();
+    let closed = gaps.iter().filter(|(_, last)| *last <= 200).count();
+    assert_eq!((closed, gaps.len() - closed), (99, 64));
+    assert!(gaps.contains(&(198, 198)) && gaps.contains(&(200, 300)));
+}
