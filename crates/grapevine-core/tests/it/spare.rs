@@ -40,6 +40,21 @@ fn pass(world: &mut World, nodes: &[usize], duration: Duration) {
     world.settle();
 }
 
+/// Lets time pass until the first one has a view of fewer seats, and not a message longer.
+fn until_fewer(world: &mut World, nodes: &[usize], most: Duration) {
+    let (end, before) = (world.now.plus(most), seats(world, 0));
+    while seats(world, 0) == before {
+        assert!(world.now < end, "{}", world.describe());
+        for &at in nodes {
+            world.input(at, Input::Seen(Vec::new()));
+        }
+        while seats(world, 0) == before && world.work() {}
+        if seats(world, 0) == before {
+            world.advance(Duration::from_millis(100));
+        }
+    }
+}
+
 fn one(world: &mut World, at: usize, class: &str) -> u64 {
     world.invalidate_as(at, &[class], Match::Any, ReceiptLevel::One, PATIENCE)
 }
@@ -142,6 +157,59 @@ fn g1_a_second_one_that_has_not_vouched_since_the_first_was_spared_is_not_spared
     pass(&mut world, &[0, 1, 2], MEMBER_TIMEOUT);
     assert_eq!(seats(&world, 0), 3);
     assert!(fresh(&world, 0) && knows(&world), "{}", world.describe());
+}
+
+/// The view that spares a seat says so until two of its members have called themselves fresh in it; so does each view that
+/// follows before that, whatever it is for.
+#[test]
+fn g1_that_a_seat_was_spared_is_told_until_two_disks_have_what_it_acknowledged() {
+    let mut world = World::running_with(5, usual);
+    world.crash(4);
+    // From the moment of the view on the fourth says nothing: nobody can be fresh in it.
+    until_fewer(&mut world, &[0, 1, 2, 3], CRASH_TIMEOUT * 2);
+    (0..3).for_each(|at| world.cut(at, 3));
+    assert!(world.core(0).roster().spared, "it is told");
+    assert!(!(0..3).any(|at| fresh(&world, at)));
+    world.start(4);
+    (0..3).for_each(|at| world.connect(at, 4));
+    while seats(&world, 0) == 4 {
+        pass(&mut world, &[0, 1, 2, 4], Duration::from_millis(100));
+        assert!(world.now < grapevine_core::id::Time::from_start(MEMBER_TIMEOUT));
+    }
+    assert!(!(0..3).any(|at| fresh(&world, at)));
+    assert!(world.core(0).roster().spared, "and not forgotten");
+    // Once all vouch again the next view need not say it any more.
+    world.connect_all();
+    world.converge().unwrap();
+    let call = one(&mut world, 3, "cart/13");
+    world.settle();
+    assert!(satisfied(&world, 3, call));
+    world.crash(3);
+    world.start(3);
+    world.connect_all();
+    world.converge().unwrap();
+    assert!(!world.core(0).roster().spared);
+}
+
+/// Two were silent for long and everything was bumped without them. Whoever has not called itself fresh since spares nobody:
+/// a third one may have acknowledged to one of the two what nobody else knows of.
+#[test]
+fn g1_who_has_not_been_fresh_in_a_view_spares_nobody_in_it() {
+    let mut world = World::running_with(5, usual);
+    world.crash(3);
+    world.crash(4);
+    until_fewer(&mut world, &[0, 1, 2], MEMBER_TIMEOUT * 2);
+    let view = world.core(0).roster().clone();
+    assert_eq!((view.seats.len(), view.spared), (3, false));
+    assert!(!fresh(&world, 0));
+    world.crash(2);
+    pass(&mut world, &[0, 1], CRASH_TIMEOUT * 2);
+    let later = world.core(0).roster();
+    assert_eq!(later.seats.len(), 3, "it is not spared");
+    pass(&mut world, &[0, 1], MEMBER_TIMEOUT);
+    let later = world.core(0).roster();
+    assert_eq!(later.seats.len(), 2);
+    assert!(later.everything > view.everything, "everything is bumped");
 }
 
 /// A member that is cut off from all but one loses its seat; from then on that one acknowledges nothing to it, for nobody
