@@ -12,6 +12,25 @@ use tonic_types::StatusExt as _;
 use crate::bad_input::{invalidate, register, resolve, unharmed, unharmed_in};
 use crate::support::SOON;
 
+/// HTTP refuses it, before gRPC; the text is what the Rust client knows it by.
+#[tokio::test(flavor = "multi_thread")]
+async fn metadata_over_the_limit_are_refused_by_http_and_harm_nobody() {
+    let cluster = Setup::of(1).start().await.unwrap();
+    let mut app = cluster[0].api.app.clone();
+    let mut carrying = async |bytes: usize| {
+        let mut request = tonic::Request::new(resolve("value", &["class"]));
+        let value = "m".repeat(bytes).parse().unwrap();
+        request.metadata_mut().insert("baggage", value);
+        app.resolve(request).await
+    };
+    carrying(15 << 10).await.unwrap();
+    let status = carrying(17 << 10).await.unwrap_err();
+    assert_eq!(status.code(), Code::Unknown, "{status}");
+    let known_by = "HTTP status code 431";
+    assert!(status.message().ends_with(known_by), "{status}");
+    carrying(15 << 10).await.unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_message_over_the_limit_is_refused_and_harms_nobody() {
     let cluster = Setup::of(1)

@@ -94,10 +94,11 @@ impl Intake {
     ) -> Result<(), Status> {
         // Others may take what was made room for: then they are asked to give way, too.
         while !pool.charge(charge, bytes) {
-            self.counters.inc(Counter::IntakeRejected);
-            if !pool.make_room((charge, bytes), own, Instant::now()) {
+            let Some(gave_way) = pool.make_room((charge, bytes), own, Instant::now()) else {
+                self.counters.inc(Counter::IntakeRejected);
                 return Err(self.no_room(&format!("no room for a call of {bytes} bytes or more")));
-            }
+            };
+            self.counters.add(Counter::IntakeRejected, gave_way as u64);
         }
         Ok(())
     }

@@ -139,13 +139,13 @@ impl Pool {
     }
 
     /// Has what is furthest behind give way to a call that is to take up so many bytes, except its own, until there is room;
-    /// tells whether there is. If all of it would not make room, nothing gives way.
+    /// tells how many did. If all of it would not make room, nothing gives way, and it tells none.
     pub(super) fn make_room(
         &self,
         (charge, bytes): (&Charge, usize),
         own: Option<&Part>,
         now: Instant,
-    ) -> bool {
+    ) -> Option<usize> {
         let held = |charge: &Charge| charge.lock().as_ref().map_or(0, |held| self.permits(held));
         let mut room = self.room.available_permits() + held(charge);
         let mut begun = self.begun.lock();
@@ -162,7 +162,7 @@ impl Pool {
             }
         }
         if room < bytes.min(self.bytes) {
-            return false;
+            return None;
         }
         let going = going
             .into_iter()
@@ -173,12 +173,12 @@ impl Pool {
             *standing.charge.lock() = None;
         }
         drop(begun);
-        for standing in going {
+        for standing in &going {
             if let Some(waker) = standing.waker.lock().take() {
                 waker.wake();
             }
         }
-        true
+        Some(going.len())
     }
 }
 

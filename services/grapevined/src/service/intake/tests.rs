@@ -343,8 +343,11 @@ async fn g10_nothing_gives_way_in_vain() {
         let heard = tokio::time::timeout(Duration::ZERO, call.hear()).await;
         assert!(heard.is_err(), "{heard:?}");
     }
+    let rejected = || intake.counters.get(Counter::IntakeRejected);
+    assert_eq!(rejected(), 1, "that one");
     let mut large = Call::begin(&intake);
     large.say(message(5 * MIB / 2)).await.unwrap();
+    assert_eq!(rejected(), 3, "and those two");
     let mut gone = 0;
     for call in &mut behind {
         let heard = tokio::time::timeout(Duration::ZERO, call.hear()).await;
