@@ -28,7 +28,7 @@ struct Waiting {
     rows: Vec<(NodeId, Incarnation)>,
     /// Whether they are a roster's.
     agreed: bool,
-    /// How many of the rows, at the end, speak of superseded runs that may still call themselves fresh.
+    /// How many of the rows, at the end, speak of runs that may still call themselves fresh although their seats are gone.
     former: usize,
     /// When it is to be looked at again whatever happens.
     wake: Time,
@@ -37,7 +37,12 @@ struct Waiting {
 impl Waiting {
     /// How many members there were when the event was flushed, this sidecar among them.
     fn members(&self) -> usize {
-        self.rows.len() - self.former + 1
+        self.seats().len() + 1
+    }
+
+    /// The rows that count as members.
+    fn seats(&self) -> &[(NodeId, Incarnation)] {
+        &self.rows[..self.rows.len() - self.former]
     }
 }
 
@@ -151,7 +156,8 @@ impl Core {
     }
 
     /// Of whom a receipt tells: the others with a seat, or, for a run that has none, whom it knows; and behind them, as
-    /// many as told, superseded runs that may still call themselves fresh.
+    /// many as told, those that may still call themselves fresh by grants of this run: superseded runs, and runs that a view
+    /// took the seat of just when they were back.
     fn rows(&self, now: Time) -> (Vec<(NodeId, Incarnation)>, usize) {
         let mut rows: Vec<_> = if self.seated() {
             let seats = self.views.view().seats.iter();
@@ -166,6 +172,10 @@ impl Core {
         let superseded = self.members.former(now);
         let superseded = superseded.filter(|run| !seats.contains(&run.incarnation));
         rows.extend(superseded.map(|run| (run.node_id.clone(), run.incarnation)));
+        let unseated = self.members.iter().filter(|member| {
+            !seats.contains(&member.hello.incarnation) && member.given.until() > now
+        });
+        rows.extend(unseated.map(Member::seat));
         let former = rows.len() - members;
         (rows, former)
     }
@@ -262,7 +272,7 @@ impl Core {
         let sure = self.is_sure(waiting, now);
         let state = |row: &(NodeId, Incarnation)| self.standing(waiting, row, sure, now);
         let have = waiting
-            .rows
+            .seats()
             .iter()
             .filter(|row| state(row) == HolderState::Has)
             .count();
@@ -303,7 +313,7 @@ impl Core {
         let holds = |member: &Member| {
             let hello = &member.hello;
             let seated = seats.get(&hello.node_id) == Some(&hello.incarnation);
-            let listed = waiting.rows.contains(&member.seat());
+            let listed = waiting.seats().contains(&member.seat());
             (seated || listed) && member.acked.has(waiting.event.sequence)
         };
         waiting.members() == 1 || self.members.iter().any(holds)

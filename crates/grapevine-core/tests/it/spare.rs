@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use grapevine_core::event::{Match, PurgeMode};
 use grapevine_core::machine::CoreConfig;
-use grapevine_core::machine::effects::{BeginWrite, Freshness, Input, ReceiptLevel, Reply};
+use grapevine_core::machine::effects::{
+    BeginWrite, Freshness, Input, PeerMessage, ReceiptLevel, Reply,
+};
 use grapevine_core::names::ClassPath;
 use grapevine_core::token::Token;
 
@@ -157,6 +159,66 @@ fn g1_a_second_one_that_has_not_vouched_since_the_first_was_spared_is_not_spared
     pass(&mut world, &[0, 1, 2], MEMBER_TIMEOUT);
     assert_eq!(seats(&world, 0), 3);
     assert!(fresh(&world, 0) && knows(&world), "{}", world.describe());
+}
+
+/// A member is back, and granted freshness, just when the others agree to go on without it. As long as that holds it may serve
+/// what it had: a receipt `all` waits for it, although it has no seat any more.
+#[test]
+fn g7_receipts_of_all_wait_for_who_was_granted_freshness_just_before_its_seat_was_taken() {
+    let mut world = World::running_with(3, usual);
+    world.cut(0, 2);
+    world.cut(1, 2);
+    let prepares = |world: &World| {
+        let said = |said: &PeerMessage| matches!(said, PeerMessage::Roster { .. });
+        world.links[&(0, 1)].iter().any(said)
+    };
+    let end = world.now.plus(CRASH_TIMEOUT * 2);
+    while !prepares(&world) {
+        assert!(world.now < end, "{}", world.describe());
+        for at in 0..3 {
+            world.input(at, Input::Seen(Vec::new()));
+            world.flush(at);
+        }
+        if !prepares(&world) {
+            world.deliver_all(0, 1);
+            world.deliver_all(1, 0);
+            world.advance(Duration::from_millis(50));
+        }
+    }
+    // It is on its way, and so is the third.
+    world.connect(0, 2);
+    world.connect(1, 2);
+    for _ in 0..20 {
+        for (from, to) in [(0, 2), (2, 0), (1, 2), (2, 1)] {
+            world.deliver_all(from, to);
+        }
+        (0..3).for_each(|at| {
+            world.flush(at);
+        });
+        world.advance(Duration::from_millis(5));
+    }
+    assert!(fresh(&world, 2), "{}", world.describe());
+    world.cut(0, 2);
+    world.cut(1, 2);
+    while seats(&world, 0) == 3 {
+        assert!(world.now < end, "{}", world.describe());
+        for (from, to) in [(0, 1), (1, 0)] {
+            world.deliver_all(from, to);
+        }
+        world.flush(0);
+        world.flush(1);
+    }
+    let call = world.invalidate_as(0, &["cart/13"], Match::Any, ReceiptLevel::All, PATIENCE);
+    while !satisfied(&world, 0, call) {
+        for at in [0, 1] {
+            world.flush(at);
+            world.deliver_all(0, 1);
+            world.deliver_all(1, 0);
+        }
+        world.advance(Duration::from_millis(20));
+        assert!(world.now < end.plus(PATIENCE), "{}", world.describe());
+    }
+    assert!(!fresh(&world, 2), "it serves what is stale by now");
 }
 
 /// The view that spares a seat says so until two of its members have called themselves fresh in it; so does each view that
