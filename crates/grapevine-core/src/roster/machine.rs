@@ -356,7 +356,10 @@ impl Roster {
     /// and those who have tell it themselves: who has no seat has been told by one of them.
     fn told(&mut self, from: &NodeId, view: View) -> Outcome {
         let own = &self.record.view;
-        if !view.seats.contains_key(from) && !own.seats.contains_key(from) {
+        // A view in which nobody but this node has a seat is told by anybody to who has none: its only member has lost its
+        // disk, and those who wait for a seat are all that still know of it.
+        let forgot = own.number == 0 && view.is_lone(&self.node);
+        if !view.seats.contains_key(from) && !own.seats.contains_key(from) && !forgot {
             return Outcome::default();
         }
         let follows = if own.number == 0 || view.history == own.history {

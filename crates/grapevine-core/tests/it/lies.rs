@@ -93,6 +93,29 @@ fn g7_a_view_told_by_who_has_no_seat_in_it_nor_had_one_is_not_taken_over() {
     assert!(told(&mut roster, "a", &view(7, &[("c", 3)])));
 }
 
+/// Those who wait for a seat are all that still know of a view whose only member has lost its disk: nobody would ever get
+/// anywhere if that one took it from nobody.
+#[test]
+fn g7_the_only_member_whose_disk_was_lost_is_told_its_view_by_who_waits_for_a_seat() {
+    let view = View {
+        number: 5,
+        history: Some(run(9).as_history()),
+        everything: 1,
+        spared: false,
+        closed: BTreeMap::new(),
+        seats: [(node("c"), run(3))].into(),
+    };
+    let told = |view: &View| {
+        let mut roster = Roster::start(node("c"), run(4), None);
+        let say = Say::Decided(view.clone());
+        roster.heard(&node("a"), view.history, say).adopted
+    };
+    assert!(told(&view));
+    let mut more = view;
+    more.seats.insert(node("d"), run(5));
+    assert!(!told(&more), "there is one who can tell it");
+}
+
 /// Nobody waits any more for what a view closes. A view that closes what no run can have issued, or the log of a run that is
 /// seated in it, would have a sidecar that lacks everything call itself fresh.
 #[test]
