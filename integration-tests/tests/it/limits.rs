@@ -206,3 +206,34 @@ async fn g10_calls_that_wait_are_bounded_in_bytes() {
     .await
     .unwrap();
 }
+
+/// A family that outgrows its share gives way many times. The log tells of it once, by name; the counter has each time, and
+/// a neighbour within its share is told of nowhere.
+#[tokio::test(flavor = "multi_thread")]
+async fn g10_a_family_that_gives_way_is_logged_once_a_burst() {
+    let cluster = Setup::of(1)
+        .flag("limits-classes-per-top-max", "256")
+        .start()
+        .await
+        .unwrap();
+    let mut app = cluster[0].api.app.clone();
+    for hundred in 0..50 {
+        let classes = (0..100).map(|n| format!("carts/{}", hundred * 100 + n));
+        let classes: Vec<_> = classes.collect();
+        let classes: Vec<_> = classes.iter().map(String::as_str).collect();
+        app.invalidate(invalidate(&classes)).await.unwrap();
+    }
+    app.invalidate(invalidate(&["users/1"])).await.unwrap();
+    assert!(cluster[0].api.counter("floors_own").await.unwrap() > 10);
+    // It is written before the answer: what is applied is told first.
+    let log = cluster[0].log();
+    let lines = log
+        .lines()
+        .filter(|line| line.contains("a limit is reached"));
+    let lines: Vec<_> = lines.collect();
+    assert_eq!(lines.len(), 1, "{lines:#?}");
+    assert!(
+        lines[0].contains("classes_per_top_max") && lines[0].contains("carts"),
+        "{lines:#?}"
+    );
+}

@@ -3,15 +3,20 @@
 //! Counters are numbers since start with stable names in snake case; `Status` answers them all, zeros included, so that a
 //! script may rely on a name being there. The machine counts its own decisions (`grapevine_core`), and `Status` tells both. They are added to from every thread without a lock, each on its own cache line.
 
+mod bursts;
+
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
 
+use parking_lot::Mutex;
 use thiserror::Error;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::config::{LogConfig, LogFormat};
+use bursts::Bursts;
 
 /// Why logging could not be set up.
 #[derive(Debug, Error)]
@@ -126,12 +131,15 @@ struct Number(AtomicU64);
 #[derive(Debug)]
 pub struct Counters {
     numbers: Vec<Number>,
+    /// What the log was told of limits. Taken only at a limit, and for a moment.
+    bursts: Mutex<Bursts>,
 }
 
 impl Default for Counters {
     fn default() -> Self {
         Self {
             numbers: COUNTERS.iter().map(|_| Number::default()).collect(),
+            bursts: Mutex::default(),
         }
     }
 }
@@ -159,6 +167,25 @@ impl Counters {
     /// Counts the elements of something.
     pub fn add_len(&self, counter: Counter, count: usize) {
         self.add(counter, u64::try_from(count).unwrap_or(u64::MAX));
+    }
+
+    /// Counts a call that was refused at a limit, and tells the log of it, once a burst.
+    pub(crate) fn refused(&self, limit: &'static str) {
+        self.inc(Counter::IntakeRejected);
+        self.at_limit((limit, ""), "calls are refused", 1);
+    }
+
+    /// Tells the log, once a burst, that a limit was met so many times: its key, the top-level class that it concerns (or
+    /// nothing), and what was done about it.
+    pub(crate) fn at_limit(&self, limit: (&'static str, &str), what: &'static str, count: u64) {
+        if count > 0 {
+            self.bursts.lock().note(limit, what, count, Instant::now());
+        }
+    }
+
+    /// Sums up bursts that are over. To be called about every second.
+    pub(crate) fn review_limits(&self) {
+        self.bursts.lock().review(Instant::now());
     }
 
     /// Its number.

@@ -20,7 +20,7 @@ use grapevine_core::names::NodeId;
 use grapevine_core::roster::View;
 use parking_lot::RwLockWriteGuard;
 use tokio::sync::{mpsc, oneshot, watch};
-use tracing::{error, info, warn};
+use tracing::{error, info};
 
 use super::writer::{Committed, Outcome, Writer};
 use super::{Call, Caller, Clock, Command, Engine};
@@ -76,8 +76,8 @@ pub(crate) struct EventLoop {
     told_members: Vec<(NodeId, String)>,
     /// The last own bump that gossip told.
     told_bump: u64,
-    /// The view and the histories without room that the log tells of.
-    logged: (View, u64),
+    /// The view that the log tells of.
+    logged: View,
     draining: Option<oneshot::Sender<()>>,
     stop: Option<String>,
 }
@@ -100,7 +100,7 @@ impl EventLoop {
             inbound: HashMap::new(),
             told_members: Vec::new(),
             told_bump: 0,
-            logged: (View::default(), 0),
+            logged: View::default(),
             draining: None,
             stop: None,
         };
@@ -230,22 +230,14 @@ impl EventLoop {
         Ok(())
     }
 
-    /// Tells the log of another view, and of histories that found no room; says whether there is another view.
+    /// Tells the log of another view; says whether there is one.
     fn log_roster(&mut self) -> bool {
         let core = self.parts.engine.core.read();
-        let (view, refused) = &mut self.logged;
+        let view = &mut self.logged;
         let another = core.roster().mark() != view.mark();
         if another {
             super::views::log(view, core.roster());
             *view = core.roster().clone();
-        }
-        let now_refused = core.counters().histories_refused;
-        if now_refused > *refused {
-            warn!(
-                histories_refused = now_refused,
-                "too many rosters' histories to follow: everything is bumped for each further one"
-            );
-            *refused = now_refused;
         }
         another
     }

@@ -7,6 +7,7 @@
 mod clock;
 mod event_loop;
 mod held;
+mod limits;
 mod places;
 mod sessions;
 mod views;
@@ -31,12 +32,13 @@ use tonic::Status;
 pub(crate) use clock::Clock;
 pub(crate) use event_loop::{EventLoop, Parts};
 pub(crate) use held::Held;
+pub(crate) use limits::follow_limits;
 pub(crate) use places::Places;
 pub(crate) use sessions::Sessions;
 
 use crate::peers::{Link, LinkSender};
 use crate::purge::Submission;
-use crate::telemetry::{Counter, Counters};
+use crate::telemetry::Counters;
 use crate::wire::status::exhausted;
 
 /// How long a caller waits for a place in the loop's queue.
@@ -229,7 +231,7 @@ impl Engine {
             Ok(Ok(place)) => place.send(Command::Call(call, caller)),
             Ok(Err(_)) => return Err(stopping()),
             Err(_) => {
-                self.counters.inc(Counter::IntakeRejected);
+                self.counters.refused("limits.queue_commands_max");
                 let message = format!(
                     "{} calls wait already (limits.queue_commands_max)",
                     queue.max_capacity()

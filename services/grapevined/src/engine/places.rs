@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::Status;
 
-use crate::telemetry::{Counter, Counters};
+use crate::telemetry::Counters;
 use crate::wire::status::exhausted;
 
 /// So many places of a kind. A further caller is refused at once, and told the limit.
@@ -32,7 +32,7 @@ impl Places {
     /// A place, kept as long as the permit is.
     pub(crate) fn take(&self) -> Result<OwnedSemaphorePermit, Status> {
         self.free.clone().try_acquire_owned().map_err(|_| {
-            self.counters.inc(Counter::IntakeRejected);
+            self.counters.refused(self.taken_by);
             let message = format!("{} {}", self.most, self.taken_by);
             exhausted(message, Duration::from_secs(1))
         })

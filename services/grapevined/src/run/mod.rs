@@ -22,7 +22,7 @@ use tokio::task::{JoinHandle, JoinSet};
 use tracing::{error, info, warn};
 
 use crate::config::Config;
-use crate::engine::{Clock, Command, Engine, EventLoop, Parts, Sessions};
+use crate::engine::{Clock, Command, Engine, EventLoop, Parts, Sessions, follow_limits};
 use crate::peers::{Dialler, run_dialler};
 use crate::purge::Purger;
 use crate::telemetry::Counters;
@@ -78,6 +78,7 @@ struct Sidecar {
     looping: JoinHandle<anyhow::Result<()>>,
     dialling: JoinHandle<()>,
     following: JoinHandle<()>,
+    limits: JoinHandle<()>,
 }
 
 impl Sidecar {
@@ -140,6 +141,7 @@ impl Sidecar {
         };
         let expected = config.cluster.expected_members;
         let following = follow_gossip(engine.clone(), views, hello.clone(), expected);
+        let limits = engine.clone();
         info!(node = %hello.node_id, %incarnation, cluster = config.cluster.name.as_str(), peer_address = hello.peer_address, "sidecar started");
         Ok(Self {
             engine,
@@ -148,6 +150,7 @@ impl Sidecar {
             looping,
             dialling: tokio::spawn(run_dialler(dialler, members)),
             following: tokio::spawn(following),
+            limits: tokio::spawn(follow_limits(limits)),
         })
     }
 
@@ -160,9 +163,11 @@ impl Sidecar {
             looping,
             dialling,
             following,
+            limits,
             ..
         } = self;
         following.abort();
+        limits.abort();
         let left = async {
             let (done, drained) = oneshot::channel();
             // An error means that the loop has ended by itself; why is its own result.

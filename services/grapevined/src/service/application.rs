@@ -144,7 +144,9 @@ impl Application {
         let count = u32::try_from(items.len()).unwrap_or(u32::MAX);
         let room = self.under_way.clone().acquire_many_owned(count);
         let Ok(Ok(mut room)) = tokio::time::timeout(INTAKE_WAIT, room).await else {
-            self.engine.counters.inc(Counter::IntakeRejected);
+            self.engine
+                .counters
+                .refused("fills and registrations under way");
             let message = format!("{UNDER_WAY_MAX} fills and registrations are under way already");
             return Err(status::exhausted(message, Duration::from_millis(200)));
         };
@@ -155,7 +157,7 @@ impl Application {
             .map(|item| item.classes.len() as u64)
             .sum::<u64>();
         if wanted > 0 && held + wanted > self.registrations_max {
-            self.engine.counters.inc(Counter::IntakeRejected);
+            self.engine.counters.refused("limits.registrations_max");
             let max = self.registrations_max;
             let message = format!(
                 "registrations: {held} are held and {wanted} more asked for; the limit is {max} (limits.registrations_max)"

@@ -33,6 +33,8 @@ use crate::wire::status::exhausted;
 const SMALL_BYTES_MAX: usize = 64 << 10;
 /// When to try again: what is under way is answered by then, but for calls that wait.
 const RETRY: Duration = Duration::from_millis(200);
+/// What bounds it, as the configuration calls it.
+const LIMIT: &str = "limits.calls_bytes_max";
 /// How long a message that was begun may take to be whole.
 const MESSAGE_WAIT: Duration = Duration::from_secs(30);
 
@@ -95,10 +97,13 @@ impl Intake {
         // Others may take what was made room for: then they are asked to give way, too.
         while !pool.charge(charge, bytes) {
             let Some(gave_way) = pool.make_room((charge, bytes), own, Instant::now()) else {
-                self.counters.inc(Counter::IntakeRejected);
+                self.counters.refused(LIMIT);
                 return Err(self.no_room(&format!("no room for a call of {bytes} bytes or more")));
             };
-            self.counters.add(Counter::IntakeRejected, gave_way as u64);
+            let gave_way = gave_way as u64;
+            self.counters.add(Counter::IntakeRejected, gave_way);
+            self.counters
+                .at_limit((LIMIT, ""), "half-sent calls give way", gave_way);
         }
         Ok(())
     }

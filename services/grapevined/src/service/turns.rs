@@ -61,6 +61,7 @@ impl Application {
             Ok(Ok(())) => Ok(()),
             Ok(Err(_)) => Err(stopping()),
             Err(_) => {
+                self.engine.counters.refused("limits.queue_commands_max");
                 let message = "too many calls wait already (limits.queue_commands_max)";
                 Err(status::exhausted(
                     message.to_owned(),

@@ -24,7 +24,7 @@ use tonic::server::NamedService;
 use tonic::{Response, Status};
 
 use super::intake::Intake;
-use crate::telemetry::{Counter, Counters};
+use crate::telemetry::Counters;
 use crate::wire::status::exhausted;
 
 /// The largest answer that counts as small.
@@ -64,7 +64,7 @@ impl Unread {
         };
         let count = u32::try_from(bytes.min(size)).unwrap_or(u32::MAX);
         pool.clone().try_acquire_many_owned(count).map_err(|_| {
-            self.counters.inc(Counter::IntakeRejected);
+            self.counters.refused("limits.answers_bytes_max");
             let message = format!(
                 "no room for an answer of {bytes} bytes: callers have not read theirs; the limit is {} bytes (limits.answers_bytes_max)",
                 self.bytes_max
@@ -289,6 +289,7 @@ mod tests {
     use tonic_types::StatusExt as _;
 
     use super::*;
+    use crate::telemetry::Counter;
 
     const MIB: usize = 1 << 20;
 

@@ -1,6 +1,7 @@
 //! Carrying out what the machine wants done. Nothing here waits: a peer's queue that is full drops its message, and heads
 //! and pulls repair that; deletes are handed to the purger.
 
+use grapevine_core::event::BumpEvent;
 use grapevine_core::fill::FillId;
 use grapevine_core::id::{EventId, Incarnation, Lane, Time};
 use grapevine_core::machine::effects::{Action, FillTurn, PeerMessage, Refusal, Reply, Ticket};
@@ -24,6 +25,7 @@ impl EventLoop {
                 Action::Applied(event, what) => {
                     applied += 1;
                     self.parts.engine.sessions.applied(event);
+                    self.log_floor(event, &what);
                     // Nobody listening is no error.
                     let _ = self.parts.engine.news.send(News::Applied(event, what));
                 }
@@ -100,6 +102,22 @@ impl EventLoop {
         }
     }
 
+    /// Tells the log of a class family that had to give way here. What others evict, their logs tell.
+    fn log_floor(&self, event: EventId, what: &BumpEvent) {
+        if let BumpEvent::Floor(floor) = what
+            && event.origin == self.parts.engine.core.read().incarnation()
+        {
+            self.parts.engine.counters.at_limit(
+                (
+                    "limits.classes_per_top_max, limits.classes_max",
+                    floor.top.as_str(),
+                ),
+                "a part of this family of classes is invalidated together",
+                1,
+            );
+        }
+    }
+
     fn offer(&self, link: &LinkSender, message: PeerMessage) {
         if !link.offer(message) {
             self.parts.engine.counters.inc(Counter::PushesDropped);
@@ -107,11 +125,14 @@ impl EventLoop {
     }
 
     fn reply(&mut self, ticket: Ticket, reply: Reply) {
-        if let Reply::Refused(
-            Refusal::Receipts { .. } | Refusal::TopLevelClasses { .. } | Refusal::Intents { .. },
-        ) = &reply
-        {
-            self.parts.engine.counters.inc(Counter::IntakeRejected);
+        let limit = match &reply {
+            Reply::Refused(Refusal::Receipts { .. }) => Some("limits.receipts_max"),
+            Reply::Refused(Refusal::TopLevelClasses { .. }) => Some("limits.top_level_classes_max"),
+            Reply::Refused(Refusal::Intents { .. }) => Some("limits.intents_max"),
+            _ => None,
+        };
+        if let Some(limit) = limit {
+            self.parts.engine.counters.refused(limit);
         }
         let purges = match &reply {
             Reply::Invalidated { event, .. } => self.purges.remove(event).unwrap_or_default(),
