@@ -7,7 +7,6 @@ from grapevine.v1 import application_pb2 as app
 from grapevine.v1 import types_pb2 as types
 
 import formats
-from cluster import CALL_TIMEOUT_S
 
 
 @dataclass
@@ -21,20 +20,24 @@ def resolve(sidecar, address: str, *classes: str, page=None, session=None):
     """The resolution of one address, and the answer around it."""
     item = app.ResolveItem(address=address, classes=classes, page=page)
     request = app.ResolveRequest(items=[item], session=session)
-    answer = sidecar.app.Resolve(request, timeout=CALL_TIMEOUT_S)
+    answer = sidecar.app.Resolve(request, timeout=sidecar.timeout_s)
     assert len(answer.results) == 1
     return answer.results[0], answer
 
 
 def commit(sidecar, resolution, address: str, classes, added=()):
     fill = app.Fill(address=address, classes=classes, added_classes=added, lease=resolution.lease)
-    answer = sidecar.app.CommitFill(app.CommitFillRequest(fills=[fill]), timeout=CALL_TIMEOUT_S)
+    answer = sidecar.app.CommitFill(app.CommitFillRequest(fills=[fill]), timeout=sidecar.timeout_s)
     assert len(answer.verdicts) == 1
     return answer.verdicts[0]
 
 
 def invalidate(sidecar, *classes: str, **options):
-    return sidecar.app.Invalidate(app.InvalidateRequest(classes=classes, **options), timeout=CALL_TIMEOUT_S)
+    return sidecar.app.Invalidate(app.InvalidateRequest(classes=classes, **options), timeout=sidecar.timeout_s)
+
+
+# What a call ends with when its sidecar is down, starts, stands still or is drained.
+AWAY = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED, grpc.StatusCode.DEADLINE_EXCEEDED)
 
 
 class Bypass(Exception):
@@ -48,7 +51,7 @@ def look_up(sidecar, address: str, *classes: str):
     except grpc.RpcError as error:
         if error.code() == grpc.StatusCode.INVALID_ARGUMENT:
             raise
-        assert error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED), error
+        assert error.code() in AWAY, error
         raise Bypass from None
     if resolution.bypass:
         raise Bypass

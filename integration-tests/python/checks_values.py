@@ -28,6 +28,7 @@ class Spy:
 
     def __init__(self, sidecar, change=lambda request, answer: None):
         self.real, self.change, self.app, self.resolves, self.commits = sidecar, change, self, 0, 0
+        self.timeout_s = sidecar.timeout_s
 
     def Resolve(self, request, timeout):
         self.resolves += 1

@@ -67,7 +67,28 @@ def free_ports(count: int) -> list[int]:
     return ports
 
 
-class Sidecar:
+class Stubs:
+    """The services of a sidecar that listens on a Unix socket, and how long a call may take."""
+
+    def __init__(self, path, timeout_s: float = CALL_TIMEOUT_S):
+        # A channel of its own per sidecar: equal ones would share a connection, and its backoff.
+        options = [
+            # Over a Unix socket grpcio sends the socket's path as authority, which HTTP/2 servers in Rust refuse.
+            ("grpc.default_authority", "localhost"),
+            ("grpc.use_local_subchannel_pool", 1),
+            ("grpc.initial_reconnect_backoff_ms", 50),
+            ("grpc.min_reconnect_backoff_ms", 50),
+            ("grpc.max_reconnect_backoff_ms", 200),
+            ("grpc.max_send_message_length", -1),
+            ("grpc.max_receive_message_length", -1),
+        ]
+        self.timeout_s = timeout_s
+        self.channel = grpc.insecure_channel(f"unix:{path}", options)
+        self.app = application_pb2_grpc.ApplicationServiceStub(self.channel)
+        self.admin = admin_pb2_grpc.AdminServiceStub(self.channel)
+
+
+class Sidecar(Stubs):
     """One sidecar: its process, and the stubs of its services."""
 
     def __init__(self, name: str, directory: pathlib.Path, ports: list[int], arguments: list[str]):
@@ -82,28 +103,12 @@ class Sidecar:
             "--peer-listen", f"127.0.0.1:{peer}", "--gossip-listen", f"127.0.0.1:{gossip}", *arguments,
         ]  # fmt: skip
         self.process = None
-        self.connect()
+        super().__init__(self.socket)
         self.start()
 
     def start(self) -> None:
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(self.command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
-
-    def connect(self) -> None:
-        # A channel of its own per sidecar: equal ones would share a connection, and its backoff.
-        options = [
-            # Over a Unix socket grpcio sends the socket's path as authority, which HTTP/2 servers in Rust refuse.
-            ("grpc.default_authority", "localhost"),
-            ("grpc.use_local_subchannel_pool", 1),
-            ("grpc.initial_reconnect_backoff_ms", 50),
-            ("grpc.min_reconnect_backoff_ms", 50),
-            ("grpc.max_reconnect_backoff_ms", 200),
-            ("grpc.max_send_message_length", -1),
-            ("grpc.max_receive_message_length", -1),
-        ]
-        self.channel = grpc.insecure_channel(f"unix:{self.socket}", options)
-        self.app = application_pb2_grpc.ApplicationServiceStub(self.channel)
-        self.admin = admin_pb2_grpc.AdminServiceStub(self.channel)
 
     def kill(self) -> None:
         """As kill -9 does."""

@@ -34,8 +34,8 @@ class Memcached:
 class Connection:
     """One connection; not for several threads at once."""
 
-    def __init__(self, port: int):
-        self.socket = socket.create_connection(("127.0.0.1", port), timeout=10)
+    def __init__(self, port: int, host: str = "127.0.0.1"):
+        self.socket = socket.create_connection((host, port), timeout=10)
         self.file = self.socket.makefile("rb")
 
     def get(self, key: str) -> bytes | None:

@@ -18,6 +18,7 @@ mod netns;
 mod node;
 mod ports;
 mod process;
+mod python;
 mod relay;
 mod skip;
 
@@ -31,5 +32,6 @@ pub use netns::{Network, Traffic};
 pub use node::Node;
 pub use ports::free_ports;
 pub use process::{Ended, Process, run_to_end};
+pub use python::{Python, PythonWorker};
 pub use relay::{Fault, Relay};
 pub use skip::skip;

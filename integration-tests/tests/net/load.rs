@@ -1,4 +1,5 @@
-//! Applications beside every sidecar: readers, a writer that wants receipt `all`, and a session that moves about; and the judge.
+//! Applications beside every sidecar: readers, a writer that wants receipt `all`, a session that moves about, and one in Python that
+//! does as the first two do and shares their cached values; and the judge.
 //!
 //! The judge is the lab's auditor. It knows the database's commits and which write calls have returned with their receipt satisfied, and asks
 //! Grapevine nothing. A reader is owed every write whose receipt `all` was satisfied before its read began; a session is owed its own
@@ -10,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use grapevine_cache::Cache;
 use grapevine_client::{CachedClient, Client, How, Session};
-use grapevine_integration_tests::Cluster;
+use grapevine_integration_tests::{CacheServer, Cluster, Python, PythonWorker};
 use grapevine_lab::auditor::{Auditor, Begun, Promise, SessionPast, Tally, Verdict};
 use grapevine_lab::oracle::Oracle;
 use grapevine_lab::shop::{Shop, ShopError};
@@ -23,6 +24,9 @@ const CARTS: u32 = 60;
 const READERS_PER_NODE: u64 = 3;
 /// Pauses, so that the two cores of a CI machine are left to the sidecars.
 const READ_EVERY: Duration = Duration::from_millis(8);
+/// Python takes several times as long for a read.
+const PYTHON_EVERY: Duration = Duration::from_millis(20);
+const PYTHON_READS_A_WRITE: u32 = 20;
 const WRITE_EVERY: Duration = Duration::from_millis(150);
 /// Longer than any lease: a read that waited for a sidecar that stands still gets what that one says when it goes on.
 const PATIENT: Duration = Duration::from_secs(20);
@@ -42,6 +46,8 @@ pub(crate) struct Figures {
     /// Of them told before their receipt was satisfied, or not at all.
     pub(crate) unsatisfied: u64,
     pub(crate) session_reads: u64,
+    /// Of the reads and the writes, those in Python.
+    pub(crate) in_python: u64,
 }
 
 impl Figures {
@@ -54,6 +60,7 @@ impl Figures {
             writes: self.writes - before.writes,
             unsatisfied: self.unsatisfied - before.unsatisfied,
             session_reads: self.session_reads - before.session_reads,
+            in_python: self.in_python - before.in_python,
         }
     }
 }
@@ -66,6 +73,7 @@ struct Counters {
     writes: AtomicU64,
     unsatisfied: AtomicU64,
     session_reads: AtomicU64,
+    in_python: AtomicU64,
 }
 
 fn count(counter: &AtomicU64) {
@@ -96,10 +104,12 @@ impl Load {
     /// Opens them beside every sidecar of the cluster; the database lies in `dir`.
     pub(crate) async fn start(
         cluster: &Cluster,
-        cache: &Arc<dyn Cache>,
+        memcached: &CacheServer,
+        python: Option<&Python>,
         dir: &std::path::Path,
         seed: u64,
     ) -> Self {
+        let cache = &memcached.client().unwrap();
         let truth = Arc::new(Truth::new(CARTS + 1));
         let world = Arc::new(World {
             shop: Shop::create(dir, CARTS, 5, 8).await.unwrap(),
@@ -123,6 +133,19 @@ impl Load {
             }
             tasks.spawn(write(Arc::clone(&world), node, dice(100)));
             tasks.spawn(session(Arc::clone(&world), node, dice(101)));
+            if let Some(python) = python {
+                let (socket, cache) = (
+                    &cluster[node].app_unix,
+                    &memcached.url["memcached://".len()..],
+                );
+                let worker = python.worker(socket, cache, &dir.join("shop.sqlite"));
+                tasks.spawn(in_python(
+                    Arc::clone(&world),
+                    worker.unwrap(),
+                    node,
+                    dice(102),
+                ));
+            }
         }
         Self { world, tasks }
     }
@@ -150,6 +173,7 @@ impl Load {
             writes: load(&counters.writes),
             unsatisfied: load(&counters.unsatisfied),
             session_reads: load(&counters.session_reads),
+            in_python: load(&counters.in_python),
         }
     }
 
@@ -202,8 +226,7 @@ impl World {
 
     /// Reads a cart at a desk and judges what it gave.
     async fn read(&self, who: &str, desk: &CachedClient, cart: u32, promise: Promise<'_>) {
-        let begun = self.auditor.begin(subject(cart), promise, || self.now());
-        self.oracle.lock().unwrap().read(subject(cart), [cart]);
+        let begun = self.begin(cart, promise);
         let (address, classes) = (format!("cart::{cart}"), [format!("cart/{cart}")]);
         let shop = self.shop.clone();
         let got = desk.get_or_fill(&address, &classes, None, |_| async move {
@@ -212,24 +235,34 @@ impl World {
         });
         let got = got.await.unwrap();
         let shown = u64::from_be_bytes(got.value[..].try_into().unwrap());
-        let verdict = self.judge(&begun, shown).await;
-        if matches!(verdict, Verdict::Stale { .. } | Verdict::Ahead) {
-            let mut told = self.stale.lock().unwrap();
-            if told.len() < 20 {
-                let at = self.began.elapsed();
-                told.push(format!(
-                    "{at:?}: {who} read cart {cart} {:?}: {verdict:?}",
-                    got.how
-                ));
-            }
-        }
-        self.tally.lock().unwrap().count(verdict);
-        count(&self.counters.reads);
         match got.how {
             How::Hit | How::Stale | How::Waited => count(&self.counters.hits),
             How::Bypassed(_) => count(&self.counters.bypassed),
             How::Filled => {}
         }
+        self.was_shown(who, (cart, &format!("{:?}", got.how)), &begun, shown)
+            .await;
+    }
+
+    /// A read of a cart begins.
+    fn begin(&self, cart: u32, promise: Promise<'_>) -> Begun {
+        let begun = self.auditor.begin(subject(cart), promise, || self.now());
+        self.oracle.lock().unwrap().read(subject(cart), [cart]);
+        begun
+    }
+
+    /// Judges what a read was given, and how.
+    async fn was_shown(&self, who: &str, (cart, how): (u32, &str), begun: &Begun, shown: u64) {
+        let verdict = self.judge(begun, shown).await;
+        if matches!(verdict, Verdict::Stale { .. } | Verdict::Ahead) {
+            let mut told = self.stale.lock().unwrap();
+            if told.len() < 20 {
+                let at = self.began.elapsed();
+                told.push(format!("{at:?}: {who} read cart {cart} {how}: {verdict:?}"));
+            }
+        }
+        self.tally.lock().unwrap().count(verdict);
+        count(&self.counters.reads);
     }
 
     /// The database shows a commit before its writer can tell: a value ahead of the truth is given a moment.
@@ -282,6 +315,35 @@ async fn write(world: Arc<World>, node: usize, mut dice: StdRng) {
             count(&world.counters.unsatisfied);
         }
         tokio::time::sleep(WRITE_EVERY).await;
+    }
+}
+
+/// Reads, and now and then writes, as the worker does it; it knows nothing of the truth.
+async fn in_python(world: Arc<World>, mut worker: PythonWorker, node: usize, mut dice: StdRng) {
+    let who = format!("Python at n{}", node + 1);
+    while world.open() {
+        let cart = dice.random_range(1..=CARTS);
+        if dice.random_ratio(1, PYTHON_READS_A_WRITE) {
+            let version = world.commit(cart).await;
+            if worker.ask(&format!("invalidate {cart}")).await.unwrap() == "reached" {
+                world.truth.acknowledge(subject(cart).object, version);
+            } else {
+                count(&world.counters.unsatisfied);
+            }
+        } else {
+            let begun = world.begin(cart, Promise::Everyone);
+            let answer = worker.ask(&format!("read {cart}")).await.unwrap();
+            let (how, shown) = answer.split_once(' ').unwrap();
+            match how {
+                "hit" => count(&world.counters.hits),
+                "bypassed" => count(&world.counters.bypassed),
+                _ => {}
+            }
+            let shown = shown.parse().unwrap();
+            world.was_shown(&who, (cart, how), &begun, shown).await;
+        }
+        count(&world.counters.in_python);
+        tokio::time::sleep(PYTHON_EVERY).await;
     }
 }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
-use grapevine_integration_tests::{CacheServer, Cluster, Network, Setup, eventually};
+use grapevine_integration_tests::{CacheServer, Cluster, Network, Python, Setup, eventually};
 use grapevine_proto::v1::Freshness;
 use tempfile::TempDir;
 use tokio::sync::{Mutex, MutexGuard};
@@ -30,6 +30,7 @@ pub(crate) struct Stage {
     pub(crate) cluster: Cluster,
     pub(crate) network: Arc<Network>,
     _memcached: CacheServer,
+    python: Option<Python>,
     name: String,
     load: Load,
     troubled: Option<Figures>,
@@ -59,6 +60,7 @@ impl Stage {
         let (network, setup) = on_a_network(test, NODES).await?;
         let memcached = CacheServer::memcached_at(test, network.host());
         let memcached = memcached.await.unwrap()?;
+        let python = Python::prepare(test).await.unwrap();
         let setup = set(setup.flag("cache", &memcached.url));
         let mut cluster = setup.prepare().await.unwrap();
         prepare(&mut cluster);
@@ -70,12 +72,12 @@ impl Stage {
             .map_or_else(|_| rand::random(), |seed| seed.parse().unwrap());
         eprintln!("{test}: GRAPEVINE_SEED={seed}");
         let dir = TempDir::new().unwrap();
-        let cache = memcached.client().unwrap();
-        let load = Load::start(&cluster, &cache, dir.path(), seed).await;
+        let load = Load::start(&cluster, &memcached, python.as_ref(), dir.path(), seed).await;
         let stage = Self {
             cluster,
             network,
             _memcached: memcached,
+            python,
             name: test.to_owned(),
             load,
             troubled: None,
@@ -178,11 +180,12 @@ impl Stage {
         assert!(stale.is_empty(), "stale reads: {stale:#?}");
         assert_eq!((tally.stale, tally.ahead), (0, 0));
         assert!(troubled.reads > 0 && all.session_reads > 0 && all.writes > all.unsatisfied);
+        assert!(self.python.is_none() || troubled.in_python > 0);
         let probes: Vec<String> = (1..10).map(|cart| format!("cart/{cart}")).collect();
         self.cluster.wait_agree(&probes, SOON).await.unwrap();
         eprintln!(
             "{}: fresh again {} ms after its end; in trouble {} of {} reads hit (perfect: {}), {} bypassed, {} of {} writes \
-             unsatisfied; in all {} reads, 0 stale, oldest value {} ms, {} reads of sessions",
+             unsatisfied; in all {} reads, 0 stale, oldest value {} ms, {} reads of sessions, {} calls from Python",
             self.name,
             took.as_millis(),
             troubled.hits,
@@ -194,6 +197,7 @@ impl Stage {
             all.reads,
             tally.oldest().as_millis(),
             all.session_reads,
+            all.in_python,
         );
         troubled
     }
