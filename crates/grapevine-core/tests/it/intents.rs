@@ -57,7 +57,7 @@ fn refused(world: &World, at: usize, call: u64) -> Option<Refusal> {
 }
 
 /// Begins a write and brings it to its answer.
-fn open(world: &mut World, at: usize, paths: &[&str]) -> IntentId {
+pub(crate) fn open(world: &mut World, at: usize, paths: &[&str]) -> IntentId {
     let call = begin(world, at, paths);
     world.settle();
     begun(world, at, call).unwrap()

@@ -28,6 +28,7 @@ mod source_lag;
 mod spare;
 mod stale;
 mod views;
+mod vouching;
 mod world;
 
 use proptest::test_runner::{Config, FileFailurePersistence};
