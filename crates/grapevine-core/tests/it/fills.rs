@@ -264,6 +264,28 @@ fn a_sidecar_that_leaves_sends_its_callers_elsewhere() {
     }
 }
 
+#[test]
+fn race11_links_that_break_again_and_again_keep_nobody_waiting() {
+    let mut world = World::running(3);
+    let key = world.key(0);
+    let callers: Vec<_> = (0..3)
+        .map(|at| world.acquire(at, key, Duration::from_millis(30)))
+        .collect();
+    // Whoever is asked does not hear it, and its links break before it is found silent.
+    for _ in 0..8 {
+        for (one, other) in [(0, 1), (1, 2), (2, 0)] {
+            lose_fill_words(&mut world, one, other);
+            lose_fill_words(&mut world, other, one);
+            world.cut(one, other);
+            world.connect(one, other);
+        }
+        world.advance(Duration::from_millis(10));
+    }
+    for caller in callers {
+        assert!(world.turn(caller).is_some(), "{caller:?}");
+    }
+}
+
 /// One thing that happens in a random history.
 #[derive(Clone, Debug)]
 enum Happening {

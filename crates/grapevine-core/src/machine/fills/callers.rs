@@ -219,7 +219,11 @@ impl Callers {
             return self.forget(key);
         }
         fill.arbiter = step.chosen.of(key);
-        fill.turn = Turn::Asked(step.now.plus(ASK_PATIENCE));
+        // Those whom nobody has answered are not more patient for another arbiter: links that break again and again would
+        // keep them waiting.
+        if !matches!(fill.turn, Turn::Asked(_)) {
+            fill.turn = Turn::Asked(step.now.plus(ASK_PATIENCE));
+        }
         step.words.push((fill.arbiter, key, FillWord::Ask));
         self.rearm(key);
     }
