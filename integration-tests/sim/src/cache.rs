@@ -59,14 +59,15 @@ impl Cache {
         (now < value.expires).then_some(*value)
     }
 
-    /// Stores a value.
-    pub(crate) fn set(&mut self, now: Micros, address: Address, value: Value) {
+    /// Stores a value; tells whether it arrived.
+    pub(crate) fn set(&mut self, now: Micros, address: Address, value: Value) -> bool {
         if self.away(now) {
             // The old one, if any, is what readers will find when the cache is back.
             self.mark(&address);
-        } else {
-            self.values.insert(address, value);
+            return false;
         }
+        self.values.insert(address, value);
+        true
     }
 
     /// Deletes a value; tells whether the delete arrived.

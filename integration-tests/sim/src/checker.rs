@@ -58,6 +58,9 @@ pub enum Guarantee {
     G11,
     /// Same knowledge, same token.
     G12,
+    /// Turns to fill (decision 0012): nobody waits beyond its deadline and the patience that an arbiter is given, a commit is
+    /// refused once the lease of its turn is over, and nothing is left of a turn in the end.
+    Turns,
     /// Never serving anything is safe and useless: at least 0.95 of the oracle's hits in calm weather.
     Hits,
     /// Once everything is well again, every sidecar is fresh and misses nothing after a while; and none ends itself.
@@ -79,6 +82,7 @@ impl Guarantee {
             Self::G10 => "G10",
             Self::G11 => "G11",
             Self::G12 => "G12",
+            Self::Turns => "turns",
             Self::Hits => "hits",
             Self::Recovery => "recovery",
         }

@@ -1,10 +1,26 @@
 //! What can come next in a run.
 
-use grapevine_core::machine::effects::{PeerMessage, Side};
+use grapevine_core::machine::effects::{PeerMessage, Side, Ticket};
 use grapevine_core::names::Address;
 use grapevine_core::token::Token;
 
 use crate::network::LinkId;
+
+/// What a sidecar hears about a turn to fill.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum TurnWord {
+    /// It is over.
+    Ends {
+        /// Its number.
+        number: u64,
+        /// Whether the value is in the cache.
+        stored: bool,
+    },
+    /// Nobody waits for the answer any more.
+    Gone(Ticket),
+    /// By now it must have been answered.
+    Due(Ticket),
+}
 
 /// An event of the queue. Those of a process name its run, and are void once that is over.
 #[derive(Debug)]
@@ -124,6 +140,43 @@ pub(crate) enum Event {
     Got {
         /// The operation.
         op: usize,
+    },
+    /// A reader asks for its turn to fill.
+    Ask {
+        /// The operation.
+        op: usize,
+        /// Its attempt.
+        attempt: u32,
+    },
+    /// A reader's question for its turn fails.
+    AskFails {
+        /// The operation.
+        op: usize,
+        /// Its attempt.
+        attempt: u32,
+        /// Whether the sidecar was silent for too long.
+        silent: bool,
+    },
+    /// A reader that was put off asks again.
+    AskAgain {
+        /// The operation.
+        op: usize,
+        /// Its attempt.
+        attempt: u32,
+    },
+    /// A reader's process is gone.
+    ReaderGoes {
+        /// The operation.
+        op: usize,
+    },
+    /// A sidecar hears something about a turn, or is judged by one.
+    Turn {
+        /// The slot.
+        node: usize,
+        /// Its run.
+        run: u64,
+        /// What.
+        word: TurnWord,
     },
     /// A reader reads the database.
     Query {

@@ -17,8 +17,9 @@ use crate::motifs;
 use crate::network::Weather;
 use crate::rng::stream;
 use crate::scenario::Scenario;
-use crate::schedule::{HORIZON, Op, ReadOp, Source, What, WriteOp};
+use crate::schedule::{AskOp, Going, HORIZON, Op, ReadOp, Source, What, WriteOp};
 use crate::shop::{ADDRESSES_MAX, Shop};
+use crate::stampede;
 
 /// The end of the time in which a cluster comes up undisturbed.
 const BEGIN: Micros = 400 * MILLISECOND;
@@ -134,7 +135,7 @@ pub(crate) struct Generator<'a> {
     pub(crate) climate: Climate,
     /// After how long the only silent member loses its seat.
     pub(crate) crash_timeout: Duration,
-    shop: &'a Shop,
+    pub(crate) shop: &'a Shop,
     ops: Vec<Op>,
 }
 
@@ -162,6 +163,7 @@ pub(crate) fn generate(seed: u64, size: usize, scenario: Scenario, shop: &Shop) 
         [3, 4, 6, 1_000][rng.random_range(0..4)]
     };
     declare::add(&mut generator);
+    stampede::add(&mut generator);
     let crash_timeout = generator.crash_timeout;
     let mut ops = generator.ops;
     ops.sort_by_key(|op| op.at);
@@ -288,6 +290,21 @@ impl Generator<'_> {
             source,
             session: self.rng.random_range(0..12) == 0,
             jitter: self.rng.random(),
+            ask: self.ask(),
+        }
+    }
+
+    /// How a reader asks for its turn.
+    fn ask(&mut self) -> AskOp {
+        let wait = [1_000, 1_000, 300, 40][self.rng.random_range(0..4)];
+        let goes = (!self.climate.is_calm() && self.rng.random_range(0..6) == 0).then(|| {
+            let hangs = self.rng.random_range(0..4) == 0;
+            let how = if hangs { Going::Hangs } else { Going::Dies };
+            (self.delay(), how)
+        });
+        AskOp {
+            wait: wait * MILLISECOND,
+            goes,
         }
     }
 

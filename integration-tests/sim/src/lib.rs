@@ -32,6 +32,7 @@ mod schedule;
 mod shop;
 mod shrink;
 mod sim;
+mod stampede;
 mod tally;
 mod transcript;
 

@@ -39,6 +39,8 @@ pub(crate) enum Call {
     Abort(usize),
     /// A fill's commit.
     Fill(usize),
+    /// A question for a turn to fill: which operation, and which attempt.
+    Turn(usize, u32),
     /// A registration that nobody waits for.
     Plain,
 }
@@ -98,6 +100,8 @@ pub(crate) struct Node {
     pub(crate) wall: WallClock,
     /// Until when the process is stopped.
     pub(crate) stopped_until: Micros,
+    /// When it went on last.
+    pub(crate) went_on: Micros,
     /// What waits for a stopped process.
     pub(crate) deferred: Vec<Event>,
     /// Until when the disk is slow.
@@ -155,6 +159,7 @@ impl Node {
             clock,
             wall,
             stopped_until: 0,
+            went_on: 0,
             deferred: Vec::new(),
             slow_until: 0,
             wake_at: 0,

@@ -132,6 +132,15 @@ impl Report {
         self.tally.intents.owed
     }
 
+    /// How often something became of a turn to fill, by its name in reports.
+    pub fn turns(&self, what: &str) -> u64 {
+        let named = self.tally.turns.named();
+        named
+            .into_iter()
+            .find(|(name, _)| *name == what)
+            .map_or(0, |(_, count)| count)
+    }
+
     /// How often a race occurred.
     pub fn race(&self, race: Race) -> u64 {
         self.tally.races.get(&race).copied().unwrap_or(0)
@@ -184,6 +193,7 @@ impl Report {
                 "aborted_in_time": tally.intents.aborted,
                 "bumps_uncalled": tally.intents.ended,
             },
+            "turns": BTreeMap::from(tally.turns.named()),
             "sessions": { "reads": tally.sessions.0, "timed_out": tally.sessions.1 },
             "floors": tally.floors,
             "snapshots": tally.snapshots,
@@ -244,6 +254,9 @@ impl Report {
                 intents.begun, intents.owed, intents.aborted, intents.ended
             ),
         );
+        for (name, count) in tally.turns.named() {
+            row(&format!("turns {name}"), count.to_string());
+        }
         row(
             "session reads, timed out",
             format!("{}, {}", tally.sessions.0, tally.sessions.1),

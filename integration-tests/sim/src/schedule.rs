@@ -50,6 +50,26 @@ pub(crate) struct ReadOp {
     pub(crate) session: bool,
     /// The random number given to resolve.
     pub(crate) jitter: u32,
+    /// How it asks for its turn, where policy says so.
+    pub(crate) ask: AskOp,
+}
+
+/// How a reader asks for its turn to fill.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct AskOp {
+    /// How long its sidecar is to wait at a time.
+    pub(crate) wait: Micros,
+    /// After how long its process is gone, counted from its first question.
+    pub(crate) goes: Option<(Micros, Going)>,
+}
+
+/// How the process of a reader goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Going {
+    /// It dies, and its connections end.
+    Dies,
+    /// It hangs, and its connections stand.
+    Hangs,
 }
 
 /// A write, and the invalidation after it.

@@ -8,11 +8,11 @@ use std::time::Duration;
 use grapevine_core::event::Match;
 use grapevine_core::machine::effects::Query;
 use grapevine_core::names::{Address, ClassPath};
-use grapevine_core::policy::{LagRule, OnUnknown, Pattern, Policy, PolicySet, Strategy};
+use grapevine_core::policy::{FillRule, LagRule, OnUnknown, Pattern, Policy, PolicySet, Strategy};
 use grapevine_core::versions::bucket_of;
 
 /// The most addresses.
-pub(crate) const ADDRESSES_MAX: usize = 16;
+pub(crate) const ADDRESSES_MAX: usize = 19;
 /// How long classes of `s/**` are served after freshness was shown last.
 pub(crate) const SERVE_UNKNOWN_FOR: Duration = Duration::from_millis(700);
 /// The top-level class of [`marker`]s.
@@ -41,10 +41,13 @@ const ADDRESSES: [(&str, &[&str]); ADDRESSES_MAX] = [
     ("s1", &["s/1"]),
     ("s2", &["s/2"]),
     ("t1", &["t/1"]),
+    ("e1", &["e/1"]),
+    ("e2", &["e/2", "w/2"]),
+    ("f1", &["f/1"]),
 ];
 
 /// Writes by the classes that they change; the first ones are common, see [`Shop::kinds`].
-const WRITES: [(&[&str], Match); 23] = [
+const WRITES: [(&[&str], Match); 26] = [
     (&["v/1"], Match::Any),
     (&["v/2"], Match::Any),
     (&["v/3"], Match::Any),
@@ -61,6 +64,9 @@ const WRITES: [(&[&str], Match); 23] = [
     (&["b/1/y", "s/2"], Match::Any),
     (&["t/1"], Match::Any),
     (&["w/2"], Match::Any),
+    (&["e/1"], Match::Any),
+    (&["e/2"], Match::Any),
+    (&["f/1"], Match::Any),
     (&["v/2", "w/1"], Match::All),
     (&["r/2", "w"], Match::All),
     (&["r", "w/1"], Match::All),
@@ -138,6 +144,18 @@ pub(crate) struct Shop {
 }
 
 impl Shop {
+    /// The addresses that one caller fills for all.
+    pub(crate) fn elected(&self) -> Vec<usize> {
+        let rule = |address: &usize| {
+            self.policies
+                .of(&self.items[*address].query.classes[0])
+                .fill
+        };
+        let all = 0..ADDRESSES_MAX;
+        all.filter(|address| rule(address) == FillRule::One)
+            .collect()
+    }
+
     /// Makes the application, for a source that lags or not.
     pub(crate) fn new(lags: bool) -> Self {
         let policies = policies(lags);
@@ -236,6 +254,14 @@ fn fillers(path: &str) -> Vec<String> {
         .collect()
 }
 
+/// The same policy, by which one caller fills for all.
+fn elected(policy: Policy) -> Policy {
+    Policy {
+        fill: FillRule::One,
+        ..policy
+    }
+}
+
 fn policies(lags: bool) -> PolicySet {
     let policy = |pattern: &str, strategy, on_unknown, ttl| Policy {
         pattern: Pattern::parse(pattern).expect("invariant: a constant pattern"),
@@ -262,6 +288,8 @@ fn policies(lags: bool) -> PolicySet {
             hour,
         ),
         policy("t/**", Strategy::Ttl, bypass, SHORT_TTL),
+        elected(policy("e/**", Strategy::Versioned, bypass, hour)),
+        elected(policy("f/**", Strategy::Registered, bypass, hour)),
     ];
     PolicySet::new(policies, Policy::fallback()).expect("invariant: constant policies")
 }

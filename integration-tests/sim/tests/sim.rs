@@ -60,6 +60,16 @@ fn g8_what_writers_declared_and_left_alone_is_bumped() {
 }
 
 #[test]
+fn race11_of_many_readers_that_miss_one_fills_and_nobody_waits_for_ever() {
+    let report = passes(&Request::new(300..360));
+    let stampedes = report.race(Race::Stampede);
+    assert!(stampedes > 60, "{}", report.text());
+    for what in ["won", "waited", "abandoned", "superseded", "unelected"] {
+        assert!(report.turns(what) > 0, "{what}:\n{}", report.text());
+    }
+}
+
+#[test]
 fn hits_in_calm_weather_are_nearly_those_of_the_oracle() {
     let mut request = Request::new(0..30);
     request.scenario = Scenario::Calm;
@@ -146,6 +156,11 @@ fn arm_running_heads_only_is_caught() {
 #[test]
 fn arm_vector_after_chunks_is_caught() {
     is_caught(Arm::VectorAfterChunks, 600, &["G1", "G3", "G12"]);
+}
+
+#[test]
+fn arm_turn_is_a_licence_is_caught() {
+    is_caught(Arm::TurnIsALicence, 100, &["G3", "G4", "G7"]);
 }
 
 #[test]

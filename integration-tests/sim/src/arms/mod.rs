@@ -34,6 +34,8 @@ pub enum Arm {
     RunningHeadsOnly,
     /// A snapshot's cut is read after its chunks.
     VectorAfterChunks,
+    /// Whoever had the turn stores under the token of that moment, and asks nobody.
+    TurnIsALicence,
     /// Every read goes to the database: safe, and useless.
     BypassAll,
     /// Fills store what a replica shows right after a bump; in scenario `replica-lag`.

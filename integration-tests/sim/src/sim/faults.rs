@@ -220,6 +220,7 @@ impl Sim<'_> {
         if self.nodes[at].stopped(self.now) {
             return;
         }
+        self.nodes[at].went_on = self.now;
         for event in std::mem::take(&mut self.nodes[at].deferred) {
             self.dispatch(event);
         }

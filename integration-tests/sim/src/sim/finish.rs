@@ -62,6 +62,9 @@ impl Sim<'_> {
                 return self.violated(Guarantee::Recovery, what);
             }
         }
+        for at in 0..self.size {
+            self.turns_end(at);
+        }
         if self.now > begin + RECOVERY_SLOW {
             self.tally.fault("slow_recovery");
         }
@@ -109,7 +112,7 @@ impl Sim<'_> {
             let Some(core) = node.core.as_ref().filter(|_| node.flushing.is_empty()) else {
                 return false;
             };
-            if core.freshness(now) != Freshness::Fresh {
+            if core.freshness(now) != Freshness::Fresh || core.fills_open() != (0, 0) {
                 return false;
             }
             let told = core.progress().heads();

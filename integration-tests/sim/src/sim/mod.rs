@@ -1,8 +1,8 @@
 //! One run: a cluster, its applications, their database and cache, and everything that goes wrong.
 //!
 //! A discrete-event loop: take the next event, let it happen, judge. `process` runs sidecars as `grapevined` does,
-//! `links` carries their messages, `serve` sends logs and snapshots, `gossip` tells whom they see, `reads`, `writes`
-//! and `intents` are the applications, `faults` is what goes wrong, `losses` counts
+//! `links` carries their messages, `serve` sends logs and snapshots, `gossip` tells whom they see, `reads`, `turns`,
+//! `writes` and `intents` are the applications, `faults` is what goes wrong, `losses` counts
 //! the disks that did, `receipts` judges answers, `finish` heals everything and checks what
 //! must hold at the end.
 
@@ -16,6 +16,7 @@ mod process;
 mod reads;
 mod receipts;
 mod serve;
+mod turns;
 mod writes;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -46,6 +47,7 @@ use crate::tally::Tally;
 use crate::transcript::Transcript;
 use intents::{Declaring, Owed};
 use reads::{Reading, SessionWait};
+use turns::OpenTurns;
 use writes::Writing;
 
 /// The staleness bound of every sidecar.
@@ -87,6 +89,8 @@ pub(crate) struct Sim<'a> {
     tally: Tally,
     transcript: Transcript,
     reads: Vec<Option<Box<Reading>>>,
+    /// Turns to fill that readers have.
+    turns: OpenTurns,
     /// Readers that wait for what their session has seen.
     waits: BTreeMap<usize, SessionWait>,
     writes: Vec<Option<Writing>>,
@@ -157,6 +161,7 @@ impl<'a> Sim<'a> {
             tally: Tally::default(),
             transcript: Transcript::new(keep),
             reads: plan.ops.iter().map(|_| None).collect(),
+            turns: OpenTurns::new(),
             waits: BTreeMap::new(),
             writes: plan.ops.iter().map(|_| None).collect(),
             declaring: BTreeMap::new(),
@@ -221,6 +226,7 @@ impl<'a> Sim<'a> {
             | Event::Gossip { node, run }
             | Event::Dial { node, run, .. }
             | Event::Exit { node, run, .. }
+            | Event::Turn { node, run, .. }
             | Event::Pump { node, run, .. } => Some((node, run)),
             Event::Deliver { link, .. } => {
                 let end = self.net.link(link).to;
@@ -268,6 +274,15 @@ impl<'a> Sim<'a> {
             Event::Exit { node, down, .. } => self.exit(node, down),
             Event::Session { op, attempt } => self.look_with_session(op, attempt),
             Event::Got { op } => self.got(op),
+            Event::Ask { op, attempt } => self.ask(op, attempt),
+            Event::AskFails {
+                op,
+                attempt,
+                silent,
+            } => self.ask_fails(op, attempt, silent),
+            Event::AskAgain { op, attempt } => self.ask_again(op, attempt),
+            Event::ReaderGoes { op } => self.reader_goes(op),
+            Event::Turn { node, word, .. } => self.hear_of_turn(node, word),
             Event::Query { op } => self.query(op),
             Event::Computed { op } => self.computed(op),
             Event::Set { op, token } => self.set(op, token),

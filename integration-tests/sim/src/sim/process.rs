@@ -354,6 +354,7 @@ impl Sim<'_> {
             return;
         }
         self.note_crash_races(at);
+        self.turns_end(at);
         let groups = std::mem::take(&mut self.nodes[at].flushing);
         let kept = groups.len() * usize::from(keep) / 255;
         self.store(at, &groups[..kept]);
@@ -387,6 +388,15 @@ impl Sim<'_> {
                 }
                 Call::Declare(op, attempt) => {
                     self.after(5 * MILLISECOND, Event::Undeclared { op, attempt });
+                }
+                Call::Turn(op, attempt) => {
+                    let silent = false;
+                    let fails = Event::AskFails {
+                        op,
+                        attempt,
+                        silent,
+                    };
+                    self.after(5 * MILLISECOND, fails);
                 }
                 Call::Abort(_) | Call::Fill(_) | Call::Plain => {}
             }

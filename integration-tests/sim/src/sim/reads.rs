@@ -17,6 +17,7 @@ use grapevine_core::policy::Strategy;
 use grapevine_core::token::Token;
 
 use super::Sim;
+use super::turns::Asking;
 use crate::arms::Arm;
 use crate::cache::Value;
 use crate::checker::{Guarantee, Promise};
@@ -36,14 +37,16 @@ const COMMIT_PATIENCE: Micros = 1_000 * MILLISECOND;
 /// A read under way.
 #[derive(Clone, Debug)]
 pub(super) struct Reading {
-    read: ReadOp,
-    at: usize,
+    pub(super) read: ReadOp,
+    pub(super) at: usize,
     address: usize,
     begun: Micros,
     promise: Promise,
-    resolution: Resolution,
+    pub(super) resolution: Resolution,
     index: u64,
     committed: Micros,
+    /// How it stands with its turn to fill.
+    pub(super) asking: Asking,
 }
 
 impl Sim<'_> {
@@ -161,6 +164,7 @@ impl Sim<'_> {
             resolution,
             index: self.db.index(),
             committed: 0,
+            asking: Asking::default(),
         }));
         self.after(read.get, Event::Got { op });
     }
@@ -241,10 +245,15 @@ impl Sim<'_> {
         }
         let Some(value) = found.filter(|value| self.accepts(&reading, value)) else {
             self.transcript.fold(&[21, op as u64]);
-            return self.after(reading.read.query, Event::Query { op });
+            return self.missed(op);
         };
         self.reads[op] = None;
-        self.tally.hits += 1;
+        if reading.asking.has_asked() {
+            self.tally.turns.waited += 1;
+            self.end_turn(&reading.asking, true);
+        } else {
+            self.tally.hits += 1;
+        }
         self.transcript.fold(&[22, op as u64, value.index]);
         let (letter, name) = (
             self.nodes[at].letter,
@@ -307,37 +316,37 @@ impl Sim<'_> {
         let (at, address) = (reading.at, reading.address);
         if reading.resolution.filling == Filling::Forbidden {
             self.transcript.fold(&[26, op as u64]);
-            return;
+            return self.end_turn(&reading.asking, false);
         }
+        self.judge_turn(&mut reading);
         let overtaken = reading.index < self.checker.newest_applied(at, address);
         if overtaken && reading.read.source == Source::Snapshot {
             self.tally.race(Race::OldSnapshot);
         }
         let mut lease = LeaseClaim::Lease(reading.resolution.lease);
-        if self.is(Arm::StampAtCommit) {
-            let Some(again) = self.nodes[at]
-                .answers(self.now)
-                .then(|| self.look(at, address, 0))
-            else {
-                return;
-            };
+        let licensed = self.is(Arm::TurnIsALicence) && reading.asking.has_turn();
+        if self.is(Arm::StampAtCommit) || licensed {
+            let again = self.nodes[at].answers(self.now);
+            let again = again.then(|| self.look(at, address, 0)).flatten();
             let Some(again) = again.filter(|again| !again.bypass) else {
-                return;
+                return self.end_turn(&reading.asking, false);
             };
             reading.resolution = again;
             lease = LeaseClaim::Absent;
+        } else if let Some(fill) = reading.asking.fill() {
+            lease = LeaseClaim::Elected(reading.resolution.lease, fill);
         }
         let (commits, token) = (
             reading.resolution.commit_required(),
             reading.resolution.token,
         );
-        if !commits || self.is(Arm::NoFence) {
+        if !commits || licensed || self.is(Arm::NoFence) {
             let set = reading.read.set;
             self.reads[op] = Some(reading);
             return self.after(set, Event::Set { op, token });
         }
         if !self.nodes[at].answers(self.now) {
-            return;
+            return self.end_turn(&reading.asking, false);
         }
         reading.committed = self.now;
         self.reads[op] = Some(reading);
@@ -355,7 +364,10 @@ impl Sim<'_> {
             classes: item.classes.clone(),
             expires: unix.plus(Duration::from_hours(2)),
             lease,
-            purpose: Purpose::Directory,
+            purpose: match item.strategy {
+                Strategy::Registered => Purpose::Directory,
+                _ => Purpose::Verdict,
+            },
         };
         self.nodes[at].calls.insert(ticket, call);
         self.input(at, Input::Register(ticket, vec![register]));
@@ -371,8 +383,9 @@ impl Sim<'_> {
         let Verdict::Accepted(token) = verdict else {
             self.transcript.fold(&[24, op as u64]);
             self.reads[op] = None;
-            return;
+            return self.turn_condemned(&reading.asking, verdict);
         };
+        self.judge_accepted(at, &reading.asking);
         let newest = self.checker.newest_applied(at, address);
         if reading.index < newest {
             let letter = self.nodes[at].letter;
@@ -390,6 +403,7 @@ impl Sim<'_> {
             self.after(reading.read.set, Event::Set { op, token });
         } else {
             self.reads[op] = None;
+            self.end_turn(&reading.asking, false);
         }
     }
 
@@ -416,7 +430,8 @@ impl Sim<'_> {
         self.transcript.say(self.now, || {
             format!("reader {op} stores {key} as of write {}", value.index)
         });
-        self.cache.set(self.now, key, value);
+        let stored = self.cache.set(self.now, key, value);
+        self.end_turn(&reading.asking, stored);
     }
 
     /// A delete arrives at the cache.
@@ -456,7 +471,7 @@ pub(super) struct SessionWait {
 }
 
 /// The cache address of a read.
-fn target(reading: &Reading) -> &Address {
+pub(super) fn target(reading: &Reading) -> &Address {
     &reading.resolution.targets[0].address
 }
 

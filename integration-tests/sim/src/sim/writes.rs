@@ -198,7 +198,7 @@ impl Sim<'_> {
     /// A sidecar answers a call.
     pub(super) fn replied(&mut self, at: usize, ticket: Ticket, reply: Reply) {
         let Some(call) = self.nodes[at].calls.remove(&ticket) else {
-            return;
+            return self.won_for_nobody(at, &reply);
         };
         match (call, reply) {
             (Call::Write(op, _), Reply::Invalidated { event, receipt }) => {
@@ -212,6 +212,7 @@ impl Sim<'_> {
                 self.declaration_answered(at, (op, attempt), &reply);
             }
             (Call::Abort(op), reply) => self.abort_answered(at, op, &reply),
+            (Call::Turn(op, attempt), reply) => self.ask_answered(at, (op, attempt), &reply),
             (Call::Fill(op), Reply::Registered(verdicts)) => {
                 if let Some(verdict) = verdicts.first() {
                     self.fill_answered(op, *verdict);
