@@ -82,6 +82,27 @@ impl StoreError {
     }
 }
 
+/// What the system says when the machine lacks something (threads, memory, descriptors, room), as Linux numbers it: EAGAIN,
+/// ENOMEM, ENFILE, EMFILE, ENOSPC, EDQUOT.
+const LACKING_CODES: [&str; 6] = ["11", "12", "23", "24", "28", "122"];
+/// The same as the standard library calls it, on any system.
+const LACKING_KINDS: [&str; 4] = ["WouldBlock", "OutOfMemory", "StorageFull", "QuotaExceeded"];
+
+/// Whether a panic's text tells of an error of the system that says nothing about the stored bytes: the engine unwraps the
+/// start of its threads, for one. Any other text is taken for damage.
+pub(crate) fn tells_of_lack(text: &str) -> bool {
+    let behind = |lead: &str, known: &[&str]| {
+        text.match_indices(lead).any(|(at, _)| {
+            let rest = &text[at + lead.len()..];
+            let end = rest.find(|letter: char| !letter.is_ascii_alphanumeric());
+            known.contains(&&rest[..end.unwrap_or(rest.len())])
+        })
+    };
+    behind("Os { code: ", &LACKING_CODES)
+        || behind("(os error ", &LACKING_CODES)
+        || text.contains("Os { code: ") && behind("kind: ", &LACKING_KINDS)
+}
+
 impl From<DecodeError> for StoreError {
     fn from(error: DecodeError) -> Self {
         Self::Corrupt(error.to_string())
@@ -101,6 +122,35 @@ impl From<sled::Error> for StoreError {
                 _ => Self::Io(error),
             },
             other => Self::Corrupt(other.to_string()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn g1_a_lack_is_told_from_damage_by_the_text_of_the_panic() {
+        let lacks = [
+            r#"called `Result::unwrap()` on an `Err` value: Os { code: 11, kind: WouldBlock, message: "Resource temporarily unavailable" }"#,
+            r#"called `Result::unwrap()` on an `Err` value: Os { code: 35, kind: WouldBlock, message: "Resource temporarily unavailable" }"#,
+            r#"Os { code: 12, kind: OutOfMemory, message: "Cannot allocate memory" }"#,
+            "IO error: Too many open files (os error 24)",
+            "cannot write: No space left on device (os error 28)",
+        ];
+        for text in lacks {
+            assert!(tells_of_lack(text), "{text}");
+        }
+        let damage = [
+            "a page is missing",
+            "page 11 is missing, kind: WouldBlock",
+            r#"Os { code: 2, kind: NotFound, message: "No such file or directory" }"#,
+            "Input/output error (os error 5)",
+            "(os error 110)",
+        ];
+        for text in damage {
+            assert!(!tells_of_lack(text), "{text}");
         }
     }
 }

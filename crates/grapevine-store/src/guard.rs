@@ -4,7 +4,8 @@
 //! an error. Where they abort the process there is nothing to turn; but the panic hook runs before, and leaves a file
 //! in the store's directory that tells the next start. `failed-opening`: opening panicked, so do not try again, set
 //! the directory aside. `failed-running`: a read or a commit did, or met what does not read back, so check
-//! everything before serving. A kill leaves neither: it says nothing about the data.
+//! everything before serving. A kill leaves neither: it says nothing about the data. Nor does a panic whose text tells
+//! that the machine lacked something, as a thread that could not be started: it is an error like that of any other lack.
 //!
 //! After the first failure of a running engine nothing is read or written any more ([`Guard::failed`]): what it holds,
 //! in memory and on disk, is not known. That goes for a panic in one of the engine's own threads, too. They are known by
@@ -16,6 +17,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, Once, OnceLock, PoisonError, Weak};
 
 use crate::StoreError;
+use crate::error::tells_of_lack;
 
 /// What is being done in the engine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -119,7 +121,7 @@ impl Guard {
         // Nothing that the engine left half-done is used again: the store refuses everything from here on.
         let result = panic::catch_unwind(AssertUnwindSafe(work));
         INSIDE.set(None);
-        let result = result.unwrap_or_else(|payload| Err(StoreError::Panicked(message(&*payload))));
+        let result = result.unwrap_or_else(|payload| Err(self.panicked(phase, message(&*payload))));
         if let Err(error) = &result
             && phase == Phase::Running
             && !error.is_callers()
@@ -127,6 +129,21 @@ impl Guard {
             self.fail(error);
         }
         result
+    }
+
+    fn panicked(&self, phase: Phase, text: String) -> StoreError {
+        if !tells_of_lack(&text) {
+            return StoreError::Panicked(text);
+        }
+        let text = format!("the machine lacks what the storage engine needs: {text}");
+        let source = std::io::Error::other(text);
+        match phase {
+            Phase::Opening => StoreError::Unusable {
+                path: self.directory.clone(),
+                source,
+            },
+            Phase::Running => StoreError::Io(source),
+        }
     }
 
     /// What an earlier run noted.
@@ -139,20 +156,29 @@ impl Guard {
     /// Forgets the notes: they were acted upon.
     pub(crate) fn forget(&self) {
         for phase in Phase::ALL {
-            let file = self.directory.join(phase.file_name());
-            if let Err(error) = std::fs::remove_file(&file)
-                && error.kind() != std::io::ErrorKind::NotFound
-            {
-                tracing::warn!(file = %file.display(), %error, "cannot remove the note of an earlier failure");
-            }
+            self.forget_one(phase);
+        }
+    }
+
+    /// Forgets a note that turned out to be about something else than the data, or was acted upon.
+    pub(crate) fn forget_one(&self, phase: Phase) {
+        let file = self.directory.join(phase.file_name());
+        if let Err(error) = std::fs::remove_file(&file)
+            && error.kind() != std::io::ErrorKind::NotFound
+        {
+            tracing::warn!(file = %file.display(), %error, "cannot remove the note of an earlier failure");
         }
     }
 }
 
 fn note(info: &PanicHookInfo<'_>) {
+    let text = info.to_string();
+    let lack = tells_of_lack(&text);
     let file = INSIDE.try_with(|inside| inside.try_borrow().ok().and_then(|inside| inside.clone()));
-    if let Ok(Some(file)) = file {
-        write_note(&file, &info.to_string());
+    if let Ok(Some(file)) = file
+        && !lack
+    {
+        write_note(&file, &text);
     }
     let thread = std::thread::current();
     if let Some(name) = thread.name().filter(|name| is_engines(name)) {
@@ -160,7 +186,9 @@ fn note(info: &PanicHookInfo<'_>) {
         // Not waited for: this thread may be the one that holds it.
         for failure in OPEN.try_lock().iter().flat_map(|open| open.iter()) {
             if let Some(failure) = failure.upgrade() {
-                write_note(&failure.note, &cause);
+                if !lack {
+                    write_note(&failure.note, &cause);
+                }
                 let _ = failure.cause.set(cause.clone());
             }
         }
@@ -202,6 +230,27 @@ mod tests {
         assert_eq!(guard.note(Phase::Running), None);
         guard.forget();
         assert_eq!(guard.note(Phase::Opening), None);
+    }
+
+    #[test]
+    fn g1_a_panic_over_something_lacking_is_no_damage_and_leaves_no_note() {
+        let directory = tempfile::tempdir().unwrap();
+        let guard = Guard::new(directory.path());
+        let lacking = || Err::<(), _>(std::io::Error::from_raw_os_error(11));
+        let unwraps = || {
+            lacking().expect("a thread");
+            Ok(())
+        };
+        let opening = guard.run(Phase::Opening, unwraps).unwrap_err();
+        let told = matches!(&opening, StoreError::Unusable { source, .. } if source.to_string().contains("lacks"));
+        assert!(told, "{opening:?}");
+        assert_eq!(guard.failed(), None);
+        let running = guard.run(Phase::Running, unwraps).unwrap_err();
+        assert!(matches!(running, StoreError::Io(_)), "{running:?}");
+        assert!(guard.failed().unwrap().contains("lacks"));
+        for phase in Phase::ALL {
+            assert_eq!(guard.note(phase), None, "{phase:?}");
+        }
     }
 
     #[test]

@@ -14,6 +14,7 @@ use grapevine_core::id::{Incarnation, Lane, UnixSeconds};
 use grapevine_core::names::{Address, ClassPath};
 use grapevine_core::store::{RecoveredClass, Taken, Write};
 
+mod aside;
 mod codec;
 mod config;
 mod cursor;

@@ -3,14 +3,16 @@
 //! ```text
 //! <path>/lock              locked while a process has the store
 //! <path>/sled/             the engine's files
-//! <path>/sled.corrupt-<n>/ what was set aside, the newest three
+//! <path>/sled.corrupt-<n>/ what was set aside (see aside.rs)
 //! <path>/acknowledged      how many commits were acknowledged (see tally.rs)
 //! <path>/failed-*          notes of failures for the next start (see guard.rs)
 //! ```
 //!
 //! What makes the directory unusable for anybody (locked, not writable, another format) is an error and changes
 //! nothing. What only says that the engine's files do not read back (an error, a panic, a record that makes no sense)
-//! sets them aside and starts empty: peers have what was in them, and an operator may want to look.
+//! sets them aside and starts empty: peers have what was in them, and an operator may want to look. A machine that lacks
+//! something, as a thread, is the first kind; and if no empty engine opens either, the files were not at fault: they are
+//! put back.
 //! The engine's files lie one level down so that this works when the path itself is a mount point.
 
 use std::fs::{self, File, TryLockError};
@@ -27,21 +29,21 @@ use crate::recover::Counters;
 use crate::sled_store::{Engine, SledStore};
 use crate::tally::Tally;
 use crate::txn::Txn;
-use crate::{StoreConfig, StoreError, recover, snapshots};
+use crate::{StoreConfig, StoreError, aside, recover, snapshots};
 
 /// The one tree.
 const TREE: &str = "grapevine";
 /// The engine's own default tree, which stays empty.
 const DEFAULT_TREE: &[u8] = b"__sled__default";
-/// How many directories that were set aside are kept: an operator may want to look at them, and a crash loop must
-/// not fill the disk with them.
-const SET_ASIDE_MAX: usize = 3;
 
 /// The version of the engine whose files are read.
 const ENGINE_VERSION: (u32, u32) = (0, 34);
 /// How long the engine's own lock may still be held by threads of a store closed before.
 const ENGINE_LOCK_WAIT_MAX: Duration = Duration::from_secs(10);
 const ENGINE_LOCK_RETRY: Duration = Duration::from_millis(2);
+/// The threads that the engine starts (its flusher and seven for its files), and our keeper's. It panics without the first,
+/// and hangs without the others.
+const THREADS_NEEDED: usize = 9;
 
 /// What opening had to do.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -70,25 +72,17 @@ pub fn open(config: &StoreConfig) -> Result<(SledStore, Recovered, OpenReport), 
     let lock = lock(&config.path)?;
     let guard = Guard::new(&config.path);
     let mut report = OpenReport::default();
-    if let Some(note) = guard.note(Phase::Opening) {
-        set_aside(
-            config,
-            &mut report,
-            format!("an earlier start failed: {note}"),
-        )?;
-    }
+    threads_can_start().map_err(unusable(&config.path))?;
     let tally_path = config.path.join("acknowledged");
     let (mut tally, acknowledged) = Tally::open(&tally_path).map_err(unusable(&tally_path))?;
     let doubted = guard.note(Phase::Running).is_some();
-    let mut opened = guard.run(Phase::Opening, || {
-        open_engine(config, doubted, acknowledged)
+    let opened = aside::open_or_begin_anew(config, &guard, &mut report, |begun_anew| {
+        if begun_anew {
+            open_engine(config, false, 0)
+        } else {
+            open_engine(config, doubted, acknowledged)
+        }
     });
-    if let Err(error) = &opened
-        && error.is_damage()
-    {
-        set_aside(config, &mut report, error.to_string())?;
-        opened = guard.run(Phase::Opening, || open_engine(config, false, 0));
-    }
     let opened = opened?;
     report.verified = opened.verified;
     if report.set_aside.is_none() {
@@ -126,6 +120,29 @@ fn check_clock(now: SystemTime) -> std::io::Result<()> {
             "the system's clock stands {seconds} s before 1970: set it, then start again"
         )))
     })
+}
+
+/// Starts as many threads at a time as an open store has, and ends them: a lack is told before anything is touched.
+fn threads_can_start() -> std::io::Result<()> {
+    let mut started = Vec::with_capacity(THREADS_NEEDED);
+    let mut result = Ok(());
+    for number in 1..=THREADS_NEEDED {
+        match std::thread::Builder::new().spawn(std::thread::park) {
+            Ok(thread) => started.push(thread),
+            Err(error) => {
+                let text =
+                    format!("thread {number} of {THREADS_NEEDED} cannot be started: {error}");
+                result = Err(std::io::Error::new(error.kind(), text));
+                break;
+            }
+        }
+    }
+    for thread in started {
+        thread.thread().unpark();
+        // It does nothing that could panic.
+        let _ = thread.join();
+    }
+    result
 }
 
 /// An engine that is open, and what was read from it.
@@ -326,62 +343,6 @@ fn check_format(format: &[u8], config: &StoreConfig) -> Result<u32, StoreError> 
         ));
     }
     Ok(found)
-}
-
-/// Renames the engine's files, and drops the oldest of those renamed before.
-fn set_aside(
-    config: &StoreConfig,
-    report: &mut OpenReport,
-    reason: String,
-) -> Result<(), StoreError> {
-    let from = engine_path(config);
-    let mut earlier = earlier_numbers(&config.path);
-    let number = earlier.last().map_or(1, |last| last + 1);
-    let to = aside_path(config, number);
-    if from.exists() {
-        fs::rename(&from, &to).map_err(|source| StoreError::Unusable {
-            path: from.clone(),
-            source,
-        })?;
-        tracing::error!(
-            store = %config.path.display(),
-            set_aside = %to.display(),
-            reason,
-            "the store does not read back: set aside, starting empty, to be filled by peers"
-        );
-        earlier.push(number);
-        report.set_aside = Some(to);
-        report.reason = Some(reason);
-    }
-    let surplus = earlier.len().saturating_sub(SET_ASIDE_MAX);
-    for number in &earlier[..surplus] {
-        let path = aside_path(config, *number);
-        match fs::remove_dir_all(&path) {
-            Ok(()) => tracing::warn!(path = %path.display(), "removed the oldest store set aside"),
-            Err(error) => {
-                tracing::warn!(path = %path.display(), %error, "cannot remove a store set aside");
-            }
-        }
-    }
-    Ok(())
-}
-
-fn aside_path(config: &StoreConfig, number: u64) -> PathBuf {
-    config.path.join(format!("sled.corrupt-{number}"))
-}
-
-/// The numbers of what was set aside before, ascending.
-fn earlier_numbers(directory: &Path) -> Vec<u64> {
-    let mut numbers: Vec<u64> = fs::read_dir(directory)
-        .into_iter()
-        .flatten()
-        .filter_map(|entry| {
-            let name = entry.ok()?.file_name();
-            name.to_str()?.strip_prefix("sled.corrupt-")?.parse().ok()
-        })
-        .collect();
-    numbers.sort_unstable();
-    numbers
 }
 
 #[cfg(test)]
