@@ -286,6 +286,12 @@ impl Progress {
             .is_some_and(|lane| lane.has(event.sequence))
     }
 
+    /// Whether a bump-lane event was applied, and each earlier one of its run was or is no longer waited for.
+    pub fn has_through(&self, event: EventId) -> bool {
+        self.lane(event.origin, Lane::Bump)
+            .is_some_and(|lane| lane.has(event.sequence) && lane.covered() >= event.sequence)
+    }
+
     /// Whether every head is covered by what was applied in the bump lane, or is no longer waited for.
     pub fn covers(&self, heads: &[OriginHead]) -> bool {
         heads.iter().all(|head| {

@@ -414,9 +414,13 @@ impl Core {
         why
     }
 
-    /// Whether every event of a session was applied here (G5).
+    /// Whether a session has been seen here (G5): each of its events was applied, and all that their runs had issued before
+    /// them was, or is no longer waited for, everything having been bumped in its stead. Of several writes at one run a
+    /// session carries the last one.
     pub fn has_all(&self, session: &[EventId]) -> bool {
-        session.iter().all(|&event| self.progress.has(event))
+        session
+            .iter()
+            .all(|event| self.progress.has_through(*event))
     }
 
     /// This sidecar's run.

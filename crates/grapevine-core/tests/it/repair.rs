@@ -59,6 +59,27 @@ fn g5_a_session_of_two_events_has_been_seen_where_both_are() {
     assert!(world.core(2).has_all(&session));
 }
 
+/// Who wrote twice at one sidecar carries the second token alone, as the Rust client does: it stands for both writes.
+#[test]
+fn g5_a_session_of_two_writes_at_one_sidecar_has_been_seen_where_both_are() {
+    let mut world = World::running(3);
+    world.invalidate(0, &["cart/13"]);
+    world.flush(0);
+    assert!(world.drop_all(0, 2) > 0, "the push of the first is lost");
+    let session = [world.next_event(0)];
+    world.invalidate(0, &["cart/14"]);
+    world.flush(0);
+    world.deliver_all(0, 2);
+    let before = world.token(2, &["cart/13"]);
+    assert!(
+        !world.core(2).has_all(&session),
+        "the first write is not seen"
+    );
+    world.converge().unwrap();
+    assert!(world.core(2).has_all(&session));
+    assert_ne!(world.token(2, &["cart/13"]), before);
+}
+
 #[test]
 fn g1_events_of_a_dead_incarnation_are_fetched_from_whoever_has_them() {
     let mut world = World::running(4);
@@ -104,7 +125,7 @@ fn g1_an_acknowledged_event_behind_a_hole_that_nobody_can_fill_is_fetched() {
         world.crash(0);
         world.wipe(0);
         let begin = world.now;
-        while !world.core(2).has_all(&[event]) {
+        while !world.core(2).progress().has(event) {
             world.settle();
             world.advance(Duration::from_millis(10));
             assert!(

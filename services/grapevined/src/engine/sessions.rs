@@ -1,7 +1,7 @@
 //! Calls that wait until events of their session are applied here (G5).
 //!
-//! Each waits for one event at a time, under that event's name, so that an applied event wakes those whom it concerns and
-//! nobody else. There are only so many places; a further call is refused at once.
+//! Each waits for one event at a time, and for all that its run issued before it, under that event's name, so that an applied
+//! event wakes those whom it concerns and nobody else. There are only so many places; a further call is refused at once.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -58,10 +58,16 @@ impl Sessions {
         Ok(Waiting { table, key, woken })
     }
 
-    /// Wakes who waits for an event.
-    pub(super) fn applied(&self, event: EventId) {
+    /// An event was applied: wakes who waits for one of its run that has none missing before it any more, which is told by how
+    /// far that run's events are complete.
+    pub(super) fn applied(&self, event: EventId, complete: impl FnOnce() -> u64) {
+        if self.table.lock().waiting.is_empty() {
+            return;
+        }
+        let at = |sequence| EventId { sequence, ..event };
+        let (first, last) = ((at(0), 0), (at(complete()), u64::MAX));
         let mut table = self.table.lock();
-        while let Some((&key, _)) = table.waiting.range((event, 0)..=(event, u64::MAX)).next() {
+        while let Some((&key, _)) = table.waiting.range(first..=last).next() {
             // Nobody listening is no error.
             let _ = table.waiting.remove(&key).map(|wakes| wakes.send(()));
         }
@@ -124,21 +130,23 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn g5_an_applied_event_wakes_those_who_wait_for_it_and_no_others() {
+    async fn g5_an_applied_event_wakes_those_who_wait_for_what_is_complete_and_no_others() {
         let sessions = Sessions::new(10, &Arc::default());
-        let [first, same, other] = [1, 1, 2].map(|at| sessions.wait_for(event(at)).unwrap());
+        let [first, same, other] = [2, 2, 3].map(|at| sessions.wait_for(event(at)).unwrap());
         let gone = sessions.wait_for(event(1)).unwrap();
         drop(gone);
         assert_eq!(sessions.waiting(), 3);
-        sessions.applied(event(1));
+        sessions.applied(event(2), || 0);
+        assert_eq!(sessions.waiting(), 3, "the first is missing");
+        sessions.applied(event(1), || 2);
         assert_eq!(sessions.waiting(), 1);
         first.woken().await.unwrap();
         same.woken().await.unwrap();
         sessions.all_applied();
         other.woken().await.unwrap();
-        let late = sessions.wait_for(event(3)).unwrap();
+        let late = sessions.wait_for(event(4)).unwrap();
         sessions.close();
         assert_eq!(late.woken().await.unwrap_err().code(), Code::Unavailable);
-        assert!(sessions.wait_for(event(3)).is_err());
+        assert!(sessions.wait_for(event(4)).is_err());
     }
 }

@@ -24,7 +24,7 @@ impl EventLoop {
                 Action::Reply(ticket, reply) => self.reply(ticket, reply),
                 Action::Applied(event, what) => {
                     applied += 1;
-                    self.parts.engine.sessions.applied(event);
+                    self.wake_sessions(event);
                     self.log_floor(event, &what);
                     // Nobody listening is no error.
                     let _ = self.parts.engine.news.send(News::Applied(event, what));
@@ -100,6 +100,19 @@ impl EventLoop {
         for (_, link) in self.links.values() {
             self.offer(link, message.clone());
         }
+    }
+
+    /// Wakes who waits with a session for an event, or for one behind it. A bump of everything may stand for what is missing.
+    fn wake_sessions(&self, event: EventId) {
+        let engine = &self.parts.engine;
+        if event.origin.is_history() {
+            return engine.sessions.all_applied();
+        }
+        engine.sessions.applied(event, || {
+            let core = engine.core.read();
+            let lane = core.progress().lane(event.origin, Lane::Bump);
+            lane.map_or(0, LaneProgress::covered)
+        });
     }
 
     /// Tells the log of a class family that had to give way here. What others evict, their logs tell.
