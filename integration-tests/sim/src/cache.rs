@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 
+use grapevine_core::event::PurgeMode;
 use grapevine_core::names::Address;
 use grapevine_core::token::Token;
 
@@ -23,6 +24,8 @@ pub(crate) struct Value {
     pub(crate) expires: Micros,
     /// The step of the run in which it was stored.
     pub(crate) stored: u64,
+    /// Whether a soft purge has marked it: only who asks for stale values is given it.
+    pub(crate) marked: bool,
     /// Whether a delete of it was lost.
     pub(crate) undead: bool,
 }
@@ -50,8 +53,14 @@ impl Cache {
         self.deaf_until = self.deaf_until.max(until);
     }
 
-    /// What is stored at an address.
+    /// What is stored at an address and not marked.
     pub(crate) fn get(&self, now: Micros, address: &Address) -> Option<Value> {
+        let value = self.get_even_stale(now, address);
+        value.filter(|value| !value.marked)
+    }
+
+    /// What is stored at an address.
+    pub(crate) fn get_even_stale(&self, now: Micros, address: &Address) -> Option<Value> {
         if self.away(now) {
             return None;
         }
@@ -70,13 +79,17 @@ impl Cache {
         true
     }
 
-    /// Deletes a value; tells whether the delete arrived.
-    pub(crate) fn delete(&mut self, now: Micros, address: &Address) -> bool {
+    /// Deletes a value, or, if that is soft, marks it; tells whether the word arrived.
+    pub(crate) fn delete(&mut self, now: Micros, address: &Address, mode: PurgeMode) -> bool {
         if self.away(now) || now < self.deaf_until {
             self.mark(address);
             return false;
         }
-        self.values.remove(address);
+        if mode == PurgeMode::Hard {
+            self.values.remove(address);
+        } else if let Some(value) = self.values.get_mut(address) {
+            value.marked = true;
+        }
         true
     }
 

@@ -30,6 +30,7 @@ use crate::clock::Micros;
 use crate::network::SLOTS_MAX;
 use crate::scenario::Gap;
 use crate::shop::{ADDRESSES_MAX, Mask};
+use crate::soft::Fading;
 
 const EARLY: &str = "its receipt `all` was satisfied by a sidecar that had not caught up";
 
@@ -120,10 +121,16 @@ pub(crate) struct Promise {
 }
 
 /// What is known of an event.
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a thing by itself that may be known"
+)]
 #[derive(Clone, Debug)]
 pub(crate) struct Known {
     /// The addresses that its write changed.
     pub(crate) covers: Mask,
+    /// Whether what it replaces may be served for a while.
+    soft: bool,
     /// The write, 0 if no application asked for it.
     pub(crate) index: u64,
     /// Whether its call was answered.
@@ -162,6 +169,8 @@ pub(crate) struct Checker {
     checked: Vec<usize>,
     staleness: Micros,
     serve: [Micros; ADDRESSES_MAX],
+    /// What stale values must have.
+    pub(crate) fading: Fading,
     /// What is not built yet and explains whatever is violated from now on.
     pub(crate) excuse: Option<Gap>,
     /// Violations, in order.
@@ -170,7 +179,11 @@ pub(crate) struct Checker {
 
 impl Checker {
     /// Nothing happened yet. `serve`: how long each address's policy serves while freshness is unknown.
-    pub(crate) fn new(staleness: Micros, serve: [Micros; ADDRESSES_MAX]) -> Self {
+    pub(crate) fn new(
+        staleness: Micros,
+        serve: [Micros; ADDRESSES_MAX],
+        windows: [Micros; ADDRESSES_MAX],
+    ) -> Self {
         Self {
             known: BTreeMap::new(),
             everything: BTreeMap::new(),
@@ -187,6 +200,7 @@ impl Checker {
             checked: vec![0; SLOTS_MAX],
             staleness,
             serve,
+            fading: Fading::new(windows),
             excuse: None,
             violations: Vec::new(),
         }
@@ -210,11 +224,18 @@ impl Checker {
     }
 
     /// A write's invalidation was given its number.
-    pub(crate) fn issued(&mut self, event: EventId, covers: Mask, index: u64, everything: u64) {
+    pub(crate) fn issued(
+        &mut self,
+        event: EventId,
+        (covers, soft): (Mask, bool),
+        index: u64,
+        everything: u64,
+    ) {
         self.known.insert(
             event,
             Known {
                 covers,
+                soft,
                 index,
                 answered: false,
                 holders: 0,
@@ -237,13 +258,19 @@ impl Checker {
     }
 
     /// An event's call was answered. `early`: by a sidecar that had not caught up.
-    pub(crate) fn answered(&mut self, event: EventId, all_satisfied: bool, early: bool) {
+    pub(crate) fn answered(
+        &mut self,
+        now: Micros,
+        event: EventId,
+        all_satisfied: bool,
+        early: bool,
+    ) {
         let Some(known) = self.known.get_mut(&event) else {
             return;
         };
         known.answered = true;
         if all_satisfied {
-            let (covers, index) = (known.covers, known.index);
+            let (covers, index, soft) = (known.covers, known.index, known.soft);
             let promised = if early {
                 &mut self.early
             } else {
@@ -251,6 +278,9 @@ impl Checker {
             };
             for address in covers.iter() {
                 promised[address] = promised[address].max(index);
+                if self.serve[address] == 0 && !early && !soft {
+                    self.fading.promised(now, address, index);
+                }
             }
         }
     }
@@ -272,10 +302,13 @@ impl Checker {
         self.unseated.remove(&event);
         known.acknowledged = true;
         self.acknowledged.push((now, event));
-        let (covers, index) = (known.covers, known.index);
+        let (covers, index, soft) = (known.covers, known.index, known.soft);
         for address in covers.iter() {
             let due = now + self.staleness + self.serve[address];
             self.coming[address].push_back((due, index));
+            if !soft {
+                self.fading.promised(due, address, index);
+            }
         }
     }
 
@@ -333,6 +366,7 @@ impl Checker {
     pub(crate) fn started(&mut self, slot: usize) {
         self.applied[slot] = [0; ADDRESSES_MAX];
         self.checked[slot] = 0;
+        self.fading.started(slot);
         self.seated &= !(1 << slot);
     }
 
@@ -342,13 +376,22 @@ impl Checker {
         self.superseded[slot].clear();
     }
 
-    /// A sidecar applied an event; the addresses concerned, if an application asked for it.
-    pub(crate) fn applied(&mut self, slot: usize, event: EventId) -> Option<Mask> {
+    /// A sidecar applied an event at a moment, or took it over with a state; the addresses concerned, if an application asked
+    /// for it.
+    pub(crate) fn applied(
+        &mut self,
+        slot: usize,
+        event: EventId,
+        when: Option<Micros>,
+    ) -> Option<Mask> {
         let known = self.known.get(&event)?;
         for address in known.covers.iter() {
             let newest = &mut self.applied[slot][address];
             *newest = (*newest).max(known.index);
         }
+        let when = when.filter(|_| known.soft);
+        self.fading
+            .applied(slot, event, (known.covers, known.index), when);
         Some(known.covers)
     }
 
@@ -361,7 +404,11 @@ impl Checker {
             .filter(|event| has(*event))
             .collect();
         for event in events {
-            self.applied(slot, event);
+            self.applied(slot, event, None);
+        }
+        let bumped: Vec<_> = self.everything.keys().copied().collect();
+        for event in bumped.into_iter().filter(|event| has(*event)) {
+            self.everything_applied(slot, event);
         }
     }
 
@@ -465,6 +512,15 @@ impl Checker {
     pub(crate) fn everything_bumped(&mut self, event: EventId, index: u64) {
         let order = self.known.len();
         self.everything.entry(event).or_insert((order, index));
+    }
+
+    /// A sidecar applied a bump of everything that no application asked for: nothing from before it may be served.
+    pub(crate) fn everything_applied(&mut self, slot: usize, event: EventId) {
+        let known = self.known.contains_key(&event);
+        if let Some((_, index)) = self.everything.get(&event).filter(|_| !known) {
+            let before = (Mask::ALL, *index);
+            self.fading.applied(slot, event, before, None);
+        }
     }
 
     /// The newest write before a bump of everything that was applied.

@@ -1,5 +1,6 @@
 //! What can come next in a run.
 
+use grapevine_core::event::PurgeMode;
 use grapevine_core::machine::effects::{PeerMessage, Side, Ticket};
 use grapevine_core::names::Address;
 use grapevine_core::token::Token;
@@ -199,6 +200,8 @@ pub(crate) enum Event {
     Delete {
         /// Which address.
         address: Address,
+        /// Whether it is only marked.
+        mode: PurgeMode,
     },
     /// A writer declares its write.
     Declare {

@@ -15,6 +15,7 @@ use crate::clock::{MILLISECOND, Micros};
 use crate::declare;
 use crate::motifs;
 use crate::network::Weather;
+use crate::refresh;
 use crate::rng::stream;
 use crate::scenario::Scenario;
 use crate::schedule::{AskOp, Going, HORIZON, Op, ReadOp, Source, What, WriteOp};
@@ -164,6 +165,7 @@ pub(crate) fn generate(seed: u64, size: usize, scenario: Scenario, shop: &Shop) 
     };
     declare::add(&mut generator);
     stampede::add(&mut generator);
+    refresh::add(&mut generator);
     let crash_timeout = generator.crash_timeout;
     let mut ops = generator.ops;
     ops.sort_by_key(|op| op.at);
@@ -290,6 +292,7 @@ impl Generator<'_> {
             source,
             session: self.rng.random_range(0..12) == 0,
             jitter: self.rng.random(),
+            stale: self.rng.random_range(0..2) == 0,
             ask: self.ask(),
         }
     }
@@ -341,9 +344,13 @@ impl Generator<'_> {
 
     /// A write of a kind at a sidecar.
     pub(crate) fn write_of(&mut self, node: usize, kind: usize) -> WriteOp {
+        let covers = self.shop.kinds[kind].covers;
+        let fades = self.shop.fading().into_iter().any(|it| covers.has(it));
+        let soft_in = if fades { 3 } else { 40 };
         WriteOp {
             node,
             kind,
+            soft: fades == (self.rng.random_range(0..soft_in) > 0),
             call: self.rng.random_range(50..2 * MILLISECOND),
             level: self.level(),
             dies: self.climate.disks && self.rng.random_range(0..40) == 0,

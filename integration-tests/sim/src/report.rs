@@ -132,6 +132,11 @@ impl Report {
         self.tally.intents.owed
     }
 
+    /// How often a reader was served what a soft write had replaced.
+    pub fn stale_served(&self) -> u64 {
+        self.tally.stale.1
+    }
+
     /// How often something became of a turn to fill, by its name in reports.
     pub fn turns(&self, what: &str) -> u64 {
         let named = self.tally.turns.named();
@@ -194,6 +199,7 @@ impl Report {
                 "bumps_uncalled": tally.intents.ended,
             },
             "turns": BTreeMap::from(tally.turns.named()),
+            "stale": { "offered": tally.stale.0, "served": tally.stale.1 },
             "sessions": { "reads": tally.sessions.0, "timed_out": tally.sessions.1 },
             "floors": tally.floors,
             "snapshots": tally.snapshots,
@@ -253,6 +259,10 @@ impl Report {
                 "{}, {}, {}, {}",
                 intents.begun, intents.owed, intents.aborted, intents.ended
             ),
+        );
+        row(
+            "stale offered, served",
+            format!("{}, {}", tally.stale.0, tally.stale.1),
         );
         for (name, count) in tally.turns.named() {
             row(&format!("turns {name}"), count.to_string());

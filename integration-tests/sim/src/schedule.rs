@@ -3,6 +3,7 @@
 //! A schedule is a plain list of operations, so that a violation can be shrunk by taking some of them out: an operation
 //! draws nothing while it runs, and the streams of network and disks are their own.
 
+use grapevine_core::event::PurgeMode;
 use grapevine_core::machine::effects::ReceiptLevel;
 
 use crate::clock::{MILLISECOND, Micros};
@@ -50,6 +51,8 @@ pub(crate) struct ReadOp {
     pub(crate) session: bool,
     /// The random number given to resolve.
     pub(crate) jitter: u32,
+    /// Whether it takes what a soft write replaced, where policy lets it, and computes the value anew.
+    pub(crate) stale: bool,
     /// How it asks for its turn, where policy says so.
     pub(crate) ask: AskOp,
 }
@@ -83,10 +86,23 @@ pub(crate) struct WriteOp {
     pub(crate) call: Micros,
     /// The receipt asked for.
     pub(crate) level: ReceiptLevel,
+    /// Whether readers may have what it replaces for a while.
+    pub(crate) soft: bool,
     /// Whether the application dies between commit and call.
     pub(crate) dies: bool,
     /// How it was declared before it was committed, if it was.
     pub(crate) declared: Option<Declared>,
+}
+
+impl WriteOp {
+    /// What it asks to be done with known addresses.
+    pub(crate) fn purge(&self) -> PurgeMode {
+        if self.soft {
+            PurgeMode::Soft
+        } else {
+            PurgeMode::Hard
+        }
+    }
 }
 
 /// A write intent.

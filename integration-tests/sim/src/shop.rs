@@ -11,8 +11,10 @@ use grapevine_core::names::{Address, ClassPath};
 use grapevine_core::policy::{FillRule, LagRule, OnUnknown, Pattern, Policy, PolicySet, Strategy};
 use grapevine_core::versions::bucket_of;
 
+use crate::clock::Micros;
+
 /// The most addresses.
-pub(crate) const ADDRESSES_MAX: usize = 19;
+pub(crate) const ADDRESSES_MAX: usize = 22;
 /// How long classes of `s/**` are served after freshness was shown last.
 pub(crate) const SERVE_UNKNOWN_FOR: Duration = Duration::from_millis(700);
 /// The top-level class of [`marker`]s.
@@ -44,10 +46,13 @@ const ADDRESSES: [(&str, &[&str]); ADDRESSES_MAX] = [
     ("e1", &["e/1"]),
     ("e2", &["e/2", "w/2"]),
     ("f1", &["f/1"]),
+    ("p1", &["p/1"]),
+    ("p2", &["p/1/z", "w/1"]),
+    ("q1", &["q/1"]),
 ];
 
 /// Writes by the classes that they change; the first ones are common, see [`Shop::kinds`].
-const WRITES: [(&[&str], Match); 26] = [
+const WRITES: [(&[&str], Match); 30] = [
     (&["v/1"], Match::Any),
     (&["v/2"], Match::Any),
     (&["v/3"], Match::Any),
@@ -67,6 +72,10 @@ const WRITES: [(&[&str], Match); 26] = [
     (&["e/1"], Match::Any),
     (&["e/2"], Match::Any),
     (&["f/1"], Match::Any),
+    (&["p/1"], Match::Any),
+    (&["p/1/z"], Match::Any),
+    (&["p"], Match::Any),
+    (&["q/1"], Match::Any),
     (&["v/2", "w/1"], Match::All),
     (&["r/2", "w"], Match::All),
     (&["r", "w/1"], Match::All),
@@ -77,7 +86,7 @@ const WRITES: [(&[&str], Match); 26] = [
 ];
 
 /// Classes whose buckets the fillers share.
-const CROWDED: [&str; 6] = ["v/1", "v/2", "v/3", "r/1", "r/2", "b/1"];
+const CROWDED: [&str; 7] = ["v/1", "v/2", "v/3", "r/1", "r/2", "b/1", "p/1"];
 /// Fillers of each.
 const FILLERS: usize = 3;
 
@@ -203,6 +212,18 @@ impl Shop {
         }
     }
 
+    /// The addresses of which what a soft write replaced may be served for a while.
+    pub(crate) fn fading(&self) -> Vec<usize> {
+        let all = 0..ADDRESSES_MAX;
+        all.filter(|address| self.window(*address) > 0).collect()
+    }
+
+    /// How long that may be served.
+    pub(crate) fn window(&self, address: usize) -> Micros {
+        let policy = self.policies.of(&self.items[address].query.classes[0]);
+        u64::try_from(policy.stale_while_revalidate.as_micros()).unwrap_or(0)
+    }
+
     /// The addresses that a bump changes.
     pub(crate) fn covers(&self, classes: &[ClassPath], matching: Match) -> Mask {
         Mask::of(|address| covers(classes, matching, &self.items[address].classes))
@@ -262,6 +283,14 @@ fn elected(policy: Policy) -> Policy {
     }
 }
 
+/// The same policy, by which what a soft write replaced may be served for so many milliseconds.
+fn fading(policy: Policy, window: u64) -> Policy {
+    Policy {
+        stale_while_revalidate: Duration::from_millis(window),
+        ..policy
+    }
+}
+
 fn policies(lags: bool) -> PolicySet {
     let policy = |pattern: &str, strategy, on_unknown, ttl| Policy {
         pattern: Pattern::parse(pattern).expect("invariant: a constant pattern"),
@@ -290,6 +319,11 @@ fn policies(lags: bool) -> PolicySet {
         policy("t/**", Strategy::Ttl, bypass, SHORT_TTL),
         elected(policy("e/**", Strategy::Versioned, bypass, hour)),
         elected(policy("f/**", Strategy::Registered, bypass, hour)),
+        fading(policy("p/**", Strategy::Versioned, bypass, hour), 300),
+        elected(fading(
+            policy("q/**", Strategy::Registered, bypass, hour),
+            800,
+        )),
     ];
     PolicySet::new(policies, Policy::fallback()).expect("invariant: constant policies")
 }

@@ -193,6 +193,8 @@ pub(crate) struct Tally {
     pub(crate) intents: Intents,
     /// Turns to fill.
     pub(crate) turns: Turns,
+    /// Look-ups of readers that were offered what a soft write replaced, and those of them that found and were served it.
+    pub(crate) stale: (u64, u64),
     /// Reads with a session, and those of them that timed out.
     pub(crate) sessions: (u64, u64),
     /// Floors applied.
@@ -230,6 +232,8 @@ impl Tally {
         self.all_satisfied += other.all_satisfied;
         self.intents.add(other.intents);
         self.turns.add(other.turns);
+        self.stale.0 += other.stale.0;
+        self.stale.1 += other.stale.1;
         self.sessions.0 += other.sessions.0;
         self.sessions.1 += other.sessions.1;
         self.floors += other.floors;

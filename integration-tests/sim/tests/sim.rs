@@ -70,6 +70,12 @@ fn race11_of_many_readers_that_miss_one_fills_and_nobody_waits_for_ever() {
 }
 
 #[test]
+fn g3_g5_g7_only_what_soft_writes_replaced_is_served_stale_and_no_longer_than_the_window() {
+    let report = passes(&Request::new(400..440));
+    assert!(report.stale_served() > 60, "{}", report.text());
+}
+
+#[test]
 fn hits_in_calm_weather_are_nearly_those_of_the_oracle() {
     let mut request = Request::new(0..30);
     request.scenario = Scenario::Calm;
@@ -161,6 +167,16 @@ fn arm_vector_after_chunks_is_caught() {
 #[test]
 fn arm_turn_is_a_licence_is_caught() {
     is_caught(Arm::TurnIsALicence, 100, &["G3", "G4", "G7"]);
+}
+
+#[test]
+fn arm_stale_after_hard_is_caught() {
+    is_caught(Arm::StaleAfterHard, 50, &["G3", "G7"]);
+}
+
+#[test]
+fn arm_stale_to_sessions_is_caught() {
+    is_caught(Arm::StaleToSessions, 200, &["G5"]);
 }
 
 #[test]

@@ -36,6 +36,10 @@ pub enum Arm {
     VectorAfterChunks,
     /// Whoever had the turn stores under the token of that moment, and asks nobody.
     TurnIsALicence,
+    /// What a hard write replaced is served like what a soft one did.
+    StaleAfterHard,
+    /// Readers with a session are served what soft writes replaced.
+    StaleToSessions,
     /// Every read goes to the database: safe, and useless.
     BypassAll,
     /// Fills store what a replica shows right after a bump; in scenario `replica-lag`.

@@ -21,8 +21,7 @@ use grapevine_core::machine::effects::{
 use grapevine_core::names::ClassPath;
 
 use super::Sim;
-use super::reads::PURGE;
-use super::writes::{OVERDUE, PATIENCE, Writing};
+use super::writes::{OVERDUE, PATIENCE, Writing, is_soft};
 use crate::checker::Guarantee;
 use crate::clock::{MILLISECOND, Micros, SECOND};
 use crate::declare::LEASE_MAX;
@@ -111,7 +110,7 @@ impl Sim<'_> {
         let call = BeginWrite {
             classes: self.classes_of((op, Some(attempt)), &write),
             matching: self.shop.kinds[write.kind].matching,
-            purge: PURGE,
+            purge: write.purge(),
             lease: Duration::from_micros(declared.lease),
             deadline: self.time(at).plus(PATIENCE),
         };
@@ -270,6 +269,7 @@ impl Sim<'_> {
         let everything = core.map_or(0, |core| core.roster().everything);
         // It speaks of all that was committed so far.
         let index = self.db.index();
+        let covers = (covers, is_soft(bump));
         self.checker.issued(event, covers, index, everything);
         let stamp = self.nodes[at].wall.stamp(self.now);
         self.stamps.insert(event, stamp);

@@ -1,7 +1,7 @@
 //! One run: a cluster, its applications, their database and cache, and everything that goes wrong.
 //!
 //! A discrete-event loop: take the next event, let it happen, judge. `process` runs sidecars as `grapevined` does,
-//! `links` carries their messages, `serve` sends logs and snapshots, `gossip` tells whom they see, `reads`, `turns`,
+//! `links` carries their messages, `serve` sends logs and snapshots, `gossip` tells whom they see, `reads`, `turns`, `soft`,
 //! `writes` and `intents` are the applications, `faults` is what goes wrong, `losses` counts
 //! the disks that did, `receipts` judges answers, `finish` heals everything and checks what
 //! must hold at the end.
@@ -16,6 +16,7 @@ mod process;
 mod reads;
 mod receipts;
 mod serve;
+mod soft;
 mod turns;
 mod writes;
 
@@ -47,6 +48,7 @@ use crate::tally::Tally;
 use crate::transcript::Transcript;
 use intents::{Declaring, Owed};
 use reads::{Reading, SessionWait};
+use soft::Before;
 use turns::OpenTurns;
 use writes::Writing;
 
@@ -89,6 +91,8 @@ pub(crate) struct Sim<'a> {
     tally: Tally,
     transcript: Transcript,
     reads: Vec<Option<Box<Reading>>>,
+    /// The token of an address before the present one, for the arm that serves stale whatever replaced it.
+    before: Before,
     /// Turns to fill that readers have.
     turns: OpenTurns,
     /// Readers that wait for what their session has seen.
@@ -144,6 +148,11 @@ impl<'a> Sim<'a> {
             // Counted on a clock that may be slow.
             *serve = micros + micros / 100;
         }
+        let windows = std::array::from_fn(|address| {
+            // Counted on a clock that may be slow.
+            let window = shop.window(address);
+            window + window / 100
+        });
         let staleness = u64::try_from(MAX_STALENESS.as_micros()).unwrap_or(0);
         Self {
             shop,
@@ -157,10 +166,11 @@ impl<'a> Sim<'a> {
             db: Database::new(),
             cache: Cache::default(),
             oracle: Oracle::default(),
-            checker: Checker::new(staleness, serve),
+            checker: Checker::new(staleness, serve, windows),
             tally: Tally::default(),
             transcript: Transcript::new(keep),
             reads: plan.ops.iter().map(|_| None).collect(),
+            before: Before::new(),
             turns: OpenTurns::new(),
             waits: BTreeMap::new(),
             writes: plan.ops.iter().map(|_| None).collect(),
@@ -286,7 +296,7 @@ impl<'a> Sim<'a> {
             Event::Query { op } => self.query(op),
             Event::Computed { op } => self.computed(op),
             Event::Set { op, token } => self.set(op, token),
-            Event::Delete { address } => self.delete(&address),
+            Event::Delete { address, mode } => self.delete(&address, mode),
             Event::Declare { op, attempt } => self.declare(op, attempt),
             Event::Undeclared { op, attempt } => self.undeclared(op, attempt),
             Event::Decide { op } => self.decide(op),

@@ -1,6 +1,6 @@
 //! Sidecars' processes: what `grapevined`'s loop and writer do around core.
 
-use grapevine_core::event::BumpEvent;
+use grapevine_core::event::{BumpEvent, PurgeMode};
 use grapevine_core::id::{EventId, Incarnation, Lane, Time};
 use grapevine_core::machine::effects::{Action, Effects, Freshness, Input, PeerHello, Side};
 use grapevine_core::machine::{Core, CoreConfig, Limits};
@@ -220,7 +220,9 @@ impl Sim<'_> {
             Action::Reply(ticket, reply) => self.replied(at, ticket, reply),
             Action::Applied(event, what) => self.applied(at, event, &what),
             Action::Resync => self.resynced(at),
-            Action::Purge { addresses, .. } => self.purge(addresses),
+            Action::Purge {
+                addresses, mode, ..
+            } => self.purge(addresses, mode),
             Action::ServeLog {
                 to,
                 origin,
@@ -246,7 +248,10 @@ impl Sim<'_> {
         if matches!(what, BumpEvent::Bump(bump) if bump.classes[0].is_reserved()) {
             self.checker.everything_bumped(event, self.db.index());
         }
-        let covered = self.checker.applied(at, event);
+        let covered = self.checker.applied(at, event, Some(self.now));
+        if covered.is_none() {
+            self.checker.everything_applied(at, event);
+        }
         let concerned = match (covered, what) {
             (Some(covers), _) => covers,
             (None, BumpEvent::Bump(_)) => Mask::ALL,
@@ -299,16 +304,18 @@ impl Sim<'_> {
         };
         let taken = self.store(at, &groups);
         self.transcript.fold(&[4, at as u64, commit.0]);
-        self.purge(taken);
+        for (addresses, mode) in taken {
+            self.purge(addresses, mode);
+        }
         self.input(at, Input::Flushed(commit));
     }
 
     /// Puts groups on a disk; the addresses that takes report.
-    fn store(&mut self, at: usize, groups: &[Group]) -> Vec<Address> {
+    fn store(&mut self, at: usize, groups: &[Group]) -> Vec<(Vec<Address>, PurgeMode)> {
         let mut taken = Vec::new();
         for write in groups.iter().flat_map(|group| &group.writes) {
             if let Some(found) = self.nodes[at].disk.commit(write) {
-                taken.extend(found.addresses);
+                taken.push((found.addresses, found.purge));
             }
             if at == self.size {
                 // A twin's disk ends with it: it is not one of those that keep an event.
@@ -341,10 +348,10 @@ impl Sim<'_> {
     }
 
     /// Deletes on their way to the cache.
-    pub(super) fn purge(&mut self, addresses: Vec<Address>) {
+    pub(super) fn purge(&mut self, addresses: Vec<Address>, mode: PurgeMode) {
         for address in addresses {
             let late = self.net.latency();
-            self.after(late, Event::Delete { address });
+            self.after(late, Event::Delete { address, mode });
         }
     }
 

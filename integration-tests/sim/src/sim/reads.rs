@@ -26,6 +26,7 @@ use crate::events::Event;
 use crate::node::Call;
 use crate::schedule::{ReadOp, Source};
 use crate::shop::SHORT_TTL;
+use crate::soft::Fresher;
 use crate::tally::Race;
 
 /// How often a reader with a session looks whether its sidecar has caught up with it, and for how long.
@@ -39,12 +40,14 @@ const COMMIT_PATIENCE: Micros = 1_000 * MILLISECOND;
 pub(super) struct Reading {
     pub(super) read: ReadOp,
     pub(super) at: usize,
-    address: usize,
+    pub(super) address: usize,
     begun: Micros,
     promise: Promise,
     pub(super) resolution: Resolution,
     index: u64,
     committed: Micros,
+    /// What a stale value must have, and whether one was served.
+    pub(super) stale: Option<Fresher>,
     /// How it stands with its turn to fill.
     pub(super) asking: Asking,
 }
@@ -155,6 +158,7 @@ impl Sim<'_> {
             self.tally.bypassed += 1;
             return;
         }
+        let stale = self.stale_promise(read, (at, address), &resolution, session);
         self.reads[op] = Some(Box::new(Reading {
             read: *read,
             at,
@@ -164,6 +168,7 @@ impl Sim<'_> {
             resolution,
             index: self.db.index(),
             committed: 0,
+            stale,
             asking: Asking::default(),
         }));
         self.after(read.get, Event::Got { op });
@@ -212,6 +217,15 @@ impl Sim<'_> {
             return Some(resolution);
         }
         let name = item.query.address.as_str();
+        if self.arm == Some(Arm::StaleAfterHard) {
+            Self::keep_before(
+                &mut self.before,
+                (at, address),
+                self.now,
+                self.shop,
+                &mut resolution,
+            );
+        }
         self.checker.shown(
             place,
             (at, letter),
@@ -245,6 +259,7 @@ impl Sim<'_> {
         }
         let Some(value) = found.filter(|value| self.accepts(&reading, value)) else {
             self.transcript.fold(&[21, op as u64]);
+            self.serve_stale(op);
             return self.missed(op);
         };
         self.reads[op] = None;
@@ -423,6 +438,7 @@ impl Sim<'_> {
             index: reading.index,
             expires: reading.begun.saturating_add(ttl),
             stored: self.tally.steps,
+            marked: false,
             undead: false,
         };
         self.transcript.fold(&[25, op as u64, token.0, value.index]);
@@ -435,12 +451,12 @@ impl Sim<'_> {
     }
 
     /// A delete arrives at the cache.
-    pub(super) fn delete(&mut self, address: &Address) {
-        let arrived = self.cache.delete(self.now, address);
+    pub(super) fn delete(&mut self, address: &Address, mode: PurgeMode) {
+        let arrived = self.cache.delete(self.now, address, mode);
         self.transcript.fold(&[26, u64::from(arrived)]);
         self.transcript.say(self.now, || {
             let lost = if arrived { "" } else { ", and that is lost" };
-            format!("{address} is deleted{lost}")
+            format!("{address} is purged, {mode:?}{lost}")
         });
     }
 
@@ -449,7 +465,7 @@ impl Sim<'_> {
         let names = covers
             .iter()
             .map(|address| self.shop.items[address].query.address.clone());
-        self.purge(names.collect());
+        self.purge(names.collect(), PurgeMode::Hard);
     }
 
     /// Registers an address that an application filled without a lease: the directory is to know it.
@@ -474,6 +490,3 @@ pub(super) struct SessionWait {
 pub(super) fn target(reading: &Reading) -> &Address {
     &reading.resolution.targets[0].address
 }
-
-/// How purges are asked for.
-pub(super) const PURGE: PurgeMode = PurgeMode::Hard;

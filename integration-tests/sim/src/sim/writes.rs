@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use grapevine_core::event::{Bump, BumpEvent, Event as Logged};
+use grapevine_core::event::{Bump, BumpEvent, Event as Logged, Match, PurgeMode};
 use grapevine_core::id::{EventId, Incarnation};
 use grapevine_core::intent::IntentId;
 use grapevine_core::machine::Core;
@@ -11,7 +11,6 @@ use grapevine_core::names::ClassPath;
 use grapevine_core::store::Write;
 
 use super::Sim;
-use super::reads::PURGE;
 use crate::arms::Arm;
 use crate::clock::{MILLISECOND, Micros};
 use crate::events::Event;
@@ -112,7 +111,7 @@ impl Sim<'_> {
         let call = Invalidate {
             classes: self.classes_of((op, None), &write),
             matching: kind.matching,
-            purge: PURGE,
+            purge: write.purge(),
             level: write.level,
             deadline: self.time(at).plus(PATIENCE),
         };
@@ -124,16 +123,17 @@ impl Sim<'_> {
             return;
         };
         let origin = self.nodes[at].incarnation;
-        if let Some(event) = effects
+        if let Some((event, soft)) = effects
             .writes
             .iter()
             .find_map(|write| own_bump(write, origin))
-            .map(|(event, _)| event)
+            .map(|(event, bump)| (event, is_soft(bump)))
         {
             let core = self.nodes[at].core.as_ref();
             let everything = core.map_or(0, |core| core.roster().everything);
             let (covers, index) = (kind.covers, writing.index);
-            self.checker.issued(event, covers, index, everything);
+            self.checker
+                .issued(event, (covers, soft), index, everything);
             let stamp = self.nodes[at].wall.stamp(self.now);
             self.stamps.insert(event, stamp);
             let letter = self.nodes[at].letter;
@@ -243,7 +243,7 @@ impl Sim<'_> {
         let all = satisfied && receipt.level == ReceiptLevel::All;
         self.tally.all_satisfied += u64::from(all);
         let early = !self.caught_up(at);
-        self.checker.answered(event, all, early);
+        self.checker.answered(self.now, event, all, early);
         self.check_receipt(event, receipt);
         if let Some(writing) = &mut self.writes[op] {
             writing.done = true;
@@ -256,6 +256,11 @@ impl Sim<'_> {
             self.delete_plainly(covers);
         }
     }
+}
+
+/// Whether what a bump replaces may be served for a while. What a conjunction does may not: its anchor keeps nothing.
+pub(super) fn is_soft(bump: &Bump) -> bool {
+    bump.purge == PurgeMode::Soft && bump.matching == Match::Any
 }
 
 /// The event that a write logs, if it is a bump of this run.
