@@ -130,6 +130,18 @@ pub(crate) enum Event {
         /// Which.
         op: usize,
     },
+    /// A database snapshot begins that a sidecar was told of.
+    InsideBegins {
+        /// The operation.
+        op: usize,
+    },
+    /// An application reads inside a database snapshot.
+    InsideReads {
+        /// The operation.
+        op: usize,
+        /// Which of its reads.
+        nth: usize,
+    },
     /// A reader that has a session looks again.
     Session {
         /// The operation.

@@ -13,6 +13,7 @@ use rand::rngs::SmallRng;
 
 use crate::clock::{MILLISECOND, Micros};
 use crate::declare;
+use crate::inside;
 use crate::motifs;
 use crate::network::Weather;
 use crate::refresh;
@@ -166,6 +167,7 @@ pub(crate) fn generate(seed: u64, size: usize, scenario: Scenario, shop: &Shop) 
     declare::add(&mut generator);
     stampede::add(&mut generator);
     refresh::add(&mut generator);
+    inside::add(&mut generator);
     let crash_timeout = generator.crash_timeout;
     let mut ops = generator.ops;
     ops.sort_by_key(|op| op.at);

@@ -20,6 +20,7 @@ mod disk;
 mod events;
 mod explore;
 mod generate;
+mod inside;
 mod motifs;
 mod network;
 mod node;

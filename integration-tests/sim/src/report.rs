@@ -132,6 +132,11 @@ impl Report {
         self.tally.intents.owed
     }
 
+    /// Look-ups inside database snapshots, and those of them whose snapshot had ended.
+    pub fn inside(&self) -> (u64, u64) {
+        (self.tally.inside.reads, self.tally.inside.ended)
+    }
+
     /// How often a reader was served what a soft write had replaced.
     pub fn stale_served(&self) -> u64 {
         self.tally.stale.1
@@ -199,6 +204,12 @@ impl Report {
                 "bumps_uncalled": tally.intents.ended,
             },
             "turns": BTreeMap::from(tally.turns.named()),
+            "inside_snapshots": {
+                "opened": tally.inside.opened,
+                "reads": tally.inside.reads,
+                "ended": tally.inside.ended,
+                "forbidden": tally.inside.forbidden,
+            },
             "stale": { "offered": tally.stale.0, "served": tally.stale.1 },
             "sessions": { "reads": tally.sessions.0, "timed_out": tally.sessions.1 },
             "floors": tally.floors,
@@ -258,6 +269,14 @@ impl Report {
             format!(
                 "{}, {}, {}, {}",
                 intents.begun, intents.owed, intents.aborted, intents.ended
+            ),
+        );
+        let inside = tally.inside;
+        row(
+            "snapshots: told, reads, ended, not stored",
+            format!(
+                "{}, {}, {}, {}",
+                inside.opened, inside.reads, inside.ended, inside.forbidden
             ),
         );
         row(

@@ -26,6 +26,8 @@ pub(crate) enum Source {
     Snapshot,
     /// A replica that lags this much.
     Replica(Micros),
+    /// Inside the database snapshot of this operation, which its sidecar was told of.
+    Inside(usize),
 }
 
 /// A read through the cache.
@@ -73,6 +75,19 @@ pub(crate) enum Going {
     Dies,
     /// It hangs, and its connections stand.
     Hangs,
+}
+
+/// Several reads inside one database snapshot, which a sidecar is told of before it begins.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct InsideOp {
+    /// At which sidecar.
+    pub(crate) node: usize,
+    /// For how long it is opened; zero for as long as a fill may take.
+    pub(crate) lease: Micros,
+    /// From its opening to the begin of the database snapshot.
+    pub(crate) begins: Micros,
+    /// The reads, and how long after that each looks up: not at the same moment.
+    pub(crate) reads: [(Micros, ReadOp); 4],
 }
 
 /// A write, and the invalidation after it.
@@ -152,6 +167,8 @@ pub(crate) enum Loss {
 pub(crate) enum What {
     /// An application reads.
     Read(ReadOp),
+    /// An application reads inside a database snapshot.
+    Inside(Box<InsideOp>),
     /// An application writes.
     Write(WriteOp),
     /// An application registers an address that it filled without a lease.
@@ -318,7 +335,7 @@ impl What {
     /// The fault that it is, for counting; `None` for what applications do.
     pub(crate) fn fault(&self) -> Option<&'static str> {
         Some(match self {
-            Self::Read(_) | Self::Register { .. } => return None,
+            Self::Read(_) | Self::Inside(_) | Self::Register { .. } => return None,
             Self::Write(write) => {
                 let dies = write
                     .declared

@@ -118,6 +118,28 @@ impl Intents {
     }
 }
 
+/// What became of reads inside database snapshots that sidecars were told of.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Inside {
+    /// Snapshots told of.
+    pub(crate) opened: u64,
+    /// Look-ups inside them.
+    pub(crate) reads: u64,
+    /// Of these, after its lease had ended, or at another run than the one that was told of it.
+    pub(crate) ended: u64,
+    /// Values computed inside one and not stored, as the look-up had said.
+    pub(crate) forbidden: u64,
+}
+
+impl Inside {
+    fn add(&mut self, other: Self) {
+        self.opened += other.opened;
+        self.reads += other.reads;
+        self.ended += other.ended;
+        self.forbidden += other.forbidden;
+    }
+}
+
 /// What became of turns to fill.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Turns {
@@ -193,6 +215,8 @@ pub(crate) struct Tally {
     pub(crate) intents: Intents,
     /// Turns to fill.
     pub(crate) turns: Turns,
+    /// Database snapshots that sidecars were told of.
+    pub(crate) inside: Inside,
     /// Look-ups of readers that were offered what a soft write replaced, and those of them that found and were served it.
     pub(crate) stale: (u64, u64),
     /// Reads with a session, and those of them that timed out.
@@ -232,6 +256,7 @@ impl Tally {
         self.all_satisfied += other.all_satisfied;
         self.intents.add(other.intents);
         self.turns.add(other.turns);
+        self.inside.add(other.inside);
         self.stale.0 += other.stale.0;
         self.stale.1 += other.stale.1;
         self.sessions.0 += other.sessions.0;

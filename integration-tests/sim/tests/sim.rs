@@ -76,6 +76,13 @@ fn g3_g5_g7_only_what_soft_writes_replaced_is_served_stale_and_no_longer_than_th
 }
 
 #[test]
+fn g3_g4_what_is_read_inside_a_snapshot_that_has_ended_or_is_too_old_is_not_stored() {
+    let report = passes(&Request::new(500..540));
+    let (reads, ended) = report.inside();
+    assert!(reads > 200 && ended > 20, "{}", report.text());
+}
+
+#[test]
 fn hits_in_calm_weather_are_nearly_those_of_the_oracle() {
     let mut request = Request::new(0..30);
     request.scenario = Scenario::Calm;
@@ -177,6 +184,11 @@ fn arm_stale_after_hard_is_caught() {
 #[test]
 fn arm_stale_to_sessions_is_caught() {
     is_caught(Arm::StaleToSessions, 200, &["G5"]);
+}
+
+#[test]
+fn arm_snapshot_never_ends_is_caught() {
+    is_caught(Arm::SnapshotNeverEnds, 50, &["G3", "G4"]);
 }
 
 #[test]

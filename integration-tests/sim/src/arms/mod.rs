@@ -40,6 +40,8 @@ pub enum Arm {
     StaleAfterHard,
     /// Readers with a session are served what soft writes replaced.
     StaleToSessions,
+    /// Fills inside a database snapshot are stored whatever it shows, and however long ago it was opened.
+    SnapshotNeverEnds,
     /// Every read goes to the database: safe, and useless.
     BypassAll,
     /// Fills store what a replica shows right after a bump; in scenario `replica-lag`.

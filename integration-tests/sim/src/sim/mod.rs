@@ -1,7 +1,7 @@
 //! One run: a cluster, its applications, their database and cache, and everything that goes wrong.
 //!
 //! A discrete-event loop: take the next event, let it happen, judge. `process` runs sidecars as `grapevined` does,
-//! `links` carries their messages, `serve` sends logs and snapshots, `gossip` tells whom they see, `reads`, `turns`, `soft`,
+//! `links` carries their messages, `serve` sends logs and snapshots, `gossip` tells whom they see, `reads`, `turns`, `soft`, `snapshots`,
 //! `writes` and `intents` are the applications, `faults` is what goes wrong, `losses` counts
 //! the disks that did, `receipts` judges answers, `finish` heals everything and checks what
 //! must hold at the end.
@@ -16,6 +16,7 @@ mod process;
 mod reads;
 mod receipts;
 mod serve;
+mod snapshots;
 mod soft;
 mod turns;
 mod writes;
@@ -48,6 +49,7 @@ use crate::tally::Tally;
 use crate::transcript::Transcript;
 use intents::{Declaring, Owed};
 use reads::{Reading, SessionWait};
+use snapshots::Opened;
 use soft::Before;
 use turns::OpenTurns;
 use writes::Writing;
@@ -93,6 +95,8 @@ pub(crate) struct Sim<'a> {
     reads: Vec<Option<Box<Reading>>>,
     /// The token of an address before the present one, for the arm that serves stale whatever replaced it.
     before: Before,
+    /// Database snapshots that sidecars were told of, by operation.
+    opened: BTreeMap<usize, Opened>,
     /// Turns to fill that readers have.
     turns: OpenTurns,
     /// Readers that wait for what their session has seen.
@@ -171,6 +175,7 @@ impl<'a> Sim<'a> {
             transcript: Transcript::new(keep),
             reads: plan.ops.iter().map(|_| None).collect(),
             before: Before::new(),
+            opened: BTreeMap::new(),
             turns: OpenTurns::new(),
             waits: BTreeMap::new(),
             writes: plan.ops.iter().map(|_| None).collect(),
@@ -282,6 +287,8 @@ impl<'a> Sim<'a> {
             Event::Spared { op } => self.spared(op),
             Event::TwinEnds => self.end_twin(),
             Event::Exit { node, down, .. } => self.exit(node, down),
+            Event::InsideBegins { op } => self.inside_begins(op),
+            Event::InsideReads { op, nth } => self.inside_reads(op, nth),
             Event::Session { op, attempt } => self.look_with_session(op, attempt),
             Event::Got { op } => self.got(op),
             Event::Ask { op, attempt } => self.ask(op, attempt),

@@ -45,7 +45,7 @@ pub(super) struct Reading {
     promise: Promise,
     pub(super) resolution: Resolution,
     index: u64,
-    committed: Micros,
+    pub(super) committed: Micros,
     /// What a stale value must have, and whether one was served.
     pub(super) stale: Option<Fresher>,
     /// How it stands with its turn to fill.
@@ -135,12 +135,22 @@ impl Sim<'_> {
         }
     }
 
-    fn resolve(&mut self, op: usize, read: &ReadOp, at: usize, address: usize, session: u64) {
-        let Some(resolution) = self.look(at, address, read.jitter) else {
+    pub(super) fn resolve(
+        &mut self,
+        op: usize,
+        read: &ReadOp,
+        at: usize,
+        address: usize,
+        session: u64,
+    ) {
+        let Some(mut resolution) = self.look(at, address, read.jitter) else {
             return;
         };
         let mut promise = self.checker.promise(self.now, at, address);
         promise.session = session;
+        if let Source::Inside(opened) = read.source {
+            self.heed_snapshot(opened, read.jitter, (at, address), &mut resolution);
+        }
         self.transcript
             .fold(&[20, at as u64, address as u64, resolution.token.0]);
         let (letter, name) = (
@@ -266,7 +276,7 @@ impl Sim<'_> {
         if reading.asking.has_asked() {
             self.tally.turns.waited += 1;
             self.end_turn(&reading.asking, true);
-        } else {
+        } else if !matches!(reading.read.source, Source::Inside(_)) {
             self.tally.hits += 1;
         }
         self.transcript.fold(&[22, op as u64, value.index]);
@@ -309,6 +319,7 @@ impl Sim<'_> {
                 let begun = reading.begun + reading.read.snapshot.min(reading.read.get);
                 reading.index = self.db.lagging(begun, 0);
             }
+            Source::Inside(opened) => reading.index = self.index_inside(opened),
             Source::Replica(lag) => {
                 reading.index = self.db.lagging(self.now, lag);
                 if reading.index < reading.promise.applied {
@@ -331,11 +342,14 @@ impl Sim<'_> {
         let (at, address) = (reading.at, reading.address);
         if reading.resolution.filling == Filling::Forbidden {
             self.transcript.fold(&[26, op as u64]);
+            let inside = matches!(reading.read.source, Source::Inside(_));
+            self.tally.inside.forbidden += u64::from(inside);
             return self.end_turn(&reading.asking, false);
         }
         self.judge_turn(&mut reading);
         let overtaken = reading.index < self.checker.newest_applied(at, address);
-        if overtaken && reading.read.source == Source::Snapshot {
+        let within = matches!(reading.read.source, Source::Snapshot | Source::Inside(_));
+        if overtaken && within {
             self.tally.race(Race::OldSnapshot);
         }
         let mut lease = LeaseClaim::Lease(reading.resolution.lease);
@@ -401,6 +415,7 @@ impl Sim<'_> {
             return self.turn_condemned(&reading.asking, verdict);
         };
         self.judge_accepted(at, &reading.asking);
+        self.judge_inside(at, &reading);
         let newest = self.checker.newest_applied(at, address);
         if reading.index < newest {
             let letter = self.nodes[at].letter;

@@ -318,7 +318,7 @@ impl Sim<'_> {
     }
 
     fn going(&self, op: usize) -> Option<Going> {
-        match &self.plan.ops[op].what {
+        match &self.plan.ops.get(op)?.what {
             What::Read(read) => read.ask.goes.map(|(_, how)| how),
             _ => None,
         }
