@@ -12,7 +12,7 @@ import formats
 @dataclass
 class Read:
     value: bytes
-    # hit, filled, condemned (computed, but not stored) or bypassed
+    # hit, filled, condemned or lagging (both computed, but not stored) or bypassed
     how: str
 
 
@@ -70,8 +70,11 @@ def still_holds(sidecar, envelope: formats.Envelope, classes) -> bool:
     return resolution.token == envelope.dependency_token
 
 
-def read(sidecar, cache, address: str, class_path: str, source, depends_on=()) -> Read:
-    """A read through the cache; `source` computes what is missing, and `depends_on` names what else it rests on."""
+def read(sidecar, cache, address: str, class_path: str, source, depends_on=(), primary=None) -> Read:
+    """A read through the cache; `source` computes what is missing, and `depends_on` names what else it rests on.
+
+    Where `source` reads what lags behind, `primary` computes the same from what does not.
+    """
     try:
         resolution = look_up(sidecar, address, class_path)
         where = resolution.targets[0].address
@@ -82,7 +85,10 @@ def read(sidecar, cache, address: str, class_path: str, source, depends_on=()) -
                 return Read(held.value, "hit")
     except Bypass:
         return Read(source(), "bypassed")
-    fresh = formats.Envelope(resolution.token, address, source())
+    lags = resolution.fill_forbidden or (resolution.read_primary and primary is None)
+    fresh = formats.Envelope(resolution.token, address, (primary if resolution.read_primary and primary else source)())
+    if lags:
+        return Read(fresh.value, "lagging")
     if resolution.strategy != types.STRATEGY_TTL:
         fresh.dependencies = [name for name in depends_on if name != class_path]
     if resolution.commit_required or fresh.dependencies:

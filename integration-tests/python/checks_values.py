@@ -133,7 +133,23 @@ def check_values_of_a_ttl_policy_list_no_dependencies(world):
     assert (get().how, spy.resolves, spy.commits) == ("hit", 2, 0)
 
 
+def check_g3_what_a_lagging_source_shows_right_after_a_bump_is_not_stored(world):
+    sidecar, cache, address = world.sidecars[0], Dictionary(), "lagging::1"
+    old, new = lambda: b"old", lambda: b"new"
+    invalidate(sidecar, "lagging/1")
+    for _ in range(2):
+        seen = read(sidecar, cache, address, "lagging/1", old)
+        assert (seen.how, seen.value) == ("lagging", b"old") and not cache.held, seen
+    # Told to read the primary, it does, or stores nothing if it knows none.
+    invalidate(sidecar, "lagging-primary/1")
+    assert read(sidecar, cache, address, "lagging-primary/1", old).how == "lagging" and not cache.held
+    seen = read(sidecar, cache, address, "lagging-primary/1", old, primary=new)
+    assert (seen.how, seen.value) == ("filled", b"new"), seen
+    assert read(sidecar, cache, address, "lagging-primary/1", old) == seen.__class__(b"new", "hit")
+
+
 CHECKS = [
+    check_g3_what_a_lagging_source_shows_right_after_a_bump_is_not_stored,
     check_g3_a_bump_of_a_dependency_makes_the_value_stale_for_every_reader,
     check_g3_a_dependency_bumped_during_the_fill_condemns_it,
     check_dependencies_that_a_reader_cannot_look_up,

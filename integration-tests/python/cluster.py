@@ -30,6 +30,15 @@ ttl = "2s"
 jitter = "0%"
 
 [[policy]]
+pattern = "lagging/**"
+source_lag = "1m"
+
+[[policy]]
+pattern = "lagging-primary/**"
+source_lag = "1m"
+on_source_lag = "primary"
+
+[[policy]]
 pattern = "paged/**"
 paging = 20
 

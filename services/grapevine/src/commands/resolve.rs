@@ -29,6 +29,10 @@ pub(crate) struct Args {
     pub(crate) connection: Connection,
 }
 
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "the contract's answer, field by field"
+)]
 #[derive(Debug, Serialize)]
 struct ResolvedJson<'a> {
     address: &'a str,
@@ -41,8 +45,19 @@ struct ResolvedJson<'a> {
     envelope: bool,
     commit_required: bool,
     bypass: bool,
+    elect: bool,
+    stale: Vec<StaleJson<'a>>,
+    fill_forbidden: bool,
+    read_primary: bool,
     freshness: &'static str,
     freshness_reason: &'a str,
+}
+
+/// A value that may be served while a new one is computed.
+#[derive(Debug, Serialize)]
+struct StaleJson<'a> {
+    token: String,
+    address: &'a str,
 }
 
 /// One cache address; `page` is null unless a slice was asked for.
@@ -99,6 +114,10 @@ fn json<'a>(address: &'a str, answer: &'a Resolved) -> ResolvedJson<'a> {
             take: target.take,
         }),
     };
+    let stale = |target: &'a v1::StaleTarget| StaleJson {
+        token: format::token(target.token),
+        address: &target.address,
+    };
     ResolvedJson {
         address,
         targets: resolution.targets.iter().map(target).collect(),
@@ -110,6 +129,10 @@ fn json<'a>(address: &'a str, answer: &'a Resolved) -> ResolvedJson<'a> {
         envelope: resolution.envelope,
         commit_required: resolution.commit_required,
         bypass: resolution.bypass,
+        elect: resolution.elect,
+        stale: resolution.stale.iter().map(stale).collect(),
+        fill_forbidden: resolution.fill_forbidden,
+        read_primary: resolution.read_primary,
         freshness: format::freshness(answer.freshness),
         freshness_reason: answer.freshness_reason.as_deref().unwrap_or_default(),
     }
@@ -176,6 +199,24 @@ fn notes(answers: &[Resolved]) -> Vec<String> {
     }
     if answer.resolution.commit_required {
         notes.push("a value may be stored only after CommitFill accepted it".to_owned());
+    }
+    if answer.resolution.fill_forbidden {
+        notes.push("what is computed now must not be stored: the source may lag behind the last invalidation".to_owned());
+    }
+    if answer.resolution.read_primary {
+        notes.push("compute a missing value from the primary: what fills read may lag behind the last invalidation".to_owned());
+    }
+    if answer.resolution.elect {
+        notes.push(
+            "before a missing value is computed, AcquireFill says whose turn it is".to_owned(),
+        );
+    }
+    for stale in &answer.resolution.stale {
+        let token = format::token(stale.token);
+        notes.push(format!(
+            "may be served stale meanwhile: {} under {token}",
+            stale.address
+        ));
     }
     notes
 }
