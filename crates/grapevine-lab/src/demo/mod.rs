@@ -23,7 +23,7 @@ use self::scenario::{REGISTERED, Scenario, TTL};
 use self::screen::{Screen, count, ms, percent};
 use self::stage::{CARTS, ITEMS_PER_CART, NODES, Stage};
 use self::table::Row;
-use crate::interrupt::until_interrupted;
+use crate::interrupt::{print, until_interrupted};
 
 /// How long the shop is open under each policy.
 const OPEN: Duration = Duration::from_secs(3);
@@ -75,7 +75,7 @@ async fn tell(options: &DemoOptions) -> anyhow::Result<DemoOutcome> {
     }
     stage.clear().await?;
     if options.json {
-        println!("{}", table::json_line(&rows, begun.elapsed()));
+        print(table::json_line(&rows, begun.elapsed()));
     }
     screen.heading("What the auditor saw", "");
     screen.block(table::table(&rows));

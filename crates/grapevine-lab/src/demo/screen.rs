@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
 
+use crate::interrupt::print;
+
 const WIDTH: usize = 100;
 
 const MARGIN: &str = "   ";
@@ -48,7 +50,10 @@ impl Screen {
             return;
         }
         let rule = "─".repeat(WIDTH.saturating_sub(name.chars().count() + 4));
-        println!("\n{}", self.paint("1;36", &format!("── {name} {rule}")));
+        print(format_args!(
+            "\n{}",
+            self.paint("1;36", &format!("── {name} {rule}"))
+        ));
         if !about.is_empty() {
             self.line(&self.paint("2", about));
         }
@@ -57,14 +62,14 @@ impl Screen {
     /// A line of the story.
     pub(crate) fn line(self, text: &str) {
         if !self.silent {
-            println!("{}{text}", self.margin);
+            print(format_args!("{}{text}", self.margin));
         }
     }
 
     /// Text that has lines of its own.
     pub(crate) fn block(self, text: impl Display) {
         if !self.silent {
-            println!("{text}");
+            print(text);
         }
     }
 

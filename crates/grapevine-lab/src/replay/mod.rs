@@ -31,7 +31,7 @@ use crate::caches::CacheServer;
 use crate::clock::Clock;
 use crate::cluster::{Cluster, ClusterConfig, Node};
 use crate::converge::Convergence;
-use crate::interrupt::until_interrupted;
+use crate::interrupt::{output, print, until_interrupted};
 pub use crate::report::Outcome;
 use crate::sequence::{COUNTERS_MAX, Sequence};
 use crate::trace::TraceReader;
@@ -63,10 +63,11 @@ pub async fn run(options: ReplayOptions) -> anyhow::Result<Outcome> {
     let outcome = until_interrupted(replay(&options)).await?;
     let report = outcome.report();
     if options.json {
-        println!("{}", report.json_line());
+        print(report.json_line());
     } else {
-        println!("{}", report.table());
+        print(report.table());
     }
+    output()?;
     if outcome.converge_incomplete > 0 {
         tracing::warn!(
             invalidations = outcome.converge_incomplete,

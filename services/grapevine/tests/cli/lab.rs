@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 
 use serde_json::Value;
 use tempfile::TempDir;
@@ -126,6 +127,29 @@ fn stopped(arguments: &[&str], signal: &str) {
     assert_eq!(left_behind(dir.path()), Vec::<PathBuf>::new(), "{signal}");
 }
 
+/// What it says goes to a disk that is full: it says why, and ends what it started.
+#[test]
+fn a_demo_that_cannot_be_heard_ends() {
+    let dir = TempDir::new().unwrap();
+    let full = fs::File::options().write(true).open("/dev/full").unwrap();
+    let mut command = program();
+    let output = command
+        .arg("demo")
+        .env("TMPDIR", dir.path())
+        .stdin(Stdio::null())
+        .stdout(full)
+        .output()
+        .unwrap();
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{told}");
+    assert!(
+        told.contains("error: demo: standard output: No space left"),
+        "{told}"
+    );
+    wait_until("none runs any more", || processes_of(dir.path()).is_empty());
+    assert_eq!(left_behind(dir.path()), Vec::<PathBuf>::new());
+}
+
 #[test]
 fn a_demo_that_is_stopped_ends_with_130_and_leaves_nothing() {
     stopped(&["demo", "--plain"], "INT");
@@ -136,4 +160,5 @@ fn a_demo_that_is_stopped_ends_with_130_and_leaves_nothing() {
 fn a_replay_that_is_stopped_ends_with_130_and_leaves_nothing() {
     let trace = trace();
     stopped(&["replay", "--trace", &trace, "--json"], "INT");
+    stopped(&["replay", "--trace", &trace, "--json"], "HUP");
 }
