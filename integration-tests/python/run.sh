@@ -9,6 +9,11 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
+python3 -c 'import grpc, grpc_tools, grpc_health, grpc_reflection, xxhash' || {
+    echo "python3 lacks packages: pip install -r integration-tests/python/requirements.txt" >&2
+    exit 1
+}
+
 if [ -z "${GRAPEVINE_BIN:-}" ]; then
     for built in target/release/grapevine target/debug/grapevine; do
         if [ -x "$built" ] && { [ -z "${GRAPEVINE_BIN:-}" ] || [ "$built" -nt "$GRAPEVINE_BIN" ]; }; then
@@ -25,11 +30,6 @@ fi
     exit 1
 }
 export GRAPEVINE_BIN
-
-python3 -c 'import grpc, grpc_tools, grpc_health, grpc_reflection, xxhash' || {
-    echo "python3 lacks packages: pip install -r integration-tests/python/requirements.txt" >&2
-    exit 1
-}
 
 stubs=$(mktemp -d)
 child=

@@ -39,6 +39,13 @@ impl<W: Write> Output<W> {
         self.line(&rows.0.trim_fmt())
     }
 
+    /// A part of a table; only the first has the header.
+    pub(crate) fn table_part(&mut self, rows: &Rows, first: bool) -> Result<(), Failure> {
+        let text = rows.0.trim_fmt();
+        let rest = if first { None } else { text.split_once('\n') };
+        self.line(rest.map_or(text.as_str(), |(_, rows)| rows))
+    }
+
     /// A line, or several.
     pub(crate) fn line(&mut self, text: &str) -> Result<(), Failure> {
         self.writer

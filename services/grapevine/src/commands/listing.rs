@@ -32,7 +32,8 @@ struct NextJson {
     next: String,
 }
 
-/// Writes all of a listing: as JSON with `json`, or as tables of up to 1,000 rows that `table` makes of a chunk.
+/// Writes all of a listing: as JSON with `json`, or as a table whose parts `table` makes of chunks of up to
+/// 1,000 rows, each as wide as it needs.
 pub(crate) async fn write<C: Chunk, J: Serialize>(
     mut listing: Listing<C>,
     connection: &Connection,
@@ -49,7 +50,7 @@ pub(crate) async fn write<C: Chunk, J: Serialize>(
                 out.json(&json(entry))?;
             }
         } else if empty || !entries.is_empty() {
-            out.table(&table(&entries))?;
+            out.table_part(&table(&entries), empty)?;
         }
         empty &= entries.is_empty();
         out.flush()?;
