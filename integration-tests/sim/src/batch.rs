@@ -8,13 +8,13 @@ use std::thread::ScopedJoinHandle;
 use std::time::Instant;
 
 use crate::arms::Arm;
-use crate::checker::{Guarantee, Violation};
 use crate::generate::{Plan, generate};
 use crate::report::{Found, Report};
 use crate::rng::mix;
 use crate::scenario::Scenario;
 use crate::shop::Shop;
 use crate::sim::{Outcome, run};
+use crate::violation::{Guarantee, Violation};
 
 /// Seeds that are run before their results are summed up.
 const BLOCK: u64 = 512;

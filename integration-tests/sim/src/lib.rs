@@ -38,11 +38,12 @@ mod soft;
 mod stampede;
 mod tally;
 mod transcript;
+mod violation;
 
 pub use arms::Arm;
 pub use batch::{Request, first_caught, simulate};
-pub use checker::{Guarantee, Violation};
 pub use explore::{Case, Explored, Limit, explore};
 pub use report::{Found, Report};
 pub use scenario::{Gap, Scenario};
 pub use tally::{NOT_YET, Race};
+pub use violation::{Guarantee, Violation};

@@ -7,8 +7,8 @@ use std::ops::Range;
 use serde_json::{Value, json};
 
 use crate::batch::Request;
-use crate::checker::Violation;
 use crate::tally::{NOT_YET, Race, Tally};
+use crate::violation::Violation;
 
 /// A violation and how to see it again.
 #[derive(Clone, Debug)]

@@ -5,12 +5,12 @@
 //! the run changes as little as it can.
 
 use crate::arms::Arm;
-use crate::checker::{Guarantee, Violation};
 use crate::generate::Plan;
 use crate::scenario::Gap;
 use crate::schedule::Op;
 use crate::shop::Shop;
 use crate::sim::{Outcome, run};
+use crate::violation::{Guarantee, Violation};
 
 /// A shrunk schedule and what it comes to.
 #[derive(Debug)]

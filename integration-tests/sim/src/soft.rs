@@ -11,10 +11,10 @@ use std::collections::{BTreeSet, VecDeque};
 
 use grapevine_core::id::EventId;
 
-use crate::checker::Guarantee;
 use crate::clock::{MILLISECOND, Micros};
 use crate::network::SLOTS_MAX;
 use crate::shop::{ADDRESSES_MAX, Mask};
+use crate::violation::Guarantee;
 
 /// What wake-ups and look-ups may be apart.
 const MARGIN: Micros = MILLISECOND;

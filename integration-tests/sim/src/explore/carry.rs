@@ -10,7 +10,7 @@ use super::judge::Wrong;
 use super::sidecar::{Setting, name};
 use super::world::{SIZE, World};
 use crate::arms::Arm;
-use crate::checker::Guarantee;
+use crate::violation::Guarantee;
 
 impl World {
     pub(super) fn flush(&mut self, setting: &Setting, at: usize) -> Result<(), Wrong> {

@@ -9,7 +9,7 @@ use super::sidecar::{Setting, Sidecar, name};
 use super::world::{CLASSES, REGISTERED, SIZE, World};
 use crate::arms::Arm;
 use crate::arms::rules::Stamps;
-use crate::checker::Guarantee;
+use crate::violation::Guarantee;
 
 /// What is wrong, if anything is.
 #[derive(Clone, Debug)]

@@ -25,9 +25,9 @@ use super::case::Budget;
 use super::digest::digest;
 use super::judge::Wrong;
 use super::sidecar::{Setting, Sidecar, address, hello, name};
-use crate::checker::Guarantee;
 use crate::disk::Disk;
 use crate::rng::mix;
+use crate::violation::Guarantee;
 
 /// Sidecars.
 pub(super) const SIZE: usize = 3;

@@ -16,9 +16,9 @@ use grapevine_core::progress::OriginHead;
 use super::Sim;
 use super::intents::INTENTS_LAST;
 use crate::arms::Arm;
-use crate::checker::Guarantee;
 use crate::clock::{MILLISECOND, Micros, SECOND};
 use crate::shop::{ADDRESSES_MAX, MARKERS};
+use crate::violation::Guarantee;
 
 /// How long recovery may take: a snapshot whose request was lost is asked for anew after a minute, and that one may be
 /// needed twice.

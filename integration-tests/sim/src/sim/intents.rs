@@ -22,7 +22,6 @@ use grapevine_core::names::ClassPath;
 
 use super::Sim;
 use super::writes::{OVERDUE, PATIENCE, Writing, is_soft};
-use crate::checker::Guarantee;
 use crate::clock::{MILLISECOND, Micros, SECOND};
 use crate::declare::LEASE_MAX;
 use crate::events::Event;
@@ -30,6 +29,7 @@ use crate::node::Call;
 use crate::schedule::{Declared, Then, WriteOp};
 use crate::shop::{marked, marker};
 use crate::tally::Race;
+use crate::violation::Guarantee;
 
 /// How often a writer declares, at one sidecar after the other, before it gives its write up.
 const ATTEMPTS_MAX: u32 = 4;

@@ -463,7 +463,7 @@ impl Sim<'_> {
         let letter = self.nodes[at].letter;
         if !self.twins {
             let what = format!("{letter} ends itself: {reason}");
-            self.violated(crate::checker::Guarantee::Recovery, what);
+            self.violated(crate::violation::Guarantee::Recovery, what);
         }
         self.tally.fault("ended_itself");
         self.crash(at, 255, false);

@@ -20,7 +20,7 @@ use super::Sim;
 use super::turns::Asking;
 use crate::arms::Arm;
 use crate::cache::Value;
-use crate::checker::{Guarantee, Promise};
+use crate::checker::Promise;
 use crate::clock::{MILLISECOND, Micros};
 use crate::events::Event;
 use crate::node::Call;
@@ -28,6 +28,7 @@ use crate::schedule::{ReadOp, Source};
 use crate::shop::SHORT_TTL;
 use crate::soft::Fresher;
 use crate::tally::Race;
+use crate::violation::Guarantee;
 
 /// How often a reader with a session looks whether its sidecar has caught up with it, and for how long.
 const SESSION_PAUSE: Micros = 10 * MILLISECOND;

@@ -8,7 +8,7 @@ use grapevine_core::id::EventId;
 use grapevine_core::machine::effects::{Freshness, HolderState, Receipt, ReceiptLevel};
 
 use super::Sim;
-use crate::checker::Guarantee;
+use crate::violation::Guarantee;
 
 impl Sim<'_> {
     /// Judges a receipt at the moment when it is given.

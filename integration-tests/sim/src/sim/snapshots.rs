@@ -13,9 +13,9 @@ use grapevine_core::machine::effects::{Filling, Resolution, SnapshotClaim};
 use super::Sim;
 use super::reads::Reading;
 use crate::arms::Arm;
-use crate::checker::Guarantee;
 use crate::events::Event;
 use crate::schedule::{InsideOp, Source, What};
+use crate::violation::Guarantee;
 
 /// A database snapshot that a sidecar was told of.
 #[derive(Clone, Copy, Debug)]

@@ -22,12 +22,12 @@ use grapevine_core::machine::fills::ASK_PATIENCE;
 use super::reads::{Reading, target};
 use super::{LEASE, Sim};
 use crate::arms::Arm;
-use crate::checker::Guarantee;
 use crate::clock::{MILLISECOND, Micros, SECOND};
 use crate::events::{Event, TurnWord};
 use crate::node::Call;
 use crate::schedule::{Going, What};
 use crate::tally::Race;
+use crate::violation::Guarantee;
 
 /// How long a reader waits for others before it fills without a turn. Clients wait for a minute, which would only make
 /// runs longer.
