@@ -16,6 +16,7 @@ mod process;
 mod reads;
 mod receipts;
 mod serve;
+mod sessions;
 mod snapshots;
 mod soft;
 mod turns;
@@ -24,7 +25,6 @@ mod writes;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
-use grapevine_core::id::EventId;
 use grapevine_core::intent::IntentId;
 use grapevine_core::machine::effects::Side;
 use grapevine_core::names::NodeId;
@@ -49,7 +49,8 @@ use crate::tally::Tally;
 use crate::transcript::Transcript;
 use crate::violation::{Guarantee, Violation};
 use intents::{Declaring, Owed};
-use reads::{Reading, SessionWait};
+use reads::Reading;
+use sessions::{Session, SessionWait};
 use snapshots::Opened;
 use soft::Before;
 use turns::OpenTurns;
@@ -118,8 +119,8 @@ pub(crate) struct Sim<'a> {
     /// Operations that wait for a seat to be spared, in a view later than this one.
     traps: Vec<(usize, u64)>,
     tickets: u64,
-    /// The last write that was answered: what a session carries.
-    session: Option<(EventId, u64)>,
+    /// What a session carries.
+    session: Session,
     /// Wall-clock times of bumps, for the arm that believes in them.
     stamps: Stamps,
     /// Sidecars that are cut off, until when, and whether writes were made there and elsewhere.
@@ -188,7 +189,7 @@ impl<'a> Sim<'a> {
             bereft: BTreeSet::new(),
             traps: Vec::new(),
             tickets: 0,
-            session: None,
+            session: Session::default(),
             stamps: Stamps::new(),
             cut_off: VecDeque::new(),
             ending: Vec::new(),

@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use grapevine_core::address::plan;
 use grapevine_core::event::PurgeMode;
-use grapevine_core::id::EventId;
 use grapevine_core::machine::effects::{
     Filling, Input, LeaseClaim, Purpose, RegisterItem, Resolution, Ticket, Verdict,
 };
@@ -17,6 +16,7 @@ use grapevine_core::policy::Strategy;
 use grapevine_core::token::Token;
 
 use super::Sim;
+use super::sessions::SessionWait;
 use super::turns::Asking;
 use crate::arms::Arm;
 use crate::cache::Value;
@@ -30,9 +30,6 @@ use crate::soft::Fresher;
 use crate::tally::Race;
 use crate::violation::Guarantee;
 
-/// How often a reader with a session looks whether its sidecar has caught up with it, and for how long.
-const SESSION_PAUSE: Micros = 10 * MILLISECOND;
-const SESSION_LOOKS: u32 = 50;
 /// How long a commit may take before the application gives up on it.
 const COMMIT_PATIENCE: Micros = 1_000 * MILLISECOND;
 
@@ -62,20 +59,17 @@ impl Sim<'_> {
             at %= self.size;
         }
         let mut address = read.address;
-        let session = self.session.filter(|_| read.session);
-        if let Some((event, _)) = session {
-            let covers = self.checker.known(event).map(|known| known.covers);
-            let covered: Vec<_> = covers.iter().flat_map(|covers| covers.iter()).collect();
-            if !covered.is_empty() {
-                address = covered[address % covered.len()];
-            }
+        let session = self.session.event().filter(|_| read.session);
+        if session.is_some() {
+            address = self.session.of_these(address, &self.checker);
         }
         self.ask_oracle(read, address);
         if !self.nodes[at].answers(self.now) {
             self.tally.bypassed += 1;
             return;
         }
-        if let Some((event, write)) = session {
+        if let Some(event) = session {
+            let write = self.session.newest(address, &self.checker);
             self.tally.sessions.0 += 1;
             let waits = SessionWait {
                 at,
@@ -101,35 +95,7 @@ impl Sim<'_> {
         }
     }
 
-    fn wait_for_session(&mut self, op: usize, attempt: u32, read: &ReadOp, wait: SessionWait) {
-        let core = self.nodes[wait.at].core.as_ref();
-        let has = core.is_some_and(|core| core.has_all(&[wait.event]));
-        if self.nodes[wait.at].answers(self.now) && has {
-            // It may read what is newer than its own write, and nothing older.
-            let covers = self.checker.known(wait.event).map(|known| known.covers);
-            let concerned = covers.is_some_and(|covers| covers.has(wait.address));
-            let write = if concerned { wait.write } else { 0 };
-            return self.resolve(op, read, wait.at, wait.address, write);
-        }
-        if attempt >= SESSION_LOOKS {
-            self.tally.sessions.1 += 1;
-            self.tally.bypassed += 1;
-            return;
-        }
-        self.waits.insert(op, wait);
-        let attempt = attempt + 1;
-        self.after(SESSION_PAUSE, Event::Session { op, attempt });
-    }
-
-    /// A reader with a session looks again.
-    pub(super) fn look_with_session(&mut self, op: usize, attempt: u32) {
-        let wait = self.waits.remove(&op);
-        if let (Some(wait), Some(read)) = (wait, self.read_op(op)) {
-            self.wait_for_session(op, attempt, &read, wait);
-        }
-    }
-
-    fn read_op(&self, op: usize) -> Option<ReadOp> {
+    pub(super) fn read_op(&self, op: usize) -> Option<ReadOp> {
         match self.plan.ops[op].what {
             crate::schedule::What::Read(read) => Some(read),
             _ => None,
@@ -491,15 +457,6 @@ impl Sim<'_> {
             self.register(at, address, LeaseClaim::Absent, Call::Plain);
         }
     }
-}
-
-/// A reader that waits for what its session has seen.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct SessionWait {
-    at: usize,
-    address: usize,
-    event: EventId,
-    write: u64,
 }
 
 /// The cache address of a read.

@@ -247,7 +247,7 @@ impl Sim<'_> {
         self.check_receipt(event, receipt);
         if let Some(writing) = &mut self.writes[op] {
             writing.done = true;
-            self.session = Some((event, writing.index));
+            self.session.wrote(event, writing.index);
         }
         if self.is(Arm::NoFence)
             && let Some(known) = self.checker.known(event)
