@@ -10,11 +10,13 @@
 //! would be asked for again, and break the link again, for ever.
 
 mod dial;
+mod introduced;
 mod link;
 mod serve;
 mod server;
 
 pub(crate) use dial::{Dialler, run as run_dialler};
+pub(crate) use introduced::Introduced;
 pub(crate) use link::{Link, LinkId, LinkSender};
 pub(crate) use serve::{log as serve_log, snapshot as serve_snapshot};
 pub(crate) use server::PeerServer;

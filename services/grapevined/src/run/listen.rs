@@ -24,7 +24,7 @@ use super::Sidecar;
 use super::incoming::{Accept, Door, Incoming};
 use crate::config::Config;
 use crate::engine::{Engine, Places};
-use crate::peers::PeerServer;
+use crate::peers::{Introduced, PeerServer};
 use crate::service::admin::Admin;
 use crate::service::application::{Application, LARGE_LOOK_UPS_MAX, UNDER_WAY_MAX};
 use crate::service::intake::Intake;
@@ -37,6 +37,8 @@ const PEER_WINDOW_BYTES: u32 = 4 << 20;
 const PROBES_BYTES_MAX: usize = 8 << 20;
 /// Streams of one connection.
 const STREAMS_MAX: u32 = 1_024;
+/// Streams of a peer's connection, of which it needs one.
+const PEER_STREAMS_MAX: u32 = 4;
 /// The most metadata of a call, as HTTP/2 counts them: names, values and 32 bytes each. Beyond, HTTP answers 431. Sessions are
 /// the largest that Grapevine knows of, some 200 bytes; what services add to that is theirs.
 const METADATA_BYTES_MAX: u32 = 16 << 10;
@@ -238,7 +240,8 @@ pub(super) fn peer_router(config: &Config, sidecar: &Sidecar) -> Router {
     builder()
         .initial_stream_window_size(PEER_WINDOW_BYTES)
         .initial_connection_window_size(PEER_WINDOW_BYTES)
-        .add_service(peers)
+        .max_concurrent_streams(PEER_STREAMS_MAX)
+        .add_service(Introduced::new(peers, sidecar.engine.counters.clone()))
 }
 
 fn builder() -> Server {
