@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use grapevine_integration_tests::{Setup, eventually};
+use grapevine_integration_tests::{Api, Setup, eventually};
 use grapevine_proto::v1;
 use grapevine_proto::v1::ReceiptLevel;
 use tonic::{Code, Status};
@@ -236,4 +236,23 @@ async fn g10_a_family_that_gives_way_is_logged_once_a_burst() {
         lines[0].contains("classes_per_top_max") && lines[0].contains("carts"),
         "{lines:#?}"
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn g10_one_connection_does_not_keep_others_from_streams() {
+    let setup = Setup::of(1).flag("limits-streams-max", "20");
+    let cluster = setup.start().await.unwrap();
+    let mut app = cluster[0].api.app.clone();
+    let mut open = Vec::new();
+    for _ in 0..16 {
+        open.push(app.resolve_stream(tokio_stream::pending()).await.unwrap());
+    }
+    let refused = app.resolve_stream(tokio_stream::pending()).await;
+    let refused = refused.map(drop).unwrap_err();
+    assert_eq!(refused.code(), Code::ResourceExhausted);
+    let told = "16 streams and listings are open already (limits.streams_max) on this connection";
+    assert!(refused.message().starts_with(told), "{refused}");
+    let other = Api::new(cluster[0].app_tcp);
+    other.addresses("c").await.unwrap();
+    unharmed(&other).await;
 }

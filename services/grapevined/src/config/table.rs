@@ -131,14 +131,15 @@ knobs! {
         /// Registrations held, counting an address once per class; a further one is refused, and its value not stored.
         registrations_max: usize = "50000000", from "1" to "1000000000",
             raising "costs disk (about 50 to 150 bytes each) and memory for the store's index.";
-        /// Connections at a time, of applications and, counted apart, of peers; a further one is closed at once. The
-        /// system's limit on open files must leave room for both.
+        /// Connections at a time of each listener (`app.unix`, `app.tcp`, `peer.listen`); a further one is closed at once.
+        /// The system's limit on open files must leave room for all.
         connections_max: usize = "1000", from "16" to "1000000",
             raising "costs memory (some 100 KB each when busy) and open files.";
-        /// Watchers at a time; a further one is refused.
+        /// Watchers at a time; a further one is refused. One connection may have a quarter of them, and at least 16.
         watchers_max: usize = "200", from "1" to "100000",
             raising "costs memory: up to two messages each when they do not read, of 200 KB each for bumps of 1,000 classes; limits.answers_bytes_max bounds them all.";
-        /// Resolve and registration streams and listings at a time; a further one is refused.
+        /// Resolve and registration streams and listings at a time; a further one is refused. One connection may have a
+        /// quarter of them, and at least 16.
         streams_max: usize = "1000", from "1" to "100000",
             raising "costs memory: up to two messages each (of some 2 MB) when they do not read; limits.answers_bytes_max bounds them all.";
         /// Bytes of answers, of calls and streams together, that callers have not read yet. One more is refused, to be

@@ -33,7 +33,7 @@ pub(crate) use clock::Clock;
 pub(crate) use event_loop::{EventLoop, Parts};
 pub(crate) use held::Held;
 pub(crate) use limits::follow_limits;
-pub(crate) use places::Places;
+pub(crate) use places::{OfConnection, Place, Places};
 pub(crate) use sessions::Sessions;
 
 use crate::peers::{Link, LinkSender};

@@ -8,10 +8,11 @@ use std::sync::Arc;
 
 use grapevine_core::id::EventId;
 use parking_lot::Mutex;
-use tokio::sync::{OwnedSemaphorePermit, oneshot};
+use tokio::sync::oneshot;
 use tonic::Status;
 
-use super::{Places, stopping};
+use super::places::{Place, Places};
+use super::stopping;
 use crate::telemetry::Counters;
 
 /// Who waits, by the event; numbers tell those of one event apart.
@@ -40,8 +41,8 @@ impl Sessions {
     }
 
     /// A place for a call, for as long as it waits.
-    pub(super) fn place(&self) -> Result<OwnedSemaphorePermit, Status> {
-        self.places.take()
+    pub(super) fn place(&self) -> Result<Place, Status> {
+        self.places.take(None)
     }
 
     /// Begins to wait for an event. It may have been applied already: look after this, then wait.

@@ -21,6 +21,7 @@ use tokio_stream::Stream;
 use tonic::transport::server::Connected;
 use tracing::{info, warn};
 
+use crate::engine::OfConnection;
 use crate::telemetry::{Counter, Counters};
 
 /// The length of HTTP/2's client preface.
@@ -33,7 +34,7 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// What listens.
 pub(super) trait Accept: Unpin + Send + 'static {
     /// What it accepts.
-    type Io: AsyncRead + AsyncWrite + Connected + Unpin + Send + 'static;
+    type Io: AsyncRead + AsyncWrite + Unpin + Send + 'static;
 
     fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<Self::Io>>;
 }
@@ -160,6 +161,8 @@ impl<L: Accept> Stream for Incoming<L> {
 /// A connection that has a place.
 pub(super) struct Connection<Io> {
     io: Io,
+    /// What its calls have of what there is a share of for each connection.
+    taken: OfConnection,
     /// What is missing of the preface, and until when it may be.
     preface: Option<(usize, Pin<Box<Sleep>>)>,
     _place: OwnedSemaphorePermit,
@@ -169,17 +172,18 @@ impl<Io> Connection<Io> {
     fn new(io: Io, place: OwnedSemaphorePermit) -> Self {
         Self {
             io,
+            taken: OfConnection::default(),
             preface: Some((PREFACE_BYTES, Box::pin(sleep(PREFACE_WAIT)))),
             _place: place,
         }
     }
 }
 
-impl<Io: Connected> Connected for Connection<Io> {
-    type ConnectInfo = Io::ConnectInfo;
+impl<Io> Connected for Connection<Io> {
+    type ConnectInfo = OfConnection;
 
-    fn connect_info(&self) -> Self::ConnectInfo {
-        self.io.connect_info()
+    fn connect_info(&self) -> OfConnection {
+        self.taken.clone()
     }
 }
 

@@ -39,6 +39,9 @@ const PROBES_BYTES_MAX: usize = 8 << 20;
 const STREAMS_MAX: u32 = 1_024;
 /// Streams of a peer's connection, of which it needs one.
 const PEER_STREAMS_MAX: u32 = 4;
+/// Streams of reflection, and watches of health, at a time. What they have to say waits uncharged, some 30 KB of the former.
+const REFLECTIONS_MAX: usize = 64;
+const HEALTH_WATCHES_MAX: usize = 256;
 /// The most metadata of a call, as HTTP/2 counts them: names, values and 32 bytes each. Beyond, HTTP answers 431. Sessions are
 /// the largest that Grapevine knows of, some 200 bytes; what services add to that is theirs.
 const METADATA_BYTES_MAX: u32 = 16 << 10;
@@ -165,6 +168,16 @@ pub(super) fn serve(
     });
     let (reporter, health) = tonic_health::server::health_reporter();
     tokio::spawn(report_health(engine.clone(), reporter, stop.clone()));
+    let reflections = Places::new(
+        REFLECTIONS_MAX,
+        "streams of reflection are open already",
+        &engine.counters,
+    );
+    let health_watches = Places::new(
+        HEALTH_WATCHES_MAX,
+        "watches of health are open already",
+        &engine.counters,
+    );
     let app = || -> anyhow::Result<Router> {
         let reflect = || {
             tonic_reflection::server::Builder::configure()
@@ -178,31 +191,32 @@ pub(super) fn serve(
                 unread.clone(),
             ))
             .add_service(Counted::new(admin.clone(), intake.clone(), unread.clone()))
-            .add_service(Counted::new(health.clone(), probes.clone(), unread.clone()))
-            .add_service(Counted::new(
-                reflect().build_v1()?,
-                intake.clone(),
-                unread.clone(),
+            .add_service(
+                Counted::new(health.clone(), probes.clone(), unread.clone())
+                    .with_streams(health_watches.clone()),
+            )
+            .add_service(
+                Counted::new(reflect().build_v1()?, intake.clone(), unread.clone())
+                    .with_streams(reflections.clone()),
+            )
+            .add_service(
+                Counted::new(reflect().build_v1alpha()?, intake.clone(), unread.clone())
+                    .with_streams(reflections.clone()),
             ))
-            .add_service(Counted::new(
-                reflect().build_v1alpha()?,
-                intake.clone(),
-                unread.clone(),
-            )))
     };
     let mut servers = JoinSet::new();
     let connections_max = config.limits.connections_max;
-    let door = Door::new("applications", connections_max, engine.counters.clone());
+    // Each listener has its own: whoever floods one of them keeps nobody out of the other.
+    let door = |whose| Door::new(whose, connections_max, engine.counters.clone());
     if let Some(listener) = listeners.unix {
-        let incoming = Incoming::new(listener, door.clone());
+        let incoming = Incoming::new(listener, door("callers at app.unix"));
         spawn(&mut servers, "app.unix", app()?, incoming, stop);
     }
     if let Some(listener) = listeners.tcp {
-        let incoming = Incoming::new(listener, door);
+        let incoming = Incoming::new(listener, door("callers at app.tcp"));
         spawn(&mut servers, "app.tcp", app()?, incoming, stop);
     }
-    let door = Door::new("peers", connections_max, engine.counters.clone());
-    let incoming = Incoming::new(listeners.peer, door);
+    let incoming = Incoming::new(listeners.peer, door("peers"));
     let peers = peer_router(config, sidecar);
     // Peers' streams never end by themselves: theirs is cut when the process ends.
     tokio::spawn(async move {

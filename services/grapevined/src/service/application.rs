@@ -14,7 +14,7 @@ use super::look_up::LookUp;
 use super::unread::{Answers, Charged, Unread};
 use super::writes::mistaken;
 use super::{listing, watch as watching};
-use crate::engine::{Call, Clock, Engine, INTAKE_WAIT, Places, stopping};
+use crate::engine::{Call, Clock, Engine, INTAKE_WAIT, OfConnection, Places, stopping};
 use crate::telemetry::Counter;
 use crate::wire::{app, status};
 
@@ -183,11 +183,15 @@ impl Application {
         Ok(verdicts)
     }
 
-    fn listing(&self, limit: u64) -> Result<listing::Listing, Status> {
+    fn listing(
+        &self,
+        limit: u64,
+        connection: Option<&OfConnection>,
+    ) -> Result<listing::Listing, Status> {
         Ok(listing::Listing {
             store: self.engine.store.clone(),
             limit,
-            place: self.streams.take()?,
+            place: self.streams.take(connection)?,
             stop: self.stop.clone(),
             unread: self.unread.clone(),
         })
@@ -252,7 +256,7 @@ impl ApplicationService for Application {
         request: Request<Streaming<v1::ResolveStreamRequest>>,
     ) -> Result<Response<Self::ResolveStreamStream>, Status> {
         let carried = app::carried(request.metadata())?;
-        let place = self.streams.take()?;
+        let place = self.streams.take(request.extensions().get())?;
         let (answers, responses) = Answers::channel(STREAM_ANSWERS);
         let (this, mut stop) = (self.clone(), self.stop.clone());
         tokio::spawn(async move {
@@ -341,7 +345,7 @@ impl ApplicationService for Application {
     ) -> Result<Response<v1::RegisterStreamResponse>, Status> {
         self.await_session(app::carried(request.metadata())?)
             .await?;
-        let _place = self.streams.take()?;
+        let _place = self.streams.take(request.extensions().get())?;
         let (mut batches, mut stop) = (request.into_inner(), self.stop.clone());
         let mut summary = v1::RegisterStreamResponse::default();
         loop {
@@ -408,10 +412,12 @@ impl ApplicationService for Application {
         request: Request<v1::ListAddressesRequest>,
     ) -> Result<Response<Self::ListAddressesStream>, Status> {
         let carried = app::carried(request.metadata())?;
+        let connection = request.extensions().get::<OfConnection>().cloned();
         let request = request.into_inner();
         let class = app::class("class", &request.class)?;
         self.await_session(carried).await?;
-        let rows = listing::addresses(self.listing(request.limit)?, class, &request.page_token);
+        let listing = self.listing(request.limit, connection.as_ref())?;
+        let rows = listing::addresses(listing, class, &request.page_token);
         Ok(rows.await?.response())
     }
 
@@ -422,13 +428,15 @@ impl ApplicationService for Application {
         request: Request<v1::ListClassesRequest>,
     ) -> Result<Response<Self::ListClassesStream>, Status> {
         let carried = app::carried(request.metadata())?;
+        let connection = request.extensions().get::<OfConnection>().cloned();
         let request = request.into_inner();
         let below = match request.below.as_str() {
             "" => None,
             below => Some(app::class("below", below)?),
         };
         self.await_session(carried).await?;
-        let rows = listing::classes(self.listing(request.limit)?, below, &request.page_token);
+        let listing = self.listing(request.limit, connection.as_ref())?;
+        let rows = listing::classes(listing, below, &request.page_token);
         Ok(rows.await?.response())
     }
 
@@ -438,9 +446,11 @@ impl ApplicationService for Application {
         &self,
         request: Request<v1::WatchRequest>,
     ) -> Result<Response<Self::WatchStream>, Status> {
+        let connection = request.extensions().get::<OfConnection>().cloned();
         let classes = app::watched(&request.into_inner().classes)?;
+        let place = self.watchers.take(connection.as_ref())?;
         let (stop, unread) = (self.stop.clone(), self.unread.clone());
-        let watch = watching::start(&self.engine, &self.watchers, stop, unread, classes)?;
+        let watch = watching::start(&self.engine, place, stop, unread, classes);
         Ok(watch.response())
     }
 }

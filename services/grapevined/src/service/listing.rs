@@ -7,11 +7,11 @@ use grapevine_proto::v1;
 use grapevine_store::{Cursor, Page, Store, StoreError};
 use prost::Message;
 use prost::bytes::Bytes;
-use tokio::sync::{OwnedSemaphorePermit, watch};
+use tokio::sync::watch;
 use tonic::Status;
 
 use super::unread::{Answers, Unread};
-use crate::engine::{blocking, stopping};
+use crate::engine::{Place, blocking, stopping};
 use crate::wire::status::invalid;
 
 /// Rows in one chunk.
@@ -24,7 +24,7 @@ pub(super) struct Listing {
     pub(super) store: Arc<dyn Store>,
     /// Rows at most; 0 is all of them.
     pub(super) limit: u64,
-    pub(super) place: OwnedSemaphorePermit,
+    pub(super) place: Place,
     pub(super) stop: watch::Receiver<bool>,
     pub(super) unread: Unread,
 }

@@ -4,7 +4,7 @@
 //! 4 KB. So an answer is charged for its bytes when it is made, and pays back when its connection has taken it, or it is
 //! dropped. Without room it is not kept: the caller is told to try again. Calls are charged whole, by [`Counted`], which
 //! looks at the first frame; streams by the message, in their handlers, for HTTP/2 asks for a frame only once it has room
-//! for it and messages wait before that. Small answers have an eighth of the room to themselves, so that those who leave
+//! for it and messages wait before that; of the streams of others (health, reflection) there are only so many. Small answers have an eighth of the room to themselves, so that those who leave
 //! large ones unread do not keep others from their answers.
 
 use std::convert::Infallible;
@@ -24,6 +24,7 @@ use tonic::server::NamedService;
 use tonic::{Response, Status};
 
 use super::intake::Intake;
+use crate::engine::{Place, Places};
 use crate::telemetry::Counters;
 use crate::wire::status::exhausted;
 
@@ -172,6 +173,8 @@ pub(crate) struct Counted<S> {
     inner: S,
     intake: Intake,
     unread: Unread,
+    /// Those of its streams, if it does not see to them itself.
+    streams: Option<Places>,
 }
 
 impl<S> Counted<S> {
@@ -180,7 +183,14 @@ impl<S> Counted<S> {
             inner,
             intake,
             unread,
+            streams: None,
         }
+    }
+
+    /// The same, with only so many streams at a time: their answers wait where nobody can charge for them.
+    pub(crate) fn with_streams(self, places: Places) -> Self {
+        let streams = Some(places);
+        Self { streams, ..self }
     }
 }
 
@@ -206,14 +216,51 @@ where
     fn call(&mut self, request: http::Request<Body>) -> Self::Future {
         let (head, body) = request.into_parts();
         let streams = takes_a_stream(head.uri.path());
+        let lasts = streams || head.uri.path() == HEALTH_WATCH;
+        let places = self.streams.as_ref().filter(|_| lasts);
+        let place = places.map(|places| places.take(head.extensions.get()));
+        let place = match place.transpose() {
+            Ok(place) => place,
+            Err(status) => return refused(status),
+        };
         let (body, call) = self.intake.counted(body, streams);
         let answer = self.inner.call(http::Request::from_parts(head, body));
         let unread = self.unread.clone();
         Box::pin(async move {
             let answer = answer.await?;
             drop(call);
-            Ok(charged(answer, &unread).await)
+            let answer = charged(answer, &unread).await;
+            Ok(match place {
+                Some(place) => answer.map(|body| Body::new(Placed(body, place))),
+                None => answer,
+            })
         })
+    }
+}
+
+fn refused(status: Status) -> Boxed<Result<http::Response<Body>, Infallible>> {
+    Box::pin(std::future::ready(Ok(status.into_http())))
+}
+
+/// The only stream of another's services that is not one of requests, too.
+const HEALTH_WATCH: &str = "/grpc.health.v1.Health/Watch";
+
+/// The body of a stream that has a place, for as long as it lasts.
+struct Placed(Body, #[expect(dead_code, reason = "it is kept")] Place);
+
+impl http_body::Body for Placed {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        Pin::new(&mut self.0).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.0.is_end_stream()
     }
 }
 
@@ -388,6 +435,35 @@ mod tests {
         call(&unread, 14 * MIB).await.unwrap();
         // One larger than all the room is possible, alone.
         call(&unread, 64 * MIB).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn g10_streams_of_reflection_and_health_have_places_for_as_long_as_they_last() {
+        let unread = room(16 * MIB);
+        let intake = Intake::new(MIB, unread.counters.clone());
+        let places = Places::new(2, "are open already", &unread.counters);
+        let mut service =
+            Counted::new(Generous(10), intake, unread.clone()).with_streams(places.clone());
+        let mut open = async |path: &str| {
+            let request = http::Request::builder().uri(path).body(Body::empty());
+            let answer = service.call(request.unwrap()).await.unwrap();
+            match Status::from_header_map(answer.headers()) {
+                Some(status) => Err(status),
+                None => Ok(answer.into_body()),
+            }
+        };
+        let reflection = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo";
+        let first = open(HEALTH_WATCH).await.unwrap();
+        let _second = open(reflection).await.unwrap();
+        for path in [HEALTH_WATCH, reflection] {
+            let refused = open(path).await.unwrap_err();
+            assert_eq!(refused.code(), Code::ResourceExhausted);
+            assert_eq!(refused.message(), "2 are open already");
+        }
+        // A probe is no stream.
+        open("/grpc.health.v1.Health/Check").await.unwrap();
+        drop(first);
+        open(reflection).await.unwrap();
     }
 
     #[test]

@@ -6,10 +6,9 @@ use grapevine_proto::v1;
 use grapevine_proto::v1::watch_response::Kind;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::watch;
-use tonic::Status;
 
 use super::unread::{Answers, Charged, Unread};
-use crate::engine::{Engine, News, Places};
+use crate::engine::{Engine, News, Place};
 use crate::telemetry::Counter;
 use crate::wire;
 
@@ -18,12 +17,11 @@ const AHEAD: usize = 1;
 
 pub(crate) fn start(
     engine: &Engine,
-    watchers: &Places,
+    place: Place,
     mut stop: watch::Receiver<bool>,
     unread: Unread,
     classes: Vec<ClassPath>,
-) -> Result<Answers<v1::WatchResponse>, Status> {
-    let place = watchers.take()?;
+) -> Answers<v1::WatchResponse> {
     let mut news = engine.news.subscribe();
     let (messages, answers) = Answers::channel(AHEAD);
     let incarnation = wire::incarnation(engine.core.read().incarnation());
@@ -65,7 +63,7 @@ pub(crate) fn start(
             };
         }
     });
-    Ok(answers)
+    answers
 }
 
 /// What takes the place of so many messages.
