@@ -256,3 +256,24 @@ async fn g10_one_connection_does_not_keep_others_from_streams() {
     other.addresses("c").await.unwrap();
     unharmed(&other).await;
 }
+
+/// Nobody keeps a message here, decoded, that is refused anyway.
+#[tokio::test(flavor = "multi_thread")]
+async fn g10_what_is_wrong_with_a_call_is_told_before_it_waits_for_its_session() {
+    let cluster = Setup::of(1).start().await.unwrap();
+    let mut app = cluster[0].api.app.clone();
+    let unheard_of = format!("01{}{:016x}", "07".repeat(16), 1);
+    let mut wrong = tonic::Request::new(v1::CommitFillRequest {
+        fills: vec![v1::Fill::default(); 1_001],
+    });
+    let mut register = tonic::Request::new(register("", &[], 0));
+    for metadata in [wrong.metadata_mut(), register.metadata_mut()] {
+        metadata.insert("grapevine-session", unheard_of.parse().unwrap());
+        metadata.insert("grapevine-session-wait-ms", "1".parse().unwrap());
+    }
+    let refused = app.commit_fill(wrong).await.unwrap_err();
+    assert_eq!(refused.code(), Code::InvalidArgument, "{refused}");
+    assert!(refused.message().contains("1001 of them"), "{refused}");
+    let refused = app.register(register).await.unwrap_err();
+    assert_eq!(refused.code(), Code::InvalidArgument, "{refused}");
+}

@@ -139,7 +139,7 @@ knobs! {
         watchers_max: usize = "200", from "1" to "100000",
             raising "costs memory: up to two messages each when they do not read, of 200 KB each for bumps of 1,000 classes; limits.answers_bytes_max bounds them all.";
         /// Resolve and registration streams and listings at a time; a further one is refused. One connection may have a
-        /// quarter of them, and at least 16.
+        /// quarter of them, and at least 16; a stream without a message for five minutes ends.
         streams_max: usize = "1000", from "1" to "100000",
             raising "costs memory: up to two messages each (of some 2 MB) when they do not read; limits.answers_bytes_max bounds them all.";
         /// Bytes of answers, of calls and streams together, that callers have not read yet. One more is refused, to be
@@ -149,7 +149,7 @@ knobs! {
         /// Bytes of calls, and of messages of streams, that have come and are not answered yet. A further one is refused, to
         /// be made again; one that was begun and falls behind gives way first. An eighth is kept for messages of up to 64 KiB.
         calls_bytes_max: ByteSize = "256MiB", from "16MiB" to "64GiB",
-            raising "costs memory: up to ten times as much, when many short classes and addresses are named.";
+            raising "costs memory: up to four times as much, when many short classes and addresses are named; what would be more once decoded is charged for more.";
         /// The largest gRPC message taken from applications. Peers' messages have a limit of their own.
         message_bytes_max: ByteSize = "4MiB", from "1MiB" to "256MiB",
             raising "costs memory for each call in flight; limits.calls_bytes_max bounds them all.";

@@ -108,11 +108,10 @@ impl Application {
         carried: &app::Session,
         answers: &mpsc::Sender<Charged<v1::ResolveStreamResponse>>,
     ) {
-        while let Some(message) = requests.message().await.transpose() {
-            // Nothing is looked up before there is a place for the answer.
-            let Ok(place) = answers.reserve().await else {
-                return;
-            };
+        // Nothing is read before there is a place for the answer: it would be kept for as long as the caller reads nothing.
+        while let Ok(place) = answers.reserve().await
+            && let Some(message) = requests.message().await.transpose()
+        {
             // An error is of the caller's making (too large a message, say) or its end, and then nobody hears it.
             let answer = match message.map(|message| message.request) {
                 Ok(Some(request)) => self.resolve_now(request, carried).await,
@@ -132,11 +131,18 @@ impl Application {
         }
     }
 
-    fn expiry_now(&self) -> app::Expiry<'_> {
+    /// What turns times to live into expiries, for a call that waits for its session only then: what it registers is kept
+    /// for so much longer.
+    fn expiry_before(&self, session: &app::Session) -> app::Expiry<'_> {
+        let wait = if session.events.is_empty() {
+            Duration::ZERO
+        } else {
+            session.wait
+        };
         app::Expiry {
             policies: &self.policies,
             now: Clock::unix(),
-            slack: self.slack,
+            slack: self.slack + wait,
         }
     }
 
@@ -200,8 +206,11 @@ impl Application {
     async fn register_batch(
         &self,
         request: v1::RegisterRequest,
+        session: app::Session,
     ) -> Result<v1::RegisterResponse, Status> {
-        let items = app::registrations(request.registrations, self.expiry_now())?;
+        // What is wrong with it is told before it waits, so that nobody keeps a message here that is refused anyway.
+        let items = app::registrations(request.registrations, self.expiry_before(&session))?;
+        self.await_session(session).await?;
         let verdicts = self.register_items(items).await?;
         let condemned: Vec<u32> = verdicts
             .iter()
@@ -289,9 +298,9 @@ impl ApplicationService for Application {
         &self,
         request: Request<v1::CommitFillRequest>,
     ) -> Result<Response<v1::CommitFillResponse>, Status> {
-        self.await_session(app::carried(request.metadata())?)
-            .await?;
-        let items = app::fills(request.into_inner(), self.expiry_now())?;
+        let session = app::carried(request.metadata())?;
+        let items = app::fills(request.into_inner(), self.expiry_before(&session))?;
+        self.await_session(session).await?;
         let verdicts = self.register_items(items).await?;
         let accepted = verdicts
             .iter()
@@ -332,9 +341,8 @@ impl ApplicationService for Application {
         &self,
         request: Request<v1::RegisterRequest>,
     ) -> Result<Response<v1::RegisterResponse>, Status> {
-        self.await_session(app::carried(request.metadata())?)
-            .await?;
-        self.register_batch(request.into_inner())
+        let session = app::carried(request.metadata())?;
+        self.register_batch(request.into_inner(), session)
             .await
             .map(Response::new)
     }
@@ -358,7 +366,7 @@ impl ApplicationService for Application {
             let batch = message
                 .batch
                 .ok_or_else(|| status::invalid("batch", "it is not set"))?;
-            let answer = self.register_batch(batch).await?;
+            let answer = self.register_batch(batch, app::Session::default()).await?;
             summary.accepted += answer.accepted;
             summary.condemned += answer.condemned.len() as u64;
         }

@@ -9,8 +9,15 @@
 //! else fill the room with their beginnings, and none of them would become whole. A message that was begun and not
 //! finished holds its room against nobody who comes with a whole one: where there is none left, what falls behind gives way
 //! (`begun`). And within half a minute it has to be whole in any case.
+//!
+//! What is decoded may be many times what came: so a message is charged for at least a quarter of what it will be then
+//! (`weight`), and the room bounds both.
+//!
+//! A call is kept before anything of its message came, with all its metadata. It is charged for from its head on, and is
+//! then a message that was begun: it gives way, and has half a minute.
 
 mod begun;
+mod weight;
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -24,8 +31,10 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, Sleep, sleep};
 use tonic::Status;
 use tonic::body::Body;
+use tonic::codegen::http;
 
 use self::begun::{Part, Pool};
+use self::weight::{DECODED_FACTOR, Shape, Walk};
 use crate::telemetry::{Counter, Counters};
 use crate::wire::status::exhausted;
 
@@ -37,6 +46,14 @@ const RETRY: Duration = Duration::from_millis(200);
 const LIMIT: &str = "limits.calls_bytes_max";
 /// How long a message that was begun may take to be whole.
 const MESSAGE_WAIT: Duration = Duration::from_secs(30);
+/// How long a stream of messages may be silent between two of them.
+pub(crate) const STREAM_WAIT: Duration = Duration::from_mins(5);
+/// What a call costs whose message has not come, beside its metadata.
+const HEAD_BYTES: usize = 4 << 10;
+/// What an entry of metadata costs, beside its name and value.
+const ENTRY_BYTES: usize = 100;
+/// What every call's metadata costs: it is charged for what is beyond.
+const METADATA_FREE_BYTES: usize = 2 << 10;
 
 /// Room for calls.
 #[derive(Clone, Debug)]
@@ -61,20 +78,31 @@ impl Intake {
         }
     }
 
-    /// A request's body that is charged as it comes. Of a call that is a stream a message was dealt with when the next one
-    /// is asked for; any other is asked for more as soon as its message is read.
-    pub(super) fn counted(&self, body: Body, streams: bool) -> (Body, Charge) {
+    /// A request's body that is charged as it comes, from its head on. Of a call that is a stream a message was dealt with
+    /// when the next one is asked for; any other is asked for more as soon as its message is read.
+    pub(super) fn counted(
+        &self,
+        head: &http::request::Parts,
+        body: Body,
+        streams: bool,
+    ) -> Result<(Body, Charge), Status> {
         let charge = Charge::default();
+        let metadata = metadata_bytes(&head.headers);
+        let pool = &self.small;
+        self.charge(&charge, (pool, HEAD_BYTES + metadata), None)?;
+        let part = pool.begin(&charge, 0, Instant::now());
         let arriving = Arriving {
             rest: body,
             streams,
             intake: self.clone(),
             charge: charge.clone(),
-            framing: Framing::default(),
-            deadline: None,
-            part: None,
+            metadata: metadata.saturating_sub(METADATA_FREE_BYTES),
+            framing: Framing::new(weight::shape(head.uri.path())),
+            deadline: Some(Box::pin(sleep(MESSAGE_WAIT))),
+            between: false,
+            part: Some(part),
         };
-        (Body::new(arriving), charge)
+        Ok((Body::new(arriving), charge))
     }
 
     /// The pool that a message of this size is charged to.
@@ -117,9 +145,23 @@ impl Intake {
     }
 }
 
+/// What a call's metadata take up.
+fn metadata_bytes(headers: &http::HeaderMap) -> usize {
+    headers
+        .iter()
+        .map(|(name, value)| name.as_str().len() + value.len() + ENTRY_BYTES)
+        .sum()
+}
+
 /// Where a body stands in gRPC's framing: each message has five bytes before it, the last four of which are its length.
 #[derive(Debug, Default)]
 struct Framing {
+    /// What its messages are, if it is known.
+    shape: Option<Shape>,
+    /// The walk through the message that is not whole, once its head is.
+    walk: Option<Walk>,
+    /// What the messages that became whole with the last frame are when decoded.
+    decoded: usize,
     head: [u8; 5],
     head_bytes: usize,
     /// Of the message whose head is whole, what is missing.
@@ -130,8 +172,16 @@ struct Framing {
 }
 
 impl Framing {
+    fn new(shape: Option<Shape>) -> Self {
+        Self {
+            shape,
+            ..Self::default()
+        }
+    }
+
     /// Takes a frame.
     fn take(&mut self, bytes: &[u8]) {
+        self.decoded = 0;
         let goes_on = self.begun + bytes.len();
         self.read(bytes);
         self.frames = match self.begun {
@@ -147,11 +197,19 @@ impl Framing {
         self.begun + self.missing
     }
 
+    /// What comes of all that the last frame brought or went on with once it is decoded.
+    fn decoded(&self) -> usize {
+        self.decoded + self.walk.as_ref().map_or(0, Walk::decoded)
+    }
+
     fn read(&mut self, mut bytes: &[u8]) {
         while !bytes.is_empty() {
             let next = if self.missing > 0 {
                 let next = self.missing.min(bytes.len());
                 self.missing -= next;
+                if let Some(walk) = &mut self.walk {
+                    walk.take(&bytes[..next]);
+                }
                 next
             } else {
                 let next = (self.head.len() - self.head_bytes).min(bytes.len());
@@ -161,13 +219,17 @@ impl Framing {
                 if end == self.head.len() {
                     let [_, length @ ..] = self.head;
                     self.missing = u32::from_be_bytes(length) as usize;
+                    self.walk = Some(Walk::new(self.shape, self.missing));
                 }
                 next
             };
             self.begun += next;
             bytes = &bytes[next..];
             if self.head_bytes == self.head.len() && self.missing == 0 {
-                *self = Self::default();
+                *self = Self {
+                    decoded: self.decoded(),
+                    ..Self::new(self.shape)
+                };
             }
         }
     }
@@ -180,10 +242,14 @@ struct Arriving {
     streams: bool,
     intake: Intake,
     charge: Charge,
+    /// What its metadata are charged for.
+    metadata: usize,
     framing: Framing,
-    /// When the message that has begun is to be whole.
+    /// When the message that has begun is to be whole, or the next one of a stream is to begin.
     deadline: Option<Pin<Box<Sleep>>>,
-    /// Its entry among what was begun, from its first frame on, unless that was all of it.
+    /// Whether the next message of a stream is awaited.
+    between: bool,
+    /// Its entry among what was begun, from its head on, unless its first frame was all of it.
     part: Option<Part>,
 }
 
@@ -196,8 +262,14 @@ impl http_body::Body for Arriving {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         if self.streams && self.framing.begun == 0 {
-            // It may be silent for as long as it likes, and must not keep others out meanwhile.
+            // It may be silent for a while, and must not keep others out meanwhile. Its metadata were read.
+            self.part = None;
+            self.metadata = 0;
             *self.charge.lock() = None;
+            if !self.between {
+                self.between = true;
+                self.deadline = Some(Box::pin(sleep(STREAM_WAIT)));
+            }
         }
         if self.part.as_ref().is_some_and(|part| part.gave_way(cx)) {
             return Poll::Ready(Some(Err(self.gave_way())));
@@ -234,10 +306,13 @@ impl Arriving {
     fn came(&mut self, data: &[u8]) -> Result<(), Status> {
         let kept = self.framing.begun + data.len();
         self.framing.take(data);
+        self.between = false;
         let (declared, frames) = (self.framing.declared(), self.framing.frames);
         let pool = self.intake.pool(declared.max(kept)).clone();
         let reserves = frames > 1 && declared > SMALL_BYTES_MAX;
         let wanted = if reserves { declared.max(kept) } else { kept };
+        let decoded = self.framing.decoded().div_ceil(DECODED_FACTOR);
+        let wanted = wanted.max(decoded) + self.metadata;
         let part = self.part.as_ref();
         self.intake.charge(&self.charge, (&pool, wanted), part)?;
         if self.framing.begun == 0 {
@@ -268,6 +343,12 @@ impl Arriving {
     }
 
     fn stalled(&self) -> Status {
+        if self.between {
+            let seconds = STREAM_WAIT.as_secs();
+            return Status::deadline_exceeded(format!(
+                "no message came on this stream for {seconds} s, which is the limit; open another one"
+            ));
+        }
         let (begun, missing) = (self.framing.begun, self.framing.missing);
         let seconds = MESSAGE_WAIT.as_secs();
         Status::deadline_exceeded(format!(

@@ -30,6 +30,8 @@ use crate::wire::status::exhausted;
 
 /// The largest answer that counts as small.
 const SMALL_BYTES_MAX: usize = 64 << 10;
+/// What a call costs whose answer is not read, beside the answer.
+const ANSWER_BYTES: usize = 2 << 10;
 /// When to try again: whoever reads has read by then.
 const RETRY: Duration = Duration::from_millis(200);
 
@@ -58,12 +60,17 @@ impl Unread {
 
     /// Room for so many bytes. One that is larger than all the room takes all of it.
     pub(crate) fn charge(&self, bytes: usize) -> Result<Charge, Status> {
-        let (pool, size) = if bytes <= SMALL_BYTES_MAX {
-            (&self.small, self.bytes_max / 8)
+        self.charge_beside(bytes, 0)
+    }
+
+    /// The same, and for what there is beside them, where that counts.
+    fn charge_beside(&self, bytes: usize, beside: usize) -> Result<Charge, Status> {
+        let (pool, wanted, size) = if bytes <= SMALL_BYTES_MAX {
+            (&self.small, bytes + beside, self.bytes_max / 8)
         } else {
-            (&self.large, self.bytes_max - self.bytes_max / 8)
+            (&self.large, bytes, self.bytes_max - self.bytes_max / 8)
         };
-        let count = u32::try_from(bytes.min(size)).unwrap_or(u32::MAX);
+        let count = u32::try_from(wanted.min(size)).unwrap_or(u32::MAX);
         pool.clone().try_acquire_many_owned(count).map_err(|_| {
             self.counters.refused("limits.answers_bytes_max");
             let message = format!(
@@ -223,7 +230,10 @@ where
             Ok(place) => place,
             Err(status) => return refused(status),
         };
-        let (body, call) = self.intake.counted(body, streams);
+        let (body, call) = match self.intake.counted(&head, body, streams) {
+            Ok(counted) => counted,
+            Err(status) => return refused(status),
+        };
         let answer = self.inner.call(http::Request::from_parts(head, body));
         let unread = self.unread.clone();
         Box::pin(async move {
@@ -284,7 +294,7 @@ async fn charged(response: http::Response<Body>, unread: &Unread) -> http::Respo
         .ok()
         .and_then(Frame::data_ref)
         .map_or(0, Bytes::len);
-    match unread.charge(bytes) {
+    match unread.charge_beside(bytes, ANSWER_BYTES) {
         Ok(charge) => {
             let first = Some((first, charge));
             let body = Body::new(Paid {
@@ -419,7 +429,13 @@ mod tests {
         assert!(refused.message().contains("16777216"), "{refused}");
         assert!(refused.get_details_retry_info().is_some());
         assert_eq!(unread.counters.get(Counter::IntakeRejected), 1);
-        // Small answers have their own.
+        // Small answers have their own, and a few bytes cost what a call does.
+        let mut few = Vec::new();
+        while let Ok(body) = call(&unread, 1).await {
+            few.push(body);
+        }
+        assert_eq!(few.len(), 2 * MIB / (ANSWER_BYTES + 1));
+        few.clear();
         call(&unread, 1_000).await.unwrap();
         // What the connection has asked for may still wait in it.
         assert_eq!(frame(&mut kept[0]).await, Poll::Ready(Some(MIB)));

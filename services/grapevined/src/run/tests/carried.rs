@@ -57,7 +57,11 @@ async fn g5_every_call_waits_for_the_session_in_its_metadata_or_does_nothing() {
         ..Default::default()
     };
     let fill = v1::CommitFillRequest {
-        fills: vec![v1::Fill::default()],
+        fills: vec![v1::Fill {
+            address: "value::1".to_owned(),
+            classes: vec!["class".to_owned()],
+            ..v1::Fill::default()
+        }],
     };
     let classes = v1::ListClassesRequest::default();
     let registration = registrations(1).into_inner();

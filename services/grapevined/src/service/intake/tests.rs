@@ -1,5 +1,7 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
+use grapevine_proto::v1;
 use http_body::Body as _;
+use prost::Message as _;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tonic::Code;
@@ -47,13 +49,18 @@ impl Call {
     }
 
     fn of(intake: &Intake, streams: bool) -> Self {
+        Self::with(intake, http::Request::new(()), streams).unwrap()
+    }
+
+    fn with(intake: &Intake, head: http::Request<()>, streams: bool) -> Result<Self, Status> {
         let (says, told) = mpsc::channel(8);
-        let (body, charge) = intake.counted(Body::new(Told(told)), streams);
-        Self {
+        let (head, ()) = head.into_parts();
+        let (body, charge) = intake.counted(&head, Body::new(Told(told)), streams)?;
+        Ok(Self {
             says,
             body,
             _charge: charge,
-        }
+        })
     }
 
     async fn say(&mut self, bytes: Vec<u8>) -> Result<(), Status> {
@@ -355,4 +362,109 @@ async fn g10_nothing_gives_way_in_vain() {
     }
     assert_eq!(gone, 2, "one MiB was free");
     drop((whole, large));
+}
+
+#[tokio::test]
+async fn g10_a_message_is_charged_for_what_is_made_of_it() {
+    let intake = room(64 * MIB);
+    let fills = "/grapevine.v1.ApplicationService/CommitFill";
+    let head = || http::Request::builder().uri(fills).body(()).unwrap();
+    let mut call = Call::with(&intake, head(), false).unwrap();
+    // Empty fills, of two bytes each on the wire.
+    let mut empties = message(200_000);
+    empties[5..]
+        .chunks_mut(2)
+        .for_each(|fill| fill.copy_from_slice(&[0x0a, 0]));
+    let (first, second) = empties.split_at(100_005);
+    call.say(first.to_vec()).await.unwrap();
+    let large = |intake: &Intake| 56 * MIB - intake.large.room.available_permits();
+    assert_eq!(large(&intake), 50_000 * 288 / 4);
+    call.say(second.to_vec()).await.unwrap();
+    assert_eq!(large(&intake), 100_000 * 288 / 4);
+    // What says something costs what it is on the wire.
+    drop(call);
+    let told = v1::CommitFillRequest {
+        fills: vec![
+            v1::Fill {
+                address: "a".repeat(250),
+                classes: vec!["c".repeat(200); 16],
+                ..v1::Fill::default()
+            };
+            100
+        ],
+    };
+    let mut call = Call::with(&intake, head(), false).unwrap();
+    let told = told.encode_to_vec();
+    let mut whole = message(told.len());
+    whole[5..].copy_from_slice(&told);
+    call.say(whole.clone()).await.unwrap();
+    assert_eq!(large(&intake), whole.len());
+}
+
+/// A call with so many entries of metadata that say nothing.
+fn with_metadata(entries: usize) -> http::Request<()> {
+    (0..entries)
+        .fold(http::Request::builder(), |head, _| head.header("x", ""))
+        .body(())
+        .unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn g10_calls_are_charged_from_their_heads_on_and_give_way_without_a_message() {
+    let intake = room(16 * MIB);
+    let small = || 2 * MIB - intake.small.room.available_permits();
+    let mut first = Call::with(&intake, with_metadata(400), false).unwrap();
+    let head = HEAD_BYTES + 400 * (ENTRY_BYTES + 1);
+    assert_eq!(small(), head);
+    let mut heads = Vec::new();
+    for _ in 0..2 * MIB / HEAD_BYTES {
+        heads.push(Call::begin(&intake));
+    }
+    let gave_way = first.hear().await.unwrap_err();
+    assert_eq!(gave_way.code(), Code::ResourceExhausted);
+    assert_eq!(small(), 2 * MIB);
+    // Who sends a message finds room; the metadata that every call has are not charged for beside it.
+    let mut call = Call::with(&intake, with_metadata(20), false).unwrap();
+    call.say(message(1_000)).await.unwrap();
+    heads[0].hear().await.unwrap_err();
+    drop(heads);
+    assert_eq!(
+        small(),
+        1_005 + 20 * (ENTRY_BYTES + 1) - METADATA_FREE_BYTES.min(20 * (ENTRY_BYTES + 1))
+    );
+    drop(call);
+    // Nor is there more time without a message than within one.
+    let begun = Instant::now();
+    let stalled = Call::begin(&intake).hear().await.unwrap_err();
+    assert_eq!(stalled.code(), Code::DeadlineExceeded);
+    assert_eq!(begun.elapsed(), MESSAGE_WAIT);
+    assert_eq!(small(), 0);
+    // Metadata alone may be more than there is room for beside what does not give way.
+    let mut whole = Vec::new();
+    for _ in 0..33 {
+        let mut call = Call::begin(&intake);
+        call.say(message(60_000)).await.unwrap();
+        whole.push(call);
+    }
+    let refused = Call::with(&intake, with_metadata(1_500), false)
+        .err()
+        .unwrap();
+    assert_eq!(refused.code(), Code::ResourceExhausted);
+}
+
+#[tokio::test(start_paused = true)]
+async fn g10_a_stream_that_is_silent_ends_after_a_while_and_holds_no_room_until_then() {
+    let intake = room(16 * MIB);
+    let mut stream = Call::with(&intake, with_metadata(100), true).unwrap();
+    for _ in 0..3 {
+        let silent = tokio::time::timeout(STREAM_WAIT * 9 / 10, stream.hear());
+        silent.await.unwrap_err();
+        assert_eq!(intake.small.room.available_permits(), 2 * MIB);
+        stream.say(message(1_000)).await.unwrap();
+    }
+    let begun = Instant::now();
+    let ended = stream.hear().await.unwrap_err();
+    assert_eq!(ended.code(), Code::DeadlineExceeded);
+    assert!(ended.message().contains("300 s"), "{ended}");
+    assert_eq!(begun.elapsed(), STREAM_WAIT);
 }
