@@ -116,7 +116,7 @@ impl Application {
             let answer = match message.map(|message| message.request) {
                 Ok(Some(request)) => self.resolve_now(request, carried).await,
                 Ok(None) => Err(status::invalid("request", "it is not set")),
-                Err(status) => Err(status),
+                Err(status) => Err(status::blame(status)),
             };
             let answer = answer.map_or_else(Charged::from, |response| {
                 self.unread.message(v1::ResolveStreamResponse {

@@ -21,12 +21,12 @@ use tokio_stream::Stream;
 use tonic::body::Body;
 use tonic::codegen::{Service, http};
 use tonic::server::NamedService;
-use tonic::{Response, Status};
+use tonic::{Code, Response, Status};
 
 use super::intake::Intake;
 use crate::engine::{Place, Places};
 use crate::telemetry::Counters;
-use crate::wire::status::exhausted;
+use crate::wire::status::{blame, exhausted};
 
 /// The largest answer that counts as small.
 const SMALL_BYTES_MAX: usize = 64 << 10;
@@ -239,6 +239,11 @@ where
         Box::pin(async move {
             let answer = answer.await?;
             drop(call);
+            if let Some(status) = Status::from_header_map(answer.headers())
+                && status.code() == Code::Internal
+            {
+                return Ok(blame(status).into_http());
+            }
             let answer = charged(answer, &unread).await;
             Ok(match place {
                 Some(place) => answer.map(|body| Body::new(Placed(body, place))),
@@ -342,7 +347,6 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
     use grapevine_proto::v1;
     use tokio_stream::StreamExt as _;
-    use tonic::Code;
     use tonic_types::StatusExt as _;
 
     use super::*;

@@ -6,6 +6,18 @@ use grapevine_core::machine::effects::Refusal;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
 
+/// A message that cannot be decoded is its caller's mistake; the library calls that internal.
+pub(crate) fn blame(status: Status) -> Status {
+    if status.code() == Code::Internal && status.message().starts_with(UNDECODABLE) {
+        invalid("message", status.message())
+    } else {
+        status
+    }
+}
+
+/// How the library's word for it begins.
+const UNDECODABLE: &str = "failed to decode Protobuf message";
+
 /// What is wrong with a request, field by field.
 #[derive(Debug, Default)]
 pub(crate) struct Violations {

@@ -4,6 +4,8 @@ use grapevine_core::machine::effects::PeerMessage;
 use grapevine_core::policy::{Policy, PolicySet};
 use grapevine_core::roster::Mark;
 use grapevine_proto::v1;
+use prost::Message as _;
+use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 
 use super::*;
@@ -399,4 +401,17 @@ fn words_about_fills_survive_the_wire_and_malformed_ones_are_refused() {
         let kind = Some(Kind::Fill(wrong));
         assert!(peer::read_message(v1::ExchangeRequest { kind }).is_err());
     }
+}
+
+#[test]
+fn what_cannot_be_decoded_is_the_callers_mistake() {
+    for bytes in [&[0xff; 11][..], &[0x0a, 5, 1], &[0x0a, 3, 0x0a, 1, 0xff]] {
+        let error = v1::ResolveRequest::decode(bytes).unwrap_err();
+        let blamed = status::blame(Status::internal(error.to_string()));
+        assert_eq!(blamed.code(), Code::InvalidArgument, "{error}");
+        let details = blamed.get_details_bad_request().unwrap();
+        assert_eq!(details.field_violations[0].field, "message");
+    }
+    let ours = status::blame(Status::internal("the disk is on fire"));
+    assert_eq!(ours.code(), Code::Internal);
 }
