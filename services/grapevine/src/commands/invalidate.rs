@@ -23,8 +23,9 @@ soft) take the place of the flags for that line; other fields are ignored, empty
 Lines are sent in order, as many in one call as have arrived and may share one.
 
 With --position, what was acknowledged is noted in a file, and a later run goes on behind it:
-- Lines with a whole number as `id` (an outbox's key; it must not decrease): behind the last id,
-  whether the feed begins anew or goes on by itself.
+- Lines with a whole number as `id` (an outbox's key; it must not decrease, and several lines may
+  share one): at the last id, whose lines are sent again, whether the feed begins anew or goes on
+  by itself.
 - Lines with a string as `id`: the feed has to go on by itself, behind the file's `id`.
 - Lines without `id`: the feed has to begin anew; as many lines as were acknowledged are passed
   over, and must be the same ones.";

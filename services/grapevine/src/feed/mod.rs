@@ -4,7 +4,8 @@
 //! is there is put into batches of lines that may share a call ([`batch`]); what is not there yet is not waited for, but in a
 //! file, where the thread only has to come to it. A few calls are under way at a time, and their answers are taken in the
 //! order of the feed: the position ([`position`]) moves over a line only when everything up to it is acknowledged. So a run
-//! that ends anywhere is resumed without a gap; at worst a few lines are sent again, which does no harm.
+//! that ends anywhere is resumed without a gap; at worst a few lines are sent again, which does no harm. Where ids are numbers that several lines share, those of the last id are sent
+//! again, for it does not tell how many of them were acknowledged.
 //!
 //! Calls that no sidecar answers are tried again for `retry_for`, with growing pauses. A call that a sidecar refuses is taken
 //! apart and sent line by line, so that the line at fault is named.

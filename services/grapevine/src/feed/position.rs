@@ -23,7 +23,7 @@ const FNV_PRIME: u64 = 0x0000_0100_0000_01b3;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub(super) enum Id {
-    /// An outbox's key: it must not decrease from line to line.
+    /// An outbox's key: it must not decrease from line to line. Several lines may share one.
     Number(i64),
     /// Whatever the feed can go on behind.
     Text(String),

@@ -113,7 +113,8 @@ enum Skip {
     Nothing,
     /// As many as this mark says; they must have its digest.
     Lines(Mark),
-    /// Those with an id up to this one.
+    /// Those with an id below this one. Lines that share an id are one transaction's, and an earlier run may have ended
+    /// between them: those of the last id are sent again, which does no harm.
     Ids { last: i64, skipped: u64 },
 }
 
@@ -188,13 +189,13 @@ impl<R: BufRead> Reader<R> {
                 return Ok(Some(heard));
             }
             let beyond = match (&self.skip, self.last_id) {
-                (Skip::Ids { last, .. }, Some(id)) => id > *last,
+                (Skip::Ids { last, .. }, Some(id)) => id >= *last,
                 _ => false,
             };
             if !beyond {
                 return Ok(Some(heard));
             }
-            // The first line behind what was acknowledged: ids grow, so nothing after it is skipped.
+            // The first line that may not be acknowledged: ids do not decrease, so nothing after it is skipped.
             let Some(resumed) = self.end_of_skipped() else {
                 return Ok(Some(heard));
             };
@@ -224,7 +225,7 @@ impl<R: BufRead> Reader<R> {
             }
             self.last_id = Some(id);
             if let Skip::Ids { last, skipped } = &mut self.skip
-                && id <= *last
+                && id < *last
             {
                 *skipped += 1;
                 return None;

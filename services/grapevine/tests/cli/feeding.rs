@@ -139,7 +139,7 @@ fn bad_lines_are_told_and_skipped_where_that_is_wanted() {
 }
 
 #[test]
-fn a_feed_with_ids_goes_on_behind_the_last_one() {
+fn a_feed_with_ids_goes_on_at_the_last_one() {
     let sidecar = Sidecar::lone();
     let arguments = with_position(&sidecar, &[]);
     let run = |feed: &str| sidecar.feed(feed, &borrowed(&arguments)).code(0).json();
@@ -147,7 +147,8 @@ fn a_feed_with_ids_goes_on_behind_the_last_one() {
     let anew = run(&lines(1, 12, true));
     assert_eq!(
         (&anew["resumed_behind"], &anew["invalidated"], &anew["id"]),
-        (&json!(10), &json!(2), &json!(12))
+        (&json!(9), &json!(3), &json!(12)),
+        "the line of the last id goes again"
     );
     let by_itself = run(&lines(13, 15, true));
     assert_eq!(
@@ -158,8 +159,24 @@ fn a_feed_with_ids_goes_on_behind_the_last_one() {
     let nothing_new = run(&lines(1, 15, true));
     assert_eq!(
         (&nothing_new["resumed_behind"], &nothing_new["id"]),
-        (&json!(15), &json!(15))
+        (&json!(14), &json!(15))
     );
+}
+
+#[test]
+fn g1_a_run_that_ended_between_lines_of_one_id_loses_none_of_them() {
+    let sidecar = Sidecar::lone();
+    let arguments = with_position(&sidecar, &[]);
+    let line = |class: &str| format!("{{\"classes\":[\"{class}\"],\"id\":7}}\n");
+    let run = |feed: &str| sidecar.feed(feed, &borrowed(&arguments)).code(0).json();
+    run(&line("cart/1"));
+    // The feeder was stopped there; the whole transaction is two lines.
+    let anew = run(&[line("cart/1"), line("cart/2")].concat());
+    assert_eq!(
+        (&anew["resumed_behind"], &anew["invalidated"]),
+        (&json!(0), &json!(2))
+    );
+    assert_eq!(bumped(&sidecar), 2);
 }
 
 #[test]

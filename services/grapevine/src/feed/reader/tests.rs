@@ -104,15 +104,22 @@ async fn a_feed_that_is_another_one_is_refused() {
 }
 
 #[tokio::test]
-async fn a_feed_with_numbers_goes_on_behind_the_last_one() {
+async fn g1_a_feed_with_numbers_goes_on_at_the_last_one() {
     let line = |class: &str, id: i64| format!("{{\"classes\":[\"{class}\"],\"id\":{id}}}\n");
     let anew = [line("a", 1), line("b", 2), line("c", 2), line("d", 5)].concat();
     let resume = after(&[A, B, C], Some(Id::Number(2)));
-    assert_eq!(hear(&anew, &resume), ["resumed 3", "4:d#5"]);
+    // Whether all lines of the last number were acknowledged is not known, so they are sent again.
+    assert_eq!(
+        hear(&anew, &resume),
+        ["resumed 1", "2:b#2", "3:c#2", "4:d#5"]
+    );
+    // A feed that goes on by itself in the middle of a transaction.
+    let middle = [line("c", 2), line("d", 5)].concat();
+    assert_eq!(hear(&middle, &resume), ["1:c#2", "2:d#5"]);
     // It may also go on by itself, and nothing new is skipped then.
     assert_eq!(hear(&line("e", 6), &resume), ["1:e#6"]);
     // Lines without an id are never skipped; the id noted stays.
-    let mixed = format!("{A}\n{}{B}\n{}", line("b", 2), line("d", 5));
+    let mixed = format!("{A}\n{}{B}\n{}", line("b", 1), line("d", 5));
     assert_eq!(
         hear(&mixed, &resume),
         ["1:a#2", "3:b#2", "resumed 1", "4:d#5"]
