@@ -35,7 +35,7 @@ pub fn command(name: &'static str) -> Command {
         .version(env!("CARGO_PKG_VERSION"))
         .about("Run a Grapevine sidecar")
         .long_about(
-            "Run a Grapevine sidecar until SIGTERM or Ctrl-C, then drain. Without any setting it is a cluster of its own. \
+            "Run a Grapevine sidecar until SIGTERM, SIGHUP or Ctrl-C, then drain. Without any setting it is a cluster of its own. \
              Settings come from a TOML file, from GRAPEVINE_... variables and from flags, each overriding the one before.",
         )
         .arg(flag(CHECK, "Print the configuration that would be used, or all that is wrong with it, and exit").conflicts_with(PRINT))

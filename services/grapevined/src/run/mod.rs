@@ -3,6 +3,7 @@
 mod gossip;
 mod incoming;
 mod listen;
+mod signals;
 #[cfg(test)]
 mod tests;
 
@@ -16,7 +17,6 @@ use grapevine_core::machine::{Core, CoreConfig, Limits};
 use grapevine_core::store::Recovered;
 use grapevine_store::Store;
 use parking_lot::RwLock;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use tracing::{error, info, warn};
@@ -28,6 +28,7 @@ use crate::purge::Purger;
 use crate::telemetry::Counters;
 use gossip::{follow_gossip, start_gossip};
 use listen::{Listeners, serve};
+use signals::{Signals, cuts_off};
 
 /// The largest difference between two members' clock rates that grants allow for: 500 parts per million, twice the worst
 /// crystal and what an NTP daemon slews.
@@ -35,8 +36,8 @@ const CLOCK_RATE_PPM: u32 = 500;
 /// How long leaving may take once calls have ended: a flush, the last deletes, and the links' last messages.
 const LEAVE_MAX: Duration = Duration::from_secs(5);
 
-/// Runs a sidecar until SIGTERM, Ctrl-C or a `Drain`, then drains within the configured bound. A second signal ends it at
-/// once, which is an error.
+/// Runs a sidecar until SIGTERM, SIGHUP, Ctrl-C or a `Drain`, then drains within the configured bound. A second signal ends it
+/// at once, which is an error.
 pub async fn run(config: Config) -> anyhow::Result<()> {
     for warning in config.warnings() {
         warn!("{warning}");
@@ -51,9 +52,9 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let (drain_tx, mut drain_rx) = mpsc::channel(1);
     let (stop_tx, stop) = watch::channel(false);
     let mut servers = serve(&config, &sidecar, listeners, drain_tx, &stop)?;
-    let bound = tokio::select! {
-        reason = signals.next() => { info!(reason, "draining"); config.drain.timeout }
-        Some(asked) = drain_rx.recv() => { info!("draining: asked to"); asked.unwrap_or(config.drain.timeout) }
+    let (bound, by_call) = tokio::select! {
+        reason = signals.next() => { info!(reason, "draining"); (config.drain.timeout, false) }
+        Some(asked) = drain_rx.recv() => { info!("draining: asked to"); (asked.unwrap_or(config.drain.timeout), true) }
         ended = &mut sidecar.looping => return ended.context("the event loop panicked")?,
         Some(ended) = servers.join_next() => return ended.context("a server panicked")?,
     };
@@ -64,7 +65,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     };
     tokio::select! {
         left = drain => left?,
-        reason = signals.next() => anyhow::bail!("{reason} during the drain: ended before it was over"),
+        reason = cuts_off(async || signals.next().await, by_call) => anyhow::bail!("{reason} during the drain: ended before it was over"),
     }
     info!("drained");
     Ok(())
@@ -191,29 +192,6 @@ impl Sidecar {
             gossip.shutdown().await;
         }
         Ok(())
-    }
-}
-
-/// What asks a process to end.
-struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-}
-
-impl Signals {
-    fn listen() -> anyhow::Result<Self> {
-        let listen = |kind| signal(kind).context("cannot listen for signals");
-        Ok(Self {
-            terminate: listen(SignalKind::terminate())?,
-            interrupt: listen(SignalKind::interrupt())?,
-        })
-    }
-
-    async fn next(&mut self) -> &'static str {
-        tokio::select! {
-            _ = self.terminate.recv() => "SIGTERM",
-            _ = self.interrupt.recv() => "SIGINT",
-        }
     }
 }
 
