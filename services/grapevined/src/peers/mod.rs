@@ -12,11 +12,13 @@
 mod dial;
 mod introduced;
 mod link;
+mod refusals;
 mod serve;
 mod server;
 
 pub(crate) use dial::{Dialler, run as run_dialler};
 pub(crate) use introduced::Introduced;
 pub(crate) use link::{Link, LinkId, LinkSender};
+pub(crate) use refusals::Refusals;
 pub(crate) use serve::{log as serve_log, snapshot as serve_snapshot};
 pub(crate) use server::PeerServer;

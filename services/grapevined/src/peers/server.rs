@@ -4,6 +4,8 @@
 //! wait. Pieces of snapshots wait in a queue of their own, and the peer is told as they are taken: it never has more of
 //! them under way than that queue holds. A malformed message ends its stream: the peer is of another make, or hostile.
 
+use std::time::Instant;
+
 use grapevine_core::id::Incarnation;
 use grapevine_core::machine::AdmitError;
 use grapevine_core::machine::effects::{Input, PeerHello, PeerMessage, Side};
@@ -15,6 +17,7 @@ use tonic::{Request, Response, Status, Streaming};
 use tracing::warn;
 
 use super::link::{LinkGuard, PIECES_MAX, is_piece};
+use super::refusals::Refusals;
 use crate::engine::{Command, Engine};
 use crate::telemetry::Counter;
 use crate::wire::peer as wire;
@@ -29,6 +32,7 @@ pub(crate) struct PeerServer {
     pub(crate) engine: Engine,
     pub(crate) cluster: String,
     pub(crate) hello: PeerHello,
+    pub(crate) refusals: Refusals,
 }
 
 #[tonic::async_trait]
@@ -44,7 +48,7 @@ impl PeerService for PeerServer {
         let first = first.map_err(|_| Status::deadline_exceeded("no hello within 5 s"))??;
         let peer = self.check(first).inspect_err(|status| {
             self.engine.counters.inc(Counter::PeerRejected);
-            warn!(reason = status.message(), "refused a peer");
+            self.refusals.note(status, Instant::now());
         })?;
         // The welcome, a word for each piece of a snapshot, and the reason for the end.
         let (answers, responses) = mpsc::channel(PIECES_MAX + 2);

@@ -24,7 +24,7 @@ use super::Sidecar;
 use super::incoming::{Accept, Door, Incoming};
 use crate::config::Config;
 use crate::engine::{Engine, Places};
-use crate::peers::{Introduced, PeerServer};
+use crate::peers::{Introduced, PeerServer, Refusals};
 use crate::service::admin::Admin;
 use crate::service::application::{Application, LARGE_LOOK_UPS_MAX, UNDER_WAY_MAX};
 use crate::service::intake::Intake;
@@ -245,6 +245,7 @@ fn spawn<L: Accept>(
 
 pub(super) fn peer_router(config: &Config, sidecar: &Sidecar) -> Router {
     let peers = PeerServiceServer::new(PeerServer {
+        refusals: Refusals::default(),
         engine: sidecar.engine.clone(),
         cluster: config.cluster.name.as_str().to_owned(),
         hello: sidecar.hello.clone(),
