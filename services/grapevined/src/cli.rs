@@ -110,7 +110,8 @@ where
     Fut: Future<Output = Result<(), E>>,
     E: Display,
 {
-    telemetry::init(&config.log).map_err(|error| error.to_string())?;
+    // Dropped at the end, also of a start that failed: its reason is told behind what was logged.
+    let _logging = telemetry::init(&config.log).map_err(|error| error.to_string())?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()

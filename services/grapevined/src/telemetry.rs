@@ -1,9 +1,10 @@
-//! What a sidecar tells about itself: log lines on standard error, and counters.
+//! What a sidecar tells about itself: log lines on standard error (`lines`), and counters.
 //!
 //! Counters are numbers since start with stable names in snake case; `Status` answers them all, zeros included, so that a
 //! script may rely on a name being there. The machine counts its own decisions (`grapevine_core`), and `Status` tells both. They are added to from every thread without a lock, each on its own cache line.
 
 mod bursts;
+mod lines;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -17,6 +18,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::config::{LogConfig, LogFormat};
 use bursts::Bursts;
+pub use lines::LogGuard;
 
 /// Why logging could not be set up.
 #[derive(Debug, Error)]
@@ -29,18 +31,23 @@ pub enum TelemetryError {
         /// What is wrong with it.
         cause: tracing_subscriber::filter::ParseError,
     },
+    /// The thread that writes the lines could not be started.
+    #[error("cannot start the thread that writes the log")]
+    Thread(#[source] std::io::Error),
 }
 
 /// Sends log lines to standard error. In a process that already logs (tests, or a program that links this library) it
-/// changes nothing and is no error; says whether it took effect.
-pub fn init(config: &LogConfig) -> Result<bool, TelemetryError> {
+/// changes nothing and is no error. Lines are written by a thread of their own, so that a reader who does not read holds
+/// nothing up; what was logged last is written when the guard is dropped, if there is one, for it took effect.
+pub fn init(config: &LogConfig) -> Result<Option<LogGuard>, TelemetryError> {
     let filter =
         EnvFilter::try_new(config.filter.as_str()).map_err(|cause| TelemetryError::Filter {
             value: config.filter.as_str().to_owned(),
             cause,
         })?;
     let registry = tracing_subscriber::registry().with(filter);
-    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let (writer, guard) = lines::spawn(std::io::stderr()).map_err(TelemetryError::Thread)?;
+    let lines = tracing_subscriber::fmt::layer().with_writer(writer);
     let done = match config.format {
         LogFormat::Text => {
             let colours = std::io::IsTerminal::is_terminal(&std::io::stderr());
@@ -48,7 +55,7 @@ pub fn init(config: &LogConfig) -> Result<bool, TelemetryError> {
         }
         LogFormat::Json => registry.with(lines.json().flatten_event(true)).try_init(),
     };
-    Ok(done.is_ok())
+    Ok(done.is_ok().then_some(guard))
 }
 
 /// What one counter counts.
@@ -76,6 +83,8 @@ macro_rules! counters {
 }
 
 counters! {
+    /// Log lines dropped because nobody read them in time.
+    LogLinesDropped = "log_lines_dropped",
     /// Addresses resolved.
     Resolves = "resolves",
     /// Resolved addresses for which policy said bypass, freshness being unknown.
@@ -198,7 +207,14 @@ impl Counters {
         COUNTERS
             .iter()
             .zip(&self.numbers)
-            .map(|(info, number)| (info.name.to_owned(), number.0.load(Ordering::Relaxed)))
+            .map(|(info, number)| {
+                let number = match info.name {
+                    // Counted where there are no counters yet: lines are the process's.
+                    "log_lines_dropped" => lines::dropped(),
+                    _ => number.0.load(Ordering::Relaxed),
+                };
+                (info.name.to_owned(), number)
+            })
             .collect()
     }
 }
@@ -246,6 +262,6 @@ mod tests {
         let mut config = config::load(None, environment).unwrap().config.log;
         init(&config).unwrap();
         config.format = LogFormat::Json;
-        assert!(!init(&config).unwrap());
+        assert!(init(&config).unwrap().is_none());
     }
 }
