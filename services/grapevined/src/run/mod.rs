@@ -1,5 +1,6 @@
 //! A sidecar from start to end: open the store, start the machine, gossip, listen, serve, drain.
 
+mod descriptors;
 mod gossip;
 mod incoming;
 mod listen;
@@ -42,6 +43,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     for warning in config.warnings() {
         warn!("{warning}");
     }
+    descriptors::raise(config.limits.connections_max);
     let mut signals = Signals::listen()?;
     let listeners = Listeners::bind(&config).await?;
     let peer_address = config.peer_advertise(listeners.peer.local_addr()?);
