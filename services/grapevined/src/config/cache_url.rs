@@ -61,7 +61,7 @@ impl Element for CacheUrl {
     const SEPARATORS: &'static [char] = &[' ', '\t', '\n'];
 }
 
-/// A text that may hold URLs, with `***` for every password in them.
+/// A text that may hold URLs, or what is left of one in a reason, with `***` for every password in them.
 pub(super) fn without_passwords(text: &str) -> String {
     text.split_inclusive(char::is_whitespace)
         .map(hide_in_url)
@@ -69,8 +69,10 @@ pub(super) fn without_passwords(text: &str) -> String {
 }
 
 fn hide_in_url(url: &str) -> String {
-    let Some((scheme, rest)) = url.split_once("://") else {
-        return url.to_owned();
+    // A URL that is not one, or a part of it in a reason, may hold the password all the same.
+    let (scheme, rest) = match url.split_once("://") {
+        Some((scheme, rest)) => (format!("{scheme}://"), rest),
+        None => (String::new(), url),
     };
     let rest = match rest.rsplit_once('@') {
         None => rest.to_owned(),
@@ -86,7 +88,7 @@ fn hide_in_url(url: &str) -> String {
             format!("{before}pass=***{}", &after[end..])
         }
     };
-    format!("{scheme}://{shown}")
+    format!("{scheme}{shown}")
 }
 
 #[cfg(test)]
@@ -103,6 +105,12 @@ mod tests {
                 "redis://me:***@h:1 redis://x",
             ),
             ("redis://me@h:1", "redis://me@h:1"),
+            ("redis:/u:topsecret@h", "redis:***@h"),
+            (
+                "bad cache server \"user:secret@h:1\": no",
+                "bad cache server \"user:***@h:1\": no",
+            ),
+            ("127.0.0.1:7400 and [::1]:1", "127.0.0.1:7400 and [::1]:1"),
             (
                 "redis+unix:///s?db=1&pass=pw&user=u",
                 "redis+unix:///s?db=1&pass=***&user=u",

@@ -16,7 +16,8 @@
 use std::time::Duration;
 
 use grapevine_core::policy::{
-    FillRule, LagRule, LongAddress, OnUnknown, Pattern, Policy, PolicySet, Strategy,
+    FillRule, LagRule, LongAddress, OnUnknown, POLICIES_MAX, Pattern, Policy, PolicyError,
+    PolicySet, Strategy,
 };
 use toml::Spanned;
 use toml::de::{DeArray, DeTable, DeValue};
@@ -63,6 +64,13 @@ impl<'a> Reader<'a> {
 
     /// Takes `[[policy]]`.
     pub(super) fn list(&mut self, array: &DeArray<'a>) {
+        // Before anything that takes longer the more of them there are.
+        if array.len() > POLICIES_MAX {
+            let value = array.len();
+            let problem = Problem::Policy(PolicyError::TooMany { value });
+            let origin = self.source.at(0);
+            return self.errors.push(problem.at(origin, ""));
+        }
         for element in array {
             let origin = self.source.of(element);
             match element.get_ref() {
@@ -94,6 +102,8 @@ impl<'a> Reader<'a> {
             }
         }
         let mut policies: Vec<Policy> = Vec::new();
+        // One that has a mistake is not what it was meant to be, and says nothing of those behind it.
+        let mut sound: Vec<(usize, Pattern)> = Vec::new();
         for (index, (origin, table)) in std::mem::take(&mut self.tables).into_iter().enumerate() {
             let name = format!("policy[{}]", index + 1);
             let wrong = self.errors.len();
@@ -103,7 +113,8 @@ impl<'a> Reader<'a> {
                 self.errors
                     .push(Problem::Conflict { reason }.at(origin, name));
             } else if self.errors.len() == wrong {
-                self.reachable(origin, name, &policy, &policies);
+                self.reachable(origin, name, &policy, &sound);
+                sound.push((index + 1, policy.pattern.clone()));
             }
             policies.push(policy);
         }
@@ -123,16 +134,22 @@ impl<'a> Reader<'a> {
     }
 
     /// A policy that can never be used is a mistake: report it.
-    fn reachable(&mut self, origin: Origin, name: String, policy: &Policy, before: &[Policy]) {
-        let shadow = before.iter().position(|earlier| {
-            earlier.pattern == policy.pattern || earlier.pattern == Pattern::anything()
-        });
-        if let Some(index) = shadow {
+    fn reachable(
+        &mut self,
+        origin: Origin,
+        name: String,
+        policy: &Policy,
+        before: &[(usize, Pattern)],
+    ) {
+        let anything = Pattern::anything();
+        let shadow = before
+            .iter()
+            .find(|(_, earlier)| *earlier == policy.pattern || *earlier == anything);
+        if let Some((number, earlier)) = shadow {
             let reason = format!(
-                "pattern {:?} is never reached: policy[{}] with {:?} comes first",
+                "pattern {:?} is never reached: policy[{number}] with {:?} comes first",
                 policy.pattern.to_string(),
-                index + 1,
-                before[index].pattern.to_string()
+                earlier.to_string()
             );
             self.errors
                 .push(Problem::Conflict { reason }.at(origin, name));

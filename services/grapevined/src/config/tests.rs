@@ -486,6 +486,23 @@ ttl = \"11years\"
 }
 
 #[test]
+fn too_many_policies_are_counted_before_they_are_read() {
+    let file = "[[policy]]\npattern = \"a\"\n".repeat(1_001);
+    let errors = wrong(&file, &[], &[]);
+    assert_eq!(errors.len(), 1, "{:?}", &errors[..2]);
+    assert!(errors[0].contains("1001 policies; the limit is 1000"));
+}
+
+#[test]
+fn a_policy_with_a_mistake_hides_none_behind_it() {
+    let wrong_one = "[[policy]]\npattern = \"\"\n";
+    let file = format!("{wrong_one}[[policy]]\npattern = \"a/*\"\n");
+    let errors = wrong(&file, &[], &[]);
+    assert_eq!(errors.len(), 1, "{errors:#?}");
+    assert!(errors[0].contains("policy[1].pattern"), "{errors:#?}");
+}
+
+#[test]
 fn a_policy_that_is_never_reached_is_refused() {
     let file = "[[policy]]\npattern = \"a/*\"\n[[policy]]\npattern = \"a/*\"\n";
     let errors = wrong(file, &[], &[]);
