@@ -486,6 +486,17 @@ ttl = \"11years\"
 }
 
 #[test]
+fn every_wrong_element_of_a_list_is_told() {
+    let file = "[cache]\nurl = [\"ftp://a\", \"memcached://b:1\", \"redis:/u:topsecret@h\"]\n";
+    let errors = wrong(file, &[], &[]);
+    assert_eq!(errors.len(), 1, "{errors:#?}");
+    for part in ["ftp://a", "redis:***@h"] {
+        assert!(errors[0].contains(part), "{errors:#?}");
+    }
+    assert!(!errors[0].contains("topsecret"), "{errors:#?}");
+}
+
+#[test]
 fn too_many_policies_are_counted_before_they_are_read() {
     let file = "[[policy]]\npattern = \"a\"\n".repeat(1_001);
     let errors = wrong(&file, &[], &[]);

@@ -448,18 +448,24 @@ impl<T: Element> Value for Vec<T> {
     const SHAPE: Shape = Shape::List(T::SEPARATORS);
 
     fn parse(text: &str) -> Result<Self, String> {
-        let list = text
-            .split(T::SEPARATORS)
-            .filter(|part| !part.is_empty())
-            .map(|part| T::parse(part).map_err(|reason| format!("holds {part:?}, which {reason}")))
-            .collect::<Result<Self, _>>()?;
-        if list.len() > LIST_MAX {
-            return Err(format!(
-                "has {} elements; the limit is {LIST_MAX}",
-                list.len()
-            ));
+        let parts = text.split(T::SEPARATORS).filter(|part| !part.is_empty());
+        let count = parts.clone().count();
+        if count > LIST_MAX {
+            return Err(format!("has {count} elements; the limit is {LIST_MAX}"));
         }
-        Ok(list)
+        let mut list = Self::with_capacity(count);
+        let mut wrong = Vec::new();
+        for part in parts {
+            match T::parse(part) {
+                Ok(element) => list.push(element),
+                Err(reason) => wrong.push(format!("{part:?}, which {reason}")),
+            }
+        }
+        if wrong.is_empty() {
+            Ok(list)
+        } else {
+            Err(format!("holds {}", wrong.join("; and ")))
+        }
     }
 
     fn text(&self) -> String {
