@@ -46,6 +46,50 @@ pub struct Bump {
     pub purge: PurgeMode,
 }
 
+impl Bump {
+    /// Whether whatever the other one makes stale is made stale by this one. An answer no may be wrong where this one is of
+    /// all of its classes.
+    pub fn covers(&self, other: &Self) -> bool {
+        if self.classes == other.classes && self.matching == other.matching {
+            return true;
+        }
+        let named = |class: &ClassPath| {
+            let mut above = class.prefixes();
+            above.any(|prefix| {
+                let found = self
+                    .classes
+                    .binary_search_by(|own| own.as_str().cmp(prefix));
+                found.is_ok()
+            })
+        };
+        let all = self.classes.binary_search(&ClassPath::everything()).is_ok();
+        let covered = match other.matching {
+            Match::Any => other.classes.iter().all(named),
+            Match::All => other.classes.iter().any(named),
+        };
+        self.matching == Match::Any && (all || covered)
+    }
+
+    /// The two in one, which makes at least as much stale as they do; `None` where it would have too many classes.
+    pub fn join(&self, other: &Self) -> Option<Self> {
+        let both = self.classes.iter().chain(&other.classes).cloned();
+        let mut classes: Vec<_> = both.collect();
+        classes.sort_unstable();
+        classes.dedup();
+        let purge = if self.purge == other.purge {
+            self.purge
+        } else {
+            PurgeMode::Hard
+        };
+        let joined = Self {
+            classes,
+            matching: Match::Any,
+            purge,
+        };
+        (joined.classes.len() <= BUMP_CLASSES_MAX).then_some(joined)
+    }
+}
+
 /// "This bucket's entries are swallowed." The vector is the join of the old floor, every evicted entry and the
 /// event itself, so that a floor is larger than all it replaces wherever it arrives.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -21,7 +21,8 @@ use std::time::Duration;
 
 use super::Core;
 use super::effects::{
-    AbortOutcome, Action, BeginWrite, Effects, Invalidate, PeerMessage, Refusal, Reply, Ticket,
+    AbortOutcome, Action, BeginWrite, Effects, Invalidate, PeerMessage, ReceiptLevel, Refusal,
+    Reply, Ticket,
 };
 use super::flushed::Pending;
 use super::freshness::stretched;
@@ -179,6 +180,15 @@ impl Intents {
         Some(held)
     }
 
+    /// The bump that an open intent of this run, or of another one, owes, if it is known here.
+    fn owed(&self, id: IntentId, own: bool) -> Option<&Bump> {
+        if own {
+            self.own.get(&id.number).map(|own| &own.bump)
+        } else {
+            self.held.get(&id).map(|held| &held.bump)
+        }
+    }
+
     fn note_end(&mut self, id: IntentId, outcome: Outcome) {
         if self.ended.insert(id, outcome).is_none() {
             self.ended_order.push_back(id);
@@ -289,7 +299,7 @@ impl Core {
         };
         self.receipts.reserve(call.level);
         self.counters.intents_committed += 1;
-        let event = self.issue(bump, Some((ticket, call.level, call.deadline)), effects);
+        let event = self.issue_commit(bump, id, (ticket, call.level, call.deadline), effects);
         if id.origin == self.config.incarnation {
             if self.intents.own.contains_key(&id.number) {
                 self.end_own(id, Outcome::Bumped(event), effects);
@@ -301,6 +311,27 @@ impl Core {
             event: Some(event),
         };
         self.forget_held(id, Some(Action::Broadcast(told)), effects);
+    }
+
+    /// Issues the bump of a commit, together with what its intent owes beside it.
+    fn issue_commit(
+        &mut self,
+        bump: Bump,
+        id: IntentId,
+        call: (Ticket, ReceiptLevel, Time),
+        effects: &mut Effects,
+    ) -> EventId {
+        let own = id.origin == self.config.incarnation;
+        let owed = self.intents.owed(id, own).filter(|owed| !bump.covers(owed));
+        match owed.map(|owed| (bump.join(owed), owed.clone())) {
+            None => self.issue(bump, Some(call), effects),
+            Some((Some(joined), _)) => self.issue_owed(joined, Some(call), effects),
+            Some((None, owed)) => {
+                // Too many for one event: the commit's own is the one that its caller hears of.
+                self.issue_owed(owed, None, effects);
+                self.issue(bump, Some(call), effects)
+            }
+        }
     }
 
     pub(super) fn abort_write(&mut self, ticket: Ticket, id: IntentId, effects: &mut Effects) {

@@ -354,6 +354,59 @@ fn g8_a_commit_bumps_once_and_ends_the_intent() {
 }
 
 #[test]
+fn g8_a_commit_bumps_what_its_intent_names_beside_what_it_names_itself() {
+    // At the origin and, of two, at the holder.
+    for at in [0, 1] {
+        let mut world = World::running(2);
+        let intent = open(&mut world, 0, &["cart/13", "cart/14"]);
+        let call = commit(&mut world, at, intent, &["z/9"]);
+        world.settle();
+        let event = committed(&world, at, call).unwrap();
+        let answered = world.nodes[0].applied.iter().any(|(id, applied)| {
+            let BumpEvent::Bump(bump) = applied else {
+                return false;
+            };
+            *id == event && bump.classes == classes(&["cart/13", "cart/14", "z/9"])
+        });
+        assert!(answered, "the receipt speaks of all of them");
+        for path in ["cart/13", "cart/14", "z/9"] {
+            for node in 0..2 {
+                assert_eq!(bumps(&world, node, path), 1, "{path} at {node}");
+            }
+        }
+        no_intents_are_stored(&world);
+    }
+}
+
+#[test]
+fn g8_a_commit_that_covers_its_intent_bumps_what_it_names_and_no_more() {
+    let mut world = World::running(2);
+    let intent = open(&mut world, 0, &["cart/13/items"]);
+    commit(&mut world, 0, intent, &["cart/13"]);
+    world.settle();
+    assert_eq!(bumps(&world, 1, "cart/13"), 1);
+    assert_eq!(bumps(&world, 1, "cart/13/items"), 0);
+}
+
+#[test]
+fn g8_a_commit_and_an_intent_too_large_for_one_event_are_two() {
+    let mut world = World::running(2);
+    let many = |lead: &str| -> Vec<String> { (0..600).map(|n| format!("{lead}/{n}")).collect() };
+    let (owed, given) = (many("cart"), many("z"));
+    let paths = |names: &[String]| -> Vec<&'static str> {
+        names.iter().map(|name| &*name.clone().leak()).collect()
+    };
+    let intent = open(&mut world, 0, &paths(&owed));
+    let call = commit(&mut world, 0, intent, &paths(&given));
+    world.settle();
+    assert!(committed(&world, 0, call).is_some());
+    for path in ["cart/0", "cart/599", "z/0", "z/599"] {
+        assert_eq!(bumps(&world, 1, path), 1, "{path}");
+    }
+    no_intents_are_stored(&world);
+}
+
+#[test]
 fn g8_a_commit_on_an_expired_or_unknown_intent_bumps() {
     let mut world = World::running(2);
     let intent = open(&mut world, 0, &["cart/13"]);

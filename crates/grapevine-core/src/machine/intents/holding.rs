@@ -319,7 +319,7 @@ impl Core {
         let event = covered.unwrap_or_else(|| {
             self.counters.intents_expired += 1;
             let bump = self.intents.own[&id.number].bump.clone();
-            self.issue_owed(bump, effects)
+            self.issue_owed(bump, None, effects)
         });
         self.end_own(id, Outcome::Bumped(event), effects);
     }
@@ -340,18 +340,23 @@ impl Core {
         if covered.is_none() {
             self.counters.intents_expired_for_others += 1;
             let bump = held.bump.clone();
-            let event = self.issue_owed(bump, effects);
+            let event = self.issue_owed(bump, None, effects);
             self.intents.note_end(id, Outcome::Bumped(event));
         }
         self.forget_held(id, None, effects);
     }
 
     /// Issues a bump that an intent owes. Limits may have been reached since: then it is a wider one.
-    fn issue_owed(&mut self, bump: Bump, effects: &mut Effects) -> EventId {
+    pub(super) fn issue_owed(
+        &mut self,
+        bump: Bump,
+        call: Option<(Ticket, ReceiptLevel, Time)>,
+        effects: &mut Effects,
+    ) -> EventId {
         let bump = self.shape(bump.classes, bump.matching, bump.purge);
         let within = self.within_limits(&Arc::new(BumpEvent::Bump(bump)));
         match Arc::unwrap_or_clone(within) {
-            BumpEvent::Bump(bump) => self.issue(bump, None, effects),
+            BumpEvent::Bump(bump) => self.issue(bump, call, effects),
             BumpEvent::Floor(_) => unreachable!("invariant: a bump within limits is a bump"),
         }
     }
@@ -366,7 +371,7 @@ impl Core {
     ) {
         self.counters.intents_recovered += recovered.len() as u64;
         for (ids, bump) in joined(recovered) {
-            let event = self.issue_owed(bump, effects);
+            let event = self.issue_owed(bump, None, effects);
             for id in ids {
                 self.intents.note_end(id, Outcome::Bumped(event));
             }
