@@ -29,7 +29,7 @@ pub const INTENT_BYTES: usize = 1 + Incarnation::LEN + 8;
 pub struct IntentId {
     /// The run that took it.
     pub origin: Incarnation,
-    /// Its number there, from 1.
+    /// Its number there: random, so that nobody ends another's write by guessing.
     pub number: u64,
 }
 

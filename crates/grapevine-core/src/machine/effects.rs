@@ -145,6 +145,8 @@ pub struct BeginWrite {
     pub lease: Duration,
     /// When to refuse it if no peer holds it by then.
     pub deadline: Time,
+    /// 64 random bits, which become the intent's number: who was not told it cannot guess it.
+    pub random: u64,
 }
 
 /// Which sidecars must have an event before the reply.

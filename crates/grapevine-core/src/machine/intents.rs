@@ -96,7 +96,6 @@ enum Outcome {
 /// The intents that this sidecar knows.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Intents {
-    last: u64,
     own: BTreeMap<u64, Own>,
     own_classes: usize,
     held: BTreeMap<IntentId, Held>,
@@ -242,10 +241,7 @@ impl Core {
             Ok(bump) => bump,
             Err(refusal) => return refuse(ticket, refusal, effects),
         };
-        self.intents.last += 1;
-        let number = self.intents.last;
-        let origin = self.config.incarnation;
-        let id = IntentId { origin, number };
+        let id = self.new_intent_id(call.random);
         let lease = call.lease.clamp(INTENT_LEASE_MIN, INTENT_LEASE_MAX);
         let ends = now.plus(stretched(lease, self.config.clock_rate_ppm));
         let deadline = call.deadline.min(now.plus(lease));
@@ -263,7 +259,20 @@ impl Core {
         };
         self.intents.put_own(id, own);
         let write = Write::PutIntent(Intent { id, bump, lease });
-        self.write(effects, [write], Pending::Intent(Work::Begun(number)));
+        self.write(effects, [write], Pending::Intent(Work::Begun(id.number)));
+    }
+
+    /// An id that no intent of this run has had, as far as that is remembered.
+    fn new_intent_id(&self, random: u64) -> IntentId {
+        let origin = self.config.incarnation;
+        let mut id = IntentId {
+            origin,
+            number: random,
+        };
+        while self.intents.own.contains_key(&id.number) || self.intents.ended.contains_key(&id) {
+            id.number = id.number.wrapping_add(1);
+        }
+        id
     }
 
     /// Admits the bump to come, so that no limit can refuse it then.

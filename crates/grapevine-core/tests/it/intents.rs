@@ -33,6 +33,7 @@ fn begin(world: &mut World, at: usize, paths: &[&str]) -> u64 {
         purge: PurgeMode::Hard,
         lease: LEASE,
         deadline: world.now.plus(PATIENCE),
+        random: ticket.0,
     };
     world.input(at, Input::BeginWrite(ticket, call));
     ticket.0
@@ -404,6 +405,33 @@ fn g8_a_commit_and_an_intent_too_large_for_one_event_are_two() {
         assert_eq!(bumps(&world, 1, path), 1, "{path}");
     }
     no_intents_are_stored(&world);
+}
+
+#[test]
+fn g8_an_intents_number_is_what_the_caller_drew_and_never_another_ones() {
+    let mut world = World::running(2);
+    let drawn = |world: &mut World, random: u64| {
+        let ticket = world.ticket();
+        let call = BeginWrite {
+            classes: classes(&["cart/13"]),
+            matching: Match::Any,
+            purge: PurgeMode::Hard,
+            lease: LEASE,
+            deadline: world.now.plus(PATIENCE),
+            random,
+        };
+        world.input(0, Input::BeginWrite(ticket, call));
+        world.settle();
+        begun(world, 0, ticket.0).unwrap()
+    };
+    let first = drawn(&mut world, u64::MAX);
+    assert_eq!(first.number, u64::MAX, "as it was drawn");
+    let second = drawn(&mut world, u64::MAX);
+    abort(&mut world, 0, first);
+    world.settle();
+    let third = drawn(&mut world, u64::MAX);
+    let numbers = [first, second, third].map(|intent| intent.number);
+    assert_eq!(numbers, [u64::MAX, 0, 1], "of open and of ended ones");
 }
 
 #[test]

@@ -410,6 +410,7 @@ fn g8_a_write_whose_sidecar_and_holder_are_spared_one_after_the_other_is_bumped(
         purge: PurgeMode::Hard,
         lease,
         deadline: world.now.plus(PATIENCE),
+        random: 7,
     };
     world.input(0, Input::BeginWrite(ticket, call));
     world.settle();

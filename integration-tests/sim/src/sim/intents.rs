@@ -113,6 +113,7 @@ impl Sim<'_> {
             purge: write.purge(),
             lease: Duration::from_micros(declared.lease),
             deadline: self.time(at).plus(PATIENCE),
+            random: ((op as u64) << 16) | u64::from(attempt),
         };
         let letter = self.nodes[at].letter;
         self.transcript.say(self.now, || {

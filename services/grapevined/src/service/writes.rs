@@ -79,6 +79,7 @@ impl Application {
             purge: call.purge,
             lease: call.lease,
             deadline: self.engine.clock.now().plus(call.timeout),
+            random: rand::random(),
         };
         let wait = call.timeout + DISK_WAIT;
         let answer = self.engine.call(Call::BeginWrite(begin), None, wait);

@@ -14,7 +14,9 @@ use crate::event::{BUMP_CLASSES_MAX, Bump, BumpEvent, Match, PurgeMode};
 use crate::id::{EventId, Incarnation, Time};
 use crate::intent::{INTENT_GRACE, INTENT_LEASE_MAX, Intent, IntentId};
 use crate::machine::Core;
-use crate::machine::effects::{Action, Effects, Input, PeerMessage, Refusal, Reply};
+use crate::machine::effects::{
+    Action, Effects, Input, PeerMessage, ReceiptLevel, Refusal, Reply, Ticket,
+};
 use crate::machine::flushed::Pending;
 use crate::machine::freshness::stretched;
 use crate::machine::members::Member;
