@@ -96,7 +96,9 @@ impl Intake {
             streams,
             intake: self.clone(),
             charge: charge.clone(),
+            head: HEAD_BYTES + metadata,
             metadata: metadata.saturating_sub(METADATA_FREE_BYTES),
+            whole: false,
             framing: Framing::new(weight::shape(head.uri.path())),
             deadline: Some(Box::pin(sleep(MESSAGE_WAIT))),
             between: false,
@@ -242,8 +244,12 @@ struct Arriving {
     streams: bool,
     intake: Intake,
     charge: Charge,
+    /// What its head was charged for: so much at least as long as its message is not whole.
+    head: usize,
     /// What its metadata are charged for.
     metadata: usize,
+    /// Whether the message of a call that takes one came. Nothing may come then but the end, and that within the same time.
+    whole: bool,
     framing: Framing,
     /// When the message that has begun is to be whole, or the next one of a stream is to begin.
     deadline: Option<Pin<Box<Sleep>>>,
@@ -265,6 +271,7 @@ impl http_body::Body for Arriving {
             // It may be silent for a while, and must not keep others out meanwhile. Its metadata were read.
             self.part = None;
             self.metadata = 0;
+            self.head = 0;
             *self.charge.lock() = None;
             if !self.between {
                 self.between = true;
@@ -304,19 +311,29 @@ impl http_body::Body for Arriving {
 impl Arriving {
     /// Charges for a frame, and keeps account of the message that it begins, goes on with or ends.
     fn came(&mut self, data: &[u8]) -> Result<(), Status> {
+        if self.whole {
+            let bytes = data.len();
+            return Err(Status::invalid_argument(format!(
+                "this call takes one message, and {bytes} bytes came behind it"
+            )));
+        }
         let kept = self.framing.begun + data.len();
         self.framing.take(data);
         self.between = false;
         let (declared, frames) = (self.framing.declared(), self.framing.frames);
-        let pool = self.intake.pool(declared.max(kept)).clone();
+        let decoded = self.framing.decoded().div_ceil(DECODED_FACTOR);
+        let pool = self.intake.pool(declared.max(kept).max(decoded)).clone();
         let reserves = frames > 1 && declared > SMALL_BYTES_MAX;
         let wanted = if reserves { declared.max(kept) } else { kept };
-        let decoded = self.framing.decoded().div_ceil(DECODED_FACTOR);
         let wanted = wanted.max(decoded) + self.metadata;
+        let begun = self.framing.begun > 0;
+        let wanted = if begun { wanted.max(self.head) } else { wanted };
         let part = self.part.as_ref();
         self.intake.charge(&self.charge, (&pool, wanted), part)?;
-        if self.framing.begun == 0 {
-            self.deadline = None;
+        if !begun {
+            self.whole = !self.streams;
+            // Its handler is called at the end of the body, and that has to come, too.
+            self.deadline = self.whole.then(|| Box::pin(sleep(MESSAGE_WAIT)));
             // Where it gave way while it became whole, its room is gone.
             return match self.part.take().map(Part::end) {
                 Some(false) => Err(self.gave_way()),
@@ -351,6 +368,11 @@ impl Arriving {
         }
         let (begun, missing) = (self.framing.begun, self.framing.missing);
         let seconds = MESSAGE_WAIT.as_secs();
+        if self.whole {
+            return Status::deadline_exceeded(format!(
+                "the message of this call came {seconds} s ago and its end did not; the limit is {seconds} s"
+            ));
+        }
         Status::deadline_exceeded(format!(
             "a message begun {seconds} s ago is not whole: {begun} bytes of it came and {missing} are missing; the limit is {seconds} s"
         ))

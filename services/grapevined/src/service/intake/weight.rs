@@ -10,7 +10,7 @@ use std::sync::LazyLock;
 
 use grapevine_proto::v1;
 use prost::Message as _;
-use prost_types::field_descriptor_proto::Type;
+use prost_types::field_descriptor_proto::{Label, Type};
 use prost_types::{DescriptorProto, FileDescriptorSet};
 
 /// How many times what is charged for it a message may be once decoded.
@@ -36,6 +36,8 @@ enum Field {
     Text,
     /// Numbers, of so many bytes each at least.
     Packed(usize),
+    /// A number that is no list.
+    Number,
 }
 
 /// The messages of the contract.
@@ -109,7 +111,10 @@ fn fields(message: &DescriptorProto, places: &HashMap<&str, Shape>) -> HashMap<u
         .iter()
         .filter_map(|it| {
             let number = u32::try_from(it.number()).ok()?;
-            Some((number, field(it.r#type(), it.type_name())))
+            let kind = field(it.r#type(), it.type_name());
+            // A single number has no length: decoders stop there.
+            let single = matches!(kind, Field::Packed(_)) && it.label() != Label::Repeated;
+            Some((number, if single { Field::Number } else { kind }))
         })
         .collect()
 }
@@ -254,7 +259,7 @@ impl Walk {
             Some(Field::Packed(least)) => {
                 self.bytes += self.coming(length) / least * NUMBER_BYTES;
             }
-            None => {}
+            Some(Field::Number) | None => {}
         }
         if length == 0 {
             Step::Tag
