@@ -36,8 +36,8 @@ def invalidate(sidecar, *classes: str, **options):
     return sidecar.app.Invalidate(app.InvalidateRequest(classes=classes, **options), timeout=sidecar.timeout_s)
 
 
-# What a call ends with when its sidecar is down, starts, stands still or is drained.
-AWAY = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED, grpc.StatusCode.DEADLINE_EXCEEDED)
+# What a call ends with when its sidecar is down, starts or is drained.
+AWAY = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED}
 
 
 class Bypass(Exception):

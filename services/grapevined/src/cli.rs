@@ -9,6 +9,7 @@ use std::ffi::OsString;
 use std::fmt::Display;
 use std::io::Write;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Arg, ArgAction, ArgMatches, Command};
 
@@ -19,6 +20,9 @@ use crate::telemetry;
 pub const EXIT_FAILED: u8 = 1;
 /// The command line or the configuration is wrong.
 pub const EXIT_USAGE: u8 = 2;
+
+/// How long the end of the process waits for whoever reads why.
+const LAST_WORD: Duration = Duration::from_secs(1);
 
 const CHECK: &str = "check-config";
 const PRINT: &str = "print-default-config";
@@ -98,10 +102,22 @@ where
     match start(loaded.config, serve) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error}");
+            tell_last(format!("error: {error}"));
             ExitCode::from(EXIT_FAILED)
         }
     }
+}
+
+/// Says on standard error why the process ends. Who reads that may have stopped, and then it ends all the same.
+fn tell_last(reason: String) {
+    let (done, told) = std::sync::mpsc::sync_channel(1);
+    std::thread::spawn(move || {
+        eprintln!("{reason}");
+        // Nobody waiting any more is no error.
+        let _ = done.send(());
+    });
+    // Nor is a reader that does not read: there is nowhere to say so.
+    let _ = told.recv_timeout(LAST_WORD);
 }
 
 fn start<F, Fut, E>(config: Config, serve: F) -> Result<(), String>

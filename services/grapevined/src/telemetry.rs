@@ -46,7 +46,8 @@ pub fn init(config: &LogConfig) -> Result<Option<LogGuard>, TelemetryError> {
             cause,
         })?;
     let registry = tracing_subscriber::registry().with(filter);
-    let (writer, guard) = lines::spawn(std::io::stderr()).map_err(TelemetryError::Thread)?;
+    let (writer, guard) =
+        lines::spawn(std::io::stderr(), config.format).map_err(TelemetryError::Thread)?;
     let lines = tracing_subscriber::fmt::layer().with_writer(writer);
     let done = match config.format {
         LogFormat::Text => {

@@ -238,6 +238,8 @@ impl EventLoop {
         if another {
             super::views::log(view, core.roster());
             *view = core.roster().clone();
+            // It may close logs, and what a call waited for is waited for no longer.
+            self.parts.engine.sessions.all_applied();
         }
         another
     }

@@ -9,9 +9,10 @@ use tracing::warn;
 
 /// What a sidecar opens beside connections, with something to spare: the store, gossip, links to peers, caches.
 const BESIDE: u64 = 256;
+/// Each has `limits.connections_max` of its own: applications over TCP and the Unix socket, and peers.
+const LISTENERS: u64 = 3;
 
-/// Raises the soft limit to the hard one, and warns if that is too little for so many connections of applications and as
-/// many of peers.
+/// Raises the soft limit to the hard one, and warns if that is too little for so many connections at every listener.
 pub(super) fn raise(connections_max: usize) {
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit {
@@ -33,7 +34,7 @@ pub(super) fn raise(connections_max: usize) {
 /// What to say of a limit of descriptors that is too low. None is no limit.
 fn shortfall(limit: Option<u64>, connections_max: usize) -> Option<String> {
     let needed = (connections_max as u64)
-        .saturating_mul(2)
+        .saturating_mul(LISTENERS)
         .saturating_add(BESIDE);
     let limit = limit.filter(|limit| *limit < needed)?;
     Some(format!(
@@ -63,8 +64,8 @@ mod tests {
     #[test]
     fn g10_too_few_descriptors_are_told_with_both_numbers() {
         assert_eq!(shortfall(None, 1_000), None);
-        assert_eq!(shortfall(Some(2_256), 1_000), None);
-        let told = shortfall(Some(2_255), 1_000).unwrap();
-        assert!(told.contains("2255") && told.contains("2256"), "{told}");
+        assert_eq!(shortfall(Some(3_256), 1_000), None);
+        let told = shortfall(Some(3_255), 1_000).unwrap();
+        assert!(told.contains("3255") && told.contains("3256"), "{told}");
     }
 }

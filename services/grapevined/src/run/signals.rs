@@ -57,16 +57,20 @@ fn ignores_hangup(status: &str) -> bool {
     mask.is_some_and(|mask| mask & 1 != 0)
 }
 
-/// Waits for the signal that cuts a drain off; `by_call` says that a call asked for the drain.
+/// Waits for the signal that cuts a drain off; `by_call` says that a call asked for the drain. A terminal that closes says so
+/// twice, and some supervisors say it behind SIGTERM: SIGHUP cuts nothing off.
 pub(super) async fn cuts_off(
     mut next: impl AsyncFnMut() -> &'static str,
     by_call: bool,
 ) -> &'static str {
-    if by_call {
+    let mut passes = by_call;
+    loop {
         let reason = next().await;
+        if reason != "SIGHUP" && !std::mem::take(&mut passes) {
+            return reason;
+        }
         info!(reason, "draining already: a second signal cuts it off");
     }
-    next().await
 }
 
 #[cfg(test)]
@@ -75,7 +79,7 @@ mod tests {
 
     /// Which of the signals cuts a drain off.
     async fn cut_by(by_call: bool) -> &'static str {
-        let mut signals = ["SIGTERM", "SIGINT", "SIGHUP"].into_iter();
+        let mut signals = ["SIGHUP", "SIGTERM", "SIGHUP", "SIGINT"].into_iter();
         cuts_off(async || signals.next().expect("no more"), by_call).await
     }
 

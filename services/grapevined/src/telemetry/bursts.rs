@@ -25,9 +25,10 @@ struct Burst {
     count: u64,
 }
 
-/// The bursts under way, by the limit and the top-level class; the class is empty where the limit is no class's.
+/// The bursts under way, by the limit, what was done about it and the top-level class, which is empty where the limit is no
+/// class's.
 #[derive(Debug, Default)]
-pub(super) struct Bursts(BTreeMap<(&'static str, String), Burst>);
+pub(super) struct Bursts(BTreeMap<(&'static str, &'static str, String), Burst>);
 
 impl Bursts {
     /// A limit was met so many times: `what` says what was done about it.
@@ -38,16 +39,16 @@ impl Bursts {
         count: u64,
         now: Instant,
     ) {
-        let mut key = (limit, class.to_owned());
+        let mut key = (limit, what, class.to_owned());
         if !self.0.contains_key(&key) && self.0.len() >= BURSTS_MAX {
-            OTHERS.clone_into(&mut key.1);
+            OTHERS.clone_into(&mut key.2);
         }
         if let Some(burst) = self.0.get_mut(&key) {
             burst.last = now;
             burst.count += count;
             return;
         }
-        let class = &key.1;
+        let class = &key.2;
         warn!(limit, class, "a limit is reached: {what}");
         let (since, last) = (now, now);
         self.0.insert(key, Burst { since, last, count });
@@ -55,13 +56,13 @@ impl Bursts {
 
     /// Sums up what is over, or lasts.
     pub(super) fn review(&mut self, now: Instant) {
-        self.0.retain(|(limit, class), burst| {
+        self.0.retain(|(limit, what, class), burst| {
             let over = now - burst.last >= QUIET || now - burst.since >= LONGEST;
             if over && burst.count > 1 {
                 let (count, seconds) = (burst.count, (burst.last - burst.since).as_secs());
                 warn!(
                     limit,
-                    class, count, seconds, "a limit was reached so often in this burst"
+                    class, count, seconds, "a limit was reached so often in this burst: {what}"
                 );
             }
             !over

@@ -15,6 +15,8 @@ use std::time::{Duration, Instant};
 
 use tracing_subscriber::fmt::MakeWriter;
 
+use crate::config::LogFormat;
+
 /// Lines that wait; beyond, they are dropped.
 const LINES_MAX: usize = 4_096;
 /// Their bytes together; beyond, lines are dropped.
@@ -50,7 +52,10 @@ pub(super) struct Lines {
 pub struct LogGuard(SyncSender<Message>);
 
 /// Starts the thread that writes to `out`.
-pub(super) fn spawn(out: impl Write + Send + 'static) -> io::Result<(Lines, LogGuard)> {
+pub(super) fn spawn(
+    out: impl Write + Send + 'static,
+    format: LogFormat,
+) -> io::Result<(Lines, LogGuard)> {
     let (queue, waiting) = sync_channel(LINES_MAX);
     let bytes = Arc::new(AtomicUsize::new(0));
     let queued = Arc::clone(&bytes);
@@ -58,7 +63,7 @@ pub(super) fn spawn(out: impl Write + Send + 'static) -> io::Result<(Lines, LogG
     let lost = Arc::clone(&dropped);
     thread::Builder::new()
         .name("log".to_owned())
-        .spawn(move || write_out(&waiting, &queued, &lost, out))?;
+        .spawn(move || write_out(&waiting, &queued, &lost, (out, format)))?;
     let guard = LogGuard(queue.clone());
     let lines = Lines {
         queue,
@@ -72,7 +77,7 @@ fn write_out(
     waiting: &Receiver<Message>,
     queued: &AtomicUsize,
     lost: &AtomicU64,
-    mut out: impl Write,
+    (mut out, format): (impl Write, LogFormat),
 ) {
     let mut told = 0;
     // What cannot be written is lost: there is nowhere to say so.
@@ -90,10 +95,11 @@ fn write_out(
         let now = lost.load(Ordering::Relaxed);
         if now > told {
             let lines = now - told;
-            let _ = writeln!(
-                out,
-                "{lines} log lines were dropped here: nobody read them in time"
-            );
+            let text = format!("{lines} log lines were dropped here: nobody read them in time");
+            let _ = match format {
+                LogFormat::Text => writeln!(out, "{text}"),
+                LogFormat::Json => writeln!(out, r#"{{"level":"WARN","message":"{text}"}}"#),
+            };
             told = now;
         }
     }
@@ -182,7 +188,7 @@ mod tests {
     #[test]
     fn g10_a_reader_that_does_not_read_holds_nobody_up_and_what_is_dropped_is_told() {
         let pipe = Pipe::default();
-        let (mut lines, guard) = spawn(pipe.clone()).unwrap();
+        let (mut lines, guard) = spawn(pipe.clone(), LogFormat::Text).unwrap();
         for number in 0..10_000 {
             lines
                 .write_all(format!("line {number}\n").as_bytes())
@@ -198,8 +204,13 @@ mod tests {
         assert!(begun.elapsed() < 10 * FLUSH_MAX, "the end waits for nobody");
         pipe.open();
         let deadline = Instant::now() + Duration::from_secs(30);
-        let last = format!("line {}\n", kept - 1);
-        while !(pipe.read().contains(&last) && pipe.read().contains("lines were dropped here")) {
+        // Which ones were kept hangs on when the thread took the first.
+        let written = |text: &str| {
+            text.lines()
+                .filter(|line| line.starts_with("line "))
+                .count()
+        };
+        while !(written(&pipe.read()) == kept && pipe.read().contains("lines were dropped here")) {
             assert!(Instant::now() < deadline, "{}", pipe.read().len());
             thread::sleep(FLUSH_RETRY);
         }
@@ -208,7 +219,7 @@ mod tests {
     #[test]
     fn g10_what_waits_is_bounded_in_bytes_and_room_comes_back() {
         let pipe = Pipe::default();
-        let (mut lines, guard) = spawn(pipe.clone()).unwrap();
+        let (mut lines, guard) = spawn(pipe.clone(), LogFormat::Json).unwrap();
         let long = vec![b'x'; BYTES_MAX / 4];
         for _ in 0..100 {
             lines.write_all(&long).unwrap();
@@ -224,7 +235,7 @@ mod tests {
     fn what_was_logged_last_is_written_before_the_end() {
         let pipe = Pipe::default();
         pipe.open();
-        let (mut lines, guard) = spawn(pipe.clone()).unwrap();
+        let (mut lines, guard) = spawn(pipe.clone(), LogFormat::Json).unwrap();
         for number in 0..500 {
             lines
                 .write_all(format!("line {number}\n").as_bytes())
