@@ -47,9 +47,12 @@ pub struct Bump {
 }
 
 impl Bump {
-    /// Whether whatever the other one makes stale is made stale by this one. An answer no may be wrong where this one is of
-    /// all of its classes.
+    /// Whether whatever the other one makes stale is made stale by this one, and as hard. An answer no may be wrong where
+    /// this one is of all of its classes.
     pub fn covers(&self, other: &Self) -> bool {
+        if self.purge == PurgeMode::Soft && other.purge == PurgeMode::Hard {
+            return false;
+        }
         if self.classes == other.classes && self.matching == other.matching {
             return true;
         }

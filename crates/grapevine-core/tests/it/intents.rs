@@ -379,6 +379,27 @@ fn g8_a_commit_bumps_what_its_intent_names_beside_what_it_names_itself() {
     }
 }
 
+/// What was declared hard is not served stale for a while because the commit that names it was another one's.
+#[test]
+fn g8_a_soft_commit_does_not_soften_what_was_declared() {
+    let mut world = World::running(2);
+    let intent = open(&mut world, 0, &["cart/13"]);
+    let ticket = world.ticket();
+    let call = Invalidate {
+        classes: classes(&["cart/13"]),
+        matching: Match::Any,
+        purge: PurgeMode::Soft,
+        level: ReceiptLevel::None,
+        deadline: world.now.plus(PATIENCE),
+    };
+    world.input(0, Input::CommitWrite(ticket, intent, call));
+    world.settle();
+    let hard = world.nodes[1].applied.iter().any(|(_, applied)| {
+        matches!(applied, BumpEvent::Bump(bump) if bump.purge == PurgeMode::Hard && bump.classes == classes(&["cart/13"]))
+    });
+    assert!(hard);
+}
+
 #[test]
 fn g8_a_commit_that_covers_its_intent_bumps_what_it_names_and_no_more() {
     let mut world = World::running(2);
@@ -389,14 +410,19 @@ fn g8_a_commit_that_covers_its_intent_bumps_what_it_names_and_no_more() {
     assert_eq!(bumps(&world, 1, "cart/13/items"), 0);
 }
 
+/// More classes than half of what one event may have.
+fn many(lead: &str) -> Vec<String> {
+    (0..600).map(|n| format!("{lead}/{n}")).collect()
+}
+
+fn paths(names: &[String]) -> Vec<&str> {
+    names.iter().map(String::as_str).collect()
+}
+
 #[test]
 fn g8_a_commit_and_an_intent_too_large_for_one_event_are_two() {
     let mut world = World::running(2);
-    let many = |lead: &str| -> Vec<String> { (0..600).map(|n| format!("{lead}/{n}")).collect() };
     let (owed, given) = (many("cart"), many("z"));
-    let paths = |names: &[String]| -> Vec<&'static str> {
-        names.iter().map(|name| &*name.clone().leak()).collect()
-    };
     let intent = open(&mut world, 0, &paths(&owed));
     let call = commit(&mut world, 0, intent, &paths(&given));
     world.settle();
@@ -405,6 +431,36 @@ fn g8_a_commit_and_an_intent_too_large_for_one_event_are_two() {
         assert_eq!(bumps(&world, 1, path), 1, "{path}");
     }
     no_intents_are_stored(&world);
+}
+
+/// The holder is told of the commit's event, and has that one; the event before it, which pays what the intent owed beside, was
+/// lost on its way, and then its origin with its disk.
+#[test]
+fn g8_of_two_events_that_end_an_intent_the_second_is_not_enough() {
+    let mut world = World::running(2);
+    let (owed, given) = (many("cart"), many("z"));
+    let intent = open(&mut world, 0, &paths(&owed));
+    world.drop_all(0, 1);
+    let owed_first = world.next_event(0).sequence;
+    commit(&mut world, 0, intent, &paths(&given));
+    world.flush(0);
+    for said in world.links.get_mut(&(0, 1)).unwrap() {
+        if let PeerMessage::Bumps { first, events, .. } = said
+            && *first == owed_first
+        {
+            events.remove(0);
+            *first += 1;
+        }
+    }
+    world.deliver_all(0, 1);
+    world.crash(0);
+    world.wipe(0);
+    world.settle();
+    assert_eq!(bumps(&world, 1, "z/0"), 1);
+    assert_eq!(bumps(&world, 1, "cart/0"), 0, "its push was lost");
+    pass(&mut world, 2 * LEASE);
+    assert_eq!(bumps(&world, 1, "cart/0"), 1, "nobody paid");
+    assert_eq!(bumps(&world, 1, "cart/599"), 1);
 }
 
 #[test]

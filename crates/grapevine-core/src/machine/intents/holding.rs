@@ -279,7 +279,8 @@ impl Core {
         event: Option<EventId>,
         effects: &mut Effects,
     ) {
-        let here = event.is_none_or(|event| self.progress.has(event));
+        // What the intent owed beside the commit may be an event of its own, right before.
+        let here = event.is_none_or(|event| self.progress.has_through(event));
         if id.origin == self.config.incarnation {
             let Some(own) = self.intents.own.get_mut(&id.number) else {
                 return;
@@ -317,7 +318,9 @@ impl Core {
             }
             return;
         }
-        let covered = own.covered.filter(|event| self.progress.has(*event));
+        let covered = own
+            .covered
+            .filter(|event| self.progress.has_through(*event));
         let event = covered.unwrap_or_else(|| {
             self.counters.intents_expired += 1;
             let bump = self.intents.own[&id.number].bump.clone();
@@ -338,7 +341,9 @@ impl Core {
             self.intents.wakes.insert((bumps_at, id));
             return effects.send(id.origin, PeerMessage::IntentHeld(vec![id]));
         }
-        let covered = held.covered.filter(|event| self.progress.has(*event));
+        let covered = held
+            .covered
+            .filter(|event| self.progress.has_through(*event));
         if covered.is_none() {
             self.counters.intents_expired_for_others += 1;
             let bump = held.bump.clone();
