@@ -4,8 +4,9 @@
 //! an error. Where they abort the process there is nothing to turn; but the panic hook runs before, and leaves a file
 //! in the store's directory that tells the next start. `failed-opening`: opening panicked, so do not try again, set
 //! the directory aside. `failed-running`: a read or a commit did, or met what does not read back, so check
-//! everything before serving. A kill leaves neither: it says nothing about the data. Nor does a panic whose text tells
-//! that the machine lacked something, as a thread that could not be started: it is an error like that of any other lack.
+//! everything before serving. A kill leaves neither: it says nothing about the data. A panic at opening whose text tells
+//! that the machine lacked something, as a thread that could not be started, leaves none either: the files are not at fault.
+//! One of a running engine does, whatever it lacked: nobody knows what it left half-done, and a check costs only time.
 //!
 //! After the first failure of a running engine nothing is read or written any more ([`Guard::failed`]): what it holds,
 //! in memory and on disk, is not known. That goes for a panic in one of the engine's own threads, too. They are known by
@@ -173,12 +174,12 @@ impl Guard {
 
 fn note(info: &PanicHookInfo<'_>) {
     let text = info.to_string();
-    let lack = tells_of_lack(&text);
     let file = INSIDE.try_with(|inside| inside.try_borrow().ok().and_then(|inside| inside.clone()));
-    if let Ok(Some(file)) = file
-        && !lack
-    {
-        write_note(&file, &text);
+    if let Ok(Some(file)) = file {
+        let opening = file.ends_with(Phase::Opening.file_name());
+        if !(opening && tells_of_lack(&text)) {
+            write_note(&file, &text);
+        }
     }
     let thread = std::thread::current();
     if let Some(name) = thread.name().filter(|name| is_engines(name)) {
@@ -186,9 +187,7 @@ fn note(info: &PanicHookInfo<'_>) {
         // Not waited for: this thread may be the one that holds it.
         for failure in OPEN.try_lock().iter().flat_map(|open| open.iter()) {
             if let Some(failure) = failure.upgrade() {
-                if !lack {
-                    write_note(&failure.note, &cause);
-                }
+                write_note(&failure.note, &cause);
                 let _ = failure.cause.set(cause.clone());
             }
         }
@@ -233,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn g1_a_panic_over_something_lacking_is_no_damage_and_leaves_no_note() {
+    fn g1_a_panic_over_something_lacking_is_no_damage_and_a_running_engine_is_checked_after_it() {
         let directory = tempfile::tempdir().unwrap();
         let guard = Guard::new(directory.path());
         let lacking = || Err::<(), _>(std::io::Error::from_raw_os_error(11));
@@ -245,12 +244,12 @@ mod tests {
         let told = matches!(&opening, StoreError::Unusable { source, .. } if source.to_string().contains("lacks"));
         assert!(told, "{opening:?}");
         assert_eq!(guard.failed(), None);
+        assert_eq!(guard.note(Phase::Opening), None);
         let running = guard.run(Phase::Running, unwraps).unwrap_err();
         assert!(matches!(running, StoreError::Io(_)), "{running:?}");
         assert!(guard.failed().unwrap().contains("lacks"));
-        for phase in Phase::ALL {
-            assert_eq!(guard.note(phase), None, "{phase:?}");
-        }
+        assert_eq!(guard.note(Phase::Opening), None);
+        assert!(guard.note(Phase::Running).is_some(), "nothing is checked");
     }
 
     #[test]
