@@ -1,0 +1,190 @@
+#![allow(clippy::unwrap_used, reason = "tests")]
+use grapevine_proto::v1;
+use tokio_stream::StreamExt as _;
+use tonic_types::StatusExt as _;
+
+use super::*;
+use crate::telemetry::Counter;
+
+const MIB: usize = 1 << 20;
+
+/// Answers each call with so many bytes, and then with nothing more for a while.
+#[derive(Clone)]
+struct Generous(usize);
+
+struct Gift(Option<Bytes>);
+
+impl http_body::Body for Gift {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        self.0.take().map_or(Poll::Pending, |bytes| {
+            Poll::Ready(Some(Ok(Frame::data(bytes))))
+        })
+    }
+}
+
+impl Service<http::Request<Body>> for Generous {
+    type Response = http::Response<Body>;
+    type Error = Infallible;
+    type Future = std::future::Ready<Result<Self::Response, Infallible>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, _: http::Request<Body>) -> Self::Future {
+        let body = Body::new(Gift(Some(vec![7; self.0].into())));
+        std::future::ready(Ok(http::Response::new(body)))
+    }
+}
+
+fn room(bytes: usize) -> Unread {
+    Unread::new(bytes, Arc::new(Counters::new()))
+}
+
+async fn call(unread: &Unread, bytes: usize) -> Result<Body, Status> {
+    let intake = Intake::new(MIB, unread.counters.clone());
+    let mut service = Counted::new(Generous(bytes), intake, unread.clone());
+    let answer = service.call(http::Request::new(Body::empty())).await;
+    let answer = answer.unwrap();
+    match Status::from_header_map(answer.headers()) {
+        Some(status) => Err(status),
+        None => Ok(answer.into_body()),
+    }
+}
+
+async fn frame(body: &mut Body) -> Poll<Option<usize>> {
+    let polled = std::future::poll_fn(|cx| Poll::Ready(Pin::new(&mut *body).poll_frame(cx)));
+    polled.await.map(|frame| {
+        let frame = frame?.unwrap();
+        Some(frame.data_ref().unwrap().len())
+    })
+}
+
+#[tokio::test]
+async fn g10_answers_that_nobody_reads_are_bounded_and_their_room_comes_back() {
+    let unread = room(16 * MIB);
+    let mut kept = Vec::new();
+    let mut refused = None;
+    for _ in 0..20 {
+        match call(&unread, MIB).await {
+            Ok(body) => kept.push(body),
+            Err(status) => {
+                refused = Some(status);
+                break;
+            }
+        }
+    }
+    let refused = refused.unwrap();
+    assert_eq!(kept.len(), 14, "seven eighths of the room");
+    assert_eq!(refused.code(), Code::ResourceExhausted);
+    assert!(refused.message().contains("limits.answers_bytes_max"));
+    assert!(refused.message().contains("16777216"), "{refused}");
+    assert!(refused.get_details_retry_info().is_some());
+    assert_eq!(unread.counters.get(Counter::IntakeRejected), 1);
+    // Small answers have their own, and a few bytes cost what a call does.
+    let mut few = Vec::new();
+    while let Ok(body) = call(&unread, 1).await {
+        few.push(body);
+    }
+    assert_eq!(few.len(), 2 * MIB / (ANSWER_BYTES + 1));
+    few.clear();
+    call(&unread, 1_000).await.unwrap();
+    // What the connection has asked for may still wait in it.
+    assert_eq!(frame(&mut kept[0]).await, Poll::Ready(Some(MIB)));
+    call(&unread, MIB).await.unwrap_err();
+    // It asks for more: the frame has gone.
+    assert_eq!(frame(&mut kept[0]).await, Poll::Pending);
+    let again = call(&unread, MIB).await.unwrap();
+    call(&unread, MIB).await.unwrap_err();
+    drop(again);
+    call(&unread, MIB).await.unwrap();
+    // Whoever leaves takes with him what he has not read.
+    drop(kept);
+    call(&unread, 14 * MIB).await.unwrap();
+    // One larger than all the room is possible, alone.
+    call(&unread, 64 * MIB).await.unwrap();
+}
+
+#[tokio::test]
+async fn g10_streams_of_reflection_and_health_have_places_for_as_long_as_they_last() {
+    let unread = room(16 * MIB);
+    let intake = Intake::new(MIB, unread.counters.clone());
+    let places = Places::new(2, "are open already", &unread.counters);
+    let mut service =
+        Counted::new(Generous(10), intake, unread.clone()).with_streams(places.clone());
+    let mut open = async |path: &str| {
+        let request = http::Request::builder().uri(path).body(Body::empty());
+        let answer = service.call(request.unwrap()).await.unwrap();
+        match Status::from_header_map(answer.headers()) {
+            Some(status) => Err(status),
+            None => Ok(answer.into_body()),
+        }
+    };
+    let reflection = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo";
+    let first = open(HEALTH_WATCH).await.unwrap();
+    let _second = open(reflection).await.unwrap();
+    for path in [HEALTH_WATCH, reflection] {
+        let refused = open(path).await.unwrap_err();
+        assert_eq!(refused.code(), Code::ResourceExhausted);
+        assert_eq!(refused.message(), "2 are open already");
+    }
+    // A probe is no stream.
+    open("/grpc.health.v1.Health/Check").await.unwrap();
+    drop(first);
+    open(reflection).await.unwrap();
+}
+
+#[test]
+fn methods_whose_requests_are_streams_are_told_by_their_names() {
+    let files = prost_types::FileDescriptorSet::decode(v1::FILE_DESCRIPTOR_SET).unwrap();
+    let mut streams = 0;
+    for file in files
+        .file
+        .iter()
+        .filter(|file| file.package() == "grapevine.v1")
+    {
+        let served = file
+            .service
+            .iter()
+            .filter(|service| service.name() != "PeerService");
+        for (service, method) in served.flat_map(|it| it.method.iter().map(move |m| (it, m))) {
+            let path = format!("/grapevine.v1.{}/{}", service.name(), method.name());
+            assert_eq!(takes_a_stream(&path), method.client_streaming(), "{path}");
+            streams += u32::from(method.client_streaming());
+        }
+    }
+    assert!(streams >= 2);
+}
+
+#[tokio::test]
+async fn g10_messages_of_streams_are_charged_until_they_are_on_their_way() {
+    let unread = room(16 * MIB);
+    let large = |_| v1::ListClassesResponse {
+        next_page_token: vec![7; 13 * MIB].into(),
+        ..Default::default()
+    };
+    let (sender, mut answers) = Answers::channel(2);
+    assert!(sender.try_send(unread.message(large(0))).is_ok());
+    assert!(unread.message(large(1)).is_error());
+    answers.next().await.unwrap().unwrap();
+    assert!(unread.message(large(1)).is_error(), "given, not yet sent");
+    let mut poll = async || {
+        std::future::poll_fn(|cx| Poll::Ready(Pin::new(&mut answers).poll_next(cx).is_pending()))
+            .await
+    };
+    assert!(poll().await);
+    assert!(unread.message(large(1)).is_error(), "given, not yet sent");
+    assert!(poll().await);
+    let next = unread.message(large(1));
+    assert!(!next.is_error());
+    assert!(sender.try_send(next).is_ok());
+    drop(answers);
+    drop(sender);
+    assert!(!unread.message(large(2)).is_error());
+}
