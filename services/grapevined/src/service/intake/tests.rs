@@ -396,8 +396,18 @@ async fn g10_a_message_is_charged_for_what_is_made_of_it() {
     assert_eq!(large(&intake), 50_000 * 288 / 4);
     call.say(second.to_vec()).await.unwrap();
     assert_eq!(large(&intake), 100_000 * 288 / 4);
-    // What says something costs what it is on the wire.
     drop(call);
+    // A small message of which much is made takes no room of those that stay small.
+    let mut small = Call::with(&intake, head(), false).unwrap();
+    let mut empties = message(60_000);
+    empties[5..]
+        .chunks_mut(2)
+        .for_each(|fill| fill.copy_from_slice(&[0x0a, 0]));
+    small.say(empties).await.unwrap();
+    assert_eq!(intake.small.room.available_permits(), 8 * MIB);
+    assert_eq!(large(&intake), 30_000 * 288 / 4);
+    drop(small);
+    // What says something costs what it is on the wire.
     let told = v1::CommitFillRequest {
         fills: vec![
             v1::Fill {

@@ -350,5 +350,8 @@ mod tests {
         assert_eq!(decoded(FILLS, &[0x0f, 0x0a, 0]), 0);
         let long = [0x0a, 12, 0x0a, 0xff, 0xff, 0xff, 0xff, 0x0f];
         assert!(decoded(FILLS, &long) < 1_000, "only what came counts");
+        // A fill whose time to live, one number, declares a length: decoders stop there, and make nothing of it.
+        let numbers = [0x0a, 4, 5 << 3 | 2, 2, 1, 1];
+        assert_eq!(decoded(FILLS, &numbers), MESSAGE_BYTES);
     }
 }
