@@ -5,7 +5,6 @@
 //! behind them is let go. It has few seconds for that message in any case.
 
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
@@ -15,8 +14,6 @@ use tonic::body::Body;
 use tonic::codegen::{Service, http};
 use tonic::server::NamedService;
 
-use crate::telemetry::{Counter, Counters};
-
 /// The longest introduction. Ours are of some 200 bytes; later releases may have more to say.
 pub(super) const HELLO_BYTES_MAX: usize = 16 << 10;
 
@@ -24,12 +21,11 @@ pub(super) const HELLO_BYTES_MAX: usize = 16 << 10;
 #[derive(Clone, Debug)]
 pub(crate) struct Introduced<S> {
     inner: S,
-    counters: Arc<Counters>,
 }
 
 impl<S> Introduced<S> {
-    pub(crate) fn new(inner: S, counters: Arc<Counters>) -> Self {
-        Self { inner, counters }
+    pub(crate) fn new(inner: S) -> Self {
+        Self { inner }
     }
 }
 
@@ -47,13 +43,11 @@ impl<S: Service<http::Request<Body>>> Service<http::Request<Body>> for Introduce
     }
 
     fn call(&mut self, request: http::Request<Body>) -> S::Future {
-        let counters = self.counters.clone();
         self.inner.call(request.map(|rest| {
             Body::new(Introduction {
                 rest,
                 head: [0; 5],
                 head_bytes: 0,
-                counters,
             })
         }))
     }
@@ -65,7 +59,6 @@ struct Introduction {
     /// What comes before the first message: a flag, and its length.
     head: [u8; 5],
     head_bytes: usize,
-    counters: Arc<Counters>,
 }
 
 impl Introduction {
@@ -83,7 +76,6 @@ impl Introduction {
         if end < self.head.len() || length <= HELLO_BYTES_MAX {
             return Ok(());
         }
-        self.counters.inc(Counter::PeerRejected);
         Err(Status::resource_exhausted(format!(
             "hello: {length} bytes; the limit of the first message is {HELLO_BYTES_MAX} bytes"
         )))
@@ -125,7 +117,6 @@ mod tests {
             rest: Body::empty(),
             head: [0; 5],
             head_bytes: 0,
-            counters: Arc::default(),
         }
     }
 
@@ -144,6 +135,5 @@ mod tests {
         assert_eq!(refused.code(), Code::ResourceExhausted);
         assert!(refused.message().contains("15728640"), "{refused}");
         assert!(refused.message().contains("16384"), "{refused}");
-        assert_eq!(theirs.counters.get(Counter::PeerRejected), 1);
     }
 }

@@ -13,7 +13,7 @@ use grapevine_proto::v1;
 use grapevine_proto::v1::peer_service_server::PeerService;
 use tokio::sync::mpsc::{self, error::TrySendError};
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Request, Response, Status, Streaming};
+use tonic::{Code, Request, Response, Status, Streaming};
 use tracing::warn;
 
 use super::link::{LinkGuard, PIECES_MAX, is_piece};
@@ -45,11 +45,20 @@ impl PeerService for PeerServer {
     ) -> Result<Response<Self::ExchangeStream>, Status> {
         let mut stream = request.into_inner();
         let first = tokio::time::timeout(HELLO_TIMEOUT, stream.message()).await;
-        let first = first.map_err(|_| Status::deadline_exceeded("no hello within 5 s"))??;
-        let peer = self.check(first).inspect_err(|status| {
-            self.engine.counters.inc(Counter::PeerRejected);
-            self.refusals.note(status, Instant::now());
+        let Ok(first) = first else {
+            let status = Status::deadline_exceeded("hello: none within 5 s");
+            self.refused(&status);
+            return Err(status);
+        };
+        let first = first.inspect_err(|status| {
+            // Any other error is of a connection that broke off.
+            if status.code() == Code::ResourceExhausted {
+                self.refused(status);
+            }
         })?;
+        let peer = self
+            .check(first)
+            .inspect_err(|status| self.refused(status))?;
         // The welcome, a word for each piece of a snapshot, and the reason for the end.
         let (answers, responses) = mpsc::channel(PIECES_MAX + 2);
         let welcome = v1::ExchangeResponse {
@@ -68,6 +77,11 @@ impl PeerService for PeerServer {
 }
 
 impl PeerServer {
+    fn refused(&self, status: &Status) {
+        self.engine.counters.inc(Counter::PeerRejected);
+        self.refusals.note(status, Instant::now());
+    }
+
     fn check(&self, first: Option<v1::ExchangeRequest>) -> Result<PeerHello, Status> {
         let Some(v1::exchange_request::Kind::Hello(hello)) = first.and_then(|first| first.kind)
         else {

@@ -256,7 +256,7 @@ pub(super) fn peer_router(config: &Config, sidecar: &Sidecar) -> Router {
         .initial_stream_window_size(PEER_WINDOW_BYTES)
         .initial_connection_window_size(PEER_WINDOW_BYTES)
         .max_concurrent_streams(PEER_STREAMS_MAX)
-        .add_service(Introduced::new(peers, sidecar.engine.counters.clone()))
+        .add_service(Introduced::new(peers))
 }
 
 fn builder() -> Server {
