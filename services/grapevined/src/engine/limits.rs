@@ -15,12 +15,12 @@ type Limit = (&'static str, &'static str, fn(&Counters) -> u64);
 
 const LIMITS: [Limit; 5] = [
     (
-        "64 conjunctions of a class",
+        "conjunctions of a class",
         "an invalidation of `match = all` is one of its first class",
         |counters| counters.escalations,
     ),
     (
-        "1,024 histories of rosters",
+        "histories of rosters that are followed",
         "everything is invalidated for each further one",
         |counters| counters.histories_refused,
     ),
@@ -30,12 +30,12 @@ const LIMITS: [Limit; 5] = [
         |counters| counters.intents_declined,
     ),
     (
-        "limits.fill_waits_max, or 4,096 of one value",
+        "limits.fill_waits_max, or callers who wait for one value",
         "callers are told to ask again for their turn to fill",
         |counters| counters.fills_put_off,
     ),
     (
-        "65,536 elections, or limits.fill_waits_max",
+        "elections that are remembered, or limits.fill_waits_max",
         "turns to fill are given without being remembered",
         |counters| counters.elections_overfull,
     ),
