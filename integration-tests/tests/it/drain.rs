@@ -159,6 +159,8 @@ async fn a_draining_sidecar_takes_no_calls_and_says_so() {
     })
     .await
     .unwrap();
+    // As a supervisor does behind the hook that asked for the drain: the call stays open.
+    cluster[2].terminate().await.unwrap();
     let answer = open.await.unwrap().unwrap();
     assert!(answer.receipt.is_some(), "the open call is answered");
     cluster[1].resume().await.unwrap();

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use anyhow::ensure;
 use grapevine_integration_tests::{Api, Setup, eventually};
 use grapevine_proto::v1;
 use grapevine_proto::v1::ReceiptLevel;
@@ -225,7 +226,14 @@ async fn g10_a_family_that_gives_way_is_logged_once_a_burst() {
     }
     app.invalidate(invalidate(&["users/1"])).await.unwrap();
     assert!(cluster[0].api.counter("floors_own").await.unwrap() > 10);
-    // It is written before the answer: what is applied is told first.
+    // A thread of its own writes the log: once the last word is there, so is all that was said before.
+    cluster[0].terminate().await.unwrap();
+    eventually("it says its last word", SOON, async || {
+        ensure!(cluster[0].log().contains("drained"));
+        Ok(())
+    })
+    .await
+    .unwrap();
     let log = cluster[0].log();
     let lines = log
         .lines()
