@@ -37,7 +37,7 @@ pub(super) struct Member {
     pub(super) outbound: bool,
     suspected: bool,
     /// When it said something itself, or a link to it was made.
-    last_heard: Time,
+    pub(super) last_heard: Time,
     /// When gossip vouched for it last.
     last_seen: Time,
     pub(super) next_probe: Time,

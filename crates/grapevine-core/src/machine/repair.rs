@@ -1,8 +1,10 @@
 //! Gaps and how they are filled.
 //!
 //! Pushes may be lost: heads, which travel with every grant, tell what exists. A gap that stays open for a moment is
-//! pulled, from its origin first and then from whoever is linked, with a growing patience. What a holder has compacted
-//! comes as a snapshot of state (`snapshot`).
+//! pulled, from its origin first if that has spoken since, and then from whoever is linked, with a growing patience. An
+//! origin that has not is behind a stream that lost a packet, like as not, and its answer would wait there with its push:
+//! whoever spoke last, and most likely told of the event, is asked in its place. What a holder has compacted comes as a
+//! snapshot of state (`snapshot`).
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -13,14 +15,15 @@ use super::Core;
 use super::effects::{Action, Effects, PeerMessage};
 use super::flushed::Pending;
 use super::losses::Suspect;
+use super::members::Member;
 use super::snapshot::Receiving;
 use crate::id::{Incarnation, Lane, Time};
 
 /// How long a gap may stay before it is pulled: a push is usually on its way. Longer by up to a half, as all waits here:
 /// who lost the same push must not ask for it in step.
 const PATIENCE: Duration = Duration::from_millis(25);
-/// How long a pull may go unanswered before another holder is asked; doubled each time, up to sixteenfold.
-const PULL_TIMEOUT: Duration = Duration::from_millis(500);
+/// How long a pull may go unanswered before another holder is asked; doubled each time, up to thirty-two-fold.
+const PULL_TIMEOUT: Duration = Duration::from_millis(200);
 /// Gaps looked after at once.
 const GAPS_MAX: usize = 10_000;
 /// Gaps of one lane looked after at once: one that nobody can fill must not hide those behind it.
@@ -90,14 +93,14 @@ impl Core {
                 free = free.saturating_sub(usize::from(gap.asked_until.is_some()));
                 next = Some(next.map_or(at, |next| next.min(at)));
             } else if lanes.contains(&key.1) {
-                due.push((gap.attempts, key));
+                due.push((gap.attempts, key, gap.since));
             }
         }
         // What nobody answers must not keep others waiting. Those that find no room wait for an answer, or until one is
         // overdue; those that find nobody to ask wait for a link.
         due.sort_unstable();
-        for (attempts, key) in due.into_iter().take(free) {
-            let Some(to) = self.holder(key.0, attempts) else {
+        for (attempts, key, since) in due.into_iter().take(free) {
+            let Some(to) = self.holder(key.0, attempts, since) else {
                 break;
             };
             let asked = self.ask(to, key, now, effects);
@@ -158,7 +161,7 @@ impl Core {
         let (origin, lane, first) = key;
         let in_table = "invariant: what is due is in the table";
         let attempts = self.repair.gaps.get(&key).expect(in_table).attempts;
-        let timeout = PULL_TIMEOUT * (1 << attempts.min(4));
+        let timeout = PULL_TIMEOUT * (1 << attempts.min(5));
         let until = now.plus(self.spread(timeout, key, attempts + 1));
         let gap = self.repair.gaps.get_mut(&key).expect(in_table);
         gap.asked_until = Some(until);
@@ -242,23 +245,30 @@ impl Core {
             .take_if(|snapshot| snapshot.from == from);
     }
 
-    /// Whom to ask: the origin itself first, then each linked member in turn.
-    fn holder(&self, origin: Incarnation, attempts: u32) -> Option<Incarnation> {
+    /// Whom to ask: the origin itself if it has spoken since the gap was noted, else whoever spoke last, then each linked
+    /// member in turn.
+    fn holder(&self, origin: Incarnation, attempts: u32, since: Time) -> Option<Incarnation> {
         let linked: Vec<_> = self
             .members
             .iter()
             .filter(|member| member.linked())
-            .map(|member| member.hello.incarnation)
             .collect();
-        if linked.is_empty() {
-            return None;
-        }
-        if attempts == 0 && linked.contains(&origin) {
-            return Some(origin);
+        if attempts == 0 {
+            let speaks =
+                |member: &&Member| member.hello.incarnation == origin && member.last_heard >= since;
+            let origin = linked.iter().copied().find(speaks);
+            let latest = || {
+                linked
+                    .iter()
+                    .max_by_key(|member| member.last_heard)
+                    .copied()
+            };
+            return Some(origin.or_else(latest)?.hello.incarnation);
         }
         // Different sidecars begin at different holders, and different gaps do, so none of them is asked for all.
         let spread = self.config.incarnation.get().wrapping_add(origin.get());
-        let shift = usize::try_from(spread % linked.len() as u128).unwrap_or(0);
-        Some(linked[(attempts as usize + shift) % linked.len()])
+        let shift = usize::try_from(spread.checked_rem(linked.len() as u128)?).unwrap_or(0);
+        let member = linked[(attempts as usize + shift) % linked.len()];
+        Some(member.hello.incarnation)
     }
 }

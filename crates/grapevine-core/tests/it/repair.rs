@@ -709,6 +709,40 @@ fn gaps_that_nobody_can_fill_keep_no_others_waiting() {
     );
 }
 
+#[test]
+fn g7_who_told_of_an_event_is_asked_while_its_origin_is_silent() {
+    let mut world = World::running(4);
+    let event = world.next_event(0);
+    world.invalidate(0, &["cart/13"]);
+    world.flush(0);
+    world.drop_all(0, 1);
+    world.settle();
+    assert!(!world.core(1).has_all(&[event]));
+    // From here on the stream from the origin is stuck: what it says does not arrive, nor would what it answers.
+    world.advance(Duration::from_millis(1));
+    let message = PeerMessage::Grant {
+        nonce: 0,
+        duration: Duration::from_secs(1),
+        settled: false,
+        heads: world.core(2).progress().heads(),
+        lacked: Vec::new(),
+    };
+    let from = world.incarnation(2);
+    world.input(1, Input::Peer { from, message });
+    let begin = world.now;
+    while !world.core(1).has_all(&[event]) {
+        world.advance(Duration::from_millis(1));
+        for at in 1..4 {
+            while world.flush(at) {}
+            while world.pump(at) {}
+        }
+        for (from, to) in [(1, 2), (1, 3), (2, 1), (3, 1)] {
+            world.deliver_all(from, to);
+        }
+        assert!(world.now.since(begin) < Duration::from_millis(60));
+    }
+}
+
 /// When each of nine nodes asks for what none of them got and all hear of at one moment, in milliseconds, attempt by
 /// attempt.
 fn pulls_of_a_lost_push() -> Vec<BTreeSet<u128>> {
@@ -751,11 +785,11 @@ fn pulls_of_a_lost_push() -> Vec<BTreeSet<u128>> {
 #[test]
 fn who_lost_the_same_push_does_not_ask_for_it_in_step() {
     let moments = pulls_of_a_lost_push();
-    // Waits of 25 ms, 500 ms, 1 s and 2 s, each longer by up to a half.
+    // Waits of 25 ms, 200 ms, 400 ms and 800 ms, each longer by up to a half.
     for (moments, (earliest, latest)) in
         moments
             .iter()
-            .zip([(25, 39), (525, 789), (1_525, 2_289), (3_525, 5_289)])
+            .zip([(25, 39), (225, 339), (625, 939), (1_425, 2_139)])
     {
         assert!(moments.len() >= 5, "nine ask in {moments:?}");
         let within = moments.iter().all(|at| (earliest..=latest).contains(at));
