@@ -21,6 +21,7 @@ use tonic::transport::Endpoint;
 use tonic::{Code, Status, Streaming};
 use tracing::{debug, warn};
 
+use super::connect::Connector;
 use super::link::{LinkGuard, LinkReceiver, PIECES_MAX, link};
 use crate::engine::{Command, Engine};
 use crate::telemetry::Counter;
@@ -28,6 +29,9 @@ use crate::wire::peer as wire;
 
 const PAUSE_MIN: Duration = Duration::from_millis(20);
 const PAUSE_MAX: Duration = Duration::from_secs(2);
+/// The longest pause after a peer was not reached. One that is gone costs each of the others a few packets a second while it is
+/// a member; a network that has healed is found out within so long.
+const PAUSE_UNREACHED: Duration = Duration::from_millis(300);
 /// The pause after another sidecar than the one meant has answered: gossip will tell the right address.
 const PAUSE_MISTAKEN: Duration = Duration::from_secs(10);
 /// A link that lasted so long was a good one.
@@ -162,7 +166,7 @@ impl Dialler {
                     }
                     _ => {
                         debug!(peer = %node, %address, reason, "cannot reach a peer");
-                        return pause;
+                        return pause.min(PAUSE_UNREACHED);
                     }
                 }
             }
@@ -218,12 +222,11 @@ impl Dialler {
         let endpoint = Endpoint::from_shared(format!("http://{address}"))
             .map_err(|error| Status::invalid_argument(format!("{address}: {error}")))?
             .connect_timeout(CONNECT_TIMEOUT)
-            .tcp_nodelay(true)
             .http2_keep_alive_interval(KEEPALIVE)
             .keep_alive_timeout(KEEPALIVE)
             .keep_alive_while_idle(true);
         let channel = endpoint
-            .connect()
+            .connect_with_connector(Connector)
             .await
             .map_err(|error| Status::unavailable(format!("{error:?}")))?;
         let mut client =

@@ -9,6 +9,7 @@
 //! Whatever goes to a link is cut by its bytes on the wire (`wire::peer::cut`); a message that the other side refuses
 //! would be asked for again, and break the link again, for ever.
 
+mod connect;
 mod dial;
 mod introduced;
 mod link;
