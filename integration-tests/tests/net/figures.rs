@@ -1,7 +1,8 @@
 //! Figures: printed, and kept in docs/benchmarks.md with the command. Nothing here fails for being slow.
 //!
 //! `cargo test --release -p grapevine-integration-tests --test net -- --ignored figure_ --nocapture`. They mean something on a machine
-//! that does nothing else. `GRAPEVINE_EVENTS`, `GRAPEVINE_PARTITION_S` and `GRAPEVINE_SIDECARS` make the long ones shorter.
+//! that does nothing else. `GRAPEVINE_CONVERGE`, `GRAPEVINE_EVENTS`, `GRAPEVINE_PARTITION_S` and `GRAPEVINE_SIDECARS` make the long
+//! ones shorter.
 
 use std::fs;
 use std::time::{Duration, Instant};
@@ -84,12 +85,13 @@ async fn figure_convergence_and_receipts_with_and_without_loss() {
         return;
     };
     let cluster = setup.start().await.unwrap();
+    let events = number("GRAPEVINE_CONVERGE", 400);
     for per_mille in [0, 50, 200] {
         network.heal().unwrap();
         if per_mille > 0 {
             network.lose(per_mille).unwrap();
         }
-        let times = converge(&cluster, 400).await.unwrap();
+        let times = converge(&cluster, events).await.unwrap();
         eprintln!(
             "figure: {} % loss, five sidecars, from the call until all have it: {}",
             per_mille / 10,
