@@ -5,6 +5,7 @@
 use std::collections::HashMap;
 
 use crate::id::Incarnation;
+use crate::roster::Retired;
 use crate::vector::VersionVector;
 
 /// A sidecar-local stand-in for an incarnation.
@@ -29,9 +30,67 @@ impl Origins {
         })
     }
 
+    /// How many there are.
+    pub(crate) fn len(&self) -> usize {
+        self.incarnations.len()
+    }
+
     /// The incarnation of an index.
     pub(crate) fn incarnation(&self, index: OriginIndex) -> Incarnation {
         self.incarnations[index.0 as usize]
+    }
+}
+
+/// Where entries go when runs are retired: from each old index to a new one, or through the list of what is retired.
+pub(crate) struct Moving<'a> {
+    old: &'a Origins,
+    new: Origins,
+    retired: &'a Retired,
+    name: Incarnation,
+    /// By old index: its new one, if its run is not retired and is in use.
+    moved: Vec<Option<OriginIndex>>,
+    /// By old index: whether its entries may count otherwise.
+    concerned: Vec<bool>,
+}
+
+impl<'a> Moving<'a> {
+    pub(crate) fn new(old: &'a Origins, retired: &'a Retired, name: Incarnation) -> Self {
+        let runs = old.incarnations.iter();
+        Self {
+            old,
+            new: Origins::default(),
+            retired,
+            name,
+            moved: vec![None; old.incarnations.len()],
+            concerned: runs.map(|run| retired.concerns(*run, name)).collect(),
+        }
+    }
+
+    /// Moves entries; tells whether any of them was one of a retired run, so that they say something else now.
+    pub(crate) fn apply(&mut self, entries: &mut Entries) -> bool {
+        let mut changed = false;
+        let mut moved = Entries(Vec::with_capacity(entries.0.len()));
+        for &(index, sequence) in &entries.0 {
+            let at = index.0 as usize;
+            let origin = self.old.incarnation(index);
+            if !self.concerned[at] {
+                let new = &mut self.new;
+                let index = *self.moved[at].get_or_insert_with(|| new.intern(origin));
+                moved.raise(index, sequence);
+                continue;
+            }
+            let alone: VersionVector = [(origin, sequence)].into_iter().collect();
+            let image = self.retired.image(self.name, &alone);
+            changed |= image != alone;
+            moved.join(&image, &mut self.new);
+        }
+        moved.0.shrink_to_fit();
+        *entries = moved;
+        changed
+    }
+
+    pub(crate) fn finish(self) -> Origins {
+        self.new
     }
 }
 

@@ -12,6 +12,9 @@ use xxhash_rust::xxh3::xxh3_128;
 /// The admission epoch of what is not a run but a history.
 const HISTORY_EPOCH: u128 = 0xffff_ffff;
 
+/// The admission epoch of what is not a run but the retirements of a history.
+const RETIREMENTS_EPOCH: u128 = HISTORY_EPOCH - 1;
+
 /// One run of one sidecar: 16 bytes, new at every start.
 ///
 /// The upper 32 bits are reserved for the admission epoch (zero until a roster hands one out), the lower 96 are
@@ -22,6 +25,8 @@ pub struct Incarnation(u128);
 impl Incarnation {
     /// The lowest name of a history; those of runs are below.
     pub(crate) const FIRST_HISTORY: Self = Self(HISTORY_EPOCH << 96);
+    /// The lowest name of a history's retirements; those of runs are below.
+    pub(crate) const FIRST_RETIREMENTS: Self = Self(RETIREMENTS_EPOCH << 96);
     /// The length of the byte form.
     pub const LEN: usize = 16;
 
@@ -61,6 +66,23 @@ impl Incarnation {
     /// Whether it names a history, and no run.
     pub const fn is_history(self) -> bool {
         self.0 >> 96 == HISTORY_EPOCH
+    }
+
+    /// The name under which a history has bumps of its retired runs go on: not that of any run.
+    #[must_use]
+    pub const fn as_retirements(self) -> Self {
+        Self(self.0 & ((1 << 96) - 1) | (RETIREMENTS_EPOCH << 96))
+    }
+
+    /// Whether it names the retirements of a history, and no run.
+    pub const fn is_retirements(self) -> bool {
+        self.0 >> 96 == RETIREMENTS_EPOCH
+    }
+
+    /// What salts tokens while this run catches up for the `nth` time, from 0: another one each time, for with the last one's
+    /// token go values of who knew less.
+    pub(crate) const fn salt(self, nth: u32) -> Self {
+        Self(self.0 & ((1 << 96) - 1) | ((nth as u128) << 96))
     }
 
     /// From its byte form; `None` unless it is 16 bytes and not zero.

@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 
 use crate::id::{EventId, Incarnation, Lane};
+use crate::roster::Retired;
 use crate::vector::VersionVector;
 
 /// The most ranges kept above a watermark. An event that would need a further one is applied but not remembered as
@@ -115,6 +116,11 @@ impl LaneProgress {
             last.saturating_add(1).saturating_sub(first)
         });
         waited.sum()
+    }
+
+    /// The highest sequence that is applied, known of or no longer waited for.
+    pub fn last(&self) -> u64 {
+        self.head.max(self.closed)
     }
 
     /// Whether events up to here are no longer waited for.
@@ -239,6 +245,8 @@ pub struct Hole {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Progress {
     origins: BTreeMap<Incarnation, Lanes>,
+    /// Up to where runs are retired here: all of that counts as applied, and is asked for by nobody.
+    retired: BTreeMap<Incarnation, u64>,
 }
 
 impl Progress {
@@ -253,11 +261,63 @@ impl Progress {
 
     /// A lane, made if its incarnation is new.
     pub fn lane_mut(&mut self, origin: Incarnation, lane: Lane) -> &mut LaneProgress {
-        let lanes = self.origins.entry(origin).or_default();
+        let retired = &self.retired;
+        let lanes = self.origins.entry(origin).or_insert_with(|| {
+            let mut lanes = Lanes::default();
+            lanes.bump.adopt(retired.get(&origin).copied().unwrap_or(0));
+            lanes
+        });
         match lane {
             Lane::Bump => &mut lanes.bump,
             Lane::Directory => &mut lanes.directory,
         }
+    }
+
+    /// Sets what is retired here, in place of what was. Lanes that nothing lies beyond are dropped: tells whose.
+    pub fn retire(&mut self, retired: &Retired) -> Vec<Incarnation> {
+        self.retired.clear();
+        for (run, head, _) in retired.iter() {
+            let known = self.retired.entry(run).or_insert(head);
+            *known = head.max(*known);
+        }
+        let mut dropped = Vec::new();
+        for (&run, &head) in &self.retired {
+            let Some(lanes) = self.origins.get_mut(&run) else {
+                continue;
+            };
+            lanes.bump.adopt(head);
+            if lanes.bump.head() <= head {
+                self.origins.remove(&run);
+                dropped.push(run);
+            }
+        }
+        dropped
+    }
+
+    /// Whether a run is retired here.
+    pub fn is_retired(&self, origin: Incarnation) -> bool {
+        self.retired.contains_key(&origin)
+    }
+
+    /// Whether bumps of a run up to a sequence are those of a retired one.
+    pub fn is_past(&self, origin: Incarnation, sequence: u64) -> bool {
+        self.retired
+            .get(&origin)
+            .is_some_and(|&head| sequence <= head)
+    }
+
+    /// The lanes of retirements: each history's, with its head and up to where it is covered.
+    pub fn retirements(&self) -> impl Iterator<Item = (Incarnation, &LaneProgress)> + '_ {
+        let names = Incarnation::FIRST_RETIREMENTS..Incarnation::FIRST_HISTORY;
+        self.origins
+            .range(names)
+            .map(|(&name, lanes)| (name, &lanes.bump))
+    }
+
+    /// The runs known, retirements and histories not among them.
+    pub fn runs(&self) -> impl Iterator<Item = (Incarnation, &LaneProgress)> + '_ {
+        let runs = self.origins.range(..Incarnation::FIRST_RETIREMENTS);
+        runs.map(|(&run, lanes)| (run, &lanes.bump))
     }
 
     /// Whether an incarnation is known.
@@ -282,14 +342,18 @@ impl Progress {
 
     /// Whether a bump-lane event was applied.
     pub fn has(&self, event: EventId) -> bool {
-        self.lane(event.origin, Lane::Bump)
-            .is_some_and(|lane| lane.has(event.sequence))
+        self.is_past(event.origin, event.sequence)
+            || self
+                .lane(event.origin, Lane::Bump)
+                .is_some_and(|lane| lane.has(event.sequence))
     }
 
     /// Whether a bump-lane event was applied, and each earlier one of its run was or is no longer waited for.
     pub fn has_through(&self, event: EventId) -> bool {
-        self.lane(event.origin, Lane::Bump)
-            .is_some_and(|lane| lane.has(event.sequence) && lane.covered() >= event.sequence)
+        let through =
+            |lane: &LaneProgress| lane.has(event.sequence) && lane.covered() >= event.sequence;
+        self.is_past(event.origin, event.sequence)
+            || self.lane(event.origin, Lane::Bump).is_some_and(through)
     }
 
     /// Whether every head is covered by what was applied in the bump lane, or is no longer waited for.
@@ -298,6 +362,7 @@ impl Progress {
             // What is to be known of a history comes with views.
             head.bump == 0
                 || head.incarnation.is_history()
+                || self.is_past(head.incarnation, head.bump)
                 || self
                     .lane(head.incarnation, Lane::Bump)
                     .is_some_and(|lane| lane.covered() >= head.bump)
@@ -364,7 +429,7 @@ impl Progress {
     pub fn dominates(&self, vector: &VersionVector) -> bool {
         vector.iter().all(|(origin, sequence)| {
             let lane = self.lane(origin, Lane::Bump);
-            lane.is_some_and(|lane| lane.watermark() >= sequence)
+            self.is_past(origin, sequence) || lane.is_some_and(|lane| lane.watermark() >= sequence)
         })
     }
 

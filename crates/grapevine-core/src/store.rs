@@ -4,11 +4,13 @@
 //! core let anything out that depends on them. Writes are joins wherever two of them could cross, so a write
 //! computed from a state that has since grown cannot shrink what is stored.
 
+use std::sync::Arc;
+
 use crate::event::{Event, Floor, Match, PurgeMode, Registration};
 use crate::id::{EventId, Incarnation, Lane, UnixSeconds};
 use crate::intent::{Intent, IntentId};
 use crate::names::{Address, ClassPath, NodeId};
-use crate::roster::Record;
+use crate::roster::{Record, Retired};
 use crate::vector::VersionVector;
 
 /// One change to the store.
@@ -93,6 +95,23 @@ pub enum Write {
     RemoveIntent(IntentId),
     /// Remember that this sidecar ran as this incarnation.
     OwnIncarnation(Incarnation),
+    /// Have the stored entries of retired runs say what they say from now on.
+    Retire(Box<Retirement>),
+    /// Forget a retired run: its watermarks, what the log has of it, and that this sidecar ran as it.
+    ForgetRun(Incarnation),
+}
+
+/// A piece of what is to be rewritten when runs are retired. Doing it again changes nothing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Retirement {
+    /// What is retired: [`Retired::image`] says what becomes of a vector.
+    pub retired: Arc<Retired>,
+    /// The name of the history's retirements.
+    pub name: Incarnation,
+    /// The floors to rewrite: top-level class and bucket.
+    pub floors: Vec<(ClassPath, u16)>,
+    /// The classes to rewrite, own entries and conjunctions alike.
+    pub classes: Vec<ClassPath>,
 }
 
 /// A member as remembered over restarts.

@@ -23,6 +23,7 @@
 //! Every change is stamped with the local *apply index*, a counter. A [`Stamp`] is its value at resolve, and a fill is
 //! dead if anything that its token rests on changed later (G3, G4).
 
+mod retirement;
 mod stale;
 mod top;
 
@@ -35,6 +36,7 @@ use crate::entries::{Entries, OriginIndex, Origins};
 use crate::event::{Bump, Floor, Match};
 use crate::id::{EventId, Incarnation};
 use crate::names::{ClassPath, EVERYTHING, covers};
+use crate::roster::Retired;
 use crate::store::RecoveredClass;
 use crate::token::{Token, TokenHasher};
 use crate::vector::VersionVector;
@@ -61,6 +63,9 @@ pub struct Versions {
     classes: usize,
     applied: u64,
     stale: stale::Generations,
+    /// What is retired here, and the name under which its bumps go on.
+    retired: Retired,
+    retirements: Option<Incarnation>,
 }
 
 impl Versions {
@@ -119,8 +124,20 @@ impl Versions {
     /// Applies a bump; tells whether any token changed. Applying it again, or after a floor that dominates it, changes
     /// nothing.
     pub fn apply_bump(&mut self, id: EventId, bump: &Bump) -> bool {
-        let origin = self.origins.intern(id.origin);
         self.applied += 1;
+        if self.retired.head(id.origin).is_some() {
+            let alone = [(id.origin, id.sequence)].into_iter().collect();
+            let image = self.image(&alone);
+            return image.iter().fold(false, |changed, (origin, sequence)| {
+                let part = EventId { origin, sequence };
+                self.apply_part(part, bump) | changed
+            });
+        }
+        self.apply_part(id, bump)
+    }
+
+    fn apply_part(&mut self, id: EventId, bump: &Bump) -> bool {
+        let origin = self.origins.intern(id.origin);
         match bump.matching {
             Match::Any => bump.classes.iter().fold(false, |changed, class| {
                 self.raise(class, origin, id.sequence) | changed
@@ -140,12 +157,13 @@ impl Versions {
     pub fn apply_floor(&mut self, id: EventId, floor: &Floor) -> bool {
         self.applied += 1;
         self.stale.drop_top(floor.top.as_str());
-        let origin = self.origins.intern(id.origin);
+        let mut vector = floor.vector.clone();
+        vector.raise(id.origin, id.sequence);
+        let vector = self.image(&vector);
         let (applied, origins) = (self.applied, &mut self.origins);
         let top = self.tops.entry(floor.top.as_str().into()).or_default();
         let bucket = top.buckets.entry(floor.bucket).or_default();
-        let joined = bucket.floor.join(&floor.vector, origins);
-        let changed = joined | bucket.floor.raise(origin, id.sequence);
+        let changed = bucket.floor.join(&vector, origins);
         if changed {
             bucket.floor_changed = applied;
         }
@@ -179,15 +197,17 @@ impl Versions {
         self.applied += 1;
         // What is joined may hide a hard bump under a soft one.
         self.stale.drop_class(class.as_str());
-        entries.iter().fold(false, |changed, (origin, sequence)| {
-            let origin = self.origins.intern(origin);
-            let raised = if others.is_empty() {
-                self.raise(class, origin, sequence)
-            } else {
-                self.raise_conjunction(class, others, origin, sequence)
-            };
-            raised | changed
-        })
+        self.image(entries)
+            .iter()
+            .fold(false, |changed, (origin, sequence)| {
+                let origin = self.origins.intern(origin);
+                let raised = if others.is_empty() {
+                    self.raise(class, origin, sequence)
+                } else {
+                    self.raise_conjunction(class, others, origin, sequence)
+                };
+                raised | changed
+            })
     }
 
     /// Joins a floor from a snapshot or the store; tells whether any token changed.

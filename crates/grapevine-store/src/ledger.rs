@@ -92,6 +92,14 @@ impl Ledger {
         });
     }
 
+    /// Nothing of this origin is held any more, nor was.
+    pub(crate) fn forget(&mut self, lane: Lane, origin: Incarnation) {
+        if self.held.contains_key(&(lane, origin)) {
+            self.change(lane, origin, |held| *held = Held::default());
+            self.held.remove(&(lane, origin));
+        }
+    }
+
     fn change(&mut self, lane: Lane, origin: Incarnation, change: impl FnOnce(&mut Held)) {
         let held = self.held.entry((lane, origin)).or_default();
         let before = *held;

@@ -64,6 +64,27 @@ impl<'a> LogWriter<'a> {
         Ok(())
     }
 
+    /// Drops all that is logged of an origin, and what the ledger says of it: at most what the log may hold in all.
+    pub(crate) fn forget(
+        &mut self,
+        txn: &mut Txn<'_>,
+        origin: Incarnation,
+    ) -> Result<(), StoreError> {
+        for lane in Lane::ALL {
+            let logged = txn.scan(keys::log_from(lane, origin, 0));
+            let logged: Vec<_> = logged
+                .map(|entry| entry.map(|(key, _)| key.to_vec()))
+                .collect::<Result<_, _>>()?;
+            for key in logged {
+                txn.remove(key);
+            }
+            self.ledger.forget(lane, origin);
+            self.touched.remove(&(lane, origin));
+            txn.remove(keys::ledger(lane, origin));
+        }
+        Ok(())
+    }
+
     /// Drops what is too much, and writes down what is held.
     pub(crate) fn finish(mut self, txn: &mut Txn<'_>, bytes_max: u64) -> Result<(), StoreError> {
         // From where each origin's oldest event is looked for: what was dropped on the way is skipped one by one.

@@ -12,7 +12,7 @@ use grapevine_core::id::{Incarnation, Lane, UnixSeconds};
 use grapevine_core::intent::{Intent, IntentId};
 use grapevine_core::names::{Address, ClassPath, NodeId};
 use grapevine_core::roster::Record;
-use grapevine_core::store::{MemberRecord, Recovered, RecoveredClass, Taken, Write};
+use grapevine_core::store::{MemberRecord, Recovered, RecoveredClass, Retirement, Taken, Write};
 use grapevine_core::vector::VersionVector;
 
 use crate::ledger::Ledger;
@@ -156,6 +156,8 @@ impl State {
             Write::OwnIncarnation(incarnation) => {
                 self.own_incarnations.insert(*incarnation);
             }
+            Write::Retire(piece) => self.retire(piece),
+            Write::ForgetRun(run) => self.forget_run(*run),
         }
         None
     }
@@ -193,6 +195,28 @@ impl State {
             versions.conjunctions.entry(others.to_vec()).or_default()
         };
         joined.join(entries);
+    }
+
+    fn retire(&mut self, piece: &Retirement) {
+        let image = |vector: &mut VersionVector| *vector = piece.retired.image(piece.name, vector);
+        for (top, bucket) in &piece.floors {
+            self.floors.get_mut(&(top.sort_key(), *bucket)).map(image);
+        }
+        for class in &piece.classes {
+            if let Some(versions) = self.classes.get_mut(&class.sort_key()) {
+                image(&mut versions.entries);
+                versions.conjunctions.values_mut().for_each(image);
+            }
+        }
+    }
+
+    fn forget_run(&mut self, run: Incarnation) {
+        self.own_incarnations.remove(&run);
+        for lane in Lane::ALL {
+            self.progress.remove(&(run, lane));
+            self.ledger.forget(lane, run);
+        }
+        self.log.retain(|(_, origin, _), _| *origin != run);
     }
 
     fn join_floor(&mut self, floor: &Floor, evict: &[ClassPath]) {

@@ -4,14 +4,14 @@
 //! record, 8: it left a history), then for the first two a ballot each, the accepted one followed by its view, and for the
 //! last the history and the `u64` number of the view that it had there. A *ballot* is its `u64` round and the run that
 //! proposed. A *view* is its `u64` number, a flag byte (1: it has a history, 2: a seat was spared) and with 1 the history,
-//! the `u64` number of the view that
-//! bumped everything last, a vector of closed logs, and a varint count of seats: the length of the node id in one byte, the
-//! node id, the run.
+//! the `u64` number of the view that bumped everything last, a vector of closed logs, what is retired, and a varint count of
+//! seats: the length of the node id in one byte, the node id, the run. What is retired is the `u64` number of the last view
+//! whose retirements are forgotten, and a varint count of runs, each with its `u64` head and the `u64` number of the view.
 
 use std::collections::BTreeMap;
 
 use grapevine_core::names::NodeId;
-use grapevine_core::roster::{Ballot, Mark, Record, View};
+use grapevine_core::roster::{Ballot, Mark, Record, Retired, View};
 use grapevine_core::vector::VersionVector;
 
 use crate::StoreError;
@@ -110,6 +110,13 @@ fn put_view(out: &mut Vec<u8>, view: &View) {
         .map(|(run, last)| (*run, *last))
         .collect();
     put_vector(out, &closed);
+    out.extend_from_slice(&view.retired.forgotten().to_be_bytes());
+    put_varint(out, view.retired.len() as u64);
+    for (run, head, number) in view.retired.iter() {
+        out.extend_from_slice(&run.to_bytes());
+        out.extend_from_slice(&head.to_be_bytes());
+        out.extend_from_slice(&number.to_be_bytes());
+    }
     put_varint(out, view.seats.len() as u64);
     for (node, run) in &view.seats {
         let name = node.as_str().as_bytes();
@@ -127,6 +134,11 @@ fn view(reader: &mut Reader<'_>) -> Result<View, DecodeError> {
     let history = history.transpose()?;
     let everything = reader.u64()?;
     let closed = reader.vector()?;
+    let forgotten = reader.u64()?;
+    let mut retired = Vec::new();
+    for _ in 0..reader.count()? {
+        retired.push((reader.incarnation()?, reader.u64()?, reader.u64()?));
+    }
     let mut seats = BTreeMap::new();
     for _ in 0..reader.count()? {
         let length = reader.u8()?;
@@ -142,6 +154,7 @@ fn view(reader: &mut Reader<'_>) -> Result<View, DecodeError> {
         everything,
         spared: flags & SPARED != 0,
         closed: closed.iter().collect(),
+        retired: Retired::new(retired, forgotten),
         seats,
     })
 }
@@ -165,6 +178,7 @@ mod tests {
             everything: number / 2,
             spared: number % 2 == 1,
             closed: BTreeMap::from([(run(9), 12), (run(10), 1 << 40)]),
+            retired: Retired::new([(run(7), 0, 3), (run(7), 1 << 41, number)], 2),
             seats: BTreeMap::from([seat("a", 1), seat("grapevine-2", 1 << 90)]),
         }
     }

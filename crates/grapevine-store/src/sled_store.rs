@@ -305,6 +305,14 @@ impl Commit<'_, '_> {
                 self.txn
                     .put(keys::incarnation(*incarnation), IVec::default());
             }
+            Write::Retire(piece) => versions::retire(&mut self.txn, piece)?,
+            Write::ForgetRun(run) => {
+                self.log.forget(&mut self.txn, *run)?;
+                self.txn.remove(keys::incarnation(*run));
+                for lane in Lane::ALL {
+                    self.txn.remove(keys::progress(lane, *run));
+                }
+            }
         }
         Ok(())
     }

@@ -5,8 +5,9 @@
 
 use grapevine_core::event::Floor;
 use grapevine_core::names::ClassPath;
-use grapevine_core::store::RecoveredClass;
+use grapevine_core::store::{RecoveredClass, Retirement};
 use grapevine_core::vector::VersionVector;
+use sled::IVec;
 
 use crate::keys::{self, Range, Table};
 use crate::txn::Txn;
@@ -39,6 +40,38 @@ pub(crate) fn join_floor(
         for (key, value) in dominated {
             vectors::remove(txn, &key, &value)?;
         }
+    }
+    Ok(())
+}
+
+/// Has the named floors and classes say of retired runs what they say from now on.
+pub(crate) fn retire(txn: &mut Txn<'_>, piece: &Retirement) -> Result<(), StoreError> {
+    for (top, bucket) in &piece.floors {
+        let key = keys::floor(top, *bucket);
+        if let Some(value) = txn.get(&key)? {
+            rewrite(txn, piece, &key, &value)?;
+        }
+    }
+    for class in &piece.classes {
+        let stored = txn.scan(keys::own(Table::Classes, &class.sort_key()));
+        for (key, value) in stored.collect::<Result<Vec<_>, _>>()? {
+            rewrite(txn, piece, &key, &value)?;
+        }
+    }
+    Ok(())
+}
+
+fn rewrite(
+    txn: &mut Txn<'_>,
+    piece: &Retirement,
+    key: &[u8],
+    value: &IVec,
+) -> Result<(), StoreError> {
+    let vector = vectors::read(txn, key, value)?;
+    let image = piece.retired.image(piece.name, &vector);
+    if image != vector {
+        vectors::remove(txn, key, value)?;
+        vectors::join(txn, key, &image)?;
     }
     Ok(())
 }

@@ -20,14 +20,16 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use grapevine_core::id::EventId;
+use grapevine_core::id::{EventId, Lane};
 use grapevine_core::machine::Core;
-use grapevine_core::progress::Progress;
+use grapevine_core::progress::{LaneProgress, Progress};
 use grapevine_core::token::Token;
 
 use crate::cache::Value;
 use crate::clock::Micros;
+use crate::disk::Disk;
 use crate::network::SLOTS_MAX;
+use crate::retired::Retirements;
 use crate::scenario::Gap;
 use crate::shop::{ADDRESSES_MAX, Mask};
 use crate::soft::Fading;
@@ -101,6 +103,8 @@ pub(crate) struct Checker {
     serve: [Micros; ADDRESSES_MAX],
     /// What stale values must have.
     pub(crate) fading: Fading,
+    /// What was ever retired.
+    pub(crate) retired: Retirements,
     /// What is not built yet and explains whatever is violated from now on.
     pub(crate) excuse: Option<Gap>,
     /// Violations, in order.
@@ -131,9 +135,29 @@ impl Checker {
             staleness,
             serve,
             fading: Fading::new(windows),
+            retired: Retirements::default(),
             excuse: None,
             violations: Vec::new(),
         }
+    }
+
+    /// Whether a sidecar has applied an event.
+    pub(crate) fn has(&self, progress: &Progress, event: EventId) -> bool {
+        let lane = |name| progress.lane(name, Lane::Bump);
+        let mark = |name| lane(name).map_or(0, LaneProgress::watermark);
+        let mut instead = self.retired.stand_for(event);
+        progress.has(event)
+            || self.retired.have(event, mark)
+            || instead.any(|event| self.has(progress, event))
+    }
+
+    /// Whether the effect of an event is on a disk.
+    pub(crate) fn holds(&self, disk: &Disk, event: EventId) -> bool {
+        let mark = |name| disk.watermark(name, Lane::Bump);
+        let mut instead = self.retired.stand_for(event);
+        disk.holds(event)
+            || self.retired.have(event, mark)
+            || instead.any(|event| self.holds(disk, event))
     }
 
     /// Notes a violation.
@@ -458,7 +482,7 @@ impl Checker {
         let applied = self
             .everything
             .iter()
-            .filter(|(event, _)| progress.has(**event));
+            .filter(|(event, _)| self.has(progress, **event));
         applied.map(|(_, (_, index))| *index).max().unwrap_or(0)
     }
 
@@ -478,7 +502,7 @@ impl Checker {
             !seated && view.everything > everything
         };
         let bumped = self.everything.iter();
-        let bumped = bumped.filter(|(event, _)| core.progress().has(**event));
+        let bumped = bumped.filter(|(event, _)| self.has(core.progress(), **event));
         let dead_before = bumped.map(|(_, (order, _))| *order).max().unwrap_or(0);
         while let Some(&(at, event)) = self.acknowledged.get(self.checked[slot])
             && at + self.staleness < place.1
@@ -489,7 +513,7 @@ impl Checker {
                 !dead && !gone(event, known.everything)
             };
             let waits = self.known.get(&event).is_some_and(waits);
-            if waits && !core.progress().has(event) {
+            if waits && !self.has(core.progress(), event) {
                 let what = format!(
                     "{letter} vouches for itself without {event:?}, acknowledged at {at} us"
                 );

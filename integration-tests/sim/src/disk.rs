@@ -10,9 +10,9 @@ use grapevine_core::event::{Event, Floor, Match, Registration};
 use grapevine_core::id::{EventId, Incarnation, Lane, UnixSeconds};
 use grapevine_core::intent::{Intent, IntentId};
 use grapevine_core::names::{Address, ClassPath, NodeId};
-use grapevine_core::roster::Record;
+use grapevine_core::roster::{Record, View};
 use grapevine_core::store::{
-    MemberRecord, Recovered, RecoveredClass, RecoveredProgress, Taken, Write,
+    MemberRecord, Recovered, RecoveredClass, RecoveredProgress, Retirement, Taken, Write,
 };
 use grapevine_core::vector::VersionVector;
 
@@ -101,6 +101,12 @@ impl Disk {
             Write::PutIntent(intent) => drop(self.intents.insert(intent.id, intent.clone())),
             Write::RemoveIntent(id) => drop(self.intents.remove(id)),
             Write::OwnIncarnation(incarnation) => self.own_incarnations.push(*incarnation),
+            Write::Retire(piece) => self.retire(piece),
+            Write::ForgetRun(run) => {
+                self.own_incarnations.retain(|own| own != run);
+                self.watermarks.retain(|(origin, _), _| origin != run);
+                self.log.retain(|(origin, ..), _| origin != run);
+            }
         }
         None
     }
@@ -113,6 +119,20 @@ impl Disk {
     /// Whether a write intent is kept.
     pub(crate) fn holds_intent(&self, intent: IntentId) -> bool {
         self.intents.contains_key(&intent)
+    }
+
+    fn retire(&mut self, piece: &Retirement) {
+        let image = |vector: &mut VersionVector| *vector = piece.retired.image(piece.name, vector);
+        for floor in &piece.floors {
+            self.floors.get_mut(floor).map(image);
+        }
+        for class in &piece.classes {
+            let stored = self.classes.get_mut(class);
+            stored
+                .into_iter()
+                .flatten()
+                .for_each(|(_, vector)| image(vector));
+        }
     }
 
     fn join_floor(&mut self, floor: &Floor, evict: &[ClassPath]) {
@@ -207,6 +227,25 @@ impl Disk {
         }
     }
 
+    /// The last view that it tells of.
+    pub(crate) fn view(&self) -> Option<&View> {
+        self.roster.as_ref().map(|record| &record.view)
+    }
+
+    /// Whether the effect of an event of a retired run is stored here.
+    pub(crate) fn has_retired(&self, event: EventId) -> bool {
+        let view = self.view();
+        let name = view
+            .and_then(|view| view.history)
+            .map(Incarnation::as_retirements);
+        let (Some(view), Some(name)) = (view, name) else {
+            return false;
+        };
+        let here = view.retired.up_to(self.watermark(name, Lane::Bump));
+        here.head(event.origin)
+            .is_some_and(|head| event.sequence <= head)
+    }
+
     /// A lane's watermark.
     pub(crate) fn watermark(&self, origin: Incarnation, lane: Lane) -> u64 {
         self.watermarks.get(&(origin, lane)).copied().unwrap_or(0)
@@ -221,7 +260,9 @@ impl Disk {
     /// Whether the effect of a bump-lane event is stored here.
     pub(crate) fn holds(&self, event: EventId) -> bool {
         let key = (event.origin, Lane::Bump, event.sequence);
-        event.sequence <= self.watermark(event.origin, Lane::Bump) || self.log.contains_key(&key)
+        self.has_retired(event)
+            || event.sequence <= self.watermark(event.origin, Lane::Bump)
+            || self.log.contains_key(&key)
     }
 
     /// Every bump-lane event whose effect is stored here.
@@ -232,7 +273,17 @@ impl Disk {
         });
         let logged = self.log.keys().filter(|(_, lane, _)| *lane == Lane::Bump);
         let logged = logged.map(|&(origin, _, sequence)| EventId { origin, sequence });
-        below.chain(logged).collect()
+        below.chain(logged).chain(self.retired()).collect()
+    }
+
+    /// The events of retired runs whose effects are stored here.
+    fn retired(&self) -> Vec<EventId> {
+        let view = self.view();
+        let heads = view.into_iter().flat_map(|view| view.retired.iter());
+        let events = heads.flat_map(|(origin, head, _)| {
+            (1..=head).map(move |sequence| EventId { origin, sequence })
+        });
+        events.filter(|event| self.has_retired(*event)).collect()
     }
 
     /// Consecutive events of a lane, from `first` to `last` at most.

@@ -46,6 +46,11 @@ pub(crate) struct Plan {
     /// How long a member may be gone.
     pub(crate) member_timeout: Duration,
     pub(crate) crash_timeout: Duration,
+    /// How long a run must have been over before it is retired, and how many such runs may stay.
+    pub(crate) retire_after: Duration,
+    pub(crate) old_runs_max: usize,
+    /// How many retirements views repeat.
+    pub(crate) retired_max: usize,
     /// How many bumped classes a top-level class may have.
     pub(crate) classes_per_top: usize,
     /// Whether nothing goes wrong, so that hits are asserted.
@@ -106,6 +111,11 @@ impl Climate {
             Scenario::ReplicaLag => Self {
                 replica: true,
                 ..none
+            },
+            Scenario::LongLife | Scenario::LostTrack => Self {
+                pauses: true,
+                disks: true,
+                ..network
             },
             Scenario::ShortMemory => Self {
                 disks: true,
@@ -169,6 +179,8 @@ pub(crate) fn generate(seed: u64, size: usize, scenario: Scenario, shop: &Shop) 
     refresh::add(&mut generator);
     inside::add(&mut generator);
     let crash_timeout = generator.crash_timeout;
+    let lost_track = scenario == Scenario::LostTrack;
+    let long_life = lost_track || scenario == Scenario::LongLife;
     let mut ops = generator.ops;
     ops.sort_by_key(|op| op.at);
     Plan {
@@ -176,12 +188,19 @@ pub(crate) fn generate(seed: u64, size: usize, scenario: Scenario, shop: &Shop) 
         size,
         ops,
         weather,
-        member_timeout: if scenario == Scenario::ShortMemory {
+        member_timeout: if lost_track || scenario == Scenario::ShortMemory {
             Duration::from_millis(900)
         } else {
             Duration::from_hours(1)
         },
         crash_timeout,
+        retire_after: if long_life {
+            Duration::from_millis(if lost_track { 800 } else { 200 })
+        } else {
+            Duration::from_hours(1)
+        },
+        old_runs_max: if long_life { 0 } else { 64 },
+        retired_max: if lost_track { 3 } else { 1_024 },
         classes_per_top,
         calm: climate.is_calm(),
     }

@@ -28,6 +28,7 @@ mod oracle;
 mod queue;
 mod refresh;
 mod report;
+mod retired;
 mod rng;
 mod scenario;
 mod schedule;

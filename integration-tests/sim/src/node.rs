@@ -122,8 +122,6 @@ pub(crate) struct Node {
     pub(crate) sending: Vec<Sending>,
     /// Whether a snapshot is being received.
     pub(crate) receiving: bool,
-    /// Whether the run has caught up; it never falls back.
-    pub(crate) caught_up: bool,
     /// Calls that wait for a reply.
     pub(crate) calls: BTreeMap<Ticket, Call>,
     /// How the disk became what it is, if not by being written.
@@ -170,7 +168,6 @@ impl Node {
             suspects: [0; SLOTS_MAX],
             sending: Vec::new(),
             receiving: false,
-            caught_up: false,
             calls: BTreeMap::new(),
             disk_was: None,
             rng,

@@ -26,6 +26,10 @@ pub enum Scenario {
     ReplicaLag,
     /// Members lose their seats after a short silence.
     ShortMemory,
+    /// Every run that is over is retired soon, as after years of restarts.
+    LongLife,
+    /// The same, and views repeat three retirements only: who was away for a moment has lost track.
+    LostTrack,
 }
 
 impl Scenario {

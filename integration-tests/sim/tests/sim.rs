@@ -122,6 +122,14 @@ fn g7_members_that_lose_their_seats_soon_cost_nothing_but_hits() {
 }
 
 #[test]
+fn g2_g12_runs_that_are_over_are_retired_and_tokens_stay_right() {
+    let mut request = Request::new(0..60);
+    request.scenario = Scenario::LongLife;
+    let report = passes(&request);
+    assert!(report.fault("run_retired") > 20, "{}", report.text());
+}
+
+#[test]
 fn arm_last_writer_wins_is_caught() {
     is_caught(Arm::LastWriterWins, 50, &["G2", "G3", "G12"]);
 }

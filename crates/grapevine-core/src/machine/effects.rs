@@ -246,6 +246,12 @@ pub struct Effects {
 }
 
 impl Effects {
+    /// Drops what is to be said to peers.
+    pub(super) fn fall_silent(&mut self) {
+        let said = |action: &Action| matches!(action, Action::Send { .. } | Action::Broadcast(_));
+        self.actions.retain(|action| !said(action));
+    }
+
     pub(crate) fn send(&mut self, to: Incarnation, message: PeerMessage) {
         self.actions.push(Action::Send { to, message });
     }
@@ -512,6 +518,11 @@ pub struct Counters {
     pub events_written_off: u64,
     /// Bumps of everything of histories that there is no room for, each made up for by an own one.
     pub histories_refused: u64,
+    /// Runs that were over and are followed no more.
+    pub runs_retired: u64,
+    /// Starts with nothing of what the disk said, for it was left behind by more retirements than are remembered, or it is the
+    /// only member's and knows too many runs that are over: 0 or 1.
+    pub started_over: u64,
     /// Write intents begun here, and answered.
     pub intents_begun: u64,
     /// Commits of write intents taken here, whoever had begun them.

@@ -3,7 +3,7 @@
 //! A bucket is evicted by an own floor event, which travels like any other. Buckets of one top-level class are evicted
 //! together, as many as its excess needs, and none more before those are flushed.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::Core;
@@ -12,7 +12,8 @@ use super::flushed::Pending;
 use crate::event::{BumpEvent, Event, Floor};
 use crate::id::{EventId, Lane};
 use crate::names::ClassPath;
-use crate::store::Write;
+use crate::store::{Recovered, Write};
+use crate::vector::VersionVector;
 use crate::versions::bucket_of;
 
 impl Core {
@@ -56,6 +57,32 @@ impl Core {
         ];
         let call = None;
         self.write(effects, writes, Pending::OwnBump { id, event, call });
+    }
+
+    /// Removes stored classes that a stored floor dominates: nothing else would ever name them again.
+    pub(super) fn evict_dominated(&mut self, recovered: &Recovered, effects: &mut Effects) {
+        let mut evict: BTreeMap<(&str, u16), Vec<ClassPath>> = BTreeMap::new();
+        for class in recovered.classes.iter().map(|class| &class.class) {
+            if !class.is_top() && !self.versions.holds(class) {
+                let bucket = (class.top(), bucket_of(class.as_str()));
+                evict.entry(bucket).or_default().push(class.clone());
+            }
+        }
+        let writes: Vec<_> = evict
+            .into_values()
+            .filter_map(|evict| {
+                let class = evict.first()?;
+                let floor = Floor {
+                    top: ClassPath::parse(class.top()).ok()?,
+                    bucket: bucket_of(class.as_str()),
+                    vector: VersionVector::new(),
+                };
+                Some(Write::JoinFloor { floor, evict })
+            })
+            .collect();
+        if !writes.is_empty() {
+            self.write(effects, writes, Pending::Nothing);
+        }
     }
 
     /// Applies a flushed own floor. A class that came into the bucket after the floor was written and is covered by it

@@ -58,6 +58,10 @@ pub(super) enum Pending {
     },
     /// This sidecar's departure, told once nothing of its own is being written.
     Leave,
+    /// A piece of what retiring runs has changed.
+    Retirement,
+    /// A view that tells this run that it lost track.
+    LostTrack,
     /// Something about write intents.
     Intent(super::intents::Work),
     /// A registration batch of a peer, judged at this stamp.
@@ -86,6 +90,8 @@ impl Core {
             };
             match pending {
                 Pending::Nothing => {}
+                Pending::Retirement => self.retirement_flushed(),
+                Pending::LostTrack => self.end_lost(effects),
                 Pending::OwnBump { id, event, call } => {
                     self.apply_own(id, &event, effects);
                     pushes.push((id.sequence, event));
@@ -141,6 +147,8 @@ impl Core {
             effects.actions.splice(0..0, messages);
             self.evict_if_overfull(None, effects);
         }
+        self.review_retirements(effects);
+        self.write_retirements(effects);
         self.review_freshness(now);
         self.settle(called, now, effects);
     }

@@ -69,6 +69,11 @@ impl Asked {
         self.open.push_back((nonce, now));
     }
 
+    /// Whether an answer to a question still counts.
+    pub(super) fn is_open(&self, nonce: u64) -> bool {
+        self.open.iter().any(|(asked, _)| *asked == nonce)
+    }
+
     /// When the question was asked, if it still counts. Older ones cannot be answered better.
     pub(super) fn answered(&mut self, nonce: u64) -> Option<Time> {
         let at = self.open.iter().position(|(asked, _)| *asked == nonce)?;

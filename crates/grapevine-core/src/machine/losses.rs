@@ -47,7 +47,8 @@ impl Core {
     /// that view, which may have come back since.
     pub(super) fn write_off(&mut self, view: &View) {
         for (origin, end) in view.written_off() {
-            if self.may_follow(origin) && self.may_exist(origin, Lane::Bump, end) {
+            let past = self.progress.is_past(origin, end);
+            if !past && self.may_follow(origin) && self.may_exist(origin, Lane::Bump, end) {
                 let lane = self.progress.lane_mut(origin, Lane::Bump);
                 self.counters.events_written_off += lane.close(end);
             }

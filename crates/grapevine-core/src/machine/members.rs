@@ -87,6 +87,11 @@ impl Member {
         (self.hello.node_id.clone(), self.hello.incarnation)
     }
 
+    /// Whether it can say anything, or be told.
+    pub(super) fn has_link(&self) -> bool {
+        self.inbound || self.outbound
+    }
+
     /// Whether anything can be said to it.
     pub(super) fn linked(&self) -> bool {
         self.outbound
@@ -489,12 +494,7 @@ impl Core {
             bump,
             directory,
         };
-        if self.may_follow(from) && self.may_be(&told) {
-            self.progress.lane_mut(from, Lane::Bump).learn_head(bump);
-            self.progress
-                .lane_mut(from, Lane::Directory)
-                .learn_head(directory);
-        }
+        self.learn_heads(told);
         if self.views.view().seats.values().any(|run| *run == from) {
             // It takes part until it has lost its seat, but calls itself fresh no more.
             self.views.leaving.insert(from);

@@ -5,8 +5,9 @@
 //! lets out what is durable, `evict` keeps the classes within their limits, `remote` takes peers' events, `members` knows
 //! who is there, `views` and `wishes` have members agreed on, `freshness` and `grants` who may call itself fresh, `repair`
 //! finds and fills gaps, `snapshot` takes state over whole, `losses` gives up what nobody can fill, `receipts` tells who has
-//! what, `intents` keeps what writers declared before their commits, `fills` has one of many callers fill, `read_snapshots`
-//! stamps fills that read inside database snapshots, `source_lag` knows what a lagging source may not show yet.
+//! what, `retire` forgets runs that are over, `lost_track` helps who was away for too many of those, `intents` keeps what writers declared before their commits, `fills` has one of
+//! many callers fill, `read_snapshots` stamps fills that read inside database snapshots, `source_lag` knows what a lagging
+//! source may not show yet.
 
 mod app;
 pub mod effects;
@@ -17,11 +18,13 @@ mod freshness;
 mod grants;
 mod intents;
 mod losses;
+mod lost_track;
 mod members;
 mod read_snapshots;
 mod receipts;
 mod remote;
 mod repair;
+mod retire;
 mod snapshot;
 mod source_lag;
 mod views;
@@ -66,6 +69,12 @@ pub struct Limits {
     pub fill_waits_max: usize,
     /// Incarnations followed; with more, the sidecar does not call itself fresh.
     pub origins_max: usize,
+    /// Runs that are over and followed all the same; with more, they are retired, which costs the hits of what was last
+    /// bumped by them.
+    pub old_runs_max: usize,
+    /// Retirements that views repeat, for members that were away; who was away for more takes a snapshot. At most
+    /// [`crate::roster::RETIRED_MAX`].
+    pub retired_max: usize,
 }
 
 impl Default for Limits {
@@ -78,6 +87,8 @@ impl Default for Limits {
             intents_max: 10_000,
             fill_waits_max: 65_536,
             origins_max: 65_536,
+            old_runs_max: 64,
+            retired_max: crate::roster::RETIRED_MAX,
         }
     }
 }
@@ -100,6 +111,9 @@ pub struct CoreConfig {
     pub member_timeout: Duration,
     /// How long it may be gone before they do so where it costs nothing: it is the only one that is gone.
     pub crash_timeout: Duration,
+    /// How long a run must have been over before it is retired: as long as somebody may be away and yet return without a
+    /// snapshot.
+    pub retire_after: Duration,
     /// How long a fill may take. Raising it keeps more history in memory.
     pub lease_duration: Duration,
     /// The largest difference between two members' clock rates, in parts per million.
@@ -143,7 +157,10 @@ pub struct Core {
     members: members::Members,
     views: views::Views,
     repair: repair::Repair,
+    retirements: retire::Retirements,
     caught_up: bool,
+    /// How often this run had caught up and was catching up again.
+    relapses: u32,
     started: Time,
     /// When the last input came, where a policy lets stale values be served for so long after it.
     now: Time,
@@ -161,6 +178,9 @@ pub struct Core {
 impl Core {
     /// A sidecar that starts with what its store held. Until it has caught up it vouches for nothing (G11).
     pub fn start(config: CoreConfig, recovered: &Recovered, now: Time) -> (Self, Effects) {
+        let left = recovered;
+        let over = lost_track::starts_over(left, &config).then(|| left.without_versions());
+        let recovered = over.as_ref().unwrap_or(left);
         let mut versions = Versions::new();
         for class in &recovered.classes {
             versions.join_class(class);
@@ -211,7 +231,9 @@ impl Core {
             intents: intents::Intents::default(),
             fills: fills::Fills::default(),
             repair: repair::Repair::default(),
+            retirements: retire::Retirements::default(),
             caught_up: false,
+            relapses: 0,
             started: now,
             now,
             stale_window: config.policies.stale_while_revalidate_max(),
@@ -227,6 +249,11 @@ impl Core {
             [Write::OwnIncarnation(core.config.incarnation)],
             Pending::Nothing,
         );
+        if over.is_some() {
+            core.start_over(left, &mut effects);
+        }
+        core.recover_retirements(recovered);
+        core.evict_dominated(recovered, &mut effects);
         core.review_roster(now, &mut effects);
         core.recover_intents(&recovered.intents, now, &mut effects);
         core.review_freshness(now);
@@ -290,6 +317,10 @@ impl Core {
             self.review_intents(now, &mut effects);
         }
         self.lately.note(self.versions.stamp(), now);
+        if self.retirements.track == lost_track::Track::Ends {
+            // Once it names its view, peers would take it for one that follows them.
+            effects.fall_silent();
+        }
         effects
     }
 
@@ -299,6 +330,7 @@ impl Core {
             self.members.next_wake(&self.config, self.views.view(), now),
             self.views.next_wake(now),
             self.repair.next_wake(),
+            Some(self.retirements.next_wake()),
             self.receipts.next_wake(),
             self.intents.next_wake().filter(|_| !self.draining),
             self.fills.next_wake(),
@@ -370,7 +402,7 @@ impl Core {
     fn token(&self, classes: &[ClassPath]) -> Token {
         self.versions.token(
             classes,
-            (!self.caught_up).then_some(self.config.incarnation),
+            (!self.caught_up).then_some(self.config.incarnation.salt(self.relapses)),
         )
     }
 
@@ -402,12 +434,20 @@ impl Core {
         Freshness::Unknown(self.why_not_fresh(now))
     }
 
+    /// Whether tokens are those that others give with the same knowledge: it is not catching up, nor again.
+    pub fn has_caught_up(&self) -> bool {
+        self.caught_up
+    }
+
     fn why_not_fresh(&self, now: Time) -> String {
         if let Some(why) = self.why_no_seat() {
             return why;
         }
         let view = self.views.view();
         let why = self.members.why_not_fresh(&self.config, view, now);
+        if why.is_empty() && !self.retirements_settled() {
+            return "what retired runs had bumped is not known here yet".to_owned();
+        }
         if why.is_empty() && !self.views.debts.is_empty() {
             return "events known of are not applied here yet".to_owned();
         }

@@ -73,12 +73,12 @@ impl Core {
                 origin,
                 first,
                 events,
-            } => self.remote_bumps(from, origin, first, &events, effects),
+            } => self.remote_bumps(from, (origin, first), &events, now, effects),
             PeerMessage::Directory {
                 origin,
                 first,
                 batches,
-            } => self.remote_batches(origin, first, &batches, effects),
+            } => self.remote_batches(from, (origin, first), &batches, effects),
             PeerMessage::Ack { watermark, above } => {
                 self.acked(from, watermark, &above, now, effects);
             }
@@ -121,7 +121,7 @@ impl Core {
             PeerMessage::SnapshotDirectory { id, registrations } => {
                 self.snapshot_directory(from, id, registrations, now, effects);
             }
-            PeerMessage::SnapshotEnd { id } => self.snapshot_ended(from, id, effects),
+            PeerMessage::SnapshotEnd { id } => self.snapshot_ended(from, id, now, effects),
             PeerMessage::Intent(intent) => self.hold_intent(from, intent, now, effects),
             PeerMessage::IntentHeld(intents) => self.intents_held_by(from, &intents, effects),
             PeerMessage::IntentSettled { intent, event } => {
@@ -138,6 +138,7 @@ impl Core {
         if of_members {
             self.review_roster(now, effects);
         }
+        self.review_retirements(effects);
         self.review_freshness(now);
         self.review_repair(now, effects);
         if left || self.caught_up != knew {
@@ -152,11 +153,31 @@ impl Core {
         !origin.is_history() && (known || self.progress.len() < self.config.limits.origins_max)
     }
 
+    /// Takes note of what a run is said to have issued. Of retired runs only what lies beyond that is news; and of this
+    /// history's retirements only what its views tell.
+    pub(super) fn learn_heads(&mut self, told: OriginHead) {
+        let run = told.incarnation;
+        let history = self.views.view().history;
+        let own = history.map(Incarnation::as_retirements) == Some(run);
+        let past = self.progress.is_past(run, told.bump);
+        if own || past || !self.may_follow(run) || !self.may_be(&told) {
+            return;
+        }
+        self.progress
+            .lane_mut(run, Lane::Bump)
+            .learn_head(told.bump);
+        if !self.progress.is_retired(run) {
+            let lane = self.progress.lane_mut(run, Lane::Directory);
+            lane.learn_head(told.directory);
+        }
+    }
+
     /// Whether events with these numbers may be taken from a peer.
     fn may_take(&self, origin: Incarnation, lane: Lane, first: u64, count: usize) -> bool {
         let last = first.checked_add(count as u64);
         let numbered = first > 0 && last.is_some_and(|last| self.may_exist(origin, lane, last));
-        numbered && origin != self.config.incarnation && self.may_follow(origin)
+        let of_run = origin != self.config.incarnation && !origin.is_retirements();
+        numbered && of_run && self.may_follow(origin)
     }
 
     /// Whether an event with this number can have been issued.
@@ -204,23 +225,36 @@ impl Core {
     fn remote_bumps(
         &mut self,
         from: Incarnation,
-        origin: Incarnation,
-        first: u64,
+        (origin, first): (Incarnation, u64),
         events: &[Arc<BumpEvent>],
+        now: Time,
         effects: &mut Effects,
     ) {
         if !self.may_take(origin, Lane::Bump, first, events.len()) {
             self.counters.peer_messages_refused += 1;
             return;
         }
+        let past = self
+            .progress
+            .is_past(origin, first + events.len() as u64 - 1);
+        if past || self.is_old_news(origin, from) {
+            self.counters.events_duplicate += events.len() as u64;
+            return;
+        }
         let mut writes = Vec::new();
         let mut above = Vec::new();
         for (sequence, event) in (first..).zip(events) {
-            above.push(sequence);
             let id = EventId { origin, sequence };
             if self.progress.has(id) {
+                above.push(sequence);
                 self.counters.events_duplicate += 1;
+            } else if self.names_strangers(event) {
+                self.progress
+                    .lane_mut(origin, Lane::Bump)
+                    .learn_head(sequence);
+                self.compacted(from, (origin, Lane::Bump, sequence), now, effects);
             } else {
+                above.push(sequence);
                 writes.extend(self.apply_remote(id, event, effects));
             }
         }
@@ -252,6 +286,9 @@ impl Core {
         self.counters.bumps_remote += 1;
         let logged = event.clone();
         let event = &self.within_limits(event);
+        if let BumpEvent::Floor(floor) = &**event {
+            self.retirements_heard(&floor.vector);
+        }
         let evict = match &**event {
             BumpEvent::Floor(floor) => self.versions.bucket_classes(&floor.top, floor.bucket),
             BumpEvent::Bump(_) => Vec::new(),
@@ -273,11 +310,16 @@ impl Core {
                     Write::JoinClass { class, .. } => self.versions.holds(class),
                     _ => true,
                 };
-                writes.extend(bump_writes(id, bump, true).into_iter().filter(held));
+                let mut bumped = bump_writes(id, bump, true);
+                if self.progress.is_retired(origin) {
+                    self.versions.map_writes(&mut bumped);
+                }
+                writes.extend(bumped.into_iter().filter(held));
             }
             BumpEvent::Floor(floor) => {
                 let mut floor = floor.clone();
                 floor.vector.raise(origin, sequence);
+                floor.vector = self.versions.image(&floor.vector);
                 writes.push(Write::JoinFloor { floor, evict });
             }
         }
@@ -355,13 +397,18 @@ impl Core {
 
     fn remote_batches(
         &mut self,
-        origin: Incarnation,
-        first: u64,
+        from: Incarnation,
+        (origin, first): (Incarnation, u64),
         batches: &[Arc<RegistrationBatch>],
         effects: &mut Effects,
     ) {
         if !self.may_take(origin, Lane::Directory, first, batches.len()) {
             self.counters.peer_messages_refused += 1;
+            return;
+        }
+        if self.progress.is_retired(origin) || self.is_old_news(origin, from) {
+            // Its addresses are purged by those who have them, or lapse: nothing is fresh by registrations.
+            self.counters.events_duplicate += batches.len() as u64;
             return;
         }
         for (sequence, batch) in (first..).zip(batches) {

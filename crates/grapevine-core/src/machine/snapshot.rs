@@ -11,6 +11,7 @@ use super::Core;
 use super::app::Suppressed;
 use super::effects::{Action, Effects, PeerMessage, as_heads};
 use super::flushed::Pending;
+use super::lost_track::Track;
 use super::remote::OVERFULL_BY_OTHERS;
 use crate::event::{
     BATCH_REGISTRATIONS_MAX, Floor, Match, PurgeMode, Registration, RegistrationBatch,
@@ -63,7 +64,13 @@ impl Core {
     }
 
     pub(super) fn snapshot_requested(&mut self, from: Incarnation, id: u64, effects: &mut Effects) {
+        if self.lost_track() {
+            // What it has of runs that others have forgotten must not come back.
+            return;
+        }
         self.counters.snapshots_sent += 1;
+        // The receiver may know no more under which number a run counts.
+        self.finish_all_pieces(effects);
         let cut = as_heads(
             &self.progress.watermarks(Lane::Bump),
             &self.progress.watermarks(Lane::Directory),
@@ -74,11 +81,13 @@ impl Core {
     }
 
     fn receiving(&mut self, from: Incarnation, id: u64, now: Time) -> Option<&mut Receiving> {
-        let snapshot = self
-            .repair
-            .snapshot
-            .as_mut()
-            .filter(|s| s.from == from && s.id == id)?;
+        let asked = self.repair.snapshot.as_ref();
+        let cut = &asked.filter(|s| s.from == from && s.id == id)?.cut;
+        let off_track = |cut: &Vec<OriginHead>| !self.is_on_track(cut);
+        if self.retirements.track == Track::Ends || cut.as_ref().is_some_and(off_track) {
+            self.repair.snapshot = None;
+        }
+        let snapshot = self.repair.snapshot.as_mut()?;
         snapshot.until = now.plus(SNAPSHOT_TIMEOUT);
         Some(snapshot)
     }
@@ -95,6 +104,8 @@ impl Core {
         {
             snapshot.cut = Some(cut);
         }
+        // One that is not to be taken is given up at once.
+        self.receiving(from, id, now);
     }
 
     pub(super) fn snapshot_versions(
@@ -111,6 +122,13 @@ impl Core {
             .is_none_or(|snapshot| snapshot.cut.is_none())
         {
             return;
+        }
+        let entries = classes.iter().flat_map(|class| {
+            let joint = class.conjunctions.iter().map(|(_, entries)| entries);
+            joint.chain([&class.entries])
+        });
+        for entries in entries.chain(floors.iter().map(|floor| &floor.vector)) {
+            self.retirements_heard(entries);
         }
         let mut writes = self.join_floors(floors);
         for class in classes {
@@ -129,10 +147,9 @@ impl Core {
             if self.versions.join_floor(floor) {
                 changed.entry(&floor.top).or_insert(&floor.vector);
             }
-            writes.push(Write::JoinFloor {
-                floor: floor.clone(),
-                evict,
-            });
+            let mut floor = floor.clone();
+            floor.vector = self.versions.image(&floor.vector);
+            writes.push(Write::JoinFloor { floor, evict });
         }
         for (top, vector) in changed {
             writes.extend(self.take_known(vector, vec![top.clone()], Match::Any));
@@ -158,7 +175,7 @@ impl Core {
             writes.extend(parts.iter().map(|(others, entries, _)| Write::JoinClass {
                 class: class.class.clone(),
                 others: others.to_vec(),
-                entries: (*entries).clone(),
+                entries: self.versions.image(entries),
             }));
         }
         for (others, entries, _) in parts.into_iter().filter(|(.., changed)| *changed) {
@@ -233,18 +250,23 @@ impl Core {
         );
     }
 
-    pub(super) fn snapshot_ended(&mut self, from: Incarnation, id: u64, effects: &mut Effects) {
-        let Some(snapshot) = self
-            .repair
-            .snapshot
-            .take_if(|s| s.from == from && s.id == id && s.cut.is_some())
-        else {
+    pub(super) fn snapshot_ended(
+        &mut self,
+        from: Incarnation,
+        id: u64,
+        now: Time,
+        effects: &mut Effects,
+    ) {
+        let begun = self.receiving(from, id, now);
+        let Some(cut) = begun.and_then(|snapshot| snapshot.cut.take()) else {
             return;
         };
+        self.repair.snapshot = None;
         let mut writes = Vec::new();
-        for head in snapshot.cut.into_iter().flatten() {
+        for head in cut.iter().copied() {
             let own = head.incarnation == self.config.incarnation;
-            if own || !self.may_follow(head.incarnation) || !self.may_be(&head) {
+            let past = self.progress.is_past(head.incarnation, head.bump);
+            if own || past || !self.may_follow(head.incarnation) || !self.may_be(&head) {
                 continue;
             }
             for lane in Lane::ALL {

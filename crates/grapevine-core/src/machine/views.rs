@@ -444,18 +444,20 @@ impl Core {
         };
         self.write_off(&view);
         self.views.debts = self.progress.told_heads();
+        let mut writes = self.retirements_adopted(now, effects);
         self.hand_over_orphans(now, effects);
         let restarted = seated && !std::mem::replace(&mut self.views.was_seated, seated);
         if restarted && view.number > 1 && view.is_lone(&self.config.node_id) {
-            self.bump_after_restart(effects);
+            self.bump_all(effects);
         }
-        self.everything_bumped(history, view.everything, effects)
+        writes.extend(self.everything_bumped(history, view.everything, effects));
+        writes
     }
 
     /// Nobody can tell a member without others that its disk is an older copy, so each of its runs bumps everything before it
     /// vouches. It does so by an event of its own: if others were members since, and are met again, this view is none of
     /// their history, and its number says nothing to them.
-    fn bump_after_restart(&mut self, effects: &mut Effects) {
+    pub(super) fn bump_all(&mut self, effects: &mut Effects) {
         let id = self.issue(everything(), None, effects);
         self.views.debts.push(OriginHead {
             incarnation: id.origin,
@@ -528,7 +530,7 @@ impl Core {
     }
 }
 
-fn everything() -> Bump {
+pub(super) fn everything() -> Bump {
     Bump {
         classes: vec![ClassPath::everything()],
         matching: Match::Any,

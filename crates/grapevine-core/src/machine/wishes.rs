@@ -116,14 +116,15 @@ impl Core {
         }
         let draft = Draft {
             closed: self.losses(now),
+            retired: self.lot(now),
             ..self.draft(view, now)
         };
         let undecided = self
             .views
             .accepted
             .is_some_and(|at| now >= at.plus(UNDECIDED));
-        let changed =
-            draft.seats != view.seats || draft.bump || !draft.closed.is_empty() || undecided;
+        let changed = draft.seats != view.seats || draft.bump || undecided;
+        let changed = changed || !draft.closed.is_empty() || !draft.retired.runs.is_empty();
         (changed && !draft.seats.is_empty()).then_some(Wish::View(draft))
     }
 
@@ -327,12 +328,30 @@ impl Core {
     /// Whether what a seat that was spared had acknowledged with one other member is on two disks of members again: two
     /// of them have called themselves fresh without it, and for that they took over what each of the members had.
     fn is_confirmed(&self, view: &View) -> bool {
-        let settled = |member: &Member| {
-            member.settled == Some(view.mark())
-                && view.seats_run(&member.hello.node_id, member.hello.incarnation)
-        };
-        !view.spared || self.is_settled() && self.members.iter().any(settled)
+        !view.spared || self.is_settled() && self.members.iter().any(|member| settled(member, view))
     }
+
+    /// Whether every member has called itself fresh in this view, and who is linked without a seat knows it.
+    pub(super) fn all_settled(&self) -> bool {
+        let view = self.views.view();
+        let mut others = view
+            .seats
+            .keys()
+            .filter(|node| **node != self.config.node_id);
+        let behind = |member: &Member| member.has_link() && member.mark != Some(view.mark());
+        self.is_settled()
+            && !self.members.iter().any(behind)
+            && others.all(|node| {
+                let member = self.members.by_node(node);
+                member.is_some_and(|member| settled(member, view))
+            })
+    }
+}
+
+/// Whether the run that has a seat has called itself fresh in a view.
+fn settled(member: &Member, view: &View) -> bool {
+    let hello = &member.hello;
+    member.settled == Some(view.mark()) && view.seats_run(&hello.node_id, hello.incarnation)
 }
 
 /// How many seats of a view are not, or not by the same runs, among others.

@@ -67,6 +67,7 @@ fn what_is_closed_is_waited_for_no_longer_and_applied_when_it_comes() {
     // One that hears of it later does not wait for it either.
     let mut lane = LaneProgress::default();
     assert_eq!((lane.close(8), lane.covered()), (0, 0));
+    assert_eq!(lane.last(), 8);
     lane.learn_head(8);
     assert_eq!((lane.covered(), lane.told_head()), (8, 0));
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::attempt::{Attempt, Goal};
-use super::{Ballot, Draft, Mark, Memory, Outcome, Record, Say, View};
+use super::{Ballot, Draft, Mark, Memory, Outcome, Record, Retired, Say, View};
 use crate::id::Incarnation;
 use crate::names::NodeId;
 
@@ -73,6 +73,7 @@ impl Roster {
             bump,
             spared,
             closed,
+            retired,
         } = draft;
         let view = &self.record.view;
         let number = view.number + 1;
@@ -87,6 +88,7 @@ impl Roster {
             everything,
             spared: spared && !bump,
             closed,
+            retired: view.retired.with(&retired, number),
             seats,
         }))
     }
@@ -109,6 +111,7 @@ impl Roster {
             everything: 1,
             spared: false,
             closed: BTreeMap::new(),
+            retired: Retired::default(),
             seats: BTreeMap::from([(self.node.clone(), self.run)]),
         })
     }

@@ -17,6 +17,7 @@
 
 mod attempt;
 mod machine;
+mod retired;
 
 use std::collections::BTreeMap;
 
@@ -24,6 +25,7 @@ use crate::id::Incarnation;
 use crate::names::NodeId;
 
 pub use machine::Roster;
+pub use retired::{LOT_MAX, Lot, RETIRED_MAX, Retired};
 
 /// A proposal's number: later rounds win, and the proposer's run tells proposals of one round apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -52,6 +54,8 @@ pub struct Draft {
     pub spared: bool,
     /// The logs to close, further than they are; if there are any, everything is bumped.
     pub closed: BTreeMap<Incarnation, u64>,
+    /// What it retires.
+    pub retired: Lot,
 }
 
 /// Who the members are.
@@ -69,6 +73,8 @@ pub struct View {
     /// The logs that it or an earlier view closed: up to here nobody waits for missing events of these runs any more. Who
     /// closes one or closes it further bumps everything. At most [`CLOSED_MAX`].
     pub closed: BTreeMap<Incarnation, u64>,
+    /// What it and earlier views retired.
+    pub retired: Retired,
     /// The seats: which run holds each, by node id. At most [`SEATS_MAX`].
     pub seats: BTreeMap<NodeId, Incarnation>,
 }

@@ -118,6 +118,13 @@ impl Generations {
         });
     }
 
+    /// Drops all: their entries name origins by indices that count no longer.
+    pub(super) fn clear(&mut self) {
+        self.by_class.clear();
+        self.ages.clear();
+        self.count = 0;
+    }
+
     fn of(&self, path: &str) -> &[Generation] {
         self.by_class.get(path).map_or(&[], Vec::as_slice)
     }
@@ -131,7 +138,9 @@ impl Versions {
             return;
         }
         self.stale.expire(window, now);
-        let soft = bump.purge == PurgeMode::Soft && bump.matching == Match::Any;
+        // A late bump of a retired run counts with those of others, some of them hard.
+        let retired = self.retired.head(id.origin).is_some();
+        let soft = bump.purge == PurgeMode::Soft && bump.matching == Match::Any && !retired;
         let origin = self.origins.intern(id.origin);
         for class in &bump.classes {
             let found = self.find(class);

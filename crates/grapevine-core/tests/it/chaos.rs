@@ -78,9 +78,12 @@ struct Counts {
     losses: usize,
     snapshots: u64,
     fresh: usize,
+    retired: u64,
 }
 
 struct Chaos {
+    /// Whether every run that is over is retired soon.
+    retiring: bool,
     world: World,
     /// Counts what happens, so that a read and a write can be told apart in time.
     tick: u64,
@@ -108,12 +111,17 @@ fn policies() -> PolicySet {
 }
 
 impl Chaos {
-    fn new() -> Self {
+    fn new(retiring: bool) -> Self {
         let world = World::running_with(NODES, |config| {
             config.policies = policies();
             config.limits.classes_per_top_max = 2;
+            if retiring {
+                config.limits.old_runs_max = 0;
+                config.retire_after = Duration::from_millis(100);
+            }
         });
         Self {
+            retiring,
             world,
             tick: 0,
             issued: BTreeMap::new(),
@@ -160,6 +168,23 @@ impl Chaos {
             45 => self.copies[at] = Some(self.world.nodes[at].disk.clone()),
             46 => self.lose(at, x % 2 == 0),
             47..=48 => self.world.settle(),
+            // Long enough for all to say that they are fresh, and for two looks at what is over.
+            49..=51 if self.retiring => {
+                if what % 64 > 49 {
+                    (0..NODES).for_each(|at| self.start(at));
+                    self.world.connect_all();
+                }
+                for _ in 0..10 {
+                    self.world.settle();
+                    self.world.advance(Duration::from_millis(101));
+                }
+                self.world.settle();
+            }
+            52 if self.retiring => {
+                self.world.crash(at);
+                self.start(at);
+                self.world.connect(at, to);
+            }
             49..=54 => self.resolve(at, pick(ADDRESSES.len())),
             55..=57 => self.store(usize::from(y)),
             58 => self.world.input(at, Input::Seal),
@@ -336,6 +361,16 @@ impl Chaos {
                 self.applied.entry(*event).or_insert_with(|| what.clone());
             }
             self.seen[at] = node.applied.len();
+            let retired = node
+                .stopped
+                .iter()
+                .any(|reason| reason.contains("retired this run"));
+            if self.retiring && retired {
+                // Runs are retired here sooner than the grants of those before them are over.
+                self.world.crash(at);
+                self.world.nodes[at].stopped = None;
+                continue;
+            }
             if let Some(reason) = &node.stopped {
                 return Err(format!("{} stopped: {reason}", node.name));
             }
@@ -391,12 +426,18 @@ impl Chaos {
     }
 
     fn finish(&mut self) -> Result<(), String> {
-        (0..NODES).for_each(|at| self.start(at));
-        self.world.connect_all();
-        self.world
-            .converge_on(&[Lane::Bump])
-            .map_err(|error| format!("stuck:\n{error}"))?;
-        self.check()?;
+        // A run that learns meanwhile that it was retired ends, and the next one takes its place.
+        for _ in 0..=NODES {
+            (0..NODES).for_each(|at| self.start(at));
+            self.world.connect_all();
+            self.world
+                .converge_on(&[Lane::Bump])
+                .map_err(|error| format!("stuck:\n{error}"))?;
+            self.check()?;
+            if (0..NODES).all(|at| self.world.up(at)) {
+                break;
+            }
+        }
         let replies = self
             .world
             .nodes
@@ -430,12 +471,14 @@ impl Chaos {
         self.counts.bumps = self.issued.len();
         let cores = (0..NODES).map(|at| self.world.core(at).counters().snapshots_adopted);
         self.counts.snapshots = cores.sum();
+        let cores = (0..NODES).map(|at| self.world.core(at).counters().runs_retired);
+        self.counts.retired = cores.sum();
         Ok(())
     }
 }
 
-fn run(steps: &[Step]) -> Result<Counts, String> {
-    let mut chaos = Chaos::new();
+fn run(steps: &[Step], retiring: bool) -> Result<Counts, String> {
+    let mut chaos = Chaos::new(retiring);
     chaos.check()?;
     for step in steps {
         chaos.step(*step)?;
@@ -453,7 +496,12 @@ proptest! {
 
     #[test]
     fn g1_g2_g3_g11_g12_hold_under_random_schedules(schedule in steps()) {
-        run(&schedule).map_err(TestCaseError::fail)?;
+        run(&schedule, false).map_err(TestCaseError::fail)?;
+    }
+
+    #[test]
+    fn g1_g2_g3_g11_g12_hold_while_runs_are_retired(schedule in steps()) {
+        run(&schedule, true).map_err(TestCaseError::fail)?;
     }
 }
 
@@ -463,7 +511,7 @@ fn g2_g3_the_schedules_do_what_they_are_for() {
     let mut sum = Counts::default();
     for _ in 0..60 {
         let schedule = steps().new_tree(&mut runner).unwrap().current();
-        let counts = run(&schedule).unwrap();
+        let counts = run(&schedule, false).unwrap();
         sum.reads += counts.reads;
         sum.hits += counts.hits;
         sum.bumps += counts.bumps;
@@ -482,4 +530,21 @@ fn g2_g3_the_schedules_do_what_they_are_for() {
         sum.starts > 50 && sum.snapshots > 5 && sum.fresh > 500,
         "{sum:?}"
     );
+}
+
+#[test]
+fn g2_g12_schedules_with_retirement_retire() {
+    let mut runner = TestRunner::deterministic();
+    let mut sum = Counts::default();
+    for _ in 0..60 {
+        let schedule = steps().new_tree(&mut runner).unwrap().current();
+        let counts = run(&schedule, true).unwrap();
+        sum.retired += counts.retired;
+        sum.hits += counts.hits;
+        sum.starts += counts.starts;
+        sum.losses += counts.losses;
+        sum.snapshots += counts.snapshots;
+    }
+    println!("60 schedules: {sum:?}");
+    assert!(sum.retired > 50 && sum.losses > 10, "{sum:?}");
 }

@@ -8,7 +8,7 @@ use grapevine_core::intent::{Intent, IntentId};
 use grapevine_core::names::{Address, ClassPath, NodeId};
 use grapevine_core::roster::Record;
 use grapevine_core::store::{
-    MemberRecord, Recovered, RecoveredClass, RecoveredProgress, Taken, Write,
+    MemberRecord, Recovered, RecoveredClass, RecoveredProgress, Retirement, Taken, Write,
 };
 use grapevine_core::vector::VersionVector;
 
@@ -97,8 +97,28 @@ impl Disk {
             Write::PutIntent(intent) => drop(self.intents.insert(intent.id, intent.clone())),
             Write::RemoveIntent(id) => drop(self.intents.remove(id)),
             Write::OwnIncarnation(incarnation) => self.own_incarnations.push(*incarnation),
+            Write::Retire(piece) => self.retire(piece),
+            Write::ForgetRun(run) => {
+                self.own_incarnations.retain(|own| own != run);
+                self.watermarks.retain(|(origin, _), _| origin != run);
+                self.log.retain(|(origin, ..), _| origin != run);
+            }
         }
         None
+    }
+
+    fn retire(&mut self, piece: &Retirement) {
+        let image = |vector: &mut VersionVector| *vector = piece.retired.image(piece.name, vector);
+        for floor in &piece.floors {
+            self.floors.get_mut(floor).map(image);
+        }
+        for class in &piece.classes {
+            let stored = self.classes.get_mut(class);
+            stored
+                .into_iter()
+                .flatten()
+                .for_each(|(_, vector)| image(vector));
+        }
     }
 
     fn join_floor(&mut self, floor: &Floor, evict: &[ClassPath]) {
@@ -201,6 +221,20 @@ impl Disk {
         }
     }
 
+    /// Whether the effect of an event of a retired run is stored here.
+    pub(crate) fn has_retired(&self, event: EventId) -> bool {
+        let view = self.roster.as_ref().map(|record| &record.view);
+        let name = view
+            .and_then(|view| view.history)
+            .map(Incarnation::as_retirements);
+        let (Some(view), Some(name)) = (view, name) else {
+            return false;
+        };
+        let here = view.retired.up_to(self.watermark(name, Lane::Bump));
+        here.head(event.origin)
+            .is_some_and(|head| event.sequence <= head)
+    }
+
     /// A lane's watermark.
     pub(crate) fn watermark(&self, origin: Incarnation, lane: Lane) -> u64 {
         self.watermarks.get(&(origin, lane)).copied().unwrap_or(0)
@@ -213,7 +247,8 @@ impl Disk {
 
     /// Whether the effect of a bump-lane event is stored here.
     pub(crate) fn holds(&self, event: EventId) -> bool {
-        event.sequence <= self.watermark(event.origin, Lane::Bump)
+        self.has_retired(event)
+            || event.sequence <= self.watermark(event.origin, Lane::Bump)
             || self
                 .log
                 .contains_key(&(event.origin, Lane::Bump, event.sequence))

@@ -71,6 +71,7 @@ fn g7_a_view_told_by_who_has_no_seat_in_it_nor_had_one_is_not_taken_over() {
         everything: 1,
         spared: false,
         closed: BTreeMap::new(),
+        retired: grapevine_core::roster::Retired::default(),
         seats: names
             .iter()
             .map(|&(name, it)| (node(name), run(it)))
@@ -103,6 +104,7 @@ fn g7_the_only_member_whose_disk_was_lost_is_told_its_view_by_who_waits_for_a_se
         everything: 1,
         spared: false,
         closed: BTreeMap::new(),
+        retired: grapevine_core::roster::Retired::default(),
         seats: [(node("c"), run(3))].into(),
     };
     let told = |view: &View| {

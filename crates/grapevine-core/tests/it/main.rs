@@ -6,6 +6,7 @@
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+mod bounds;
 mod chaos;
 mod disk;
 mod fills;
@@ -16,9 +17,12 @@ mod intents;
 mod laws;
 mod lies;
 mod limits;
+mod lost_track;
+mod many;
 mod races;
 mod receipts;
 mod repair;
+mod retirement;
 mod roster;
 mod rules;
 mod scenarios;

@@ -209,6 +209,7 @@ impl Cluster {
                 seats,
                 bump,
                 closed,
+                ..Draft::default()
             };
             self.act(at, |roster| roster.propose(draft));
         }

@@ -104,12 +104,14 @@ fn write(write: &Write) -> Option<String> {
         ),
         Write::RemoveIntent(id) => format!("intent {} is gone", name(*id)),
         Write::OwnIncarnation(incarnation) => format!("runs as {}", run(*incarnation)),
+        Write::ForgetRun(it) => format!("{} is forgotten", run(*it)),
         // What follows from the log record, or happens all the time.
         Write::JoinClass { .. }
         | Write::JoinFloor { .. }
         | Write::Progress { .. }
         | Write::Register { .. }
         | Write::Take { .. }
+        | Write::Retire(_)
         | Write::Expire { .. } => return None,
     })
 }

@@ -100,6 +100,38 @@ fn g7_after_a_soft_bump_the_value_from_before_may_be_served_for_the_window() {
 }
 
 #[test]
+fn g3_retiring_runs_ends_stale_serving_of_what_they_bumped() {
+    let mut world = World::running_with(2, |config| {
+        config.policies = policies();
+        config.limits.old_runs_max = 0;
+        config.retire_after = Duration::from_millis(200);
+    });
+    // A second run without a word here, so that indices of origins change with the first one's.
+    world.hard(1, "list/1");
+    world.hard(0, "cart/13");
+    world.soft(0, "cart/13");
+    assert_eq!(world.stale(1, &["cart/13"]).len(), 1);
+    let old = world.incarnation(0);
+    world.crash(0);
+    world.start(0);
+    world.connect_all();
+    world.converge().unwrap();
+    for _ in 0..30 {
+        if !world.core(1).progress().knows(old) {
+            break;
+        }
+        world.advance(Duration::from_millis(100));
+        world.settle();
+    }
+    assert!(!world.core(1).progress().knows(old));
+    assert_eq!(world.stale(1, &["cart/13"]), [], "the window is not over");
+    // Soft bumps of later runs are served as ever.
+    let before = world.token(1, &["cart/13"]);
+    world.soft(0, "cart/13");
+    assert_eq!(world.stale(1, &["cart/13"]), [before]);
+}
+
+#[test]
 fn g3_a_hard_bump_ends_stale_serving_wherever_it_is() {
     let soft_then = |class: &str, paths: &[&str], matching| {
         let mut world = world(3);

@@ -211,7 +211,13 @@ fn g10_the_bump_of_a_history_beyond_the_limit_is_not_dropped() {
 
 /// The first loses its disk, and with it an event that others know of; who has its next one knows that it is missing.
 fn with_a_hole(size: usize, timeout: Duration) -> World {
-    let mut world = World::running_with(size, |config| config.member_timeout = timeout);
+    hole_in(World::running_with(size, |config| {
+        config.member_timeout = timeout;
+    }))
+}
+
+fn hole_in(mut world: World) -> World {
+    let size = world.nodes.len();
     let others = 1..size;
     world.invalidate(0, &["cart/13"]);
     world.flush(0);
@@ -248,6 +254,28 @@ fn g11_a_closed_log_stays_closed_over_restarts_and_later_views() {
         });
     }
     assert_eq!(world.core(0).roster().everything, everything);
+}
+
+/// Of a run whose log was closed, somebody may have what the others lost: it is not retired.
+#[test]
+fn g2_a_run_with_a_closed_log_is_kept() {
+    let timeout = Duration::from_secs(5);
+    let mut world = hole_in(World::running_with(3, |config| {
+        config.member_timeout = timeout;
+        config.retire_after = Duration::from_millis(200);
+        config.limits.old_runs_max = 0;
+    }));
+    world.connect_all();
+    until(&mut world, timeout * 3, |world| {
+        (0..3).all(|at| fresh(world, at)) && !world.core(0).roster().closed.is_empty()
+    });
+    for _ in 0..200 {
+        world.settle();
+        world.advance(Duration::from_millis(100));
+    }
+    assert!(world.core(0).roster().closed.contains_key(&run(0xa1)));
+    assert_eq!(world.core(0).roster().retired.head(run(0xa1)), None);
+    assert!((0..3).all(|at| fresh(&world, at) && world.core(at).progress().knows(run(0xa1))));
 }
 
 /// Who was away when the log was closed, and hears of the hole only after that, does not wait for it either.
@@ -427,6 +455,7 @@ fn g7_who_has_no_seat_counts_for_nothing() {
         everything: 1,
         spared: false,
         closed: BTreeMap::new(),
+        retired: grapevine_core::roster::Retired::default(),
         seats: seats.clone(),
     };
     let mut roster = Roster::start(node("a"), run(1), None);

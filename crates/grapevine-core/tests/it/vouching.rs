@@ -98,6 +98,7 @@ fn g7_promises_of_who_may_have_forgotten_what_it_accepted_do_not_decide() {
         everything: 1,
         spared: false,
         closed: BTreeMap::new(),
+        retired: grapevine_core::roster::Retired::default(),
         seats: seats.into(),
     };
     let history = view.history;
@@ -106,8 +107,7 @@ fn g7_promises_of_who_may_have_forgotten_what_it_accepted_do_not_decide() {
     let draft = Draft {
         seats: view.seats.clone(),
         bump: true,
-        spared: false,
-        closed: BTreeMap::new(),
+        ..Draft::default()
     };
     let mut said = roster.propose(draft).say;
     let mut ballot = None;

@@ -111,6 +111,7 @@ impl World {
                     max_staleness: MAX_STALENESS,
                     member_timeout: Duration::from_hours(1),
                     crash_timeout: Duration::from_hours(1),
+                    retire_after: Duration::from_hours(1),
                     lease_duration: Duration::from_mins(1),
                     clock_rate_ppm: 200,
                     limits: Limits::default(),
@@ -591,6 +592,28 @@ impl World {
             self.advance(Duration::from_millis(20));
         }
         Err(self.describe())
+    }
+
+    /// The same for the bump lane, while a node is gone.
+    pub(crate) fn converge_without(&mut self, gone: usize) {
+        assert!(!self.up(gone));
+        for _ in 0..500 {
+            self.settle();
+            let cores = self.nodes.iter().filter_map(|node| node.core.as_ref());
+            let heads: BTreeSet<_> = cores
+                .map(|core| {
+                    let heads = core.progress().heads().into_iter();
+                    let heads = heads.filter(|head| head.bump > 0);
+                    let heads = heads.map(|head| (head.incarnation, head.bump));
+                    heads.collect::<Vec<_>>()
+                })
+                .collect();
+            if heads.len() == 1 {
+                return;
+            }
+            self.advance(Duration::from_millis(20));
+        }
+        panic!("{}", self.describe());
     }
 
     fn converged(&self, lanes: &[Lane]) -> bool {

@@ -67,6 +67,7 @@ impl Setting {
             member_timeout: Duration::from_hours(1),
             crash_timeout: Duration::from_hours(1),
             lease_duration: Duration::from_secs(10),
+            retire_after: Duration::from_hours(1),
             clock_rate_ppm: 0,
             limits: Limits {
                 classes_per_top_max: classes_per_top,

@@ -3,6 +3,8 @@
 //! One disk is lost at a time, as `losses` counts them: where a schedule asks for more than G1 promises to survive, the loss
 //! is put off, and counted as that.
 
+use std::collections::BTreeSet;
+
 use grapevine_core::machine::Core;
 use grapevine_core::machine::effects::Input;
 use rand::Rng as _;
@@ -174,8 +176,10 @@ impl Sim<'_> {
     fn replace(&mut self, at: usize, disk: Disk, how: &'static str) {
         self.nodes[at].disk = disk;
         self.nodes[at].disk_was = Some(how);
-        let disk = &self.nodes[at].disk;
-        self.checker.replaced(at, |event| disk.holds(event));
+        let (disk, judge) = (&self.nodes[at].disk, &self.checker);
+        let events = judge.events().map(|(event, _)| event);
+        let held: BTreeSet<_> = events.filter(|event| judge.holds(disk, *event)).collect();
+        self.checker.replaced(at, |event| held.contains(&event));
     }
 
     fn mass(&mut self, down: Micros, wipe: bool) {

@@ -101,8 +101,8 @@ impl Sim<'_> {
     pub(super) fn holds_alone(&self, at: usize) -> bool {
         let others = self.others(at);
         let seated = self.others_with_seat(at);
-        let lacks =
-            |disks: &[usize], event| !disks.iter().any(|at| self.nodes[*at].disk.holds(event));
+        let holds = |at: usize, event| self.checker.holds(&self.nodes[at].disk, event);
+        let lacks = |disks: &[usize], event| !disks.iter().any(|at| holds(*at, event));
         let alone = |event| match self.checker.known(event) {
             Some(known) => !known.was_shared() && lacks(&seated, event),
             None => lacks(&others, event),
@@ -113,14 +113,13 @@ impl Sim<'_> {
     /// Whether the loss of a disk leaves something acknowledged with nobody who has a seat: what sparing must survive.
     pub(super) fn is_last_with_seat(&self, at: usize) -> bool {
         let seated = self.others_with_seat(at);
-        let disk = |at: usize| &self.nodes[at].disk;
+        let holds = |at: usize, event| self.checker.holds(&self.nodes[at].disk, event);
         let mut shared = self
             .checker
             .events()
             .filter(|(_, known)| known.was_shared());
-        shared.any(|(event, _)| {
-            disk(at).holds(event) && !seated.iter().any(|other| disk(*other).holds(event))
-        })
+        shared
+            .any(|(event, _)| holds(at, event) && !seated.iter().any(|other| holds(*other, event)))
     }
 
     fn others(&self, at: usize) -> Vec<usize> {

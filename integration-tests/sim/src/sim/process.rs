@@ -1,8 +1,10 @@
 //! Sidecars' processes: what `grapevined`'s loop and writer do around core.
 
+use std::collections::BTreeSet;
+
 use grapevine_core::event::{BumpEvent, PurgeMode};
 use grapevine_core::id::{EventId, Incarnation, Lane, Time};
-use grapevine_core::machine::effects::{Action, Effects, Freshness, Input, PeerHello, Side};
+use grapevine_core::machine::effects::{Action, Effects, Input, PeerHello, Side};
 use grapevine_core::machine::{Core, CoreConfig, Limits};
 use grapevine_core::names::{Address, ClassPath};
 use grapevine_core::store::Write;
@@ -37,10 +39,13 @@ impl Sim<'_> {
             max_staleness: MAX_STALENESS,
             member_timeout: self.plan.member_timeout,
             crash_timeout: self.plan.crash_timeout,
+            retire_after: self.plan.retire_after,
             lease_duration: LEASE,
             clock_rate_ppm: CLOCK_RATE_PPM,
             limits: Limits {
                 classes_per_top_max: self.plan.classes_per_top,
+                old_runs_max: self.plan.old_runs_max,
+                retired_max: self.plan.retired_max,
                 ..Limits::default()
             },
         }
@@ -78,8 +83,13 @@ impl Sim<'_> {
         self.transcript
             .say(self.now, || format!("{letter} starts as {incarnation:?}"));
         self.checker.started(at);
-        let progress = core.progress().clone();
-        self.checker.adopted(at, |event| progress.has(event));
+        if core.counters().started_over > 0 {
+            self.starts_over(at, incarnation);
+        }
+        let (progress, judge) = (core.progress(), &self.checker);
+        let events = judge.events().map(|(event, _)| event);
+        let has: BTreeSet<_> = events.filter(|event| judge.has(progress, *event)).collect();
+        self.checker.adopted(at, |event| has.contains(&event));
         self.nodes[at].core = Some(core);
         self.carry_out(at, effects);
         self.settle(at);
@@ -106,7 +116,14 @@ impl Sim<'_> {
 
     pub(super) fn handle(&mut self, at: usize, input: Input) -> Option<Effects> {
         let (now, unix) = (self.time(at), self.nodes[at].wall.unix(self.now));
-        Some(self.nodes[at].core.as_mut()?.handle(input, now, unix))
+        let core = self.nodes[at].core.as_mut()?;
+        let before = core.counters().runs_retired;
+        let effects = core.handle(input, now, unix);
+        self.checker.retired.note(core.roster());
+        for _ in before..core.counters().runs_retired {
+            self.tally.fault("run_retired");
+        }
+        Some(effects)
     }
 
     /// What follows every input: registrations are sealed when the writer is idle, the next group goes to the disk, the
@@ -280,21 +297,17 @@ impl Sim<'_> {
         let Some(core) = &self.nodes[at].core else {
             return;
         };
-        let progress = core.progress().clone();
-        self.checker.adopted(at, |event| progress.has(event));
+        let (progress, judge) = (core.progress(), &self.checker);
+        let events = judge.events().map(|(event, _)| event);
+        let has: BTreeSet<_> = events.filter(|event| judge.has(progress, *event)).collect();
+        self.checker.adopted(at, |event| has.contains(&event));
         self.show(at, Mask::ALL);
     }
 
-    /// Whether a run has caught up, asked as seldom as possible: telling why not takes long.
-    pub(super) fn caught_up(&mut self, at: usize) -> bool {
-        let now = self.time(at);
-        let node = &mut self.nodes[at];
-        if !node.caught_up
-            && let Some(core) = &node.core
-        {
-            node.caught_up = !matches!(core.freshness(now), Freshness::CatchingUp(_));
-        }
-        node.caught_up
+    /// Whether a run has caught up, and is not catching up again.
+    pub(super) fn caught_up(&self, at: usize) -> bool {
+        let core = self.nodes[at].core.as_ref();
+        core.is_some_and(Core::has_caught_up)
     }
 
     pub(super) fn flushed(&mut self, at: usize) {
@@ -383,7 +396,6 @@ impl Sim<'_> {
         node.dials = Default::default();
         node.sending.clear();
         node.receiving = false;
-        node.caught_up = false;
         node.wake_at = 0;
         node.draining = false;
         let calls = std::mem::take(&mut node.calls);
@@ -446,7 +458,7 @@ impl Sim<'_> {
         let half = self.checker.up_to(last).into_iter().any(|event| {
             let have = others
                 .iter()
-                .filter(|core| core.progress().has(event))
+                .filter(|core| self.checker.has(core.progress(), event))
                 .count();
             event > first && have > 0 && have + 1 < self.size
         });
@@ -458,10 +470,26 @@ impl Sim<'_> {
         }
     }
 
+    /// A sidecar that lost track drops what its disk says, and bumps everything.
+    fn starts_over(&mut self, at: usize, origin: Incarnation) {
+        self.tally.fault("started_over");
+        let everything = EventId {
+            origin,
+            sequence: 1,
+        };
+        let known = self.checker.events().map(|(event, _)| event);
+        let held = known.filter(|event| self.checker.holds(&self.nodes[at].disk, *event));
+        for event in held.collect::<Vec<_>>() {
+            self.checker.retired.drop_for(event, everything);
+        }
+    }
+
     /// A sidecar ends by its own decision: right where two have one name or one memory, else a failure.
     fn ends_itself(&mut self, at: usize, reason: &str) {
         let letter = self.nodes[at].letter;
-        if !self.twins {
+        // Where a run is retired after a moment, being cut off for longer is nothing special; elsewhere that is an hour.
+        let retired = self.plan.old_runs_max == 0 && reason.contains("start again");
+        if !self.twins && !retired {
             let what = format!("{letter} ends itself: {reason}");
             self.violated(crate::violation::Guarantee::Recovery, what);
         }

@@ -20,7 +20,7 @@ impl Sim<'_> {
             };
             let letter = self.nodes[at].letter;
             let lie = match row.state {
-                HolderState::Has if !self.nodes[at].disk.holds(event) => {
+                HolderState::Has if !self.checker.holds(&self.nodes[at].disk, event) => {
                     format!("{letter} has {event:?}, says a receipt, and its disk does not")
                 }
                 HolderState::CannotServe if self.serves_without(at, event) => {
@@ -43,7 +43,7 @@ impl Sim<'_> {
     fn serves_without(&self, at: usize, event: EventId) -> bool {
         let now = self.time(at);
         self.nodes[at].core.as_ref().is_some_and(|core| {
-            !core.progress().has(event) && core.freshness(now) == Freshness::Fresh
+            !self.checker.has(core.progress(), event) && core.freshness(now) == Freshness::Fresh
         })
     }
 }

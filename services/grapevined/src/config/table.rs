@@ -97,6 +97,10 @@ knobs! {
         /// Members that crashed together lose their seats after so long, and everything is invalidated once.
         member_timeout: Duration = "1m", from "1s" to "1day",
             raising "keeps the others from calling themselves fresh for so long after several crashed at once; lowering it takes the seats of members that only pause, and costs a cold cache each time.";
+        /// A run of a sidecar that has been over for so long may be retired; who comes back after that fetches a snapshot. At
+        /// least `freshness.member_timeout` and `lease.duration`, which count instead where they are longer.
+        retire_after: Duration = "1h", from "1s" to "365days",
+            raising "keeps runs that are over for so long, whatever limits.old_runs_max says; lowering it costs snapshots for sidecars that were away.";
     }
 
     /// The sidecar's limits. At a limit it refuses what is new or invalidates more than asked, never less.
@@ -128,6 +132,10 @@ knobs! {
         /// Runs of sidecars whose events are followed; with more, this sidecar does not call itself fresh.
         origins_max: usize = "65536", from "16" to "65536",
             raising "costs about 100 bytes of memory each, and bytes in what peers tell each other.";
+        /// Runs of sidecars that are over, and whose events are followed all the same; with more, the members retire them
+        /// together, which invalidates what was last bumped by them.
+        old_runs_max: usize = "64", from "1" to "1024",
+            raising "costs memory for each class that they bumped, and bytes in what peers tell each other; lowering it costs needless misses more often.";
         /// Registrations held, counting an address once per class; a further one is refused, and its value not stored.
         registrations_max: usize = "50000000", from "1" to "1000000000",
             raising "costs disk (about 50 to 150 bytes each) and memory for the store's index.";

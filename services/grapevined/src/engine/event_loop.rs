@@ -418,6 +418,10 @@ fn touches_members(input: &Input) -> bool {
 }
 
 /// What began a turn.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "one at a time, and taken apart at once"
+)]
 enum Turn {
     Written(Outcome),
     Command(Command),

@@ -62,6 +62,8 @@ impl Changes {
             "a member left"
         } else if !added.is_empty() {
             "a member joined"
+        } else if restarted.is_empty() && after.retired != before.retired {
+            "runs that are over are retired"
         } else {
             "a member started again"
         };

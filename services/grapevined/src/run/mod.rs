@@ -15,6 +15,7 @@ use anyhow::Context as _;
 use grapevine_core::id::Incarnation;
 use grapevine_core::machine::effects::PeerHello;
 use grapevine_core::machine::{Core, CoreConfig, Limits};
+use grapevine_core::roster::RETIRED_MAX;
 use grapevine_core::store::Recovered;
 use grapevine_store::Store;
 use parking_lot::RwLock;
@@ -102,6 +103,13 @@ impl Sidecar {
             policy_digest: config.policies.digest(),
         };
         let (core, first) = Core::start(core_config, recovered, clock.now());
+        if core.counters().started_over > 0 {
+            warn!(
+                "this sidecar starts over: it was away while more runs were retired than the others remember, or it is the only \
+                 member and its store knew of more than limits.old_runs_max runs that are over; what the store said of \
+                 classes is dropped, and everything is invalidated once"
+            );
+        }
         let (gossip, views) = start_gossip(config, &hello).await?;
         let gossip = Arc::new(gossip);
         let counters = Arc::new(Counters::new());
@@ -253,6 +261,11 @@ fn core_config(config: &Config, incarnation: Incarnation) -> CoreConfig {
         max_staleness: config.freshness.max_staleness,
         member_timeout: config.freshness.member_timeout,
         crash_timeout: config.freshness.crash_timeout,
+        retire_after: config
+            .freshness
+            .retire_after
+            .max(config.freshness.member_timeout)
+            .max(config.lease.duration),
         lease_duration: config.lease.duration,
         clock_rate_ppm: CLOCK_RATE_PPM,
         limits: Limits {
@@ -263,6 +276,8 @@ fn core_config(config: &Config, incarnation: Incarnation) -> CoreConfig {
             intents_max: config.limits.intents_max,
             fill_waits_max: config.limits.fill_waits_max,
             origins_max: config.limits.origins_max,
+            old_runs_max: config.limits.old_runs_max,
+            retired_max: RETIRED_MAX,
         },
     }
 }

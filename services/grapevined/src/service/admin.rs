@@ -174,6 +174,8 @@ fn decisions(counters: Counters) -> BTreeMap<String, u64> {
         ("escalations", counters.escalations),
         ("events_written_off", counters.events_written_off),
         ("histories_refused", counters.histories_refused),
+        ("runs_retired", counters.runs_retired),
+        ("started_over", counters.started_over),
         ("registrations_accepted", counters.registrations_accepted),
         ("registrations_condemned", counters.registrations_condemned),
         (

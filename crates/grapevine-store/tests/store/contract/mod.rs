@@ -89,6 +89,7 @@ on_both! {
         an_empty_store_answers
         a_commit_sees_its_own_writes_in_order
         entries_join_and_floors_swallow
+        g1_retired_runs_are_rewritten_and_forgotten
         progress_never_goes_back_and_recovery_extends_it
         the_log_reads_consecutively
         the_log_forgets_the_oldest

@@ -1,11 +1,14 @@
 //! Classes, floors, progress, the log, and what a start is told.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use grapevine_core::id::{Lane, UnixSeconds};
 use grapevine_core::names::NodeId;
-use grapevine_core::roster::{Ballot, Mark, Record, View};
-use grapevine_core::store::{MemberRecord, Recovered, RecoveredClass, RecoveredProgress, Write};
+use grapevine_core::roster::{Ballot, Mark, Record, Retired, View};
+use grapevine_core::store::{
+    MemberRecord, Recovered, RecoveredClass, RecoveredProgress, Retirement, Write,
+};
 use grapevine_store::{Cursor, LogRead, StoreError};
 
 use super::Inspect;
@@ -119,6 +122,74 @@ pub(crate) fn entries_join_and_floors_swallow(store: &impl Inspect) {
         store.floors().unwrap(),
         [joined, floor("a", 256, &[(1, 1)])]
     );
+}
+
+pub(crate) fn g1_retired_runs_are_rewritten_and_forgotten(store: &impl Inspect) {
+    let join = |path: &str, others: &[&str], entries: &[(u128, u64)]| Write::JoinClass {
+        class: class(path),
+        others: others.iter().map(|path| class(path)).collect(),
+        entries: vector(entries),
+    };
+    let progress = |number, watermark| Write::Progress {
+        origin: origin(number),
+        lane: Lane::Bump,
+        watermark,
+    };
+    let many: Vec<_> = (1..301).map(|number| (number, 5)).collect();
+    store
+        .commit(&[
+            Write::OwnIncarnation(origin(1)),
+            Write::OwnIncarnation(origin(2)),
+            log(1, 1, bump(&["a/1"])),
+            log(2, 1, bump(&["a/1"])),
+            progress(1, 5),
+            progress(2, 5),
+            join("a/1", &[], &[(1, 5), (2, 3)]),
+            join("a/1", &["b"], &[(1, 7)]),
+            join("a/2", &[], &[(1, 4)]),
+            join("a/3", &[], &many),
+            Write::JoinFloor {
+                floor: floor("a", 3, &[(1, 2), (2, 2)]),
+                evict: Vec::new(),
+            },
+        ])
+        .unwrap();
+    let name = origin(9).as_history().as_retirements();
+    let retired = Retired::new((1..301).map(|run| (origin(run), 5, 7)), 0);
+    let retired = retired.up_to(7);
+    let retired = Retired::new(retired.iter().filter(|(run, ..)| *run != origin(2)), 0);
+    let piece = Write::Retire(Box::new(Retirement {
+        retired: Arc::new(retired),
+        name,
+        floors: vec![(class("a"), 3), (class("z"), 0)],
+        classes: vec![class("a/1"), class("a/3"), class("z/9")],
+    }));
+    let image = |entries: &[(u128, u64)]| {
+        let mut image = vector(entries);
+        image.raise(name, 7);
+        image
+    };
+    // Once more changes nothing.
+    for _ in 0..2 {
+        let writes = [piece.clone(), Write::ForgetRun(origin(1))];
+        store.commit(&writes).unwrap();
+        store.checked();
+        let recovered = store.recovered();
+        let entries: Vec<_> = recovered.classes.iter().map(|it| &it.entries).collect();
+        let expected = [image(&[(2, 3)]), vector(&[(1, 4)]), image(&[(2, 5)])];
+        assert_eq!(entries, expected.iter().collect::<Vec<_>>());
+        let joint = &recovered.classes[0].conjunctions;
+        assert_eq!(*joint, [(vec![class("b")], image(&[(1, 7)]))]);
+        assert_eq!(recovered.floors[0].vector, image(&[(2, 2)]));
+        assert_eq!(recovered.own_incarnations, [origin(2)]);
+        let origins: Vec<_> = recovered.progress.iter().map(|it| it.origin).collect();
+        assert_eq!(origins, [origin(2)]);
+        let read = store.read_log(origin(1), Lane::Bump, 1, 9, 1_000).unwrap();
+        assert_eq!(read, LogRead::Events(Vec::new()));
+    }
+    // Its log may begin anew.
+    store.commit(&[log(1, 6, bump(&["a/1"]))]).unwrap();
+    store.checked();
 }
 
 pub(crate) fn progress_never_goes_back_and_recovery_extends_it(store: &impl Inspect) {
@@ -316,6 +387,7 @@ pub(crate) fn members_and_incarnations_are_kept(store: &impl Inspect) {
             everything: 2,
             spared: true,
             closed: BTreeMap::from([(origin(5), 17)]),
+            retired: Retired::new([(origin(3), 8, 2)], 1),
             seats: BTreeMap::from([(NodeId::parse("n1").unwrap(), origin(4))]),
         },
         promised: Some(Ballot {

@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use grapevine_core::id::Incarnation;
 use grapevine_core::machine::effects::PeerMessage;
 use grapevine_core::names::NodeId;
-use grapevine_core::roster::{Ballot, CLOSED_MAX, Mark, Memory, SEATS_MAX, Say, View};
+use grapevine_core::roster::{
+    Ballot, CLOSED_MAX, Mark, Memory, RETIRED_MAX, Retired, SEATS_MAX, Say, View,
+};
 use grapevine_proto::v1;
 use grapevine_proto::v1::roster::Say as Kind;
 
@@ -76,12 +78,20 @@ fn view(view: &View) -> v1::View {
         incarnation: bytes(*run),
         sequence: *last,
     });
+    let retired = view.retired.iter();
+    let retired = retired.map(|(run, head, number)| v1::RetiredRun {
+        incarnation: bytes(run),
+        head,
+        view: number,
+    });
     v1::View {
         mark: Some(mark(view.mark())),
         everything: view.everything,
         spared: view.spared,
         closed: closed.collect(),
         seats: seats.collect(),
+        retired: retired.collect(),
+        retired_forgotten: view.retired.forgotten(),
     }
 }
 
@@ -118,8 +128,28 @@ fn read_view(view: Option<&v1::View>) -> Checked<View> {
         everything: view.everything,
         spared: view.spared,
         closed: closed.collect::<Checked<_>>()?,
+        retired: read_retired(view, mark.number)?,
         seats,
     })
+}
+
+fn read_retired(view: &v1::View, most: u64) -> Checked<Retired> {
+    count("view.retired", view.retired.len(), RETIRED_MAX)?;
+    let number = |name, value| {
+        if value > most {
+            let reason = format!("{value}; the limit is the view's number, {most}");
+            return Err(field(name, reason));
+        }
+        Ok(value)
+    };
+    let runs = view.retired.iter().map(|retired| {
+        let run = origin("view.retired.incarnation", &retired.incarnation)?;
+        let number = number("view.retired.view", retired.view)?;
+        Ok((run, retired.head, number))
+    });
+    let runs: Vec<_> = runs.collect::<Checked<_>>()?;
+    let forgotten = number("view.retired_forgotten", view.retired_forgotten)?;
+    Ok(Retired::new(runs, forgotten))
 }
 
 pub(super) fn say(told: Option<Incarnation>, say: Say) -> v1::Roster {

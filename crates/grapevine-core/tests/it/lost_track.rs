@@ -1,0 +1,285 @@
+//! Whoever was away for more retirements than views repeat comes back, and tokens agree (docs/decisions/0014, point 5).
+
+use std::time::Duration;
+
+use grapevine_core::event::{BumpEvent, Floor};
+use grapevine_core::id::{EventId, Incarnation};
+use grapevine_core::machine::effects::{Freshness, Input, PeerMessage};
+use grapevine_core::progress::OriginHead;
+use grapevine_core::store::RecoveredClass;
+use grapevine_core::vector::VersionVector;
+use grapevine_core::versions::bucket_of;
+
+use crate::world::{World, class};
+
+fn pass(world: &mut World, rounds: usize) {
+    for _ in 0..rounds {
+        world.settle();
+        world.advance(Duration::from_millis(100));
+    }
+}
+
+/// Three nodes in a view that repeats two retirements.
+fn retiring() -> World {
+    World::running_with(3, |config| {
+        config.limits.old_runs_max = 0;
+        config.limits.retired_max = 2;
+        config.limits.classes_per_top_max = 4;
+        config.retire_after = Duration::from_millis(200);
+        config.member_timeout = Duration::from_secs(5);
+    })
+}
+
+/// Three nodes, of which the third has seen a run's bumps, in classes and in a floor, and was cut off before that run
+/// was retired and forgotten. Gives the run, too.
+fn one_lost_track() -> (World, Incarnation) {
+    let mut world = retiring();
+    let old = world.incarnation(0);
+    for number in 0..9 {
+        world.invalidate(0, &[&format!("p/{number}")]);
+        world.converge().unwrap();
+    }
+    assert!(world.core(0).counters().floors_own > 0);
+    world.cut(0, 2);
+    world.cut(1, 2);
+    for at in 0..2 {
+        world.input(at, Input::Seen(Vec::new()));
+    }
+    pass(&mut world, 80);
+    for _ in 0..4 {
+        world.invalidate(0, &["s/4"]);
+        pass(&mut world, 2);
+        world.crash(0);
+        world.start(0);
+        world.connect(0, 1);
+        pass(&mut world, 80);
+    }
+    let view = world.core(1).roster();
+    assert!(view.retired.forgotten() > 0, "{view:?}");
+    assert!(view.retired.head(old).is_none(), "{view:?}");
+    assert!(!world.core(1).progress().knows(old));
+    assert!(world.core(2).progress().knows(old));
+    (world, old)
+}
+
+/// Starts the third one if it has ended, and lets all come together.
+fn come_back(world: &mut World) {
+    if !world.up(2) {
+        world.start(2);
+    }
+    world.connect_all();
+    pass(world, 40);
+}
+
+fn assert_on_track(world: &World, old: Incarnation) {
+    let paths: Vec<_> = (0..600).map(|number| format!("p/{number}")).collect();
+    for at in 0..3 {
+        let core = world.core(at);
+        assert_eq!(
+            core.freshness(world.now),
+            Freshness::Fresh,
+            "{at} {}",
+            world.describe()
+        );
+        assert!(!core.progress().knows(old), "{}", world.describe());
+        for path in paths.iter().map(String::as_str).chain(["p", "q", "s/4"]) {
+            let (here, there) = (world.token(at, &[path]), world.token(1, &[path]));
+            assert_eq!(here, there, "{path} at {at}");
+        }
+    }
+}
+
+#[test]
+fn g12_who_lost_track_ends_and_its_next_run_starts_over() {
+    let (mut world, old) = one_lost_track();
+    world.connect_all();
+    pass(&mut world, 40);
+    let reason = world.nodes[2].stopped.as_ref().unwrap();
+    assert!(reason.contains("away for more"), "{reason}");
+    world.crash(2);
+    world.start(2);
+    world.settle();
+    let recovered = world.nodes[2].disk.recover();
+    let named = recovered.classes.iter().map(|class| &class.entries);
+    let named = named.chain(recovered.floors.iter().map(|floor| &floor.vector));
+    assert!(named.into_iter().all(|entries| entries.get(old) == 0));
+    come_back(&mut world);
+    assert_on_track(&world, old);
+}
+
+/// A value that was stored under a token which only events known here had made right must not be found again.
+#[test]
+fn g3_who_starts_over_bumps_everything_even_after_crashes() {
+    let (mut world, old) = one_lost_track();
+    let before = world.token(1, &["q/1"]);
+    world.connect_all();
+    pass(&mut world, 40);
+    world.crash(2);
+    world.start(2);
+    world.crash(2);
+    world.start(2);
+    world.settle();
+    world.crash(2);
+    come_back(&mut world);
+    assert_on_track(&world, old);
+    assert_ne!(world.token(1, &["q/1"]), before);
+}
+
+/// Views repeat what members lack: so none of those may be behind when there are more to repeat.
+#[test]
+fn g1_nothing_is_retired_before_every_member_was_fresh_in_the_view() {
+    let mut world = retiring();
+    let old = world.incarnation(0);
+    world.invalidate(0, &["p/1"]);
+    world.converge().unwrap();
+    world.crash(0);
+    world.start(0);
+    world.connect_all();
+    // The third one grants what it is asked for, and is granted nothing.
+    let round = |world: &mut World, deaf: bool| {
+        while world.work() {
+            let to_third = world
+                .links
+                .iter_mut()
+                .filter(|((_, to), _)| deaf && *to == 2);
+            for (_, queue) in to_third {
+                queue.retain(|message| !matches!(message, PeerMessage::Grant { .. }));
+            }
+        }
+        world.advance(Duration::from_millis(20));
+    };
+    let retired = |world: &World| world.core(1).roster().retired.head(old).is_some();
+    for _ in 0..400 {
+        round(&mut world, true);
+    }
+    let fresh = |world: &World, at| world.core(at).freshness(world.now) == Freshness::Fresh;
+    assert!(
+        fresh(&world, 1) && !fresh(&world, 2),
+        "{}",
+        world.describe()
+    );
+    assert!(!retired(&world));
+    for _ in 0..400 {
+        round(&mut world, false);
+    }
+    assert!(retired(&world), "{}", world.describe());
+}
+
+/// Nobody else can have the runs of an only member retired.
+#[test]
+fn g10_the_only_member_follows_no_more_runs_than_it_may_whatever_restarts() {
+    let mut world = World::running_with(1, |config| config.limits.old_runs_max = 8);
+    let mut tokens = std::collections::HashSet::new();
+    let (mut most, mut over) = (0, 0);
+    for _ in 0..100 {
+        world.invalidate(0, &["p/1"]);
+        world.converge().unwrap();
+        assert!(tokens.insert(world.token(0, &["p/1"])), "G2");
+        assert!(tokens.insert(world.token(0, &["q"])), "G2");
+        let core = world.core(0);
+        most = most.max(core.progress().len().max(core.versions().origins()));
+        over += core.counters().started_over;
+        world.crash(0);
+        world.start(0);
+    }
+    assert!(most <= 8 + 4, "{most}");
+    assert!((5..50).contains(&over), "{over}");
+}
+
+/// Others come back to an only member that started over, and to one that was a member with them.
+#[test]
+fn g12_others_follow_an_only_member_that_started_over() {
+    let mut world = World::running_with(2, |config| config.limits.old_runs_max = 2);
+    world.invalidate(1, &["p/1"]);
+    world.converge().unwrap();
+    let before = world.token(1, &["p/1"]);
+    world.input(1, Input::Drain);
+    world.settle();
+    world.crash(1);
+    for _ in 0..9 {
+        world.invalidate(0, &["p/2"]);
+        world.converge_without(1);
+        world.crash(0);
+        world.start(0);
+        world.converge_without(1);
+    }
+    assert_eq!(world.core(0).roster().seats.len(), 1, "it is alone");
+    assert!(world.core(0).progress().len() < 6, "{}", world.describe());
+    world.start(1);
+    world.connect_all();
+    world.converge().unwrap();
+    for path in ["p/1", "p/2", "q"] {
+        assert_eq!(world.token(0, &[path]), world.token(1, &[path]), "{path}");
+    }
+    assert_ne!(world.token(1, &["p/1"]), before, "G3");
+}
+
+/// Has a floor that names a run which may be forgotten arrive at node 1 from node 0.
+fn send_old_floor(world: &mut World, old: Incarnation) -> EventId {
+    let from = world.incarnation(0);
+    let event = EventId {
+        sequence: world.next_event(0).sequence,
+        origin: from,
+    };
+    let floor = Floor {
+        top: class("p"),
+        bucket: bucket_of("p/1"),
+        vector: [(old, 1)].into_iter().collect::<VersionVector>(),
+    };
+    let message = PeerMessage::Bumps {
+        origin: from,
+        first: event.sequence,
+        events: vec![BumpEvent::Floor(floor).into()],
+    };
+    world.input(1, Input::Peer { from, message });
+    event
+}
+
+#[test]
+fn g12_a_floor_that_names_a_run_which_may_be_forgotten_is_not_applied() {
+    let (mut world, old) = one_lost_track();
+    let token = world.token(1, &["p/1"]);
+    let snapshots = world.core(1).counters().snapshots_requested;
+    let event = send_old_floor(&mut world, old);
+    assert!(!world.core(1).has_all(&[event]), "it waits for it");
+    assert_eq!(world.token(1, &["p/1"]), token);
+    let requested = world.core(1).counters().snapshots_requested;
+    assert_eq!(requested, snapshots + 1, "and asks for what it stands for");
+}
+
+/// Who serves a snapshot may not know yet that it has lost track. Its cut tells.
+#[test]
+fn g12_a_snapshot_of_who_has_not_applied_what_is_forgotten_is_not_taken() {
+    for (behind, taken) in [(1, false), (0, true)] {
+        let (mut world, old) = one_lost_track();
+        send_old_floor(&mut world, old);
+        let from = world.incarnation(0);
+        let id = world.core(1).counters().snapshots_requested;
+        let token = world.token(1, &["p/1"]);
+        let view = world.core(1).roster();
+        let incarnation = view.history.unwrap().as_retirements();
+        let cut = vec![OriginHead {
+            incarnation,
+            bump: view.retired.forgotten() - behind,
+            directory: 0,
+        }];
+        let entries = [(from, 1), (old, 1)].into_iter().collect();
+        let class = RecoveredClass {
+            class: class("p/1"),
+            entries,
+            conjunctions: Vec::new(),
+        };
+        for message in [
+            PeerMessage::SnapshotBegin { id, cut },
+            PeerMessage::SnapshotVersions {
+                id,
+                classes: vec![class],
+                floors: Vec::new(),
+            },
+            PeerMessage::SnapshotEnd { id },
+        ] {
+            world.input(1, Input::Peer { from, message });
+        }
+        assert_eq!(world.token(1, &["p/1"]) != token, taken, "behind {behind}");
+    }
+}
