@@ -13,6 +13,7 @@ use super::Sim;
 use crate::clock::{MILLISECOND, Micros};
 use crate::disk::Disk;
 use crate::events::Event;
+use crate::scenario::Gap;
 use crate::schedule::{CutOp, Loss, What};
 use crate::tally::Race;
 
@@ -280,6 +281,12 @@ impl Sim<'_> {
             Disk::default()
         };
         self.twins = true;
+        let name = &self.nodes[of].name;
+        if disk.view().is_some_and(|view| view.is_lone(name)) {
+            // It needs nobody to take it for a member: by its disk it is the only one.
+            self.checker.excuse = Some(Gap::NodeIdTwice);
+            self.tally.fault("twin_of_a_lone_member");
+        }
         self.checker.forget(slot);
         self.nodes[slot].name = self.nodes[of].name.clone();
         self.nodes[slot].disk = disk;
