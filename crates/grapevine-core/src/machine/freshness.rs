@@ -245,13 +245,7 @@ impl Core {
     }
 
     pub(super) fn wake(&mut self, now: Time, unix: UnixSeconds, effects: &mut Effects) {
-        let due: Vec<_> = self
-            .members
-            .iter()
-            .filter(|member| member.outbound && member.next_probe <= now)
-            .map(|member| member.hello.node_id.clone())
-            .collect();
-        for node in due {
+        for node in self.members.to_probe(now, self.config.max_staleness / 8) {
             self.probe(&node, now, effects);
         }
         let gone = self.members.departing(&self.config, self.views.view(), now);

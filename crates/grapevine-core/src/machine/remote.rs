@@ -62,6 +62,13 @@ impl Core {
             self.counters.peer_messages_refused += 1;
             return;
         }
+        if let PeerMessage::Probe { nonce, mark } = message
+            && self.members.is_marked(from, mark)
+        {
+            // The most frequent message by far. It changes nothing but what the peer was granted, and what time brings is
+            // looked at when it is time.
+            return self.probed(from, (nonce, mark), now, effects);
+        }
         let left = matches!(message, PeerMessage::Leave { .. });
         let of_members = matches!(
             message,

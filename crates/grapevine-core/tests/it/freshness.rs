@@ -496,3 +496,31 @@ fn g2_two_runs_under_one_name_do_not_both_stay() {
     );
     assert_eq!(alone.nodes[0].stopped.as_deref(), Some(reason));
 }
+
+#[test]
+fn g10_all_members_come_to_be_probed_at_one_moment() {
+    let mut world = World::running(20);
+    world.settle();
+    // Links that are made at different moments.
+    for to in 1..20 {
+        world.cut(0, to);
+        world.advance(Duration::from_millis(7));
+        world.connect(0, to);
+        world.settle();
+    }
+    let rest = world.core(0).config().max_staleness;
+    for _ in 0..100 {
+        world.advance(rest / 50);
+        world.settle();
+    }
+    let mut wakes = 0;
+    let begin = world.now;
+    while world.now.since(begin) < 2 * rest {
+        let next = world.core(0).next_wake(world.now).since(world.now);
+        wakes += u32::from(next <= rest / 50);
+        world.advance(rest / 50);
+        world.settle();
+        assert!(fresh(&world, 0));
+    }
+    assert!((7..=10).contains(&wakes), "woken up {wakes} times");
+}
