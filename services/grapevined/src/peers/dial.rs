@@ -6,6 +6,8 @@
 //! lasted for a while starts it from the beginning, for one that breaks as soon as it stands would be dialled without end.
 
 use std::collections::HashMap;
+use std::error::Error;
+use std::io;
 use std::time::Duration;
 
 use grapevine_core::machine::effects::{Input, PeerHello, Side};
@@ -29,7 +31,7 @@ use crate::wire::peer as wire;
 
 const PAUSE_MIN: Duration = Duration::from_millis(20);
 const PAUSE_MAX: Duration = Duration::from_secs(2);
-/// The longest pause after a peer was not reached. One that is gone costs each of the others a few packets a second while it is
+/// The longest pause after a peer's host was not reached. One that is gone costs each of the others a few packets a second while it is
 /// a member; a network that has healed is found out within so long.
 const PAUSE_UNREACHED: Duration = Duration::from_millis(300);
 /// The pause after another sidecar than the one meant has answered: gossip will tell the right address.
@@ -101,6 +103,14 @@ enum NoLink {
     Status(Status),
     /// Another sidecar than the one meant answered.
     Mistaken(NodeId),
+    /// Its host answered that nobody listens there: the network is well, and the sidecar is not up.
+    Refused(String),
+}
+
+fn is_refusal(error: &(dyn Error + 'static)) -> bool {
+    let mut causes = std::iter::successors(Some(error), |&error| error.source());
+    let refused = |error: &io::Error| error.kind() == io::ErrorKind::ConnectionRefused;
+    causes.any(|error| error.downcast_ref().is_some_and(refused))
 }
 
 impl From<Status> for NoLink {
@@ -149,6 +159,10 @@ impl Dialler {
             NoLink::Mistaken(other) => {
                 let reason = format!("{other} answers there");
                 (reason, PAUSE_MISTAKEN)
+            }
+            NoLink::Refused(reason) => {
+                debug!(peer = %node, %address, reason, "nobody listens there");
+                return pause;
             }
             NoLink::Status(status) => {
                 let reason = status.message().to_owned();
@@ -217,7 +231,7 @@ impl Dialler {
             mpsc::Sender<v1::ExchangeRequest>,
             Streaming<v1::ExchangeResponse>,
         ),
-        Status,
+        NoLink,
     > {
         let endpoint = Endpoint::from_shared(format!("http://{address}"))
             .map_err(|error| Status::invalid_argument(format!("{address}: {error}")))?
@@ -228,7 +242,14 @@ impl Dialler {
         let channel = endpoint
             .connect_with_connector(Connector)
             .await
-            .map_err(|error| Status::unavailable(format!("{error:?}")))?;
+            .map_err(|error| {
+                let reason = format!("{error:?}");
+                if is_refusal(&error) {
+                    NoLink::Refused(reason)
+                } else {
+                    NoLink::Status(Status::unavailable(reason))
+                }
+            })?;
         let mut client =
             PeerServiceClient::new(channel).max_decoding_message_size(wire::MESSAGE_BYTES_MAX);
         let (requests, stream) = mpsc::channel(IN_FLIGHT);
@@ -305,5 +326,24 @@ async fn pump(mut queues: LinkReceiver, requests: mpsc::Sender<v1::ExchangeReque
                 return;
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_refusal_is_told_from_a_host_that_is_not_reached() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        drop(listener);
+        let endpoint = Endpoint::from_shared(format!("http://{address}")).unwrap();
+        let refused = endpoint.connect_with_connector(Connector).await;
+        assert!(is_refusal(&refused.unwrap_err()));
+        // Nobody has such a name.
+        let endpoint = Endpoint::from_static("http://grapevine.invalid:1");
+        let unknown = endpoint.connect_with_connector(Connector).await;
+        assert!(!is_refusal(&unknown.unwrap_err()));
     }
 }
