@@ -32,7 +32,7 @@ impl Core {
     pub(super) fn probe(&mut self, node: &NodeId, now: Time, effects: &mut Effects) {
         self.members.nonce += 1;
         let nonce = self.members.nonce;
-        let mark = self.views.durable();
+        let mark = self.named_view();
         // A grant counts in the view that its probe named, and until its record is flushed that is an earlier one. The flush
         // has everybody asked anew.
         let counts = mark == self.views.view().mark();
@@ -86,8 +86,7 @@ impl Core {
         self.marked(from, mark, now, effects);
         let member = self.members.by_incarnation(from);
         let node = member.map(|member| member.hello.node_id.clone());
-        let granted =
-            node.is_some_and(|node| self.may_grant(&node, from, mark)) && !self.lost_track();
+        let granted = node.is_some_and(|node| self.may_grant(&node, from, mark));
         // Who has no seat in this view learns what there is, and no more.
         let duration = if granted {
             self.config.max_staleness

@@ -95,6 +95,17 @@ impl Core {
         name.is_some_and(|name| self.retired_up_to(name) < forgotten)
     }
 
+    /// The view that peers are told of. One that takes a snapshot to be on track names none before, so that it is not seated:
+    /// the members would wait for its grants, and those say something only once it knows what is retired.
+    pub(super) fn named_view(&self) -> Mark {
+        let mark = self.views.durable();
+        let behind = self.retirements.track == Track::Behind && !self.views.roster.seated();
+        Mark {
+            number: if behind { 0 } else { mark.number },
+            ..mark
+        }
+    }
+
     /// A view was taken over: a run that lost track by it ends, if it knows anything from before, or may have been retired
     /// without being told. Tells whether it does: once that view is on disk, by which the next one knows.
     pub(super) fn ends_if_lost(&mut self, now: Time, effects: &mut Effects) -> bool {
@@ -138,6 +149,10 @@ impl Core {
         });
         let vectors = entries.chain(recovered.floors.iter().map(|floor| &floor.vector));
         let named = vectors.flat_map(VersionVector::iter).map(|(run, _)| run);
+        let bumps = recovered.progress.iter();
+        let bumps = bumps.filter(|lane| lane.lane == Lane::Bump);
+        let whole = bumps.map(|lane| (lane.origin, lane.watermark));
+        self.retirements.dropped = whole.collect();
         let followed = recovered.progress.iter().map(|lane| lane.origin);
         let all: BTreeSet<_> = named.chain(followed).collect();
         let retired = Arc::new(Retired::strip(all.iter().copied()));

@@ -458,9 +458,12 @@ impl Core {
     /// them was, or is no longer waited for, everything having been bumped in its stead. Of several writes at one run a
     /// session carries the last one.
     pub fn has_all(&self, session: &[EventId]) -> bool {
+        // What this run dropped when it started over was applied, and everything was bumped since.
+        let dropped =
+            |event: &EventId| self.retirements.dropped.get(event.origin) >= event.sequence;
         session
             .iter()
-            .all(|event| self.progress.has_through(*event))
+            .all(|event| self.progress.has_through(*event) || dropped(event))
     }
 
     /// This sidecar's run.

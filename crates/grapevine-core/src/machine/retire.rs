@@ -62,6 +62,10 @@ pub(super) struct Retirements {
     next_sweep: Time,
     /// Where this run stands with what views have forgotten.
     pub(super) track: Track,
+    /// What was dropped when this run started over: up to where runs were whole on its disk. No more than were followed.
+    pub(super) dropped: VersionVector,
+    /// Who asked for a snapshot while stored entries were being rewritten. No more than members.
+    pub(super) asked: BTreeMap<Incarnation, u64>,
 }
 
 impl Retirements {
@@ -101,7 +105,8 @@ impl Core {
         // Nobody had a token of this run yet.
         self.retire_here(name, &mut Effects::default());
         let own = recovered.own_incarnations.iter();
-        let own = own.filter(|run| self.progress.is_retired(**run));
+        // One that issued nothing has nothing to be retired.
+        let own = own.filter(|run| self.progress.is_retired(**run) || !self.progress.knows(**run));
         self.retirements.runs.extend(own);
     }
 
@@ -288,7 +293,7 @@ impl Core {
     }
 
     /// Whether what was retired last is rewritten in the store.
-    fn rewritten(&self) -> bool {
+    pub(super) fn rewritten(&self) -> bool {
         let left = &self.retirements;
         left.buckets.is_empty() && left.runs.is_empty() && !left.writing
     }
@@ -329,7 +334,13 @@ impl Core {
 
     /// Has the next piece of what is stored rewritten, if there is any, or a run forgotten.
     pub(super) fn write_retirements(&mut self, effects: &mut Effects) {
-        if self.rewritten() || self.retirements.writing {
+        if self.rewritten() {
+            for (from, id) in std::mem::take(&mut self.retirements.asked) {
+                self.snapshot_requested(from, id, effects);
+            }
+            return;
+        }
+        if self.retirements.writing {
             return;
         }
         let write = self.next_piece().or_else(|| {

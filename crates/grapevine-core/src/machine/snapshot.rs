@@ -68,9 +68,12 @@ impl Core {
             // What it has of runs that others have forgotten must not come back.
             return;
         }
+        if !self.rewritten() {
+            // What is stored is read, and the receiver may know no more under which number a run counts.
+            self.retirements.asked.insert(from, id);
+            return;
+        }
         self.counters.snapshots_sent += 1;
-        // The receiver may know no more under which number a run counts.
-        self.finish_all_pieces(effects);
         let cut = as_heads(
             &self.progress.watermarks(Lane::Bump),
             &self.progress.watermarks(Lane::Directory),

@@ -191,11 +191,20 @@ fn g10_the_only_member_follows_no_more_runs_than_it_may_whatever_restarts() {
     let mut world = World::running_with(1, |config| config.limits.old_runs_max = 8);
     let mut tokens = std::collections::HashSet::new();
     let (mut most, mut over) = (0, 0);
+    let mut session: Option<EventId> = None;
     for _ in 0..100 {
         world.invalidate(0, &["p/1"]);
         world.converge().unwrap();
         assert!(tokens.insert(world.token(0, &["p/1"])), "G2");
         assert!(tokens.insert(world.token(0, &["q"])), "G2");
+        assert!(
+            session.is_none_or(|event| world.core(0).has_all(&[event])),
+            "G5"
+        );
+        session = Some(world.next_event(0)).map(|event| EventId {
+            sequence: event.sequence - 1,
+            ..event
+        });
         let core = world.core(0);
         most = most.max(core.progress().len().max(core.versions().origins()));
         over += core.counters().started_over;

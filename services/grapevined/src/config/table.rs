@@ -133,7 +133,7 @@ knobs! {
         origins_max: usize = "65536", from "16" to "65536",
             raising "costs about 100 bytes of memory each, and bytes in what peers tell each other.";
         /// Runs of sidecars that are over, and whose events are followed all the same; with more, the members retire them
-        /// together, which invalidates what was last bumped by them.
+        /// together, which invalidates what was last bumped by them. An only member with more starts over at its next start.
         old_runs_max: usize = "64", from "1" to "1024",
             raising "costs memory for each class that they bumped, and bytes in what peers tell each other; lowering it costs needless misses more often.";
         /// Registrations held, counting an address once per class; a further one is refused, and its value not stored.

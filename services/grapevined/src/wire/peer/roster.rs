@@ -145,6 +145,12 @@ fn read_retired(view: &v1::View, most: u64) -> Checked<Retired> {
     let runs = view.retired.iter().map(|retired| {
         let run = origin("view.retired.incarnation", &retired.incarnation)?;
         let number = number("view.retired.view", retired.view)?;
+        if number == 0 {
+            return Err(field(
+                "view.retired.view",
+                "0; views count from 1".to_owned(),
+            ));
+        }
         Ok((run, retired.head, number))
     });
     let runs: Vec<_> = runs.collect::<Checked<_>>()?;
