@@ -10,6 +10,7 @@ mutant does not fit the code any more; 2 for bad usage.
     integration-tests/mutants/run.py token-entry-else-floor fresh-before-applied
     integration-tests/mutants/run.py --sample 5 --salt "$(git rev-parse HEAD)"
     integration-tests/mutants/run.py --list
+    integration-tests/mutants/run.py --fits               # a second, and runs none: whether each fits and is listed
 """
 
 import argparse
@@ -17,6 +18,7 @@ import hashlib
 import json
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -40,6 +42,7 @@ def arguments():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", help="mutants; all without any")
     parser.add_argument("--list", action="store_true", help="print their names and end")
+    parser.add_argument("--fits", action="store_true", help="run none: only see that each fits and is listed")
     parser.add_argument("--sample", type=int, metavar="N", help="only N of them, chosen by --salt")
     parser.add_argument("--salt", default="", help="chooses the sample")
     parser.add_argument("--no-sim", action="store_true", help="ask the tests only")
@@ -60,6 +63,29 @@ def chosen(options, mutants):
         key = lambda mutant: hashlib.sha256((options.salt + mutant["name"]).encode()).digest()
         return sorted(mutants, key=key)[: options.sample]
     return mutants
+
+
+def misfit(mutant, tree):
+    """Why it cannot be put into this tree, or None."""
+    path = tree / CORE / mutant["file"]
+    if not path.is_file():
+        return f"{mutant['file']} is not there"
+    times = path.read_text().count(mutant["old"])
+    if times != 1:
+        return f"its `old` stands {times} times in {mutant['file']}"
+    return "it changes nothing" if mutant["old"] == mutant["new"] else None
+
+
+def misfits(mutants):
+    """What is wrong with the list, without running anything: who does not fit the code, and where README.md differs."""
+    told = re.findall(r"^\| `([a-z-]+)` \| (G\d+) \|", (HERE / "README.md").read_text(), re.MULTILINE)
+    listed = [(mutant["name"], mutant["guarantee"]) for mutant in mutants]
+    wrong = [f"{mutant['name']}: {why}" for mutant in mutants if (why := misfit(mutant, ROOT))]
+    wrong += [f"{name}: README.md has no row of it for {of}" for name, of in listed if (name, of) not in told]
+    names = [name for name, _ in listed]
+    wrong += [f"{name}: README.md has a row of it, and there is none" for name, _ in told if name not in names]
+    wrong += [f"{name}: there are two of this name" for name in sorted(set(names)) if names.count(name) > 1]
+    return wrong
 
 
 def copy_tree(to):
@@ -154,6 +180,12 @@ def main():
         for mutant in mutants:
             print(f"{mutant['name']:<28} {mutant['guarantee']:<4} {mutant['why']}")
         return 0
+    if options.fits:
+        if wrong := misfits(mutants):
+            print("\n".join(wrong), file=sys.stderr)
+            return 1
+        print(f"{len(mutants)} mutants fit the code")
+        return 0
     wrong = []
     results = []
     with tempfile.TemporaryDirectory(prefix="grapevine-mutants-") as temporary:
@@ -164,12 +196,12 @@ def main():
         if not options.no_sim:
             options.baseline = {scenario: simulated(scenario, tree, target_dir, options) for scenario in SCENARIOS}
         for mutant in chosen(options, mutants):
-            path = tree / CORE / mutant["file"]
-            whole = path.read_text()
             begin = time.monotonic()
-            if whole.count(mutant["old"]) != 1:
-                by, how = "does not fit", f"its `old` stands {whole.count(mutant['old'])} times in {mutant['file']}"
+            if why := misfit(mutant, tree):
+                by, how = "does not fit", why
             else:
+                path = tree / CORE / mutant["file"]
+                whole = path.read_text()
                 path.write_text(whole.replace(mutant["old"], mutant["new"]))
                 by, how = judge(mutant, tree, target_dir, options)
                 path.write_text(whole)
