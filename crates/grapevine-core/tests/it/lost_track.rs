@@ -185,6 +185,42 @@ fn g12_a_run_that_was_alone_for_long_ends_when_it_learns_that_views_have_forgott
     }
 }
 
+/// It is seated when it is on track: a snapshot may take long, and nobody is fresh without a member's grants.
+#[test]
+fn g7_a_newcomer_that_takes_a_snapshot_holds_nobody_up() {
+    let (mut world, _) = one_lost_track();
+    world.crash(2);
+    world.wipe(2);
+    world.start(2);
+    world.connect_all();
+    let round = |world: &mut World, stalled: bool| {
+        loop {
+            let of_third = world
+                .links
+                .iter_mut()
+                .filter(|((from, _), _)| stalled && *from == 2);
+            for (_, queue) in of_third {
+                queue.retain(|message| !matches!(message, PeerMessage::SnapshotRequest { .. }));
+            }
+            if !world.work() {
+                break;
+            }
+        }
+        world.advance(Duration::from_millis(50));
+    };
+    let fresh = |world: &World, at| world.core(at).freshness(world.now) == Freshness::Fresh;
+    for _ in 0..100 {
+        round(&mut world, true);
+        assert!(fresh(&world, 0) && fresh(&world, 1), "{}", world.describe());
+    }
+    assert!(!fresh(&world, 2));
+    // It is given up after a minute, and asked for again.
+    for _ in 0..1_500 {
+        round(&mut world, false);
+    }
+    assert!((0..3).all(|at| fresh(&world, at)), "{}", world.describe());
+}
+
 /// Nobody else can have the runs of an only member retired.
 #[test]
 fn g10_the_only_member_follows_no_more_runs_than_it_may_whatever_restarts() {
