@@ -65,6 +65,8 @@ pub(super) struct Views {
     pub(super) debts: Vec<OriginHead>,
     /// Whether this run had a seat in the last view.
     was_seated: bool,
+    /// Whether this run began without a view: its node is new, or its disk was lost.
+    began_blank: bool,
     /// The last view in which this sidecar called itself fresh, and the last group of writes then: once that is flushed, its
     /// disk has whatever the view's members had acknowledged in earlier ones.
     pub(super) settled: Option<(Mark, CommitId)>,
@@ -83,6 +85,7 @@ impl Views {
         let roster = Roster::start(node, run, record);
         Self {
             durable: roster.view().mark(),
+            began_blank: roster.view().number == 0,
             roster,
             knows_from: None,
             wanted: None,
@@ -243,6 +246,19 @@ impl Core {
             say => self.views.roster.heard(&node, history, say),
         };
         self.roster_outcome(outcome, now, effects);
+    }
+
+    /// Whether a view whose only member is this node may not be the last one: its disk was lost, so it had this view from
+    /// others, and whom it let in since may be cut off. It waits until all that are expected have named that view or an
+    /// earlier one.
+    pub(super) fn may_have_gone_on(&self) -> bool {
+        let view = self.views.view();
+        let no_later = |mark: &Mark| mark.history != view.history || mark.number <= view.number;
+        let members = self.members.iter().filter(|member| member.has_link());
+        let met = members.filter(|member| member.mark.as_ref().is_some_and(no_later));
+        self.views.began_blank
+            && view.is_lone(&self.config.node_id)
+            && met.count() + 1 < self.config.expected_members
     }
 
     /// Whether this member has waited long enough for a majority of its own history, and should follow another one. It is

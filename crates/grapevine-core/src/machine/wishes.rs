@@ -109,6 +109,9 @@ impl Core {
         // Nobody is asked in vain: a link that is made has this looked at again.
         let linked = self.linked_seats();
         if self.views.roster.memory() != Memory::Sure {
+            if self.may_have_gone_on() {
+                return None;
+            }
             return (linked >= view.recovery()).then_some(Wish::Recovery);
         }
         if linked + 1 < view.majority() {

@@ -563,3 +563,52 @@ fn the_end_of_a_link_with_who_leaves_is_in_order() {
     world.crash(2);
     assert!(parting(&world, leaves));
 }
+
+/// The third one left, the first one was let in again by the second and then cut off, and the disk of the second is lost: who is
+/// left knows of the view before that only.
+#[test]
+fn g11_an_only_member_whose_disk_was_lost_waits_for_whom_it_may_have_let_in() {
+    let mut world = World::running(3);
+    for at in [0, 2] {
+        world.input(at, Input::Drain);
+        world.settle();
+        world.advance(Duration::from_millis(50));
+        world.settle();
+    }
+    assert_eq!(world.core(1).roster().seats.len(), 1);
+    let known = world.core(1).roster().clone();
+    world.crash(0);
+    world.crash(2);
+    let copy = world.nodes[2].disk.clone();
+    world.start(0);
+    world.connect(0, 1);
+    world.settle();
+    world.advance(Duration::from_millis(200));
+    world.settle();
+    assert!(world.core(1).roster().number > known.number);
+    assert_eq!(world.core(1).roster().seats.len(), 2);
+    world.invalidate(0, &["p/1"]);
+    world.settle();
+    world.cut(0, 1);
+    world.crash(1);
+    world.wipe(1);
+    world.nodes[2].disk = copy;
+    world.start(1);
+    world.start(2);
+    world.connect(1, 2);
+    for _ in 0..200 {
+        world.settle();
+        world.advance(Duration::from_millis(50));
+        let state = world.core(1).freshness(world.now);
+        assert_ne!(
+            state,
+            Freshness::Fresh,
+            "{} {:?}",
+            world.describe(),
+            world.core(1).roster()
+        );
+    }
+    world.connect_all();
+    world.converge().unwrap();
+    assert_eq!(world.core(1).roster().seats.len(), 3);
+}
