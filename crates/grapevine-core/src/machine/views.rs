@@ -40,6 +40,7 @@ const REFUSED_MAX: usize = 1_024;
 const FAREWELL: Duration = Duration::from_secs(1);
 
 /// What a sidecar does about the roster.
+#[expect(clippy::struct_excessive_bools, reason = "each is a matter of its own")]
 #[derive(Clone, Debug)]
 pub(super) struct Views {
     pub(super) roster: Roster,
