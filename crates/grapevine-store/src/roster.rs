@@ -1,7 +1,7 @@
 //! A sidecar's part in the roster: one record.
 //!
 //! The present view, then one byte of flags (1: a ballot was promised, 2: a view was accepted, 4: it began without a
-//! record, 8: it left a history), then for the first two a ballot each, the accepted one followed by its view, and for the
+//! record, 8: it left a history, 16: its view is from others), then for the first two a ballot each, the accepted one followed by its view, and for the
 //! last the history and the `u64` number of the view that it had there. A *ballot* is its `u64` round and the run that
 //! proposed. A *view* is its `u64` number, a flag byte (1: it has a history, 2: a seat was spared) and with 1 the history,
 //! the `u64` number of the view that bumped everything last, a vector of closed logs, what is retired, and a varint count of
@@ -21,6 +21,7 @@ const PROMISED: u8 = 1;
 const ACCEPTED: u8 = 2;
 const BLANK: u8 = 4;
 const LEFT: u8 = 8;
+const LENT: u8 = 16;
 
 const HISTORY: u8 = 1;
 const SPARED: u8 = 2;
@@ -40,6 +41,7 @@ pub(crate) fn encode(record: &Record) -> Vec<u8> {
         0
     };
     flags |= if record.blank { BLANK } else { 0 };
+    flags |= if record.lent { LENT } else { 0 };
     flags |= record.left.history.map_or(0, |_| LEFT);
     out.push(flags);
     if let Some(ballot) = record.promised {
@@ -81,6 +83,7 @@ pub(crate) fn decode(bytes: &[u8]) -> Result<Record, StoreError> {
         promised,
         accepted,
         blank: flags & BLANK != 0,
+        lent: flags & LENT != 0,
         left,
     })
 }
@@ -201,10 +204,12 @@ mod tests {
                 promised: Some(ballot),
                 accepted: Some((ballot, view_of(6))),
                 blank: false,
+                lent: false,
                 left: Mark::default(),
             },
             Record {
                 view: view_of(1),
+                lent: true,
                 left: view_of(9).mark(),
                 ..Record::default()
             },

@@ -40,7 +40,6 @@ const REFUSED_MAX: usize = 1_024;
 const FAREWELL: Duration = Duration::from_secs(1);
 
 /// What a sidecar does about the roster.
-#[expect(clippy::struct_excessive_bools, reason = "each is a matter of its own")]
 #[derive(Clone, Debug)]
 pub(super) struct Views {
     pub(super) roster: Roster,
@@ -66,8 +65,6 @@ pub(super) struct Views {
     pub(super) debts: Vec<OriginHead>,
     /// Whether this run had a seat in the last view.
     was_seated: bool,
-    /// Whether this run began without a view: its node is new, or its disk was lost.
-    began_blank: bool,
     /// The last view in which this sidecar called itself fresh, and the last group of writes then: once that is flushed, its
     /// disk has whatever the view's members had acknowledged in earlier ones.
     pub(super) settled: Option<(Mark, CommitId)>,
@@ -86,7 +83,6 @@ impl Views {
         let roster = Roster::start(node, run, record);
         Self {
             durable: roster.view().mark(),
-            began_blank: roster.view().number == 0,
             roster,
             knows_from: None,
             wanted: None,
@@ -249,17 +245,17 @@ impl Core {
         self.roster_outcome(outcome, now, effects);
     }
 
-    /// Whether a view whose only member is this node may not be the last one: its disk was lost, so it had this view from
-    /// others, and whom it let in since may be cut off. It waits until all that are expected have named that view or an
-    /// earlier one.
-    pub(super) fn may_have_gone_on(&self) -> bool {
+    /// Whether this sidecar waits to go on by a view whose only member is its node: how many of those that are expected have
+    /// named that view or an earlier one, itself among them. Its disk was lost, so it has the view from others, and whom it let in since
+    /// may be cut off and know a later one.
+    pub(super) fn waits_for_expected(&self) -> Option<usize> {
         let view = self.views.view();
         let no_later = |mark: &Mark| mark.history != view.history || mark.number <= view.number;
         let members = self.members.iter().filter(|member| member.has_link());
         let met = members.filter(|member| member.mark.as_ref().is_some_and(no_later));
-        self.views.began_blank
-            && view.is_lone(&self.config.node_id)
-            && met.count() + 1 < self.config.expected_members
+        let met = met.count() + 1;
+        let lone = self.views.roster.is_lent() && view.is_lone(&self.config.node_id);
+        (lone && met < self.config.expected_members).then_some(met)
     }
 
     /// Whether this member has waited long enough for a majority of its own history, and should follow another one. It is
@@ -319,6 +315,13 @@ impl Core {
         }
         if let Some(reason) = self.why_left_behind() {
             return Some(reason);
+        }
+        if let Some(met) = self.waits_for_expected() {
+            let expected = self.config.expected_members;
+            return Some(format!(
+                "this node was the only member and has lost its disk: {met} of {expected} expected members know of no later view than {number}; \
+                 forget one that is gone for good, with --alone, to go on without it"
+            ));
         }
         let (linked, needed) = (self.linked_seats(), view.recovery());
         if self.views.roster.memory() == Memory::Sure || linked >= needed {

@@ -109,7 +109,7 @@ impl Core {
         // Nobody is asked in vain: a link that is made has this looked at again.
         let linked = self.linked_seats();
         if self.views.roster.memory() != Memory::Sure {
-            if self.may_have_gone_on() {
+            if self.waits_for_expected().is_some() {
                 return None;
             }
             return (linked >= view.recovery()).then_some(Wish::Recovery);
@@ -189,12 +189,22 @@ impl Core {
         if node_id == self.config.node_id {
             return Err(Refusal::ForgetOneself { node_id });
         }
-        if !view.seats.contains_key(&node_id) {
+        let waits = self.waits_for_expected();
+        if waits.is_none() && !view.seats.contains_key(&node_id) {
             let view = view.number;
             return Err(Refusal::NoSeat { node_id, view });
         }
         if self.is_linked(&node_id) {
             return Err(Refusal::Connected { node_id });
+        }
+        if let Some(seen) = waits {
+            let expected = self.config.expected_members;
+            return forget.alone.then_some(true).ok_or(Refusal::NoMajority {
+                node_id,
+                seen,
+                seats: expected,
+                needed: expected,
+            });
         }
         let (seen, needed) = (self.linked_seats() + 1, view.majority());
         let sure = self.views.roster.memory() == Memory::Sure;

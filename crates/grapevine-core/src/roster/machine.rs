@@ -46,6 +46,11 @@ impl Roster {
         &self.record.view
     }
 
+    /// Whether its view is from others, for it began without a record, and it has been seated in none since.
+    pub fn is_lent(&self) -> bool {
+        self.record.lent
+    }
+
     /// How far this member's word goes in the present view.
     pub fn memory(&self) -> Memory {
         self.memory
@@ -386,7 +391,9 @@ impl Roster {
         let own = self.record.view.mark();
         let other = own.number > 0 && own.history != view.history;
         let left = if other { own } else { self.record.left };
+        let unseated = !view.seats_run(&self.node, self.run);
         self.record = Record {
+            lent: unseated && (self.record.blank || self.record.lent),
             view,
             left,
             ..Record::default()

@@ -396,6 +396,7 @@ pub(crate) fn members_and_incarnations_are_kept(store: &impl Inspect) {
         }),
         accepted: None,
         blank: false,
+        lent: true,
         left: Mark {
             history: Some(origin(2).as_history()),
             number: 8,
