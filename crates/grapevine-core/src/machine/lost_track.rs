@@ -8,7 +8,8 @@
 //! - a run that learns that it lost track *ends*, and the next one *starts over*: with nothing of what its disk says of
 //!   classes, floors and events, and with a bump of everything, for values may be stored under tokens that rested on it. It
 //!   goes on like a newcomer on an empty disk, with a snapshot of somebody who is on track;
-//! - until it is, it grants nothing and serves no snapshot;
+//! - until it is, it names no view but the first one, so that nobody gives it a seat and waits for its grants, and serves no
+//!   snapshot;
 //! - who may not know yet that it lost track, for it is not known to have a view that is new enough, is not believed: what it
 //!   tells of runs that are unknown here, its own among them, is not followed, and no snapshot is taken of whose cut does
 //!   not say that it is on track;
@@ -95,13 +96,14 @@ impl Core {
         name.is_some_and(|name| self.retired_up_to(name) < forgotten)
     }
 
-    /// The view that peers are told of. One that takes a snapshot to be on track names none before, so that it is not seated:
-    /// the members would wait for its grants, and those say something only once it knows what is retired.
+    /// The view that peers are told of. One that takes a snapshot to be on track names the first one of its history before,
+    /// which never retired anything, so that it is not seated: the members would wait for its grants, and those say something
+    /// only once it knows what is retired.
     pub(super) fn named_view(&self) -> Mark {
         let mark = self.views.durable();
         let behind = self.retirements.track == Track::Behind && !self.views.roster.seated();
         Mark {
-            number: if behind { 0 } else { mark.number },
+            number: mark.number.min(if behind { 1 } else { u64::MAX }),
             ..mark
         }
     }

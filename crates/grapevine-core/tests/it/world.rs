@@ -371,6 +371,10 @@ impl World {
     }
 
     fn say(&mut self, from: usize, to: usize, message: PeerMessage) {
+        if let PeerMessage::Probe { mark, .. } = &message {
+            // The wire knows no view of a history without a number.
+            assert_eq!(mark.history.is_some(), mark.number > 0, "{mark:?}");
+        }
         if let Some(queue) = self.links.get_mut(&(from, to)) {
             queue.push_back(message);
         }
