@@ -20,6 +20,7 @@ mod listing;
 mod naive;
 mod no_past;
 mod receipts;
+mod retirement;
 mod snapshots;
 mod source_lag;
 mod stale;
