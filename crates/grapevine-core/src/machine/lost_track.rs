@@ -111,19 +111,19 @@ impl Core {
     /// A view was taken over: a run that lost track by it ends, if it knows anything from before, or may have been retired
     /// without being told. Tells whether it does: once that view is on disk, by which the next one knows.
     pub(super) fn ends_if_lost(&mut self, now: Time, effects: &mut Effects) -> bool {
+        if !self.lost_track() {
+            return false;
+        }
         // Others count from when they heard of it last, on clocks of other rates.
         let long = now.since(self.started) >= self.config.retire_after / 2;
         let unseen = long && !self.views.roster.seated();
         let ends = match self.retirements.track {
-            _ if !self.lost_track() => false,
             Track::New => unseen,
             Track::Behind => false,
             Track::Followed | Track::Ends => true,
         };
         if !ends {
-            if self.lost_track() {
-                self.retirements.track = Track::Behind;
-            }
+            self.retirements.track = Track::Behind;
             return false;
         }
         self.retirements.track = Track::Ends;
@@ -142,6 +142,9 @@ impl Core {
 
     /// Drops what the store says of classes, floors and events, and bumps everything.
     pub(super) fn start_over(&mut self, recovered: &Recovered, effects: &mut Effects) {
+        let Some(name) = self.retirements_name() else {
+            return;
+        };
         self.counters.started_over += 1;
         // First, so that no crash in between leaves a store without the one and the other.
         self.issue(super::views::everything(), None, effects);
@@ -158,7 +161,6 @@ impl Core {
         let followed = recovered.progress.iter().map(|lane| lane.origin);
         let all: BTreeSet<_> = named.chain(followed).collect();
         let retired = Arc::new(Retired::strip(all.iter().copied()));
-        let name = self.retirements_name();
         let pieces = recovered
             .classes
             .chunks(DROPPED_MAX)
@@ -167,16 +169,16 @@ impl Core {
             .floors
             .chunks(DROPPED_MAX)
             .map(|floors| ([].as_slice(), floors));
-        let pieces = pieces.chain(floors).filter_map(|(classes, floors)| {
-            Some(Write::Retire(Box::new(Retirement {
+        let pieces = pieces.chain(floors).map(|(classes, floors)| {
+            Write::Retire(Box::new(Retirement {
                 retired: retired.clone(),
-                name: name?,
+                name,
                 floors: floors
                     .iter()
                     .map(|floor| (floor.top.clone(), floor.bucket))
                     .collect(),
                 classes: classes.iter().map(|class| class.class.clone()).collect(),
-            })))
+            }))
         });
         let forgotten = all.iter().copied().map(Write::ForgetRun);
         let writes: Vec<_> = pieces.chain(forgotten).collect();
@@ -189,16 +191,14 @@ impl Core {
         let view = self.views.view();
         let (history, forgotten) = (view.history, view.retired.forgotten());
         let follows = |mark: Mark| mark.history == history && mark.number >= forgotten;
-        let mut members = self.members.iter();
-        let member = members.find(|member| member.hello.incarnation == peer);
-        let mark = member.and_then(|member| member.mark);
+        let mark = self.members.of_run(peer).and_then(|member| member.mark);
         forgotten > 0 && !mark.is_some_and(follows)
     }
 
     /// Whether what a peer tells of runs that are unknown here, itself apart, may be of those whose retirement is forgotten:
     /// unless it grants what it was asked for in this view, or leaves it. Anything else may have been under way for long.
     pub(super) fn may_speak_of_old(
-        &mut self,
+        &self,
         peer: Incarnation,
         nonce: u64,
         duration: Duration,
@@ -207,7 +207,7 @@ impl Core {
             return false;
         }
         let lost = self.may_have_lost_track(peer);
-        let Some(member) = self.members.by_incarnation(peer) else {
+        let Some(member) = self.members.of_run(peer) else {
             return true;
         };
         let leaves = nonce == 0 && !lost;

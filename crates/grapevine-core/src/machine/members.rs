@@ -198,9 +198,14 @@ impl Members {
             .find(|member| member.hello.incarnation == incarnation)
     }
 
+    /// The member that is this run.
+    pub(super) fn of_run(&self, run: Incarnation) -> Option<&Member> {
+        self.iter().find(|member| member.hello.incarnation == run)
+    }
+
     /// Whether a run has said before that it has this view.
-    pub(super) fn is_marked(&mut self, from: Incarnation, mark: Mark) -> bool {
-        let member = self.by_incarnation(from);
+    pub(super) fn is_marked(&self, from: Incarnation, mark: Mark) -> bool {
+        let member = self.of_run(from);
         member.is_some_and(|member| member.mark == Some(mark))
     }
 

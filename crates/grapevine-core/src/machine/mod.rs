@@ -5,9 +5,9 @@
 //! lets out what is durable, `evict` keeps the classes within their limits, `remote` takes peers' events, `members` knows
 //! who is there, `views` and `wishes` have members agreed on, `freshness` and `grants` who may call itself fresh, `repair`
 //! finds and fills gaps, `snapshot` takes state over whole, `losses` gives up what nobody can fill, `receipts` tells who has
-//! what, `retire` forgets runs that are over, `lost_track` helps who was away for too many of those, `intents` keeps what writers declared before their commits, `fills` has one of
-//! many callers fill, `read_snapshots` stamps fills that read inside database snapshots, `source_lag` knows what a lagging
-//! source may not show yet.
+//! what, `retire` forgets runs that are over, `lost_track` helps who was away for too many of those, `intents` keeps what
+//! writers declared before their commits, `fills` has one of many callers fill, `read_snapshots` stamps fills that read
+//! inside database snapshots, `source_lag` knows what a lagging source may not show yet.
 
 mod app;
 pub mod effects;
