@@ -11,8 +11,9 @@ use crate::output::Output;
 /// A crashed member loses its seat by itself after a while (the member timeout); this does not wait. The others must be a majority
 /// of the members, this sidecar included, but for one of two: it goes on alone. Everything is bumped once with it where nobody
 /// can know what the member had acknowledged last: of two, with --alone, and when another one is silent, too. It is not where
-/// the others were fresh with it a moment ago. The answer does not wait for the members' agreement: `members` shows it. A member
-/// that is connected is not forgotten: drain it.
+/// the others were fresh with it a moment ago. An only member whose disk was lost waits for all expected members, as `status` says:
+/// --alone for one that is gone ends that. The answer does not wait for the members' agreement: `members` shows it. A member that
+/// is connected is not forgotten: drain it.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// The member's node id
