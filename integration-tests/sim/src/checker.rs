@@ -173,7 +173,7 @@ impl Checker {
             step,
             at,
             what,
-            gap: self.excuse.or(gap),
+            gap: self.excuse.filter(|gap| gap.explains(guarantee)).or(gap),
         });
     }
 

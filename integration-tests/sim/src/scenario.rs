@@ -6,6 +6,8 @@
 
 use clap::ValueEnum;
 
+use crate::violation::Guarantee;
+
 /// What may go wrong.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum Scenario {
@@ -52,6 +54,20 @@ impl Gap {
     pub fn name(self) -> &'static str {
         match self {
             Self::NodeIdTwice => "node-id-twice",
+        }
+    }
+
+    /// Whether it can be what a guarantee failed by. Those rest on disks; the fences that fills meet, tables, turns and hits do not.
+    pub(crate) fn explains(self, guarantee: Guarantee) -> bool {
+        let unmoved = [
+            Guarantee::G3,
+            Guarantee::G4,
+            Guarantee::G10,
+            Guarantee::Turns,
+            Guarantee::Hits,
+        ];
+        match self {
+            Self::NodeIdTwice => !unmoved.contains(&guarantee),
         }
     }
 }
