@@ -285,6 +285,11 @@ impl Core {
     /// The others' seats as they should be, and whether somebody loses one whose last word nobody knows.
     fn others_seats(&self, view: &View, now: Time) -> (BTreeMap<NodeId, Incarnation>, bool) {
         let own = &self.config.node_id;
+        // One that is retired by that view ends as soon as it is told.
+        let is_new = |member: &Member| {
+            let retired = view.retired.head(member.hello.incarnation).is_some();
+            member.linked() && member.mark == Some(view.mark()) && !retired
+        };
         let mut seats = BTreeMap::new();
         let mut gone = false;
         for (node, seat) in view.seats.iter().filter(|(node, _)| *node != own) {
@@ -296,17 +301,14 @@ impl Core {
                 Some(member) if member.departs(&self.config).is_some_and(|at| at <= now) => None,
                 None if now.since(self.started) >= self.config.member_timeout => None,
                 // A new run that has the present view on disk, so that it cannot forget that it was seated.
-                Some(member) if member.linked() && member.mark == Some(view.mark()) => {
-                    Some(member.seat().1)
-                }
+                Some(member) if is_new(member) => Some(member.seat().1),
                 _ => Some(*seat),
             };
             gone |= seat.is_none();
             seats.extend(seat.map(|seat| (node.clone(), seat)));
         }
         let newcomers = self.members.iter().filter(|member| {
-            member.linked()
-                && member.mark == Some(view.mark())
+            is_new(member)
                 && !view.seats.contains_key(&member.hello.node_id)
                 && !self.views.leaving.contains(&member.hello.incarnation)
         });

@@ -449,6 +449,9 @@ fn g2_a_run_that_was_retired_ends() {
     world.settle();
     let reason = world.nodes[2].stopped.as_ref().unwrap();
     assert!(reason.contains("retired"), "{reason}");
+    // Its last words may tell that it has the view.
+    let mut seated = world.core(0).roster().seats.values();
+    assert!(seated.all(|run| *run != away), "no view seats it");
 }
 
 #[test]
