@@ -5,16 +5,18 @@
 //! says of them would have everybody wait for events that nobody has any more, and what its classes' entries and floors say
 //! of them would never read alike again. So
 //!
-//! - a run that learns that it lost track *ends*, and the next one *starts over*: with nothing of what its disk says of
-//!   classes, floors and events, and with a bump of everything, for values may be stored under tokens that rested on it. It
-//!   goes on like a newcomer on an empty disk, with a snapshot of somebody who is on track;
+//! - a run that learns that it lost track *ends*, and so does one that views leave with more of a retired run than the others
+//!   remember. The next one *starts over*: with nothing of what its disk says of classes, floors and events, and with a bump of
+//!   everything, for values may be stored under tokens that rested on it. It goes on like a newcomer on an empty disk, with a
+//!   snapshot of somebody who is on track;
 //! - until it is, it names no view but the first one, so that nobody gives it a seat and waits for its grants, and serves no
 //!   snapshot;
 //! - who may not know yet that it lost track, for it is not known to have a view that is new enough, is not believed: what it
 //!   tells of runs that are unknown here, its own among them, is not followed, and no snapshot is taken of whose cut does
 //!   not say that it is on track;
 //! - a floor that names a run which is unknown here is not applied by anybody, once views have forgotten anything: it stays a
-//!   hole, and whoever passed it on is asked for a snapshot, in which that counts as it should.
+//!   hole, and whoever passed it on is asked for a snapshot, in which that counts as it should;
+//! - who has no view yet cannot tell what views have forgotten, so both of these hold for it as well, and it takes no snapshot.
 //!
 //! The only member starts over, too, when its store knows of too many runs that are over: each of its starts bumps everything,
 //! so it costs nothing more, and nobody else could have those runs retired.
@@ -108,10 +110,21 @@ impl Core {
         }
     }
 
+    /// Whether a view forgets that a run is retired which is followed here, for events of it came after that. The others would
+    /// take all of it for a run that is new, also what this sidecar counts as retired. A member keeps what it has, for its disk
+    /// may be the second one of what was acknowledged; who proposed the view had its word on what it follows.
+    fn forgets_followed(&self) -> bool {
+        let retired = &self.views.view().retired;
+        let forgotten = |run| self.progress.is_retired(run) && retired.head(run).is_none();
+        let mut runs = self.progress.runs();
+        !self.seated() && runs.any(|(run, _)| forgotten(run))
+    }
+
     /// A view was taken over: a run that lost track by it ends, if it knows anything from before, or may have been retired
     /// without being told. Tells whether it does: once that view is on disk, by which the next one knows.
     pub(super) fn ends_if_lost(&mut self, now: Time, effects: &mut Effects) -> bool {
-        if !self.lost_track() {
+        let ending = self.retirements.track == Track::Ends;
+        if !ending && !self.lost_track() && !self.forgets_followed() {
             return false;
         }
         // Others count from when they heard of it last, on clocks of other rates.
@@ -129,7 +142,9 @@ impl Core {
         self.retirements.track = Track::Ends;
         // A snapshot would have it on track with all that it knows.
         self.repair.snapshot = None;
-        self.write(effects, [], Pending::LostTrack);
+        // With no retirement applied, the next one knows, too, whatever it was that this one lost.
+        let name = self.retirements_name().map(Write::ForgetRun);
+        self.write(effects, name, Pending::LostTrack);
         true
     }
 
@@ -192,7 +207,14 @@ impl Core {
         let (history, forgotten) = (view.history, view.retired.forgotten());
         let follows = |mark: Mark| mark.history == history && mark.number >= forgotten;
         let mark = self.members.of_run(peer).and_then(|member| member.mark);
-        forgotten > 0 && !mark.is_some_and(follows)
+        self.may_lack_retirements() && !mark.is_some_and(follows)
+    }
+
+    /// Whether a run that is unknown here may be one that is retired and forgotten: views have forgotten some, or this sidecar
+    /// has none yet, and logs and floors that began long ago may reach it before the first one does.
+    fn may_lack_retirements(&self) -> bool {
+        let view = self.views.view();
+        view.number == 0 || view.retired.forgotten() > 0
     }
 
     /// Whether what a peer tells of runs that are unknown here, itself apart, may be of those whose retirement is forgotten:
@@ -203,7 +225,7 @@ impl Core {
         nonce: u64,
         duration: Duration,
     ) -> bool {
-        if self.views.view().retired.forgotten() == 0 {
+        if !self.may_lack_retirements() {
             return false;
         }
         let lost = self.may_have_lost_track(peer);
@@ -222,17 +244,17 @@ impl Core {
 
     /// Whether a floor names a run that is unknown here, and may have been retired before what views repeat.
     pub(super) fn names_strangers(&self, event: &BumpEvent) -> bool {
-        let retired = &self.views.view().retired;
         let BumpEvent::Floor(floor) = event else {
             return false;
         };
+        // What is retired and not here yet may be forgotten before it is.
         let known = |run| {
             run >= Incarnation::FIRST_RETIREMENTS
                 || run == self.config.incarnation
                 || self.progress.knows(run)
-                || retired.head(run).is_some()
+                || self.progress.is_retired(run)
         };
-        retired.forgotten() > 0 && !floor.vector.iter().all(|(run, _)| known(run))
+        self.may_lack_retirements() && !floor.vector.iter().all(|(run, _)| known(run))
     }
 
     /// Whether a snapshot with this cut may be taken: whoever serves it has applied what views have forgotten, for entries of runs
@@ -243,6 +265,6 @@ impl Core {
         let name = self.retirements_name();
         let mut heads = cut.iter().filter(|head| Some(head.incarnation) == name);
         let applied = heads.next().map_or(0, |head| head.bump);
-        (view.retired.forgotten()..=view.number).contains(&applied)
+        view.number > 0 && (view.retired.forgotten()..=view.number).contains(&applied)
     }
 }

@@ -250,21 +250,20 @@ impl Core {
         }
         let mut writes = Vec::new();
         let mut above = Vec::new();
+        let mut refused = Vec::new();
         for (sequence, event) in (first..).zip(events) {
             let id = EventId { origin, sequence };
             if self.progress.has(id) {
                 above.push(sequence);
                 self.counters.events_duplicate += 1;
             } else if self.names_strangers(event) {
-                self.progress
-                    .lane_mut(origin, Lane::Bump)
-                    .learn_head(sequence);
-                self.compacted(from, (origin, Lane::Bump, sequence), now, effects);
+                refused.push((id, event.clone()));
             } else {
                 above.push(sequence);
                 writes.extend(self.apply_remote(id, event, effects));
             }
         }
+        self.floors_refused(from, refused, now, effects);
         writes.extend(self.renewed(origin, first, events));
         let watermark = self.progress.lane_mut(origin, Lane::Bump).watermark();
         above.retain(|sequence| *sequence > watermark);

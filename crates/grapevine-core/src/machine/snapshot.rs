@@ -14,7 +14,8 @@ use super::flushed::Pending;
 use super::lost_track::Track;
 use super::remote::OVERFULL_BY_OTHERS;
 use crate::event::{
-    BATCH_REGISTRATIONS_MAX, Floor, Match, PurgeMode, Registration, RegistrationBatch,
+    BATCH_REGISTRATIONS_MAX, BumpEvent, Event, Floor, Match, PurgeMode, Registration,
+    RegistrationBatch,
 };
 use crate::id::{EventId, Incarnation, Lane, Time};
 use crate::names::ClassPath;
@@ -34,6 +35,9 @@ pub(super) struct Receiving {
     pub(super) from: Incarnation,
     pub(super) cut: Option<Vec<OriginHead>>,
     pub(super) until: Time,
+    /// Floors that its holder passed on before it was asked, and that are not applied here: it has what they say. No more than
+    /// one message brings.
+    floors: Vec<(EventId, Arc<BumpEvent>)>,
 }
 
 impl Core {
@@ -51,6 +55,35 @@ impl Core {
         if filled || self.repair.snapshot.is_some() {
             return;
         }
+        self.request_snapshot(from, Vec::new(), now, effects);
+    }
+
+    /// Floors are not applied here ([`Core::names_strangers`]): what they say is taken from whoever passed them on. It had them
+    /// on disk before it hears of this request, so that its snapshot has them, too. They count as applied with that, for its
+    /// cut does not tell of what lies above a hole, and nobody fills one in a closed log.
+    pub(super) fn floors_refused(
+        &mut self,
+        from: Incarnation,
+        floors: Vec<(EventId, Arc<BumpEvent>)>,
+        now: Time,
+        effects: &mut Effects,
+    ) {
+        for (id, _) in &floors {
+            let lane = self.progress.lane_mut(id.origin, Lane::Bump);
+            lane.learn_head(id.sequence);
+        }
+        if !floors.is_empty() && self.repair.snapshot.is_none() {
+            self.request_snapshot(from, floors, now, effects);
+        }
+    }
+
+    fn request_snapshot(
+        &mut self,
+        from: Incarnation,
+        floors: Vec<(EventId, Arc<BumpEvent>)>,
+        now: Time,
+        effects: &mut Effects,
+    ) {
         self.repair.snapshots += 1;
         let id = self.repair.snapshots;
         self.repair.snapshot = Some(Receiving {
@@ -58,6 +91,7 @@ impl Core {
             from,
             cut: None,
             until: now.plus(SNAPSHOT_ANSWER_TIMEOUT),
+            floors,
         });
         self.counters.snapshots_requested += 1;
         effects.send(from, PeerMessage::SnapshotRequest { id });
@@ -261,7 +295,11 @@ impl Core {
         effects: &mut Effects,
     ) {
         let begun = self.receiving(from, id, now);
-        let Some(cut) = begun.and_then(|snapshot| snapshot.cut.take()) else {
+        let taken = begun.and_then(|snapshot| {
+            let floors = std::mem::take(&mut snapshot.floors);
+            Some((snapshot.cut.take()?, floors))
+        });
+        let Some((cut, floors)) = taken else {
             return;
         };
         self.repair.snapshot = None;
@@ -282,6 +320,20 @@ impl Core {
                     watermark,
                 });
             }
+        }
+        for (id, event) in floors {
+            let EventId { origin, sequence } = id;
+            // A run that was retired since is not to be followed again.
+            if !self.progress.knows(origin) || self.progress.has(id) {
+                continue;
+            }
+            self.progress.lane_mut(origin, Lane::Bump).apply(sequence);
+            // Others who lack it are to find it here, and so is the next run.
+            writes.push(Write::Log {
+                origin,
+                sequence,
+                event: Event::Bump(event),
+            });
         }
         // Stamps taken before cannot be told as vectors any more: their leases are unknown now.
         self.versions.note_change();

@@ -91,7 +91,8 @@ impl Retired {
     }
 
     /// These and a further view's, without the oldest if they are too many: all of a view together, but for runs that are
-    /// followed.
+    /// followed, or that a later one retires again. Of a run that is forgotten by halves some would count bumps under the
+    /// earlier number and others under the later one.
     #[must_use]
     pub fn with(&self, lot: &Lot, number: u64) -> Self {
         let mut all = self.clone();
@@ -105,23 +106,28 @@ impl Retired {
         if !lot.runs.is_empty() {
             all.forget(number, lot.most.min(RETIRED_MAX), &lot.followed);
             all.forget(number, RETIRED_MAX, &BTreeSet::new());
+            if all.numbers.len() > RETIRED_MAX {
+                // Runs that were retired again and again.
+                all.numbers.retain(|_, of| *of == number);
+                all.forgotten = self.latest;
+            }
         }
         Self::of(all.numbers, all.forgotten)
     }
 
-    /// Forgets the oldest of views before one, until there are no more than `most`, or none but those kept.
+    /// Forgets the runs that views before one retired last, the oldest first, until there is no more than `most`, or none
+    /// but those kept.
     fn forget(&mut self, before: u64, most: usize, kept: &BTreeSet<Incarnation>) {
         while self.numbers.len() > most {
-            let others = self
-                .numbers
-                .iter()
-                .filter(|((run, _), _)| !kept.contains(run));
+            // Of a run the last number is the highest.
+            let last: BTreeMap<_, _> = self.iter().map(|(run, _, number)| (run, number)).collect();
+            let others = last.iter().filter(|(run, _)| !kept.contains(run));
             let oldest = others.map(|(_, number)| *number).min();
             let Some(oldest) = oldest.filter(|oldest| *oldest < before) else {
                 return;
             };
             self.numbers
-                .retain(|(run, _), number| *number > oldest || kept.contains(run));
+                .retain(|(run, _), _| last[run] > oldest || kept.contains(run));
             self.forgotten = self.forgotten.max(oldest);
         }
     }
@@ -288,6 +294,39 @@ mod tests {
         );
         assert_eq!(all.head(run((2 << 32) | 1)), None);
         assert_eq!(all.head(run((3 << 32) | 1)), Some(1));
+    }
+
+    #[test]
+    fn g12_a_run_that_was_retired_twice_is_not_forgotten_by_halves() {
+        let mut all = Retired::default();
+        let lots = [(1, 1), (2, 1), (1, 3), (3, 1), (4, 1)];
+        for (number, (of, head)) in (1..).zip(lots) {
+            let lot = Lot {
+                runs: BTreeMap::from([(run(of), head)]),
+                most: 3,
+                ..Lot::default()
+            };
+            all = all.with(&lot, number);
+            if number == 4 {
+                let left: Vec<_> = all.iter().collect();
+                assert_eq!(left, [(run(1), 1, 1), (run(1), 3, 3), (run(3), 1, 4)]);
+                assert_eq!(all.forgotten(), 2);
+            }
+        }
+        let left: Vec<_> = all.iter().collect();
+        assert_eq!(left, [(run(3), 1, 4), (run(4), 1, 5)]);
+        assert_eq!(all.forgotten(), 3);
+    }
+
+    #[test]
+    fn g10_runs_that_are_retired_again_and_again_are_forgotten_too() {
+        let lot = |head| lot_of((1..=LOT_MAX as u128).map(|of| (run(of), head)).collect());
+        let mut all = Retired::default();
+        for number in 1..=5 {
+            all = all.with(&lot(number), number);
+            assert!(all.len() <= RETIRED_MAX);
+        }
+        assert_eq!((all.len(), all.forgotten()), (LOT_MAX, 4));
     }
 
     #[test]

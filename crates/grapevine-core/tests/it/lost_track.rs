@@ -1,13 +1,14 @@
 //! Whoever was away for more retirements than views repeat comes back, and tokens agree (docs/decisions/0014, point 5).
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use grapevine_core::event::{Bump, BumpEvent, Floor, Match, PurgeMode};
-use grapevine_core::id::{EventId, Incarnation};
+use grapevine_core::id::{EventId, Incarnation, Lane};
 use grapevine_core::machine::effects::{Freshness, Input, PeerMessage};
 use grapevine_core::progress::OriginHead;
+use grapevine_core::roster::Say;
 use grapevine_core::store::RecoveredClass;
-use grapevine_core::vector::VersionVector;
 use grapevine_core::versions::bucket_of;
 
 use crate::world::{World, class};
@@ -279,25 +280,120 @@ fn g12_others_follow_an_only_member_that_started_over() {
     assert_ne!(world.token(1, &["p/1"]), before, "G3");
 }
 
-/// Has a floor that names a run which may be forgotten arrive at node 1 from node 0.
-fn send_old_floor(world: &mut World, old: Incarnation) -> EventId {
+/// Has a floor that names a run which may be forgotten arrive at node 1 from node 0, and so many numbers above its last event.
+fn send_old_floor(world: &mut World, old: Incarnation, above: u64) -> EventId {
     let from = world.incarnation(0);
     let event = EventId {
-        sequence: world.next_event(0).sequence,
+        sequence: world.next_event(0).sequence + above,
         origin: from,
-    };
-    let floor = Floor {
-        top: class("p"),
-        bucket: bucket_of("p/1"),
-        vector: [(old, 1)].into_iter().collect::<VersionVector>(),
     };
     let message = PeerMessage::Bumps {
         origin: from,
         first: event.sequence,
-        events: vec![BumpEvent::Floor(floor).into()],
+        events: vec![BumpEvent::Floor(floor([(old, 1)])).into()],
     };
     world.input(1, Input::Peer { from, message });
     event
+}
+
+fn floor(vector: impl IntoIterator<Item = (Incarnation, u64)>) -> Floor {
+    Floor {
+        top: class("p"),
+        bucket: bucket_of("p/1"),
+        vector: vector.into_iter().collect(),
+    }
+}
+
+/// Logs reach it before the first view does: old floors in them name runs that it cannot know.
+#[test]
+fn g12_a_newcomer_without_a_view_takes_no_floor_that_names_a_stranger() {
+    let (mut world, old) = one_lost_track();
+    world.crash(2);
+    world.wipe(2);
+    world.start(2);
+    world.connect_all();
+    let mut held = Vec::new();
+    loop {
+        for (&(from, to), queue) in &mut world.links {
+            let of_roster = |message: &PeerMessage| matches!(message, PeerMessage::Roster { .. });
+            let (late, rest): (VecDeque<_>, _) =
+                queue.drain(..).partition(|it| to == 2 && of_roster(it));
+            *queue = rest;
+            held.extend(late.into_iter().map(|message| (from, message)));
+        }
+        if !world.work() {
+            break;
+        }
+    }
+    assert_eq!(world.core(2).roster().number, 0);
+    for (from, message) in held {
+        let queue = world.links.get_mut(&(from, 2)).unwrap();
+        queue.push_back(message);
+    }
+    pass(&mut world, 60);
+    assert!(world.nodes[2].stopped.is_none(), "{}", world.describe());
+    assert_on_track(&world, old);
+}
+
+/// The third one has an event of a run that came after the others had retired it, and has not told them when views forget it.
+#[test]
+fn g12_who_follows_a_run_whose_retirement_is_forgotten_starts_over() {
+    let mut world = retiring();
+    let old = world.incarnation(0);
+    world.invalidate(0, &["p/1"]);
+    world.converge().unwrap();
+    world.cut(0, 2);
+    world.cut(1, 2);
+    let from = world.incarnation(1);
+    let bump = BumpEvent::Bump(Bump {
+        classes: vec![class("p/2")],
+        matching: Match::Any,
+        purge: PurgeMode::Hard,
+    });
+    let message = PeerMessage::Bumps {
+        origin: old,
+        first: 2,
+        events: vec![bump.into()],
+    };
+    world.input(2, Input::Peer { from, message });
+    for at in 0..2 {
+        world.input(at, Input::Seen(Vec::new()));
+    }
+    pass(&mut world, 80);
+    let restart = |world: &mut World| {
+        world.crash(0);
+        world.start(0);
+        world.connect(0, 1);
+        pass(world, 80);
+    };
+    restart(&mut world);
+    let view = world.core(1).roster().clone();
+    let number = view.retired.latest();
+    assert_eq!(view.retired.head(old), Some(1), "{view:?}");
+    // It learns of that, and follows.
+    let history = view.history;
+    let say = Say::Decided(view);
+    let message = PeerMessage::Roster { history, say };
+    world.input(2, Input::Peer { from, message });
+    world.settle();
+    let name = history.unwrap().as_retirements();
+    let lane = world.core(2).progress().lane(name, Lane::Bump).unwrap();
+    assert_eq!(lane.watermark(), number);
+    assert!(world.core(2).progress().knows(old));
+    while world.core(1).roster().retired.head(old).is_some() {
+        world.invalidate(0, &["s/4"]);
+        pass(&mut world, 2);
+        restart(&mut world);
+    }
+    assert_eq!(world.core(1).roster().retired.forgotten(), number);
+    world.connect_all();
+    pass(&mut world, 40);
+    if world.nodes[2].stopped.is_some() {
+        world.crash(2);
+    }
+    come_back(&mut world);
+    pass(&mut world, 40);
+    assert_on_track(&world, old);
 }
 
 /// The third one has not named a view that is new enough.
@@ -327,7 +423,7 @@ fn g12_a_floor_that_names_a_run_which_may_be_forgotten_is_not_applied() {
     let (mut world, old) = one_lost_track();
     let token = world.token(1, &["p/1"]);
     let snapshots = world.core(1).counters().snapshots_requested;
-    let event = send_old_floor(&mut world, old);
+    let event = send_old_floor(&mut world, old, 0);
     assert!(!world.core(1).has_all(&[event]), "it waits for it");
     assert_eq!(world.token(1, &["p/1"]), token);
     let requested = world.core(1).counters().snapshots_requested;
@@ -340,7 +436,7 @@ fn g12_a_floor_that_names_a_run_which_may_be_forgotten_is_not_applied() {
 fn g12_a_snapshot_is_taken_of_who_applied_what_is_forgotten_and_no_more_than_the_view_tells() {
     for (ahead, taken) in [(None, false), (Some(0), true), (Some(1), false)] {
         let (mut world, old) = one_lost_track();
-        send_old_floor(&mut world, old);
+        send_old_floor(&mut world, old, 0);
         let from = world.incarnation(0);
         let id = world.core(1).counters().snapshots_requested;
         let token = world.token(1, &["p/1"]);
@@ -369,5 +465,59 @@ fn g12_a_snapshot_is_taken_of_who_applied_what_is_forgotten_and_no_more_than_the
             world.input(1, Input::Peer { from, message });
         }
         assert_eq!(world.token(1, &["p/1"]) != token, taken, "ahead {ahead:?}");
+    }
+}
+
+/// The cut tells of nothing above a hole, and nobody fills one in a closed log: it would be asked for for ever. But what came
+/// after the request may not be in the snapshot, and one that was broken off has nothing whole.
+#[test]
+fn g1_g12_a_floor_that_is_not_applied_counts_with_the_snapshot_of_who_passed_it_on() {
+    for (whole, cut_off) in [(true, false), (false, false), (true, true)] {
+        let (mut world, old) = one_lost_track();
+        let token = world.token(1, &["p/1"]);
+        let event = send_old_floor(&mut world, old, 1);
+        let id = world.core(1).counters().snapshots_requested;
+        let late = send_old_floor(&mut world, old, 3);
+        assert_eq!(world.core(1).counters().snapshots_requested, id);
+        let from = event.origin;
+        let view = world.core(1).roster();
+        let head = |incarnation, bump| OriginHead {
+            incarnation,
+            bump,
+            directory: 0,
+        };
+        let name = view.history.unwrap().as_retirements();
+        let number = view.retired.forgotten();
+        let cut = vec![head(name, number), head(from, event.sequence - 2)];
+        let floors = vec![floor([(name, number), (from, event.sequence)])];
+        let mut messages = vec![
+            PeerMessage::SnapshotBegin { id, cut },
+            PeerMessage::SnapshotVersions {
+                id,
+                classes: Vec::new(),
+                floors,
+            },
+        ];
+        messages.extend(whole.then_some(PeerMessage::SnapshotEnd { id }));
+        for (at, message) in messages.into_iter().enumerate() {
+            if cut_off && at == 2 {
+                world.cut(0, 1);
+                world.connect(0, 1);
+            }
+            world.input(1, Input::Peer { from, message });
+        }
+        let counts = whole && !cut_off;
+        let core = world.core(1);
+        assert_eq!(core.progress().has(event), counts);
+        assert!(!core.progress().has(late));
+        assert_ne!(world.token(1, &["p/1"]), token);
+        // Its next run has it, too, and whoever lacks it finds it there.
+        while world.flush(1) {}
+        let held = |EventId { origin, sequence }| {
+            let disk = &world.nodes[1].disk;
+            !disk.log(origin, Lane::Bump, sequence, sequence).is_empty()
+        };
+        assert_eq!(held(event), counts);
+        assert!(!held(late));
     }
 }
