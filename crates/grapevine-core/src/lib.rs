@@ -4,6 +4,7 @@
 //! effects into I/O, and a simulator can drive the very same code through any schedule.
 
 pub mod address;
+pub mod criteria;
 mod entries;
 pub mod event;
 pub mod fill;

@@ -1,0 +1,387 @@
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+use std::collections::BTreeMap;
+
+use proptest::prelude::*;
+
+use super::range::{COVER_MAX, Node};
+use super::*;
+use crate::names::covers;
+
+fn table(name: &str) -> Table {
+    Table::parse(name).unwrap()
+}
+
+fn column(name: &str) -> Column {
+    Column::parse(name).unwrap()
+}
+
+fn is(raw: Raw<'_>) -> Cell {
+    Cell::Is(Datum::of(Dialect::Postgres, raw).unwrap())
+}
+
+fn between(low: f64, high: f64) -> Cell {
+    let end = |value| Datum::of(Dialect::Postgres, Raw::Float(value)).unwrap();
+    Cell::In(Range::between(Some(&end(low)), Some(&end(high))).unwrap())
+}
+
+fn above(low: f64) -> Cell {
+    let low = Datum::of(Dialect::Postgres, Raw::Float(low)).unwrap();
+    Cell::In(Range::between(Some(&low), None).unwrap())
+}
+
+fn rows(cells: &[(&str, Cell)]) -> Conjunction {
+    let cells = cells
+        .iter()
+        .map(|(name, cell)| (column(name), cell.clone()));
+    Conjunction {
+        table: table("items"),
+        cells: cells.collect(),
+    }
+}
+
+fn shown(classes: &[crate::names::ClassPath]) -> Vec<String> {
+    classes.iter().map(ToString::to_string).collect()
+}
+
+fn classes(read: &Conjunction) -> Vec<String> {
+    shown(&Shape::of(read).classes_of_read(read))
+}
+
+/// Whether a change of the rows bumps a class that the read names, or one above it.
+fn reaches(changed: &Conjunction, read: &Conjunction) -> bool {
+    let shape = Shape::of(read);
+    let of_read = shape.classes_of_read(read);
+    let of_write = shape.classes_of_write(changed);
+    of_write.iter().any(|bumped| {
+        of_read
+            .iter()
+            .any(|class| covers(bumped.as_str(), class.as_str()))
+    })
+}
+
+#[test]
+fn classes_are_what_the_documentation_says() {
+    let five = ("category", is(Raw::Int(5)));
+    assert_eq!(table_class(&table("items")).as_str(), "items");
+    assert_eq!(classes(&rows(&[])), ["items:*"]);
+    let by_category = rows(std::slice::from_ref(&five));
+    assert_eq!(Shape::of(&by_category).class().as_str(), "items:category");
+    assert_eq!(classes(&by_category), ["items:category/5"]);
+    assert_eq!(
+        classes(&rows(&[five, ("price", between(100.0, 101.0))])),
+        [
+            "items:category,price~n/5/20.80000000064",
+            "items:category,price~n/5/20.80000000065"
+        ]
+    );
+}
+
+#[test]
+fn values_are_written_in_classes_by_their_normal_form() {
+    let of = |raw| classes(&rows(&[("c", is(raw))])).remove(0);
+    assert_eq!(of(Raw::Text("a/b c")), "items:c/a%2Fb%20c");
+    assert_eq!(of(Raw::Text("")), "items:c/~");
+    assert_eq!(of(Raw::Null), "items:c/~null");
+    assert_eq!(of(Raw::Text("null")), "items:c/null");
+    assert_eq!(of(Raw::Text("~null")), "items:c/%7Enull");
+    assert_eq!(of(Raw::Bytes(&[0, 255])), "items:c/~x00ff");
+    assert_eq!(of(Raw::Float(-0.5)), "items:c/-0.5");
+    assert_eq!(
+        of(Raw::Text("2026-01-05 12:00")),
+        "items:c/~t1767614400000000"
+    );
+    assert_eq!(of(Raw::Text(&"x".repeat(25))).len(), "items:c/".len() + 24);
+    // Long names are hashed, and the table stays readable where it is short.
+    let long = "c".repeat(SQL_NAME_BYTES_MAX);
+    let read = rows(&[(&long, is(Raw::Int(1)))]);
+    let of_long = classes(&read).remove(0);
+    assert!(of_long.starts_with("items:~h"), "{of_long}");
+    let mut longest = read.clone();
+    longest.table = table(&"/".repeat(SQL_NAME_BYTES_MAX));
+    longest.narrow(column("d"), is(Raw::Text(&"y".repeat(100))));
+    longest.narrow(column("e"), is(Raw::Text(&"y".repeat(100))));
+    longest.narrow(column("f"), is(Raw::Text(&"y".repeat(100))));
+    longest.narrow(column("g"), between(1.0, 1.0));
+    assert!(classes(&longest)[0].len() <= 200);
+}
+
+#[test]
+fn g3_what_a_dialect_calls_equal_has_one_normal_form() {
+    use Dialect::{MySql, Postgres, Sqlite};
+    use Raw::{Bool, Bytes, Float, Int, Text};
+    let same: [(&[Dialect], &[Raw<'_>]); 9] = [
+        (
+            &Dialect::ALL,
+            &[
+                Int(5),
+                Float(5.0),
+                Text("5"),
+                Text("5.0"),
+                Text(" +5 "),
+                Text("5e0"),
+            ],
+        ),
+        (
+            &Dialect::ALL,
+            &[Float(0.0), Float(-0.0), Bool(false), Text("-0")],
+        ),
+        (&Dialect::ALL, &[Raw::Uint(1), Bool(true), Text("1")]),
+        (
+            &Dialect::ALL,
+            &[Text("char(n) is padded"), Text("char(n) is padded   ")],
+        ),
+        (
+            &Dialect::ALL,
+            &[
+                Text("2026-01-05"),
+                Text("2026-01-05 00:00:00"),
+                Text("2026-01-05T00:00:00.000Z"),
+                Text("2026-01-05 01:30+01:30"),
+            ],
+        ),
+        (&[Postgres], &[Text("t"), Text("YES"), Bool(true), Int(1)]),
+        (&[Postgres], &[Text("\\x00fF"), Bytes(&[0, 255])]),
+        (
+            &[Postgres],
+            &[
+                Text("12345678-1234-1234-1234-123456789012"),
+                Text("12345678123412341234123456789012"),
+                Text("{12345678-1234-1234-1234-123456789012}"),
+            ],
+        ),
+        (
+            &[MySql, Sqlite],
+            &[Text("Books"), Text("BOOKS  "), Bytes(b"books")],
+        ),
+    ];
+    for (dialects, values) in same {
+        for dialect in dialects {
+            let forms = values
+                .iter()
+                .map(|raw| Datum::of(*dialect, *raw).unwrap().value);
+            let forms: std::collections::BTreeSet<_> = forms.collect();
+            assert_eq!(forms.len(), 1, "{dialect}: {values:?} became {forms:?}");
+        }
+    }
+    // And what it tells apart, as far as it costs nothing.
+    let form = |dialect, raw| Datum::of(dialect, raw).unwrap().value;
+    assert_ne!(form(Postgres, Text("Books")), form(Postgres, Text("books")));
+    assert_ne!(form(Sqlite, Text("books")), form(Sqlite, Text("book")));
+    assert_ne!(form(Postgres, Raw::Null), form(Postgres, Text("")));
+    assert_ne!(
+        form(Postgres, Text("2026-02-30")),
+        form(Postgres, Text("2026-03-02"))
+    );
+    // MySQL calls these equal to 'e' and to nothing, respectively.
+    assert_eq!(Datum::of(MySql, Text("é")), None);
+    assert_eq!(Datum::of(MySql, Text("\u{1}")), None);
+}
+
+#[test]
+fn g3_text_that_reads_as_a_number_is_in_no_range_for_sure_in_sqlite() {
+    let read = rows(&[("c", between(0.0, 30.0))]);
+    // A column of text compares '100' with 30 as text, and it is smaller.
+    let hundred = Datum::of(Dialect::Sqlite, Raw::Text("100")).unwrap();
+    assert!(reaches(&rows(&[("c", Cell::Is(hundred))]), &read));
+    let hundred = Datum::of(Dialect::Sqlite, Raw::Int(100)).unwrap();
+    assert!(!reaches(&rows(&[("c", Cell::Is(hundred))]), &read));
+}
+
+#[test]
+fn g3_large_numbers_lie_above_small_ones() {
+    let edge = 2.0_f64.powi(42);
+    let ascending = [
+        f64::NEG_INFINITY,
+        -2.0 * edge,
+        -edge,
+        1.0 - edge,
+        -1.0,
+        0.0,
+        1.0,
+        edge - 1.0,
+        edge,
+        1.5 * edge,
+        f64::MAX,
+        f64::INFINITY,
+        f64::NAN,
+    ];
+    let positions = ascending.map(|number| {
+        let datum = Datum::of(Dialect::Postgres, Raw::Float(number)).unwrap();
+        datum.value.position().unwrap()
+    });
+    assert!(positions.is_sorted_by(|a, b| a < b), "{positions:x?}");
+}
+
+#[test]
+fn g3_a_number_may_be_in_a_range_of_times() {
+    let day = |text| Datum::of(Dialect::MySql, Raw::Text(text)).unwrap();
+    let times = Range::between(Some(&day("2026-01-05")), Some(&day("2026-01-06"))).unwrap();
+    let times = rows(&[("c", Cell::In(times))]);
+    let number = rows(&[("c", is(Raw::Int(20_260_105)))]);
+    let numbers = rows(&[("c", between(20_260_105.0, 20_260_106.0))]);
+    assert!(number.may_meet(&times) && reaches(&number, &times));
+    assert!(numbers.may_meet(&times) && reaches(&numbers, &times));
+}
+
+#[test]
+fn times_are_compared_with_two_days_to_spare() {
+    let at = |text| Datum::of(Dialect::Postgres, Raw::Text(text)).unwrap();
+    let range = Range::between(Some(&at("2026-06-10")), Some(&at("2026-06-12 08:00"))).unwrap();
+    let holds =
+        |text| rows(&[("c", Cell::Is(at(text)))]).may_meet(&rows(&[("c", Cell::In(range))]));
+    assert!(holds("2026-06-08") && holds("2026-06-14 08:00"));
+    assert!(!holds("2026-06-07 23:59") && !holds("2026-06-14 08:01"));
+}
+
+#[test]
+fn a_row_that_a_read_does_not_depend_on_bumps_nothing_of_it() {
+    let read = rows(&[
+        ("category", is(Raw::Int(5))),
+        ("price", between(100.0, 200.0)),
+    ]);
+    let row = |category: Raw<'_>, price: Raw<'_>| {
+        rows(&[
+            ("category", is(category)),
+            ("price", is(price)),
+            ("name", is(Raw::Text("x"))),
+        ])
+    };
+    assert!(reaches(&row(Raw::Int(5), Raw::Int(150)), &read));
+    assert!(reaches(&row(Raw::Text("5"), Raw::Text("150.00")), &read));
+    assert!(!reaches(&row(Raw::Int(6), Raw::Int(150)), &read));
+    assert!(!reaches(&row(Raw::Int(5), Raw::Int(2_000)), &read));
+    assert!(!reaches(&row(Raw::Int(5), Raw::Null), &read));
+    assert!(!reaches(&row(Raw::Null, Raw::Int(150)), &read));
+    // What is not known may be anything.
+    assert!(reaches(&rows(&[("price", is(Raw::Int(150)))]), &read));
+    assert!(reaches(&rows(&[("category", is(Raw::Int(5)))]), &read));
+    assert!(!reaches(&rows(&[("category", is(Raw::Int(6)))]), &read));
+    assert!(reaches(&rows(&[]), &read));
+    let mut elsewhere = row(Raw::Int(5), Raw::Int(150));
+    elsewhere.table = table("users");
+    assert!(!reaches(&elsewhere, &read));
+}
+
+#[test]
+fn a_shape_leaves_out_what_it_has_no_room_for() {
+    let one = || is(Raw::Int(1));
+    let read = rows(&[
+        ("a", one()),
+        ("b", one()),
+        ("c", one()),
+        ("d", one()),
+        ("e", one()),
+        ("f", above(1.0)),
+        ("g", between(1.0, 2.0)),
+    ]);
+    let shape = Shape::of(&read);
+    assert_eq!(shape.class().as_str(), "items:a,b,c,d,g~n");
+    let left_out: Vec<_> = shape.left_out(&read).map(Column::as_str).collect();
+    assert_eq!(left_out, ["e", "f"]);
+}
+
+fn arb_raw() -> impl Strategy<Value = (Raw<'static>, bool)> {
+    let small = (-3_i64..4).prop_map(Raw::Int);
+    let floats = prop_oneof![any::<f64>(), -4.0..4.0_f64].prop_map(Raw::Float);
+    let texts = prop::sample::select(vec![
+        "a",
+        "A",
+        "b ",
+        "",
+        "2",
+        "-1.0",
+        "2026-01-05",
+        "2026-01-07 10:00",
+        "t",
+        "null",
+        "\\x61",
+        "é",
+    ]);
+    let texts = texts.prop_map(Raw::Text);
+    let others = prop::sample::select(vec![Raw::Null, Raw::Bool(true), Raw::Bytes(b"a")]);
+    (
+        prop_oneof![3 => small, 1 => floats, 3 => texts, 1 => others],
+        any::<bool>(),
+    )
+}
+
+fn arb_cell(dialect: Dialect) -> impl Strategy<Value = Option<Cell>> {
+    (arb_raw(), arb_raw(), 0..6_u8).prop_map(move |((low, _), (high, _), kind)| {
+        let of = |raw| Datum::of(dialect, raw);
+        match kind {
+            0 => None,
+            1 | 2 => Range::between(of(low).as_ref(), of(high).as_ref()).map(Cell::In),
+            3 => Range::between(of(low).as_ref(), None).map(Cell::In),
+            _ => of(low).map(Cell::Is),
+        }
+    })
+}
+
+fn arb_rows(dialect: Dialect) -> impl Strategy<Value = Conjunction> {
+    prop::collection::btree_map(
+        prop::sample::select(vec!["a", "b", "c", "d", "e", "f"]).prop_map(column),
+        arb_cell(dialect),
+        0..6,
+    )
+    .prop_map(|cells| Conjunction {
+        table: table("items"),
+        cells: cells
+            .into_iter()
+            .filter_map(|(name, cell)| Some((name, cell?)))
+            .collect::<BTreeMap<_, _>>(),
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2_000))]
+
+    #[test]
+    fn g3_a_change_that_may_concern_a_read_bumps_a_class_of_it(
+        (read, changed) in prop::sample::select(Dialect::ALL.to_vec())
+            .prop_flat_map(|dialect| (arb_rows(dialect), arb_rows(dialect)))
+    ) {
+        prop_assert_eq!(read.may_meet(&changed), changed.may_meet(&read));
+        if read.may_meet(&changed) {
+            prop_assert!(reaches(&changed, &read), "{:?} of {:?}", Shape::of(&read), changed);
+        }
+    }
+
+    #[test]
+    fn g3_positions_are_in_the_order_of_numbers(a in any::<f64>(), b in any::<f64>()) {
+        let of = |value| Datum::of(Dialect::Postgres, Raw::Float(value)).unwrap().value;
+        if a <= b || b.is_nan() {
+            prop_assert!(of(a).position() <= of(b).position());
+        }
+        if !a.is_nan() {
+            prop_assert_eq!(of(a).number(), Some(a));
+        }
+    }
+
+    #[test]
+    fn a_range_is_covered_by_few_nodes(a in any::<f64>(), b in any::<f64>(), within in any::<f64>()) {
+        let of = |value| Datum::of(Dialect::Postgres, Raw::Float(value)).unwrap();
+        let range = Range::between(Some(&of(a.min(b))), Some(&of(a.max(b)))).unwrap();
+        let cover: Vec<Node> = range.cover().collect();
+        prop_assert!((1..=COVER_MAX).contains(&(cover.len() as u64)));
+        let at = of(within).value.position().unwrap();
+        let met = Range::nodes_of(at).any(|node| cover.contains(&node));
+        if a.min(b) <= within && within <= a.max(b) {
+            prop_assert!(met);
+        }
+    }
+
+    #[test]
+    fn two_shapes_or_values_never_share_a_class(
+        one in prop::collection::btree_set("[a-c,:/~*%]{1,3}", 0..3),
+        other in prop::collection::btree_set("[a-c,:/~*%]{1,3}", 0..3),
+        (x, y) in ("[a-b/~%.]{0,3}", "[a-b/~%.]{0,3}"),
+    ) {
+        let read = |columns: &std::collections::BTreeSet<String>, value: &str| {
+            let cells: Vec<_> = columns.iter().map(|name| (name.as_str(), is(Raw::Text(value)))).collect();
+            rows(&cells)
+        };
+        let (first, second) = (read(&one, &x), read(&other, &y));
+        prop_assert_eq!(classes(&first) == classes(&second), first == second);
+    }
+}
