@@ -9,7 +9,7 @@
 //! Times are widened by two days on both sides, which covers what is not known of them: the session's time zone, and whether a
 //! column of text is compared as text.
 
-use super::value::{Datum, Order};
+use super::value::{Datum, Order, Value};
 
 /// The most nodes that cover a range.
 pub(super) const COVER_MAX: u64 = 4;
@@ -63,6 +63,16 @@ impl Range {
         } else {
             self
         })
+    }
+
+    /// Its lower end, if it has one; times with the two days that they were widened by.
+    pub fn low(self) -> Option<Value> {
+        Value::at(self.order, self.low)
+    }
+
+    /// Its upper end, likewise.
+    pub fn high(self) -> Option<Value> {
+        Value::at(self.order, self.high)
     }
 
     /// Whether both ends are known.

@@ -281,6 +281,29 @@ fn a_shape_leaves_out_what_it_has_no_room_for() {
     assert_eq!(left_out, ["e", "f"]);
 }
 
+#[test]
+fn ends_of_ranges_are_shown_as_they_were_given() {
+    let ends = |dialect, low: Raw<'_>, high: Raw<'_>| {
+        let of = |raw| Datum::of(dialect, raw).unwrap();
+        let range = Range::between(Some(&of(low)), Some(&of(high))).unwrap();
+        let shown = |end: Option<Value>| end.map(|end| end.to_string());
+        (shown(range.low()).unwrap(), shown(range.high()).unwrap())
+    };
+    let given = ends(Dialect::MySql, Raw::Float(-100.25), Raw::Int(1 << 50));
+    assert_eq!(given, ("-100.25".into(), "1125899906842624".into()));
+    let given = ends(
+        Dialect::Sqlite,
+        Raw::Text("2024-02-29 23:59:59.25"),
+        Raw::Text("2026-12-31"),
+    );
+    assert_eq!(
+        given,
+        ("2024-02-27 23:59:59.250000".into(), "2027-01-02".into())
+    );
+    let five = Datum::of(Dialect::Postgres, Raw::Int(5)).unwrap();
+    assert_eq!(Range::between(Some(&five), None).unwrap().high(), None);
+}
+
 fn arb_raw() -> impl Strategy<Value = (Raw<'static>, bool)> {
     let small = (-3_i64..4).prop_map(Raw::Int);
     let floats = prop_oneof![any::<f64>(), -4.0..4.0_f64].prop_map(Raw::Float);

@@ -68,7 +68,7 @@ pub enum Value {
     Null,
     /// A number, or text that reads as one, as the bits of its closest 64-bit float.
     Number(u64),
-    /// A date, or a date and time, in microseconds since 1970; without a zone as UTC.
+    /// A date, or a date and time, in microseconds since 1970; without a zone it counts as UTC.
     Time(i64),
     /// Text.
     Text(Arc<str>),
@@ -151,6 +151,19 @@ impl Value {
         }
     }
 
+    /// The value at a position; `None` at the ends of the axis.
+    pub(super) fn at(order: Order, position: u64) -> Option<Self> {
+        const MIDDLE: u64 = 1 << 63;
+        if matches!(position, 0 | u64::MAX) {
+            return None;
+        }
+        Some(match order {
+            Order::Number if position >= MIDDLE => Self::of_number(magnitude(position - MIDDLE)),
+            Order::Number => Self::of_number(-magnitude(MIDDLE - position)),
+            Order::Time => Self::Time((position ^ MIDDLE).cast_signed()),
+        })
+    }
+
     /// The number that is meant, if it is one.
     pub fn number(&self) -> Option<f64> {
         match self {
@@ -169,7 +182,7 @@ impl fmt::Display for Value {
                 let shown = format!("{number:?}");
                 f.write_str(shown.strip_suffix(".0").unwrap_or(&shown))
             }
-            Self::Time(micros) => write!(f, "{micros}us"),
+            Self::Time(micros) => time::show(*micros, f),
             Self::Text(text) => write!(f, "'{}'", text.replace('\'', "''")),
             Self::Bytes(bytes) => {
                 f.write_str("x'")?;
@@ -180,10 +193,13 @@ impl fmt::Display for Value {
     }
 }
 
+/// From here on positions of numbers are in the steps of floats.
+const EVEN_TO: f64 = 4_398_046_511_104.0;
+/// Positions between two integers below that.
+const STEPS: f64 = 1_048_576.0;
+
 /// How far from zero a number's position is: below 2^63.
 fn distance(magnitude: f64) -> u64 {
-    const EVEN_TO: f64 = 4_398_046_511_104.0;
-    const STEPS: f64 = 1_048_576.0;
     if magnitude < EVEN_TO {
         #[expect(
             clippy::cast_possible_truncation,
@@ -193,6 +209,15 @@ fn distance(magnitude: f64) -> u64 {
         return (magnitude * STEPS) as u64;
     }
     (1 << 62) + (magnitude.to_bits() - EVEN_TO.to_bits())
+}
+
+/// The number that is so far from zero: the inverse of [`distance`], but for what that leaves out.
+fn magnitude(distance: u64) -> f64 {
+    match distance.checked_sub(1 << 62) {
+        Some(above) => f64::from_bits(above + EVEN_TO.to_bits()),
+        #[expect(clippy::cast_precision_loss, reason = "it is shown to people")]
+        None => distance as f64 / STEPS,
+    }
 }
 
 fn number(value: f64) -> Datum {
@@ -315,6 +340,34 @@ fn uuid(text: &str) -> Option<String> {
 mod time {
     //! Dates and times in ISO 8601's notation, as databases print them.
 
+    use std::fmt;
+
+    /// `YYYY-MM-DD`, and ` hh:mm:ss` and a fraction if they are not zero.
+    pub(super) fn show(micros: i64, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (days, rest) = (micros.div_euclid(DAY), micros.rem_euclid(DAY));
+        // Of the days since the first of March of year 0, in eras of 400 years; see `days`.
+        let days = days + 719_468;
+        let (era, of_era) = (days.div_euclid(146_097), days.rem_euclid(146_097));
+        let year = (of_era - of_era / 1_460 + of_era / 36_524 - of_era / 146_096) / 365;
+        let of_year = of_era - (365 * year + year / 4 - year / 100);
+        let from_march = (5 * of_year + 2) / 153;
+        let day = of_year - (153 * from_march + 2) / 5 + 1;
+        let month = (from_march + 2) % 12 + 1;
+        let year = year + era * 400 + i64::from(month <= 2);
+        write!(f, "{year:04}-{month:02}-{day:02}")?;
+        if rest != 0 {
+            let (seconds, fraction) = (rest / 1_000_000, rest % 1_000_000);
+            let (minutes, second) = (seconds / 60, seconds % 60);
+            write!(f, " {:02}:{:02}:{second:02}", minutes / 60, minutes % 60)?;
+            if fraction != 0 {
+                write!(f, ".{fraction:06}")?;
+            }
+        }
+        Ok(())
+    }
+
+    const DAY: i64 = 86_400_000_000;
+
     /// Microseconds since 1970 of `YYYY-MM-DD`, optionally followed by `T` or a space and `hh:mm`, `:ss`, a fraction, and a zone
     /// (`Z`, `+hh`, `+hhmm`, `+hh:mm`); `None` if it is not exactly that.
     pub(super) fn parse(text: &str) -> Option<i64> {
@@ -340,7 +393,7 @@ mod time {
             micros += ((hour * 60 + minute) * 60 + second) * 1_000_000;
             micros -= zone(&mut rest)? * 1_000_000;
         }
-        rest.is_empty().then_some(days * 86_400_000_000 + micros)
+        rest.is_empty().then_some(days * DAY + micros)
     }
 
     fn expect(rest: &mut &[u8], any: &[u8]) -> Option<u8> {
