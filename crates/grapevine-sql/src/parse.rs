@@ -1,0 +1,202 @@
+//! From text to one statement, within bounds.
+//!
+//! The parser goes down by recursion, and stops at a depth of its own; but chains (`a or b or c`, `1 + 1 + 1`) become trees as deep as they
+//! are long, and whoever walks or drops them needs the stack for that. So tokens are counted first, and long statements are worked on with
+//! a stack that is large enough.
+
+use std::collections::BTreeSet;
+
+use grapevine_core::criteria::Dialect;
+use sqlparser::ast::Statement;
+use sqlparser::dialect::{Dialect as Grammar, MySqlDialect, PostgreSqlDialect, SQLiteDialect};
+use sqlparser::keywords::Keyword;
+use sqlparser::parser::Parser;
+use sqlparser::tokenizer::{Token, Tokenizer};
+
+use crate::{ExplainError, PARAMETERS_MAX, Parameter, SQL_BYTES_MAX, SQL_TOKENS_MAX};
+
+/// The text in tokens, checked against the limits, with placeholders numbered.
+#[derive(Debug)]
+pub(crate) struct Tokens {
+    all: Vec<Token>,
+    /// Those that can make the tree deeper.
+    pub(crate) deepening: usize,
+    dialect: Dialect,
+}
+
+fn grammar(dialect: Dialect) -> &'static dyn Grammar {
+    match dialect {
+        Dialect::Postgres => &PostgreSqlDialect {},
+        Dialect::MySql => &MySqlDialect {},
+        Dialect::Sqlite => &SQLiteDialect {},
+    }
+}
+
+impl Tokens {
+    pub(crate) fn of(sql: &str, dialect: Dialect) -> Result<Self, ExplainError> {
+        if sql.len() > SQL_BYTES_MAX {
+            return Err(ExplainError::TooLong { bytes: sql.len() });
+        }
+        let tokens = Tokenizer::new(grammar(dialect), sql)
+            .tokenize()
+            .map_err(|error| ExplainError::Unparsable {
+                message: error.to_string(),
+            })?;
+        let mut tokens: Vec<_> = tokens
+            .into_iter()
+            .filter(|token| !matches!(token, Token::Whitespace(_)))
+            .collect();
+        let deepening = tokens.iter().filter(|token| deepens(token)).count();
+        if deepening > SQL_TOKENS_MAX {
+            return Err(ExplainError::TooManyTokens { tokens: deepening });
+        }
+        let mut next = 1;
+        for token in &mut tokens {
+            if *token == Token::Placeholder("?".into()) {
+                *token = Token::Placeholder(format!("?{next}"));
+                next += 1;
+            }
+        }
+        Ok(Self {
+            all: tokens,
+            deepening,
+            dialect,
+        })
+    }
+
+    /// Whether every placeholder has a value, and every value a placeholder.
+    pub(crate) fn check(&self, parameters: &[Parameter]) -> Result<(), ExplainError> {
+        let given = parameters.len();
+        if given > PARAMETERS_MAX {
+            return Err(ExplainError::TooManyParameters { given });
+        }
+        let by_place = parameters.iter().filter(|given| given.name.is_none());
+        let mut unused: BTreeSet<String> = (1..=by_place.count())
+            .map(|number| number.to_string())
+            .chain(parameters.iter().filter_map(|given| given.name.clone()))
+            .collect();
+        let all = unused.clone();
+        for placeholder in self.placeholders() {
+            let name = placeholder.get(1..).unwrap_or_default();
+            if !all.contains(name) {
+                return Err(ExplainError::MissingParameter { placeholder, given });
+            }
+            unused.remove(name);
+        }
+        match unused.pop_first() {
+            None => Ok(()),
+            Some(parameter) => Err(ExplainError::UnusedParameter { parameter }),
+        }
+    }
+
+    /// As they stand in the statement, but numbered. A colon and a name are two tokens.
+    fn placeholders(&self) -> impl Iterator<Item = String> {
+        let pairs = self.all.iter().zip(self.all.iter().skip(1));
+        let named = pairs.filter_map(|pair| match pair {
+            (Token::Colon, Token::Word(word)) => Some(format!(":{}", word.value)),
+            (Token::AtSign, Token::Word(word)) if self.dialect == Dialect::Sqlite => {
+                Some(format!("@{}", word.value))
+            }
+            _ => None,
+        });
+        let numbered = self.all.iter().filter_map(|token| match token {
+            Token::Placeholder(name) => Some(name.clone()),
+            _ => None,
+        });
+        numbered.chain(named)
+    }
+
+    /// The one statement.
+    pub(crate) fn parse(&self) -> Result<Statement, ExplainError> {
+        let parsed = Parser::new(grammar(self.dialect))
+            .with_tokens(self.all.clone())
+            .parse_statements();
+        let mut statements = parsed.map_err(|error| ExplainError::Unparsable {
+            message: error.to_string(),
+        })?;
+        match (statements.pop(), statements.len()) {
+            (Some(statement), 0) => Ok(statement),
+            (last, others) => Err(ExplainError::NotOne {
+                statements: others + usize::from(last.is_some()),
+            }),
+        }
+    }
+
+    /// How it begins, for messages.
+    pub(crate) fn beginning(&self) -> String {
+        const SHOWN: usize = 4;
+        let words: Vec<_> = self
+            .all
+            .iter()
+            .take(SHOWN)
+            .map(ToString::to_string)
+            .collect();
+        words.join(" ")
+    }
+
+    /// Whether it says that it changes rows.
+    pub(crate) fn writes(&self) -> bool {
+        self.all.iter().any(|token| match token {
+            Token::Word(word) => matches!(
+                word.keyword,
+                Keyword::INSERT
+                    | Keyword::UPDATE
+                    | Keyword::DELETE
+                    | Keyword::REPLACE
+                    | Keyword::MERGE
+                    | Keyword::TRUNCATE
+                    | Keyword::COPY
+                    | Keyword::LOAD
+                    | Keyword::ALTER
+                    | Keyword::DROP
+                    | Keyword::CALL
+                    | Keyword::INTO
+            ),
+            _ => false,
+        })
+    }
+
+    /// Whatever may be the name of a table in text that is not understood: every word that is no keyword or follows a dot, and
+    /// every quoted one.
+    pub(crate) fn names(&self) -> Vec<String> {
+        let before = std::iter::once(&Token::Period).chain(&self.all);
+        let names = self
+            .all
+            .iter()
+            .zip(before)
+            .filter_map(|(token, before)| match token {
+                Token::Word(word) if word.quote_style.is_some() => Some(word.value.clone()),
+                Token::Word(word) => {
+                    let plain = word.keyword == Keyword::NoKeyword;
+                    let after_name = *before == Token::Period;
+                    // What is a keyword to one database is a name to another.
+                    let may_be = !matches!(
+                        word.keyword,
+                        Keyword::SELECT
+                            | Keyword::FROM
+                            | Keyword::WHERE
+                            | Keyword::AND
+                            | Keyword::OR
+                    );
+                    (plain || after_name || may_be).then(|| word.value.clone())
+                }
+                _ => None,
+            });
+        names.collect()
+    }
+}
+
+fn deepens(token: &Token) -> bool {
+    !matches!(
+        token,
+        Token::EOF
+            | Token::Number(..)
+            | Token::SingleQuotedString(_)
+            | Token::DoubleQuotedString(_)
+            | Token::Placeholder(_)
+            | Token::Comma
+            | Token::LParen
+            | Token::RParen
+            | Token::SemiColon
+    )
+}
