@@ -9,8 +9,8 @@ use std::process::ExitCode;
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 use crate::commands::{
-    addresses, classes, completions, demo, drain, forget, invalidate, members, register, replay,
-    resolve, status, watch, write,
+    addresses, classes, completions, demo, drain, explain, forget, invalidate, members, register,
+    replay, resolve, status, watch, write,
 };
 use crate::exit::{EXIT_CODES, Failure, of_clap};
 
@@ -37,6 +37,7 @@ enum Command {
     Watch(watch::Args),
     Drain(drain::Args),
     Forget(forget::Args),
+    Explain(explain::Args),
     Demo(demo::Args),
     Replay(replay::Args),
     Completions(completions::Args),
@@ -115,6 +116,7 @@ impl Command {
             Self::Watch(args) => watch::run(args).await,
             Self::Drain(args) => drain::run(args).await,
             Self::Forget(args) => forget::run(args).await,
+            Self::Explain(args) => explain::run(&args),
             Self::Demo(args) => demo::run(args).await,
             Self::Replay(args) => replay::run(args).await,
             Self::Completions(args) => completions::run(&args),
@@ -135,6 +137,7 @@ impl Command {
             Self::Watch(args) => args.connection.json,
             Self::Drain(args) => args.connection.json,
             Self::Forget(args) => args.connection.json,
+            Self::Explain(args) => args.json,
             Self::Demo(args) => args.json,
             Self::Replay(args) => args.json,
             Self::Completions(_) => false,
@@ -196,6 +199,7 @@ mod tests {
             "replay",
             "drain",
             "forget",
+            "explain",
             "completions",
         ] {
             assert!(names.contains(&name), "{name} is missing from {names:?}");

@@ -5,6 +5,7 @@ pub(crate) mod classes;
 pub(crate) mod completions;
 pub(crate) mod demo;
 pub(crate) mod drain;
+pub(crate) mod explain;
 pub(crate) mod forget;
 pub(crate) mod invalidate;
 pub(crate) mod members;

@@ -6,6 +6,7 @@
 mod asking;
 mod cluster;
 mod documents;
+mod explaining;
 mod feeding;
 mod kit;
 mod lab;
