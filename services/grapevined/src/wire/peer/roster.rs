@@ -122,13 +122,20 @@ fn read_view(view: Option<&v1::View>) -> Checked<View> {
     }
     let closed = view.closed.iter();
     let closed = closed.map(|dot| Ok((origin("view.closed", &dot.incarnation)?, dot.sequence)));
+    let retired = read_retired(view, mark.number)?;
+    let both = |run: &&Incarnation| retired.head(**run).is_some();
+    if let Some(run) = seats.values().find(both) {
+        // It would end because of that, and its next run has no seat.
+        let reason = format!("{run}, which the view seats");
+        return Err(field("view.retired.incarnation", reason));
+    }
     Ok(View {
         number: mark.number,
         history: mark.history,
         everything: view.everything,
         spared: view.spared,
         closed: closed.collect::<Checked<_>>()?,
-        retired: read_retired(view, mark.number)?,
+        retired,
         seats,
     })
 }
@@ -252,6 +259,27 @@ fn read_promise(promise: &v1::RosterPromise) -> Checked<Say> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A run ends when a view retires it: a member would, whenever somebody made such a view up.
+    #[test]
+    fn g1_a_view_that_retires_a_run_which_it_seats_is_not_read() {
+        let run = |number| Incarnation::new(number).expect("not zero");
+        let told = |retired| {
+            view(&View {
+                number: 5,
+                history: Some(run(9).as_history()),
+                everything: 1,
+                seats: [(NodeId::parse("a").expect("a name"), run(7))].into(),
+                retired: Retired::new([(run(retired), 3, 4)], 0),
+                ..View::default()
+            })
+        };
+        assert!(read_view(Some(&told(8))).is_ok());
+        let error = read_view(Some(&told(7))).expect_err("it is seated");
+        let (field, reason) = ("view.retired.incarnation", run(7).to_string());
+        let error = format!("{error:?}");
+        assert!(error.contains(field) && error.contains(&reason), "{error}");
+    }
 
     /// No number is taken that leaves no room for those that follow it.
     #[test]
