@@ -239,7 +239,12 @@ impl Core {
         };
         let node = member.hello.node_id.clone();
         let outcome = match say {
-            Say::Decided(view) if self.defects_to(&view, now) => self.views.roster.defect(view),
+            Say::Decided(view) if self.defects_to(&view, now) => {
+                // There it waits anew: going back and forth with every word from either side would have nobody else see how
+                // long he has been stuck.
+                self.views.stuck = None;
+                self.views.roster.defect(view)
+            }
             say => self.views.roster.heard(&node, history, say),
         };
         self.roster_outcome(outcome, now, effects);

@@ -12,7 +12,7 @@ use grapevine_core::machine::effects::{
 };
 use grapevine_core::names::NodeId;
 use grapevine_core::progress::OriginHead;
-use grapevine_core::roster::{Ballot, Draft, Mark, Outcome, Roster, Say};
+use grapevine_core::roster::{Ballot, Draft, Mark, Outcome, Roster, Say, View};
 
 use crate::world::{MAX_STALENESS, World};
 
@@ -118,6 +118,48 @@ fn g2_who_goes_on_alone_does_not_follow_what_it_left_after_a_restart() {
         (0..3).all(|at| fresh(world, at))
     });
     assert!((0..3).all(|at| world.core(at).roster().history == alone));
+}
+
+/// Who waited long for a majority of its history follows another one. If there is none either, it waits as long again, for
+/// whoever else is stuck meets those of his history only then. Going back with the next word, it would have each word
+/// answered by another one, and have all of its peers asked, without end.
+#[test]
+fn g7_who_follows_another_history_waits_anew_before_it_leaves_that() {
+    let timeout = Duration::from_secs(5);
+    let mut world = World::running_with(4, |config| config.member_timeout = timeout);
+    world.crash(1);
+    world.crash(3);
+    let first = world.core(0).roster().clone();
+    let other = View {
+        number: 1,
+        history: Some(run(0x77).as_history()),
+        everything: 1,
+        seats: [(node("a"), run(0x77)), (node("b"), run(0x78))].into(),
+        ..View::default()
+    };
+    world.advance(timeout * 3 + MAX_STALENESS * 4);
+    assert_eq!(
+        world.core(0).roster(),
+        &first,
+        "two of four agree on nothing"
+    );
+    let from = world.incarnation(2);
+    let tell = |world: &mut World, view: &View| {
+        let (history, say) = (view.history, Say::Decided(view.clone()));
+        let message = PeerMessage::Roster { history, say };
+        world.input(0, Input::Peer { from, message });
+        world.flush(0);
+        world.core(0).roster().history
+    };
+    assert_eq!(tell(&mut world, &other), other.history);
+    for _ in 0..3 {
+        assert_eq!(tell(&mut world, &first), other.history, "it has just come");
+    }
+    // Nobody of that one comes.
+    world.cut(0, 2);
+    world.advance(timeout * 3 + MAX_STALENESS * 4);
+    world.connect(0, 2);
+    assert_eq!(tell(&mut world, &first), first.history);
 }
 
 /// Two of three are wiped and begin anew, while the third still calls itself fresh by what their last runs granted.
