@@ -295,8 +295,8 @@ impl<'a> Conditions<'a> {
     }
 
     fn equal(&mut self, expr: &Expr, column: ColumnRef, value: &Literal) -> Disjunction {
-        match value.datum() {
-            Some(datum) => Disjunction::fact(Fact::Cell(column, Cell::Is(datum.clone()))),
+        match value.in_column(self.from.dialect) {
+            Some(datum) => Disjunction::fact(Fact::Cell(column, Cell::Is(datum))),
             None => self.unknown(expr, "what this value is equal to depends on the collation"),
         }
     }

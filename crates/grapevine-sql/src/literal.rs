@@ -59,6 +59,16 @@ impl Literal {
         Self { scalar, datum }
     }
 
+    /// What a column has that was given it, or is equal to it. SQLite makes a number text in a column of text, and then orders
+    /// it as text.
+    pub(crate) fn in_column(&self, dialect: Dialect) -> Option<Datum> {
+        let mut datum = self.datum.clone()?;
+        if dialect == Dialect::Sqlite && datum.order == Some(Order::Number) {
+            datum.order = None;
+        }
+        Some(datum)
+    }
+
     /// Its normal form, if it has one.
     pub(crate) fn datum(&self) -> Option<&Datum> {
         self.datum.as_ref()

@@ -375,6 +375,23 @@ fn writes_tell_their_rows_before_and_after() {
 }
 
 #[test]
+fn g3_a_number_in_a_column_of_text_is_ordered_as_text_in_sqlite() {
+    let read = "SELECT * FROM t WHERE k BETWEEN 1 AND 2";
+    for write in [
+        "INSERT INTO t (k) VALUES (100)",
+        "DELETE FROM t WHERE k = 100",
+        "UPDATE t SET k = 100 WHERE k = 200",
+    ] {
+        let invalidated = |dialect| {
+            let read = in_dialect(dialect, read, &[]).unwrap();
+            read.is_invalidated_by(&in_dialect(dialect, write, &[]).unwrap().rows)
+        };
+        assert!(invalidated(Dialect::Sqlite), "{write}");
+        assert!(!invalidated(Dialect::Postgres), "{write}");
+    }
+}
+
+#[test]
 fn dialects_differ_in_names_and_values() {
     use Dialect::{MySql, Postgres, Sqlite};
     let quoted = r#"SELECT * FROM "Items" WHERE "Category" = 'Books'"#;

@@ -271,11 +271,12 @@ impl<'a> Writes<'a> {
         let Some(name) = name.0.last().and_then(|part| part.as_ident()) else {
             return Ok(());
         };
+        let dialect = self.literals.dialect;
         let literal = self.literals.of(value);
-        let datum = literal.as_ref().and_then(|literal| literal.datum());
+        let datum = literal.and_then(|literal| literal.in_column(dialect));
         if let Some(datum) = datum.filter(|datum| is_kept(&datum.value)) {
-            let column = from::column(name, self.literals.dialect)?;
-            rows.cells.insert(column, Cell::Is(datum.clone()));
+            let column = from::column(name, dialect)?;
+            rows.cells.insert(column, Cell::Is(datum));
         }
         Ok(())
     }
