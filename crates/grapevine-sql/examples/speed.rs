@@ -20,11 +20,23 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "SELECT * FROM items WHERE category = 1{}",
         " OR category = 1".repeat(900)
     );
+    let list: Vec<_> = (0..64).map(|value| value.to_string()).collect();
+    let list = format!("SELECT a FROM t WHERE a IN ({})", list.join(","));
+    let unions = vec![list; 290].join(" UNION ");
+    let names: Vec<_> = (0..400).map(|at| format!("t x{at}")).collect();
+    let equal: Vec<_> = (0..300)
+        .map(|at| format!("x{at}.b = x{}.b", at + 1))
+        .collect();
+    let either: Vec<_> = (0..64).map(|at| format!("x{at}.a = {at}")).collect();
+    let (names, equal, either) = (names.join(", "), equal.join(" AND "), either.join(" OR "));
+    let tables = format!("SELECT * FROM {names} WHERE ({either}) AND {equal}");
     for (what, sql) in [
         ("one table", one),
         ("ten tables joined", ten),
         ("three times 64 alternatives", alternatives),
         ("900 alternatives", long),
+        ("290 lists of 64", unions),
+        ("400 tables", tables),
     ] {
         let mut took = Vec::new();
         for _ in 0..500 {

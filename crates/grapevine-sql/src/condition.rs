@@ -5,14 +5,18 @@
 //! `NOT` is carried down to the comparisons. That is right in three-valued logic, for only rows for which a condition is true count:
 //! `NOT (a AND b)` is true where one of them is false, and `NOT a = 5` where `a` has another value.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
 use grapevine_core::criteria::{Cell, Conjunction, Datum, Dialect};
 use sqlparser::ast::{BinaryOperator, Expr, InTarget, UnaryOperator};
 
-use crate::CONJUNCTIONS_MAX;
 use crate::from::{ColumnRef, Condition, From};
 use crate::literal::{Literal, Literals};
+use crate::{CONJUNCTIONS_MAX, FACTS_MAX};
+
+/// Why NOT, <> and the like are left out.
+const ALL_BUT: &str =
+    "NOT is refused, and so is <>: classes and lists are of rows that meet a condition";
 
 /// One thing that holds.
 #[derive(Clone, Debug, PartialEq)]
@@ -61,7 +65,7 @@ impl Disjunction {
         }
     }
 
-    /// Both hold. Beyond the bound, the one with fewer conjunctions stands for both.
+    /// Both hold. Beyond the bounds, the one with fewer conjunctions stands for both, and facts are left out.
     pub(crate) fn and(self, other: Self) -> Self {
         if self.any.len() * other.any.len() > CONJUNCTIONS_MAX {
             let fewer = if self.any.len() <= other.any.len() {
@@ -75,12 +79,17 @@ impl Disjunction {
             };
         }
         let pairs = self.any.iter().flat_map(|one| {
-            let with = move |another: &Vec<Fact>| [one.as_slice(), another].concat();
+            let with = move |another: &Vec<Fact>| {
+                let both = one.iter().chain(another);
+                both.take(FACTS_MAX).cloned().collect()
+            };
             other.any.iter().map(with)
         });
+        let longest = |any: &[Vec<Fact>]| any.iter().map(Vec::len).max().unwrap_or(0);
+        let fit = longest(&self.any) + longest(&other.any) <= FACTS_MAX;
         Self {
             any: pairs.collect(),
-            exact: self.exact && other.exact,
+            exact: self.exact && other.exact && fit,
         }
     }
 
@@ -267,7 +276,7 @@ impl<'a> Conditions<'a> {
                 if value.is_null() && op == NotEq {
                     Disjunction::never()
                 } else {
-                    self.unknown(expr, "all values but one is no range")
+                    self.unknown(expr, ALL_BUT)
                 }
             }
             Lt | LtEq => self.range(expr, column, (None, Some(&value))),
@@ -337,7 +346,7 @@ impl<'a> Conditions<'a> {
 
     fn list(&mut self, expr: &Expr, inner: &Expr, list: &[Expr], negated: bool) -> Disjunction {
         if negated {
-            return self.unknown(expr, "all values but some is no range");
+            return self.unknown(expr, ALL_BUT);
         }
         let Some(column) = self.from.column(inner) else {
             return self.unknown(expr, "it is no comparison of a column with values");
@@ -359,7 +368,7 @@ impl<'a> Conditions<'a> {
 
     fn null(&mut self, expr: &Expr, inner: &Expr, negated: bool) -> Disjunction {
         match self.from.column(inner) {
-            Some(_) if negated => self.unknown(expr, "all values but one is no range"),
+            Some(_) if negated => self.unknown(expr, ALL_BUT),
             Some(column) => self.is_null(column),
             None => self.unknown(expr, "it is no comparison of a column with a value"),
         }
@@ -407,29 +416,39 @@ fn mirrored(op: &BinaryOperator) -> BinaryOperator {
 
 /// What a conjunction says of one of the tables: its own facts, and those of columns that have the same value as one of its own.
 pub(crate) fn of_relation(facts: &[Fact], relation: usize, mut rows: Conjunction) -> Conjunction {
-    let mut groups: Vec<BTreeSet<&ColumnRef>> = Vec::new();
+    // Columns that have the same value are in one group; it may have been joined into another one.
+    let mut groups: BTreeMap<&ColumnRef, usize> = BTreeMap::new();
+    let mut joined: Vec<usize> = Vec::new();
+    let root = |joined: &[usize], mut group: usize| {
+        while joined[group] != group {
+            group = joined[group];
+        }
+        group
+    };
     for fact in facts {
-        let mut group: BTreeSet<_> = match fact {
-            Fact::Cell(column, _) => [column].into(),
-            Fact::Same(one, other) => [one, other].into(),
+        let (one, other) = match fact {
+            Fact::Cell(column, _) => (column, column),
+            Fact::Same(one, other) => (one, other),
         };
-        groups.retain(|known| {
-            let apart = known.is_disjoint(&group);
-            if !apart {
-                group.extend(known);
+        let [one, other] = [one, other].map(|column| {
+            let group = *groups.entry(column).or_insert(joined.len());
+            if group == joined.len() {
+                joined.push(group);
             }
-            apart
+            root(&joined, group)
         });
-        groups.push(group);
+        joined[one] = other;
     }
-    for group in groups {
-        let cells = facts.iter().filter_map(|fact| match fact {
-            Fact::Cell(column, cell) if group.contains(column) => Some(cell),
-            _ => None,
-        });
-        for own in group.iter().filter(|column| column.relation == relation) {
-            for cell in cells.clone() {
-                rows.narrow(own.column.clone(), cell.clone());
+    let own: Vec<_> = groups
+        .iter()
+        .filter(|(column, _)| column.relation == relation)
+        .map(|(column, group)| (&column.column, root(&joined, *group)))
+        .collect();
+    for fact in facts {
+        if let Fact::Cell(column, cell) = fact {
+            let group = root(&joined, groups[column]);
+            for (own, _) in own.iter().filter(|(_, of)| *of == group) {
+                rows.narrow((*own).clone(), cell.clone());
             }
         }
     }

@@ -28,6 +28,12 @@ pub enum ExplainError {
         /// What was expected, and where.
         message: String,
     },
+    /// A long statement needs a thread with a stack of its own, and the system gave none.
+    #[error("sql is long, and there is no thread to work on it: {reason}")]
+    NoStack {
+        /// The system's.
+        reason: String,
+    },
     /// None, or more than one.
     #[error("sql has {statements} statements; it must be one")]
     NotOne {

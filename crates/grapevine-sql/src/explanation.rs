@@ -1,6 +1,6 @@
 //! What is told of a statement, and how it is put together.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use grapevine_core::criteria::{Cell, Conjunction, Shape, Table, table_class};
@@ -8,9 +8,9 @@ use grapevine_core::event::ADDRESS_CLASSES_MAX;
 use grapevine_core::names::ClassPath;
 use serde::Serialize;
 
-use crate::Unsure;
 use crate::reads::Reads;
 use crate::writes::Writes;
+use crate::{ALTERNATIVES_MAX, Unsure, WIDENED_MAX};
 
 /// Whether a statement reads or changes rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -135,6 +135,25 @@ pub enum Direction {
     Desc,
 }
 
+impl Widened {
+    pub(crate) fn of(table: &Table, reason: impl Into<String>) -> Self {
+        Self {
+            table: Some(table.to_string()),
+            reason: reason.into(),
+        }
+    }
+
+    /// Conditions of which it is not clear whose columns they are about.
+    pub(crate) fn of_conditions(
+        left_out: Vec<(String, &'static str)>,
+    ) -> impl Iterator<Item = Self> {
+        left_out.into_iter().map(|(condition, why)| Self {
+            table: None,
+            reason: format!("{condition}: {why}"),
+        })
+    }
+}
+
 impl Predicate {
     fn of(rows: &Conjunction) -> Self {
         let terms = rows.cells.iter().map(|(column, cell)| {
@@ -248,63 +267,32 @@ impl Explanation {
         for any in rows.values_mut() {
             reduce(any);
         }
-        let tables: Vec<_> = rows.keys().map(ToString::to_string).collect();
+        let tables = rows.keys().map(ToString::to_string).collect();
         // No row of these ever counts.
         rows.retain(|_, any| !any.is_empty());
-        let conjunctions: Vec<_> = rows.values().flatten().map(Predicate::of).collect();
-        let mut classes = classes(&rows);
-        // The table with the most classes first.
-        while classes.values().map(Vec::len).sum::<usize>() > ADDRESS_CLASSES_MAX {
-            let most = classes.iter().max_by_key(|(_, classes)| classes.len());
-            let most = most.map(|(table, classes)| (table.clone(), classes.len()));
-            let Some((table, 2..)) = most else {
-                break;
-            };
-            widened.push(Widened {
-                table: Some(table.to_string()),
-                reason: format!(
-                    "its conditions would take more than the {ADDRESS_CLASSES_MAX} classes of an address"
-                ),
-            });
-            rows.insert(table.clone(), vec![Conjunction::all_of(table)]);
-            classes = self::classes(&rows);
-        }
-        let class_paths: Vec<_> = classes.values().flatten().cloned().collect();
+        let conjunctions = rows.values().flatten().map(Predicate::of).collect();
+        let count = rows.len();
+        let class_paths = fitted(&mut rows, &mut widened);
         let mut invalidated_by = Vec::new();
         for rows in rows.values().flatten() {
             let shape = Shape::of(rows);
             let mut kept = rows.clone();
             for column in shape.left_out(rows) {
                 kept.cells.remove(column);
-                widened.push(Widened {
-                    table: Some(rows.table.to_string()),
-                    reason: format!("{column}: a class has no room for another condition"),
-                });
+                let reason = format!("{column}: a class has no room for another condition");
+                widened.push(Widened::of(&rows.table, reason));
             }
             let line = Predicate::of(&kept).to_string();
             if !invalidated_by.contains(&line) {
                 invalidated_by.push(line);
             }
         }
-        widened.dedup();
         let mut explanation = Self {
-            kind: Kind::Read,
             tables,
             conjunctions,
-            widened,
-            index: None,
-            no_index: None,
-            order: Vec::new(),
-            limit: None,
-            offset: None,
-            classes: class_paths.iter().map(ToString::to_string).collect(),
             invalidated_by,
-            cacheable: true,
-            not_cacheable: Vec::new(),
-            rows: rows.into_values().flatten().collect(),
-            class_paths,
+            ..Self::new(Kind::Read, rows, class_paths, widened)
         };
-        let count = explanation.class_paths.len();
         if count > ADDRESS_CLASSES_MAX {
             explanation.refuse(vec![format!(
                 "it reads {count} tables; the limit is {ADDRESS_CLASSES_MAX}, the classes of an address"
@@ -320,22 +308,32 @@ impl Explanation {
 
     /// Of a statement that changes rows.
     pub(crate) fn of_writes(writes: Writes<'_>) -> Self {
-        let mut by_table: BTreeMap<Table, Vec<Conjunction>> = BTreeMap::new();
-        for rows in writes.rows {
-            by_table.entry(rows.table.clone()).or_default().push(rows);
+        let mut rows: BTreeMap<Table, Vec<Conjunction>> = BTreeMap::new();
+        let mut widened = writes.widened;
+        for changed in writes.rows {
+            let known = rows.entry(changed.table.clone()).or_default();
+            add(known, changed, &mut widened);
         }
-        for any in by_table.values_mut() {
+        for any in rows.values_mut() {
             reduce(any);
         }
-        let class_paths: Vec<_> = by_table.keys().map(table_class).collect();
-        let rows: Vec<_> = by_table.values().flatten().cloned().collect();
-        let mut widened = writes.widened;
-        widened.dedup();
+        let class_paths = rows.keys().map(table_class).collect();
+        let mut explanation = Self::new(Kind::Write, rows, class_paths, widened);
+        explanation.refuse(vec!["it changes rows".into()]);
+        explanation
+    }
+
+    fn new(
+        kind: Kind,
+        rows: BTreeMap<Table, Vec<Conjunction>>,
+        class_paths: Vec<ClassPath>,
+        widened: Vec<Widened>,
+    ) -> Self {
         Self {
-            kind: Kind::Write,
-            tables: by_table.keys().map(ToString::to_string).collect(),
-            conjunctions: rows.iter().map(Predicate::of).collect(),
-            widened,
+            kind,
+            tables: rows.keys().map(ToString::to_string).collect(),
+            conjunctions: rows.values().flatten().map(Predicate::of).collect(),
+            widened: shortened(widened),
             index: None,
             no_index: None,
             order: Vec::new(),
@@ -343,9 +341,9 @@ impl Explanation {
             offset: None,
             classes: class_paths.iter().map(ToString::to_string).collect(),
             invalidated_by: Vec::new(),
-            cacheable: false,
-            not_cacheable: vec!["it changes rows".into()],
-            rows,
+            cacheable: true,
+            not_cacheable: Vec::new(),
+            rows: rows.into_values().flatten().collect(),
             class_paths,
         }
     }
@@ -369,6 +367,61 @@ impl Explanation {
     }
 }
 
+/// The classes of reads, at most [`ADDRESS_CLASSES_MAX`] if there are no more tables: those with the most are read as a whole.
+fn fitted(
+    rows: &mut BTreeMap<Table, Vec<Conjunction>>,
+    widened: &mut Vec<Widened>,
+) -> Vec<ClassPath> {
+    let mut classes: BTreeMap<Table, Vec<ClassPath>> = BTreeMap::new();
+    let few = rows.len() <= ADDRESS_CLASSES_MAX;
+    for (table, any) in rows.iter_mut() {
+        if !few {
+            *any = vec![Conjunction::all_of(table.clone())];
+        }
+        classes.insert(table.clone(), classes_of(any));
+    }
+    while few && classes.values().map(Vec::len).sum::<usize>() > ADDRESS_CLASSES_MAX {
+        let most = classes.iter_mut().max_by_key(|(_, classes)| classes.len());
+        let (table, most) = most.expect("invariant: there are too many");
+        let reason = format!(
+            "its conditions would take more than the {ADDRESS_CLASSES_MAX} classes of an address"
+        );
+        widened.push(Widened::of(table, reason));
+        let whole = vec![Conjunction::all_of(table.clone())];
+        *most = classes_of(&whole);
+        rows.insert(table.clone(), whole);
+    }
+    classes.into_values().flatten().collect()
+}
+
+fn classes_of(any: &[Conjunction]) -> Vec<ClassPath> {
+    let classes = any
+        .iter()
+        .flat_map(|rows| Shape::of(rows).classes_of_read(rows));
+    let mut classes: Vec<_> = classes.collect();
+    classes.sort_unstable();
+    classes.dedup();
+    classes
+}
+
+/// Without repetitions, and at most [`WIDENED_MAX`] of them.
+fn shortened(all: Vec<Widened>) -> Vec<Widened> {
+    let mut seen = BTreeSet::new();
+    let mut widened: Vec<_> = all
+        .into_iter()
+        .filter(|one| seen.insert((one.table.clone(), one.reason.clone())))
+        .collect();
+    let more = widened.len().saturating_sub(WIDENED_MAX);
+    if more > 0 {
+        widened.truncate(WIDENED_MAX);
+        widened.push(Widened {
+            table: None,
+            reason: format!("and {more} more"),
+        });
+    }
+    widened
+}
+
 /// Leaves out what another one contains.
 fn reduce(any: &mut Vec<Conjunction>) {
     let all = std::mem::take(any);
@@ -384,17 +437,16 @@ fn reduce(any: &mut Vec<Conjunction>) {
     }
 }
 
-fn classes(rows: &BTreeMap<Table, Vec<Conjunction>>) -> BTreeMap<Table, Vec<ClassPath>> {
-    let of = |any: &Vec<Conjunction>| {
-        let classes = any
-            .iter()
-            .flat_map(|rows| Shape::of(rows).classes_of_read(rows));
-        let mut classes: Vec<_> = classes.collect();
-        classes.sort_unstable();
-        classes.dedup();
-        classes
-    };
-    rows.iter()
-        .map(|(table, any)| (table.clone(), of(any)))
-        .collect()
+/// One more kind of rows of a table; every row of it, once there are too many.
+pub(crate) fn add(any: &mut Vec<Conjunction>, rows: Conjunction, widened: &mut Vec<Widened>) {
+    if any.contains(&rows) {
+        return;
+    }
+    if any.len() < ALTERNATIVES_MAX {
+        any.push(rows);
+        return;
+    }
+    let reason = format!("it would take more than {ALTERNATIVES_MAX} alternatives");
+    widened.push(Widened::of(&rows.table, reason));
+    *any = vec![Conjunction::all_of(rows.table)];
 }

@@ -12,7 +12,7 @@ use sqlparser::ast::{
     Expr, Ident, JoinConstraint, JoinOperator, ObjectName, TableAlias, TableFactor, TableWithJoins,
 };
 
-use crate::ExplainError;
+use crate::{ExplainError, RELATIONS_MAX};
 
 /// A column of one of the tables, by the table's place.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -56,6 +56,8 @@ pub(crate) struct From<'a> {
     pub(crate) dialect: Dialect,
     pub(crate) relations: Vec<Relation>,
     pub(crate) filters: Vec<Filter<'a>>,
+    /// Whether there are too many tables for their conditions to be looked at.
+    crowded: bool,
 }
 
 impl<'a> From<'a> {
@@ -69,15 +71,33 @@ impl<'a> From<'a> {
             dialect,
             relations: Vec::new(),
             filters: Vec::new(),
+            crowded: false,
         };
         for item in items {
             from.joined(item, is_table)?;
         }
+        if from.relations.len() > RELATIONS_MAX {
+            from.filters.clear();
+            from.crowded = true;
+        }
+        Ok(from)
+    }
+
+    /// Of one item, without conditions.
+    pub(crate) fn of_factor(
+        factor: &'a TableFactor,
+        dialect: Dialect,
+    ) -> Result<Self, ExplainError> {
+        let mut from = Self::of([], dialect, &|_| true)?;
+        from.factor(factor, &|_| true)?;
         Ok(from)
     }
 
     /// A condition that filters all.
     pub(crate) fn filter_all(&mut self, condition: &'a Expr) {
+        if self.crowded {
+            return;
+        }
         self.filters.push(Filter {
             condition: Condition::Expr(condition),
             of: (0..self.relations.len()).collect(),

@@ -266,7 +266,8 @@ pub(crate) fn is_plain(function: &Function, dialect: Dialect) -> bool {
     };
     let name = name.value.to_lowercase();
     if SQLITE_TIMES.contains(&name.as_str()) {
-        return dialect != Dialect::Sqlite && name != "unixepoch" || is_of_a_given_time(function);
+        return dialect != Dialect::Sqlite && name != "unixepoch"
+            || is_of_a_given_time(&name, function);
     }
     // PostgreSQL's `age(t)` counts from today.
     if name == "age" {
@@ -288,7 +289,7 @@ fn arguments(function: &Function) -> Option<&[FunctionArg]> {
 }
 
 /// Whether the arguments are columns and literals, none of which is `now`.
-fn is_of_a_given_time(function: &Function) -> bool {
+fn is_of_a_given_time(name: &str, function: &Function) -> bool {
     let given = |argument: &FunctionArg| match argument {
         FunctionArg::Unnamed(FunctionArgExpr::Expr(expr)) => match expr {
             Expr::Identifier(_) | Expr::CompoundIdentifier(_) => true,
@@ -301,8 +302,10 @@ fn is_of_a_given_time(function: &Function) -> bool {
         },
         _ => false,
     };
+    // The first of `strftime` is the format.
+    let least = 1 + usize::from(name == "strftime");
     arguments(function)
-        .is_some_and(|arguments| !arguments.is_empty() && arguments.iter().all(given))
+        .is_some_and(|arguments| arguments.len() >= least && arguments.iter().all(given))
 }
 
 #[cfg(test)]

@@ -37,12 +37,12 @@ pub(crate) fn describe(
         SetExpr::Select(select) if query.with.is_none() => {
             of_select(query, select, literals, explanation)?
         }
-        SetExpr::Select(_) => Err("it reads from a query of its own"),
-        _ => Err("it is no single SELECT"),
+        SetExpr::Select(_) => Err("it reads from a query of its own".to_owned()),
+        _ => Err("it is no single SELECT".to_owned()),
     };
     match found {
         Ok(index) => explanation.index = Some(index),
-        Err(why) => explanation.no_index = Some(why.to_owned()),
+        Err(why) => explanation.no_index = Some(why),
     }
     Ok(())
 }
@@ -52,7 +52,7 @@ fn of_select(
     select: &Select,
     literals: Literals<'_>,
     explanation: &mut Explanation,
-) -> Result<Result<Index, &'static str>, ExplainError> {
+) -> Result<Result<Index, String>, ExplainError> {
     let mut from = From::of(&select.from, literals.dialect, &|_| true)?;
     if let Some(condition) = &select.selection {
         from.filter_all(condition);
@@ -63,17 +63,17 @@ fn of_select(
     }
     let table = match from.relations.as_slice() {
         [only] if from.filters.len() <= 1 => only.table.clone(),
-        _ => return Ok(Err("it reads from more than one table")),
+        _ => return Ok(Err("it reads from more than one table".to_owned())),
     };
     let Some(table) = table else {
-        return Ok(Err("it reads from no table"));
+        return Ok(Err("it reads from no table".to_owned()));
     };
     if let Some(why) = is_no_list(select) {
-        return Ok(Err(why));
+        return Ok(Err(why.to_owned()));
     }
     let order = match ordered {
         Ok(order) => order,
-        Err(why) => return Ok(Err(why)),
+        Err(why) => return Ok(Err(why.to_owned())),
     };
     let mut conditions = Conditions::new(&from, literals);
     let filters = from.filters.iter();
@@ -81,14 +81,9 @@ fn of_select(
         all.and(conditions.of(&filter.condition))
     });
     if !any.exact {
-        let negated = select.selection.as_ref().is_some_and(|condition| {
-            let shown = condition.to_string();
-            shown.contains("NOT ") || shown.contains("<>")
-        });
-        return Ok(Err(if negated {
-            "NOT is refused: an index has the ids that meet a criterion, and all others do not"
-        } else {
-            "a condition is no equality, list or range of a column"
+        return Ok(Err(match conditions.left_out.first() {
+            Some((condition, why)) => format!("{condition}: {why}"),
+            None => "it has too many conditions".to_owned(),
         }));
     }
     let rows: Vec<_> = any
@@ -96,12 +91,13 @@ fn of_select(
         .iter()
         .map(|facts| of_relation(facts, 0, Conjunction::all_of(table.clone())))
         .collect();
-    Ok(leaves(&rows, &order).map(|(columns, leaves, range)| Index {
+    let found = leaves(&rows, &order).map(|(columns, leaves, range)| Index {
         table: table.to_string(),
         columns,
         leaves,
         range,
-    }))
+    });
+    Ok(found.map_err(str::to_owned))
 }
 
 type Leaves = (Vec<String>, Vec<Leaf>, Option<String>);

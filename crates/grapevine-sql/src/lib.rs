@@ -44,6 +44,15 @@ pub const PARAMETERS_MAX: usize = 2_000;
 /// The most conjunctions of one condition; one that has more counts as always true.
 pub const CONJUNCTIONS_MAX: usize = 64;
 
+/// The most conjunctions of one table in a statement; with more, all of the table is meant.
+pub const ALTERNATIVES_MAX: usize = 2 * CONJUNCTIONS_MAX;
+/// The most facts of one conjunction: columns that have a value, a range, or the same value as another one. More are left out.
+pub const FACTS_MAX: usize = 64;
+/// The most tables of one FROM of which conditions are looked at; one that has more is read as a whole.
+pub const RELATIONS_MAX: usize = 32;
+/// The most things left out that are told; how many more there are is told in one line.
+pub const WIDENED_MAX: usize = 50;
+
 /// What to make of a statement whose answer does not follow from the tables alone.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Unsure {

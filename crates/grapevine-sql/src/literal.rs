@@ -155,7 +155,8 @@ impl Literals<'_> {
         }
     }
 
-    fn of_value(&self, value: &Value) -> Option<Scalar> {
+    /// The value that a literal or a placeholder stands for.
+    pub(crate) fn of_value(&self, value: &Value) -> Option<Scalar> {
         match value {
             Value::Number(digits, _) => Some(number(digits)?),
             Value::SingleQuotedString(text) | Value::NationalStringLiteral(text) => {

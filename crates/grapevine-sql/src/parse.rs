@@ -7,11 +7,13 @@
 use std::collections::BTreeSet;
 
 use grapevine_core::criteria::Dialect;
-use sqlparser::ast::Statement;
+use sqlparser::ast::{Ident, Statement};
 use sqlparser::dialect::{Dialect as Grammar, MySqlDialect, PostgreSqlDialect, SQLiteDialect};
 use sqlparser::keywords::Keyword;
 use sqlparser::parser::Parser;
-use sqlparser::tokenizer::{Token, Tokenizer};
+use sqlparser::tokenizer::{Span, Token, Tokenizer};
+
+use crate::from::folded;
 
 use crate::{ExplainError, PARAMETERS_MAX, Parameter, SQL_BYTES_MAX, SQL_TOKENS_MAX};
 
@@ -108,12 +110,15 @@ impl Tokens {
 
     /// The one statement.
     pub(crate) fn parse(&self) -> Result<Statement, ExplainError> {
-        let parsed = Parser::new(grammar(self.dialect))
-            .with_tokens(self.all.clone())
-            .parse_statements();
-        let mut statements = parsed.map_err(|error| ExplainError::Unparsable {
-            message: error.to_string(),
-        })?;
+        let mut parser = Parser::new(grammar(self.dialect)).with_tokens(self.all.clone());
+        let unparsable = |message| ExplainError::Unparsable { message };
+        let parsed = parser.parse_statements();
+        let mut statements = parsed.map_err(|error| unparsable(error.to_string()))?;
+        // It stops at END, which ends blocks of statements, whatever comes behind.
+        let rest = parser.peek_token().token;
+        if rest != Token::EOF {
+            return Err(unparsable(format!("found {rest} after the statement")));
+        }
         match (statements.pop(), statements.len()) {
             (Some(statement), 0) => Ok(statement),
             (last, others) => Err(ExplainError::NotOne {
@@ -156,33 +161,28 @@ impl Tokens {
         })
     }
 
-    /// Whatever may be the name of a table in text that is not understood: every word that is no keyword or follows a dot, and
-    /// every quoted one.
-    pub(crate) fn names(&self) -> Vec<String> {
-        let before = std::iter::once(&Token::Period).chain(&self.all);
-        let names = self
-            .all
-            .iter()
-            .zip(before)
-            .filter_map(|(token, before)| match token {
-                Token::Word(word) if word.quote_style.is_some() => Some(word.value.clone()),
-                Token::Word(word) => {
-                    let plain = word.keyword == Keyword::NoKeyword;
-                    let after_name = *before == Token::Period;
-                    // What is a keyword to one database is a name to another.
-                    let may_be = !matches!(
-                        word.keyword,
-                        Keyword::SELECT
-                            | Keyword::FROM
-                            | Keyword::WHERE
-                            | Keyword::AND
-                            | Keyword::OR
-                    );
-                    (plain || after_name || may_be).then(|| word.value.clone())
-                }
-                _ => None,
-            });
-        names.collect()
+    /// Whatever may be the name of a table in text that is not understood: every word but the commonest, for what is a keyword to one
+    /// database is a name to another.
+    pub(crate) fn names(&self) -> impl Iterator<Item = String> {
+        self.all.iter().filter_map(|token| match token {
+            Token::Word(word)
+                if matches!(
+                    word.keyword,
+                    Keyword::SELECT | Keyword::FROM | Keyword::WHERE | Keyword::AND | Keyword::OR
+                ) && word.quote_style.is_none() =>
+            {
+                None
+            }
+            Token::Word(word) => {
+                let name = Ident {
+                    value: word.value.clone(),
+                    quote_style: word.quote_style,
+                    span: Span::empty(),
+                };
+                Some(folded(&name, self.dialect))
+            }
+            _ => None,
+        })
     }
 }
 

@@ -9,16 +9,16 @@ use std::ops::ControlFlow;
 
 use grapevine_core::criteria::{Conjunction, Dialect, Table};
 use sqlparser::ast::{
-    Expr, ObjectName, Query, Select, SetExpr, Statement, TableFactor, Value, ValueWithSpan, Visit,
-    Visitor,
+    Expr, ObjectName, ObjectNamePart, Query, Select, SetExpr, Statement, TableFactor,
+    ValueWithSpan, Visit, Visitor,
 };
 
 use crate::ExplainError;
 use crate::condition::{Conditions, Disjunction, of_relation};
-use crate::explanation::Widened;
+use crate::explanation::{self, Widened};
 use crate::from::{self, From, folded};
 use crate::functions;
-use crate::literal::Literals;
+use crate::literal::{Literals, Scalar};
 
 /// What a statement reads.
 #[derive(Debug)]
@@ -56,6 +56,15 @@ const BARE_FUNCTIONS: [&str; 8] = [
     "utc_date",
     "utc_time",
     "utc_timestamp",
+];
+
+/// Where databases keep what they know of themselves.
+const SYSTEM_SCHEMAS: [&str; 5] = [
+    "information_schema",
+    "pg_catalog",
+    "performance_schema",
+    "mysql",
+    "sys",
 ];
 
 impl<'a> Reads<'a> {
@@ -101,12 +110,13 @@ impl<'a> Reads<'a> {
     }
 
     fn whole(&mut self, table: &Table, reason: &str) {
-        self.widened.push(Widened {
-            table: Some(table.to_string()),
-            reason: reason.to_owned(),
-        });
-        let known = self.rows.entry(table.clone()).or_default();
-        known.push(Conjunction::all_of(table.clone()));
+        self.widened.push(Widened::of(table, reason));
+        self.row(Conjunction::all_of(table.clone()));
+    }
+
+    fn row(&mut self, rows: Conjunction) {
+        let known = self.rows.entry(rows.table.clone()).or_default();
+        explanation::add(known, rows, &mut self.widened);
     }
 
     fn unsure(&mut self, why: String) {
@@ -137,24 +147,21 @@ impl<'a> Reads<'a> {
             let filtered = filters
                 .filter(|(filter, _)| filter.of.contains(&place))
                 .fold(Disjunction::always(), |all, (_, one)| all.and(one.clone()));
-            let known = self.rows.entry(table.clone()).or_default();
+            // It is read, even if no row of it ever counts.
+            self.rows.entry(table.clone()).or_default();
+            let all = Conjunction::all_of(table.clone());
             for facts in &filtered.any {
-                let rows = of_relation(facts, place, Conjunction::all_of(table.clone()));
-                if rows.cells.is_empty() {
-                    self.widened.push(Widened {
-                        table: Some(table.to_string()),
-                        reason: "nothing is known of its own columns in every row that counts"
-                            .into(),
-                    });
+                let rows = of_relation(facts, place, all.clone());
+                if rows == all {
+                    let reason = "nothing is known of its own columns in every row that counts";
+                    self.widened.push(Widened::of(table, reason));
+                    self.row(rows);
+                    break;
                 }
-                known.push(rows);
+                self.row(rows);
             }
         }
-        let left_out = left_out.into_iter().map(|(condition, why)| Widened {
-            table: None,
-            reason: format!("{condition}: {why}"),
-        });
-        self.widened.extend(left_out);
+        self.widened.extend(Widened::of_conditions(left_out));
         Ok(())
     }
 
@@ -165,12 +172,10 @@ impl<'a> Reads<'a> {
             match body {
                 SetExpr::SetOperation { left, right, .. } => bodies.extend([&**left, &**right]),
                 SetExpr::Table(table) => {
-                    let Some(name) = &table.table_name else {
-                        continue;
-                    };
-                    // The parser keeps it as text.
-                    let table = Table::parse(&name.to_string().to_lowercase())?;
-                    self.whole(&table, "nothing narrows it");
+                    if let Some(name) = &table.table_name {
+                        let table = Table::parse(&folded(name, self.dialect()))?;
+                        self.whole(&table, "nothing narrows it");
+                    }
                 }
                 _ => {}
             }
@@ -283,6 +288,19 @@ impl Visitor for Reads<'_> {
         if !self.is_table(name) {
             return ControlFlow::Continue(());
         }
+        let own = |part: &ObjectNamePart| {
+            let name = part.as_ident().map(|name| name.value.to_lowercase());
+            name.is_some_and(|name| {
+                SYSTEM_SCHEMAS.contains(&name.as_str())
+                    || name.starts_with("sqlite_")
+                    || name.starts_with("pg_")
+            })
+        };
+        if name.0.iter().any(own) {
+            self.unsure(format!(
+                "{name} is the database's own: statements that change it name other tables"
+            ));
+        }
         match from::table(name, self.dialect()) {
             Ok(table) => {
                 *self.unaccounted.entry(table).or_default() += 1;
@@ -305,8 +323,8 @@ impl Visitor for Reads<'_> {
     fn pre_visit_value(&mut self, value: &ValueWithSpan) -> ControlFlow<Self::Break> {
         // PostgreSQL takes these for the time at which the statement runs, where a time is wanted.
         const NOW: [&str; 4] = ["now", "today", "tomorrow", "yesterday"];
-        if let Value::SingleQuotedString(text) = &value.value
-            && self.dialect() == Dialect::Postgres
+        if self.dialect() == Dialect::Postgres
+            && let Some(Scalar::Text(text)) = self.literals.of_value(&value.value)
             && NOW.iter().any(|now| text.trim().eq_ignore_ascii_case(now))
         {
             self.unsure(format!("'{text}' may be the time at which it runs"));

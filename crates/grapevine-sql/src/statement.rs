@@ -1,5 +1,7 @@
 //! One statement, from its text to its explanation.
 
+use std::collections::BTreeSet;
+
 use grapevine_core::criteria::Table;
 use sqlparser::ast::Statement;
 
@@ -36,8 +38,8 @@ pub(crate) fn explain(
         match work.map(std::thread::ScopedJoinHandle::join) {
             Ok(Ok(explained)) => explained,
             Ok(Err(panic)) => std::panic::resume_unwind(panic),
-            Err(error) => Err(ExplainError::Unparsable {
-                message: format!("no thread for a long statement: {error}"),
+            Err(error) => Err(ExplainError::NoStack {
+                reason: error.to_string(),
             }),
         }
     })
@@ -86,13 +88,8 @@ fn of_names(
     literals: Literals<'_>,
     message: &str,
 ) -> Result<Explanation, ExplainError> {
-    let names = tokens.names();
-    let mut tables = Vec::new();
-    for name in names {
-        // Either may be meant.
-        tables.push(Table::parse(&name.to_lowercase())?);
-        tables.push(Table::parse(&name)?);
-    }
+    let names = tokens.names().map(|name| Table::parse(&name));
+    let tables = names.collect::<Result<BTreeSet<_>, _>>()?;
     let widened = vec![Widened {
         table: None,
         reason: format!("it is not understood: {message}"),

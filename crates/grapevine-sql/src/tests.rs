@@ -546,6 +546,80 @@ fn what_changes_by_itself_is_refused_or_the_whole_table() {
 }
 
 #[test]
+fn g3_what_the_database_knows_of_itself_is_not_cacheable() {
+    for (dialect, sql) in [
+        (Dialect::Postgres, "SELECT * FROM information_schema.tables"),
+        (Dialect::Postgres, "SELECT * FROM pg_class"),
+        (Dialect::MySql, "SELECT * FROM mysql.user"),
+        (Dialect::Sqlite, "SELECT * FROM t JOIN sqlite_master"),
+    ] {
+        assert!(!in_dialect(dialect, sql, &[]).unwrap().cacheable, "{sql}");
+    }
+    // A parameter that says now is as good as a literal.
+    let now = [Scalar::Text("Now".into())];
+    let explained = in_dialect(Dialect::Postgres, "SELECT * FROM t WHERE ends > $1", &now);
+    assert!(!explained.unwrap().cacheable);
+    for (sql, cacheable) in [
+        ("SELECT strftime('%s') FROM t", false),
+        ("SELECT strftime('%s', d) FROM t", true),
+    ] {
+        assert_eq!(
+            in_dialect(Dialect::Sqlite, sql, &[]).unwrap().cacheable,
+            cacheable,
+            "{sql}"
+        );
+    }
+}
+
+#[test]
+fn g3_no_write_loses_its_tables_however_it_names_them() {
+    let explained = in_dialect(Dialect::Postgres, "SELECT 1 UNION TABLE \"Items\"", &[]).unwrap();
+    assert_eq!(explained.tables, ["Items"]);
+    for (dialect, sql, tables) in [
+        (
+            Dialect::MySql,
+            "UPDATE (a JOIN b ON a.x = b.x) SET a.y = 1",
+            "a b",
+        ),
+        (
+            Dialect::MySql,
+            "DELETE FROM a USING a JOIN b ON a.x = b.x WHERE b.z = 2",
+            "a",
+        ),
+        (Dialect::Postgres, "DELETE FROM ONLY a WHERE x = 1", "a"),
+        (
+            Dialect::Postgres,
+            "MERGE INTO a USING b ON a.x = b.x WHEN MATCHED THEN DELETE",
+            "a",
+        ),
+        (Dialect::Postgres, "TRUNCATE a, b", "a b"),
+        (Dialect::Postgres, "DROP TABLE a, b", "a b"),
+        (Dialect::Postgres, "ALTER TABLE a DROP COLUMN x", "a"),
+        (Dialect::Postgres, "COPY a (x) FROM STDIN", "a"),
+        (
+            Dialect::Sqlite,
+            "UPDATE OR REPLACE a SET x = 1 WHERE y = 2",
+            "a",
+        ),
+    ] {
+        match in_dialect(dialect, sql, &[]) {
+            Ok(explained) => {
+                assert_eq!(
+                    (explained.kind, explained.tables.join(" ").as_str()),
+                    (Kind::Write, tables),
+                    "{sql}"
+                );
+            }
+            // What is refused loses nothing: whoever asks has to say what he changes.
+            Err(error) => assert!(
+                matches!(error, ExplainError::Unparsable { .. }),
+                "{sql}: {error}"
+            ),
+        }
+    }
+}
+
+#[test]
 fn text_that_is_not_understood_is_refused_or_all_that_may_be_its_tables() {
     let sql = "SELECT * FROM items FROBNICATE WITHIN users WHERE id = 5 5";
     let refused = in_dialect(Dialect::Postgres, sql, &[]).unwrap_err();
@@ -553,6 +627,9 @@ fn text_that_is_not_understood_is_refused_or_all_that_may_be_its_tables() {
         matches!(refused, ExplainError::Unparsable { .. }),
         "{refused}"
     );
+    let behind = "SELECT * FROM a WHERE x IN (SELECT y FROM b) END AND EXISTS (SELECT 1 FROM c)";
+    let refused = in_dialect(Dialect::Postgres, behind, &[]).unwrap_err();
+    assert!(refused.to_string().contains("found END"), "{refused}");
     let options = Options {
         unparsable: Unsure::Table,
         ..Options::default()
@@ -625,7 +702,7 @@ fn lists_of_ids_have_an_index() {
         ),
         (
             "SELECT id FROM items WHERE lower(name) = 'x'",
-            "no equality",
+            "no comparison",
         ),
         (
             "SELECT id FROM items WHERE category = 5 ORDER BY lower(name)",
@@ -667,6 +744,38 @@ fn g10_past_a_bound_a_read_depends_on_more() {
     assert_eq!(
         by(&many(CONJUNCTIONS_MAX + 1)),
         "rows of items where category = 5"
+    );
+    // More alternatives of a table in several queries together.
+    let lists = |queries: usize| {
+        let list = |query: usize| {
+            let values: Vec<_> = (0..60).map(|value| format!("{query}{value:02}")).collect();
+            format!("SELECT * FROM t WHERE a IN ({})", values.join(", "))
+        };
+        let all: Vec<_> = (1..=queries).map(list).collect();
+        let explained = in_dialect(Dialect::Postgres, &all.join(" UNION "), &[]);
+        explained.unwrap().conjunctions.len()
+    };
+    assert_eq!((lists(1), lists(2), lists(3)), (60, 120, 1));
+    // More tables than conditions are looked at of.
+    let tables = |count: usize| {
+        let names: Vec<_> = (0..count).map(|at| format!("t AS x{at}")).collect();
+        let conditions: Vec<_> = (0..count).map(|at| format!("x{at}.a = 1")).collect();
+        let (names, conditions) = (names.join(", "), conditions.join(" AND "));
+        by(&format!("SELECT 1 FROM {names} WHERE {conditions}"))
+    };
+    assert_eq!(tables(RELATIONS_MAX), "rows of t where a = 1");
+    assert_eq!(tables(RELATIONS_MAX + 1), "any row of t");
+    let facts: Vec<_> = (0..=FACTS_MAX).map(|at| format!("c{at} = {at}")).collect();
+    let explained = in_dialect(
+        Dialect::Postgres,
+        &format!("SELECT * FROM t WHERE {}", facts.join(" AND ")),
+        &[],
+    );
+    let explained = explained.unwrap();
+    assert_eq!(explained.conjunctions[0].terms.len(), FACTS_MAX);
+    assert!(
+        explained.widened.len() <= WIDENED_MAX + 1 && explained.index.is_none(),
+        "{explained:?}"
     );
     let tables: Vec<_> = (0..17).map(|table| format!("t{table}")).collect();
     let explained = in_dialect(

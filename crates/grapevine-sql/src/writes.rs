@@ -49,7 +49,7 @@ impl<'a> Writes<'a> {
     /// All rows of some tables.
     pub(crate) fn of_whole_tables(
         literals: Literals<'a>,
-        tables: Vec<Table>,
+        tables: impl IntoIterator<Item = Table>,
         widened: Vec<Widened>,
     ) -> Self {
         let rows = tables.into_iter().map(Conjunction::all_of);
@@ -61,59 +61,81 @@ impl<'a> Writes<'a> {
         }
     }
 
-    fn statement(&mut self, statement: &Statement) -> Result<(), ExplainError> {
+    /// Tells whether it is one of which the rows are known.
+    fn statement(&mut self, statement: &Statement) -> Result<bool, ExplainError> {
         match statement {
             Statement::Insert(insert) => self.insert(insert),
             Statement::Update(update) => self.update(update),
             Statement::Delete(delete) => self.delete(delete),
-            Statement::Merge(merge) => match &merge.table {
-                TableFactor::Table { name, .. } => {
-                    self.whole_by_name(name, "which rows it merges into is not known")
-                }
-                _ => Ok(()),
-            },
-            Statement::Truncate(truncate) => truncate
-                .table_names
-                .iter()
-                .try_for_each(|target| self.whole_by_name(&target.name, "it removes all rows")),
+            Statement::Merge(merge) => {
+                self.all_of_factor(&merge.table, "which rows it merges into is not known")
+            }
+            Statement::Truncate(truncate) => {
+                let names = truncate.table_names.iter().map(|target| &target.name);
+                self.whole_by_name(names, "it removes all rows")
+            }
             Statement::AlterTable(alter) => {
-                self.whole_by_name(&alter.name, "it may change every row")
+                self.whole_by_name([&alter.name], "it may change every row")
             }
             Statement::Drop {
                 object_type: ObjectType::Table,
                 names,
                 ..
-            } => names
-                .iter()
-                .try_for_each(|name| self.whole_by_name(name, "it removes all rows")),
+            } => self.whole_by_name(names, "it removes all rows"),
             Statement::Copy {
                 source: CopySource::Table { table_name, .. },
                 to: false,
                 ..
-            } => self.whole_by_name(table_name, "what it inserts is not listed"),
-            _ => return Ok(()),
-        }?;
-        self.understood = true;
-        Ok(())
+            } => self.whole_by_name([table_name], "what it inserts is not listed"),
+            _ => Ok(false),
+        }
     }
 
     fn whole(&mut self, table: Table, reason: &str) {
-        self.widened.push(Widened {
-            table: Some(table.to_string()),
-            reason: reason.to_owned(),
-        });
+        self.widened.push(Widened::of(&table, reason));
         self.rows.push(Conjunction::all_of(table));
     }
 
-    fn whole_by_name(&mut self, name: &ObjectName, reason: &str) -> Result<(), ExplainError> {
-        let table = from::table(name, self.literals.dialect)?;
-        self.whole(table, reason);
-        Ok(())
+    fn whole_by_name<'t>(
+        &mut self,
+        names: impl IntoIterator<Item = &'t ObjectName>,
+        reason: &str,
+    ) -> Result<bool, ExplainError> {
+        for name in names {
+            let table = from::table(name, self.literals.dialect)?;
+            self.whole(table, reason);
+        }
+        Ok(true)
     }
 
-    fn insert(&mut self, insert: &Insert) -> Result<(), ExplainError> {
+    /// All rows of all tables that are named there; it is not understood if none is.
+    fn all_of(&mut self, from: From<'_>, reason: &str) -> bool {
+        let tables = from.relations.into_iter().filter_map(|one| one.table);
+        let mut found = false;
+        for table in tables {
+            self.whole(table, reason);
+            found = true;
+        }
+        found
+    }
+
+    fn all_of_factor(&mut self, factor: &TableFactor, reason: &str) -> Result<bool, ExplainError> {
+        let from = From::of_factor(factor, self.literals.dialect)?;
+        Ok(self.all_of(from, reason))
+    }
+
+    fn all_of_items<'t>(
+        &mut self,
+        items: impl IntoIterator<Item = &'t TableWithJoins>,
+        reason: &str,
+    ) -> Result<bool, ExplainError> {
+        let from = From::of(items, self.literals.dialect, &|_| true)?;
+        Ok(self.all_of(from, reason))
+    }
+
+    fn insert(&mut self, insert: &Insert) -> Result<bool, ExplainError> {
         let TableObject::TableName(name) = &insert.table else {
-            return Ok(());
+            return Ok(false);
         };
         let replaces = match &insert.on {
             Some(OnInsert::OnConflict(conflict)) => conflict.action != OnConflictAction::DoNothing,
@@ -121,7 +143,8 @@ impl<'a> Writes<'a> {
             None => insert.replace_into || insert.or == Some(SqliteOnConflict::Replace),
         };
         if replaces {
-            return self.whole_by_name(name, "what was in the rows that it replaces is not known");
+            return self
+                .whole_by_name([name], "what was in the rows that it replaces is not known");
         }
         let values = insert
             .source
@@ -134,19 +157,19 @@ impl<'a> Writes<'a> {
         if !insert.assignments.is_empty() {
             let rows = self.assigned(Conjunction::all_of(table), &insert.assignments)?;
             self.rows.push(rows);
-            return Ok(());
+            return Ok(true);
         }
         let Some(values) = values else {
             self.whole(table, "what it inserts is not listed");
-            return Ok(());
+            return Ok(true);
         };
         if insert.columns.is_empty() {
             self.whole(table, "the columns that it inserts are not named");
-            return Ok(());
+            return Ok(true);
         }
         if values.rows.len() > CONJUNCTIONS_MAX {
             self.whole(table, "it inserts too many rows");
-            return Ok(());
+            return Ok(true);
         }
         for row in &values.rows {
             let mut rows = Conjunction::all_of(table.clone());
@@ -155,57 +178,45 @@ impl<'a> Writes<'a> {
             }
             self.rows.push(rows);
         }
-        Ok(())
+        Ok(true)
     }
 
-    fn update(&mut self, update: &Update) -> Result<(), ExplainError> {
+    fn update(&mut self, update: &Update) -> Result<bool, ExplainError> {
         let sources = match &update.from {
             Some(
                 UpdateTableFromKind::BeforeSet(tables) | UpdateTableFromKind::AfterSet(tables),
             ) => tables.as_slice(),
             None => &[],
         };
-        let TableFactor::Table { name, .. } = &update.table.relation else {
-            return Ok(());
+        let name = match &update.table.relation {
+            TableFactor::Table { name, .. } if update.table.joins.is_empty() => name,
+            _ => return self.all_of_items([&update.table], "it updates several tables"),
         };
-        if !update.table.joins.is_empty() {
-            return self.all_named([&update.table], "it updates several tables");
-        }
         if update.or == Some(SqliteOnConflict::Replace) {
-            return self.whole_by_name(name, "what was in the rows that it replaces is not known");
+            return self
+                .whole_by_name([name], "what was in the rows that it replaces is not known");
         }
         let items = std::iter::once(&update.table).chain(sources);
         for before in self.filtered(items, update.selection.as_ref())? {
             let after = self.assigned(before.clone(), &update.assignments)?;
             self.rows.extend([before, after]);
         }
-        Ok(())
+        Ok(true)
     }
 
-    fn delete(&mut self, delete: &Delete) -> Result<(), ExplainError> {
+    fn delete(&mut self, delete: &Delete) -> Result<bool, ExplainError> {
         let (FromTable::WithFromKeyword(tables) | FromTable::WithoutKeyword(tables)) = &delete.from;
         let one = match tables.as_slice() {
             [one] if delete.tables.is_empty() && one.joins.is_empty() => one,
-            several => return self.all_named(several, "it deletes from several tables"),
+            several => return self.all_of_items(several, "it deletes from several tables"),
         };
+        if !matches!(one.relation, TableFactor::Table { .. }) {
+            return self.all_of_items([one], "it deletes from several tables");
+        }
         let items = std::iter::once(one).chain(delete.using.iter().flatten());
         let rows = self.filtered(items, delete.selection.as_ref())?;
         self.rows.extend(rows);
-        Ok(())
-    }
-
-    fn all_named<'t>(
-        &mut self,
-        items: impl IntoIterator<Item = &'t TableWithJoins>,
-        reason: &str,
-    ) -> Result<(), ExplainError> {
-        let from = From::of(items, self.literals.dialect, &|_| true)?;
-        for relation in from.relations {
-            if let Some(table) = relation.table {
-                self.whole(table, reason);
-            }
-        }
-        Ok(())
+        Ok(true)
     }
 
     /// The rows of the first table that meet a condition.
@@ -226,14 +237,8 @@ impl<'a> Writes<'a> {
         for filter in from.filters.iter().filter(|filter| filter.of.contains(&0)) {
             all = all.and(conditions.of(&filter.condition));
         }
-        let left_out = conditions
-            .left_out
-            .into_iter()
-            .map(|(condition, why)| Widened {
-                table: None,
-                reason: format!("{condition}: {why}"),
-            });
-        self.widened.extend(left_out);
+        self.widened
+            .extend(Widened::of_conditions(conditions.left_out));
         let rows = all.any.iter().map(|facts| {
             let all = Conjunction::all_of(table.clone());
             of_relation(facts, 0, all)
@@ -309,7 +314,10 @@ impl Visitor for Writes<'_> {
 
     fn pre_visit_statement(&mut self, statement: &Statement) -> ControlFlow<Self::Break> {
         match self.statement(statement) {
-            Ok(()) => ControlFlow::Continue(()),
+            Ok(understood) => {
+                self.understood |= understood;
+                ControlFlow::Continue(())
+            }
             Err(error) => ControlFlow::Break(error),
         }
     }
