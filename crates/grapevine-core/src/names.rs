@@ -2,10 +2,6 @@
 //!
 //! Every name is checked once, where it enters; inside, the types say that it holds.
 
-use std::borrow::Borrow;
-use std::fmt;
-use std::sync::Arc;
-
 use thiserror::Error;
 
 /// The longest address, in bytes: memcached's limit for a key.
@@ -85,7 +81,8 @@ fn shorten(value: &str) -> String {
     }
 }
 
-fn check(what: &'static str, value: &str, limit: usize) -> Result<(), NameError> {
+/// Whether there is something, and not too much.
+pub(crate) fn check_length(what: &'static str, value: &str, limit: usize) -> Result<(), NameError> {
     if value.is_empty() {
         return Err(NameError::Empty { what });
     }
@@ -97,6 +94,11 @@ fn check(what: &'static str, value: &str, limit: usize) -> Result<(), NameError>
             limit,
         });
     }
+    Ok(())
+}
+
+fn check(what: &'static str, value: &str, limit: usize) -> Result<(), NameError> {
+    check_length(what, value, limit)?;
     match value.bytes().position(|byte| byte <= b' ' || byte == 0x7f) {
         None => Ok(()),
         Some(position) => {
@@ -111,11 +113,12 @@ fn check(what: &'static str, value: &str, limit: usize) -> Result<(), NameError>
     }
 }
 
+/// A type for names: text that was checked, cheap to clone, ordered by its bytes. How it is checked, each says for itself.
 macro_rules! name {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
         #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-        pub struct $name(Arc<str>);
+        pub struct $name(std::sync::Arc<str>);
 
         impl $name {
             /// The text.
@@ -124,25 +127,27 @@ macro_rules! name {
             }
         }
 
-        impl Borrow<str> for $name {
+        impl std::borrow::Borrow<str> for $name {
             fn borrow(&self) -> &str {
                 &self.0
             }
         }
 
-        impl fmt::Display for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        impl std::fmt::Display for $name {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
                 f.write_str(&self.0)
             }
         }
 
-        impl fmt::Debug for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        impl std::fmt::Debug for $name {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
                 f.write_str(&self.0)
             }
         }
     };
 }
+
+pub(crate) use name;
 
 name! {
     /// The key that the cache knows: 1 to 250 bytes, no whitespace or control bytes.

@@ -1,6 +1,6 @@
 //! Why a statement is not explained.
 
-use grapevine_core::criteria::SqlNameError;
+use grapevine_core::names::NameError;
 use thiserror::Error;
 
 use crate::{PARAMETERS_MAX, SQL_BYTES_MAX, SQL_TOKENS_MAX};
@@ -70,5 +70,5 @@ pub enum ExplainError {
     },
     /// A table or a column has a name that is not accepted.
     #[error("sql: {0}")]
-    Name(#[from] SqlNameError),
+    Name(#[from] NameError),
 }

@@ -23,92 +23,37 @@ mod shape;
 mod tests;
 mod value;
 
-use std::borrow::Borrow;
-use std::fmt;
-use std::sync::Arc;
-
-use thiserror::Error;
-
 pub use self::pattern::{Cell, Conjunction, Pattern};
 pub use self::range::Range;
 pub use self::shape::{SHAPE_COLUMNS_MAX, Shape, table_class};
 pub use self::value::{Datum, Dialect, Order, Raw, Value};
+use crate::names::{NameError, check_length, name};
 
 /// The longest name of a table or a column, in bytes: that of the databases, four bytes for each of their 64 characters.
 pub const SQL_NAME_BYTES_MAX: usize = 256;
 
-/// Why a table's or a column's name was refused.
-#[derive(Clone, Debug, Error, PartialEq, Eq)]
-pub enum SqlNameError {
-    /// There was nothing.
-    #[error("the name of a {what} is empty")]
-    Empty {
-        /// Table or column.
-        what: &'static str,
-    },
-    /// Too many bytes.
-    #[error("the name of a {what} has {bytes} bytes; the limit is {SQL_NAME_BYTES_MAX}")]
-    TooLong {
-        /// Table or column.
-        what: &'static str,
-        /// How long it is.
-        bytes: usize,
-    },
-}
-
-macro_rules! sql_name {
-    ($(#[$doc:meta])* $name:ident, $what:literal) => {
-        $(#[$doc])*
-        #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-        pub struct $name(Arc<str>);
-
-        impl $name {
-            /// Checks a name and takes it as it is: who folds case does so before.
-            pub fn parse(name: &str) -> Result<Self, SqlNameError> {
-                if name.is_empty() {
-                    return Err(SqlNameError::Empty { what: $what });
-                }
-                if name.len() > SQL_NAME_BYTES_MAX {
-                    return Err(SqlNameError::TooLong {
-                        what: $what,
-                        bytes: name.len(),
-                    });
-                }
-                Ok(Self(name.into()))
-            }
-
-            /// The name.
-            pub fn as_str(&self) -> &str {
-                &self.0
-            }
-        }
-
-        impl Borrow<str> for $name {
-            fn borrow(&self) -> &str {
-                &self.0
-            }
-        }
-
-        impl fmt::Display for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str(&self.0)
-            }
-        }
-
-        impl fmt::Debug for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str(&self.0)
-            }
-        }
-    };
-}
-
-sql_name! {
+name! {
     /// A table, without its schema: two of one name in different schemas are invalidated together.
-    Table, "table"
+    Table
 }
 
-sql_name! {
+name! {
     /// A column of a table.
-    Column, "column"
+    Column
+}
+
+impl Table {
+    /// Checks a name and takes it as it is: who folds case does so before.
+    pub fn parse(name: &str) -> Result<Self, NameError> {
+        check_length("table", name, SQL_NAME_BYTES_MAX)?;
+        Ok(Self(name.into()))
+    }
+}
+
+impl Column {
+    /// Checks a name and takes it as it is: who folds case does so before.
+    pub fn parse(name: &str) -> Result<Self, NameError> {
+        check_length("column", name, SQL_NAME_BYTES_MAX)?;
+        Ok(Self(name.into()))
+    }
 }

@@ -304,6 +304,17 @@ fn ends_of_ranges_are_shown_as_they_were_given() {
     assert_eq!(Range::between(Some(&five), None).unwrap().high(), None);
 }
 
+#[test]
+fn names_that_are_no_names_are_refused_with_the_limit() {
+    assert_eq!(Table::parse("").unwrap_err().to_string(), "table is empty");
+    let long = "c".repeat(SQL_NAME_BYTES_MAX + 1);
+    let error = Column::parse(&long).unwrap_err().to_string();
+    assert!(
+        error.contains("column") && error.contains("has 257 bytes; the limit is 256"),
+        "{error}"
+    );
+}
+
 fn arb_raw() -> impl Strategy<Value = (Raw<'static>, bool)> {
     let small = (-3_i64..4).prop_map(Raw::Int);
     let floats = prop_oneof![any::<f64>(), -4.0..4.0_f64].prop_map(Raw::Float);
