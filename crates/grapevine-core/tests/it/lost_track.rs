@@ -280,6 +280,35 @@ fn g12_others_follow_an_only_member_that_started_over() {
     assert_ne!(world.token(1, &["p/1"]), before, "G3");
 }
 
+/// What an only member alone had is gone when it starts over. Who heard of later events waits for it no longer than it takes
+/// to close that log, for nobody else has it, and everything was bumped since.
+#[test]
+fn g11_nobody_waits_for_what_an_only_member_dropped() {
+    let mut world = World::running_with(2, |config| config.limits.old_runs_max = 0);
+    world.invalidate(0, &["p/1"]);
+    world.flush(0);
+    world.drop_all(0, 1);
+    world.invalidate(0, &["p/2"]);
+    world.settle();
+    world.input(1, Input::Drain);
+    world.settle();
+    world.crash(1);
+    assert_eq!(world.core(0).roster().seats.len(), 1, "it is alone");
+    world.crash(0);
+    world.start(0);
+    world.converge_without(1);
+    assert_eq!(world.core(0).counters().started_over, 1);
+    world.start(1);
+    world.connect_all();
+    pass(&mut world, 40);
+    let fresh = |at| world.core(at).freshness(world.now) == Freshness::Fresh;
+    assert!((0..2).all(fresh), "{}", world.describe());
+    assert_eq!(world.core(0).roster().closed.len(), 1);
+    for path in ["p/1", "p/2", "q"] {
+        assert_eq!(world.token(0, &[path]), world.token(1, &[path]), "{path}");
+    }
+}
+
 /// Has a floor that names a run which may be forgotten arrive at node 1 from node 0, and so many numbers above its last event.
 fn send_old_floor(world: &mut World, old: Incarnation, above: u64) -> EventId {
     let from = world.incarnation(0);
