@@ -296,8 +296,8 @@ impl Core {
     ) {
         let begun = self.receiving(from, id, now);
         let taken = begun.and_then(|snapshot| {
-            let floors = std::mem::take(&mut snapshot.floors);
-            Some((snapshot.cut.take()?, floors))
+            let cut = snapshot.cut.take()?;
+            Some((cut, std::mem::take(&mut snapshot.floors)))
         });
         let Some((cut, floors)) = taken else {
             return;

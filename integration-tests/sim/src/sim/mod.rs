@@ -78,6 +78,9 @@ pub(crate) struct Outcome {
     pub(crate) lines: Vec<String>,
 }
 
+/// The most steps of a run: a hundred times what the longest ones of five nodes take.
+const STEPS_MAX: u64 = 5_000_000;
+
 /// The world.
 pub(crate) struct Sim<'a> {
     shop: &'a Shop,
@@ -228,11 +231,24 @@ impl<'a> Sim<'a> {
             .all(|found| found.gap.is_some())
             && let Some((at, event)) = self.queue.pop(until)
         {
+            if self.tally.steps >= STEPS_MAX {
+                self.has_no_end();
+                break;
+            }
             self.now = at;
             self.tally.steps += 1;
             self.dispatch(event);
         }
         self.now = until.max(self.now);
+    }
+
+    /// Messages that multiply never come to rest, and would hold up whoever waits for this run.
+    fn has_no_end(&mut self) {
+        if self.tally.steps == STEPS_MAX {
+            self.tally.steps += 1;
+            let what = format!("it has not come to rest after {STEPS_MAX} steps");
+            self.violated(Guarantee::Recovery, what);
+        }
     }
 
     /// The process that an event is for: its slot and run. `None` for events of the world.
@@ -339,5 +355,27 @@ pub(crate) fn run(plan: &Plan, shop: &Shop, arm: Option<Arm>, keep: bool) -> Out
         tally: sim.tally,
         violations: sim.checker.violations,
         lines: sim.transcript.into_lines(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::generate::generate;
+    use crate::scenario::Scenario;
+
+    #[test]
+    fn a_run_that_does_not_come_to_rest_is_ended_and_told() {
+        let shop = Shop::new(false);
+        let plan = generate(1, 3, Scenario::Storm, &shop);
+        let mut sim = Sim::new(&plan, &shop, None, false);
+        sim.start(0);
+        sim.tally.steps = STEPS_MAX;
+        sim.run_until(HORIZON);
+        sim.run_until(2 * HORIZON);
+        let told: Vec<_> = sim.checker.violations.iter().collect();
+        assert!(
+            matches!(told.as_slice(), [one] if one.guarantee == Guarantee::Recovery && one.gap.is_none())
+        );
     }
 }
