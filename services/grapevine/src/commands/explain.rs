@@ -3,7 +3,7 @@
 use std::io::Read as _;
 
 use grapevine_sql::{
-    Dialect, Explanation, Kind, Options, Parameter, SQL_BYTES_MAX, Scalar, Unsure,
+    Dialect, ExplainError, Explanation, Kind, Options, Parameter, SQL_BYTES_MAX, Scalar, Unsure,
 };
 
 use crate::exit::Failure;
@@ -96,15 +96,22 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
 
 /// No more than can be a statement, and one byte, so that a longer one is refused as such.
 fn standard_input() -> Result<String, Failure> {
-    let mut sql = String::new();
     let most = u64::try_from(SQL_BYTES_MAX)
         .unwrap_or(u64::MAX)
         .saturating_add(1);
+    let mut bytes = Vec::new();
     std::io::stdin()
         .take(most)
-        .read_to_string(&mut sql)
+        .read_to_end(&mut bytes)
         .map_err(|error| Failure::Usage(format!("standard input: {error}")))?;
-    Ok(sql)
+    if bytes.len() > SQL_BYTES_MAX {
+        // The last character may be cut off, so what was read may be no text.
+        return Err(Failure::Usage(
+            ExplainError::TooLong { bytes: bytes.len() }.to_string(),
+        ));
+    }
+    String::from_utf8(bytes)
+        .map_err(|error| Failure::Usage(format!("standard input is not UTF-8: {error}")))
 }
 
 fn parameters(args: &Args) -> Result<Vec<Parameter>, Failure> {

@@ -72,6 +72,17 @@ fn a_statement_may_come_from_standard_input() {
     );
 }
 
+/// One byte too many is read, which is half a character here.
+#[test]
+fn g10_a_statement_from_standard_input_that_is_too_long_is_refused_as_such() {
+    let mut command = program();
+    command.args(["explain", "-"]);
+    let mut running = start(command);
+    running.write(&format!("SELECT '{}", "ä".repeat(32_765)));
+    let said = running.end_by_itself().code(2);
+    assert!(said.err.contains("sql has 65537 bytes"), "{}", said.err);
+}
+
 #[test]
 fn statements_that_cannot_be_explained_end_with_2() {
     for (line, problem) in [
