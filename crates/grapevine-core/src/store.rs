@@ -97,8 +97,15 @@ pub enum Write {
     OwnIncarnation(Incarnation),
     /// Have the stored entries of retired runs say what they say from now on.
     Retire(Box<Retirement>),
-    /// Forget a retired run: its watermarks, what the log has of it, and that this sidecar ran as it.
+    /// Forget a retired run: its watermarks, what the log has of it, that this sidecar ran as it, and up to where it was dropped.
     ForgetRun(Incarnation),
+    /// Remember up to where a run was whole when it was dropped and everything was bumped, in place of what was remembered of it.
+    Dropped {
+        /// The run.
+        run: Incarnation,
+        /// Its last event below which none was missing.
+        whole: u64,
+    },
 }
 
 /// A piece of what is to be rewritten when runs are retired. Doing it again changes nothing.
@@ -143,6 +150,8 @@ pub struct Taken {
 pub struct Recovered {
     /// Incarnations that this sidecar ran as before.
     pub own_incarnations: Vec<Incarnation>,
+    /// Up to where runs were whole when they were dropped, everything being bumped.
+    pub dropped: VersionVector,
     /// Members remembered.
     pub members: Vec<MemberRecord>,
     /// Its part in the roster.

@@ -29,6 +29,7 @@ pub(crate) enum Table {
     Members = 0x21,
     Intents = 0x22,
     Roster = 0x23,
+    Dropped = 0x24,
     Floors = 0x30,
     Classes = 0x31,
     Parts = 0x32,
@@ -38,7 +39,7 @@ pub(crate) enum Table {
 }
 
 impl Table {
-    pub(crate) const ALL: [Self; 14] = [
+    pub(crate) const ALL: [Self; 15] = [
         Self::Format,
         Self::Counters,
         Self::Progress,
@@ -47,6 +48,7 @@ impl Table {
         Self::Members,
         Self::Intents,
         Self::Roster,
+        Self::Dropped,
         Self::Floors,
         Self::Classes,
         Self::Parts,
@@ -227,6 +229,12 @@ pub(crate) fn parse_log(key: &[u8]) -> Result<(Lane, Incarnation, u64, u16), Dec
 pub(crate) fn incarnation(incarnation: Incarnation) -> Vec<u8> {
     let mut key = Table::Incarnations.key(Incarnation::LEN);
     key.extend_from_slice(&incarnation.to_bytes());
+    key
+}
+
+pub(crate) fn dropped(run: Incarnation) -> Vec<u8> {
+    let mut key = Table::Dropped.key(Incarnation::LEN);
+    key.extend_from_slice(&run.to_bytes());
     key
 }
 

@@ -32,6 +32,7 @@ struct Versions {
 #[derive(Clone, Debug, Default)]
 struct State {
     own_incarnations: BTreeSet<Incarnation>,
+    dropped: BTreeMap<Incarnation, u64>,
     members: BTreeMap<NodeId, MemberRecord>,
     roster: Option<Record>,
     intents: BTreeMap<IntentId, Intent>,
@@ -158,6 +159,9 @@ impl State {
             }
             Write::Retire(piece) => self.retire(piece),
             Write::ForgetRun(run) => self.forget_run(*run),
+            Write::Dropped { run, whole } => {
+                self.dropped.insert(*run, *whole);
+            }
         }
         None
     }
@@ -212,6 +216,7 @@ impl State {
 
     fn forget_run(&mut self, run: Incarnation) {
         self.own_incarnations.remove(&run);
+        self.dropped.remove(&run);
         for lane in Lane::ALL {
             self.progress.remove(&(run, lane));
             self.ledger.forget(lane, run);
@@ -346,6 +351,11 @@ impl State {
             .collect();
         Recovered {
             own_incarnations: self.own_incarnations.iter().copied().collect(),
+            dropped: self
+                .dropped
+                .iter()
+                .map(|(&run, &whole)| (run, whole))
+                .collect(),
             members: self.members.values().cloned().collect(),
             roster: self.roster.clone(),
             intents: self.intents.values().cloned().collect(),

@@ -97,6 +97,11 @@ pub(crate) fn recover(txn: &Txn<'_>, ledger: &Ledger) -> Result<Recovered, Store
         let incarnation = keys::parse_incarnation(&entry?.0)?;
         recovered.own_incarnations.push(incarnation);
     }
+    for entry in txn.scan(Table::Dropped.range()) {
+        let (key, value) = entry?;
+        let run = keys::parse_incarnation(&key)?;
+        recovered.dropped.raise(run, decode_u64(&value)?);
+    }
     for entry in txn.scan(Table::Members.range()) {
         let (key, value) = entry?;
         let member = decode_member(keys::parse_member(&key)?, &value)?;
@@ -202,6 +207,10 @@ fn check_record(txn: &Txn<'_>, key: &[u8], value: &[u8]) -> Result<(), StoreErro
         }
         Some(Table::Incarnations) => {
             keys::parse_incarnation(key)?;
+        }
+        Some(Table::Dropped) => {
+            keys::parse_incarnation(key)?;
+            decode_u64(value)?;
         }
         Some(Table::Members) => {
             decode_member(keys::parse_member(key)?, value)?;

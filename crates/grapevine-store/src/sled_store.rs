@@ -309,9 +309,14 @@ impl Commit<'_, '_> {
             Write::ForgetRun(run) => {
                 self.log.forget(&mut self.txn, *run)?;
                 self.txn.remove(keys::incarnation(*run));
+                self.txn.remove(keys::dropped(*run));
                 for lane in Lane::ALL {
                     self.txn.remove(keys::progress(lane, *run));
                 }
+            }
+            Write::Dropped { run, whole } => {
+                let whole = whole.to_be_bytes();
+                self.txn.put(keys::dropped(*run), whole.as_slice());
             }
         }
         Ok(())

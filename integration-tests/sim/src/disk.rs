@@ -23,6 +23,7 @@ type Stored = BTreeMap<Vec<ClassPath>, VersionVector>;
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Disk {
     own_incarnations: Vec<Incarnation>,
+    dropped: BTreeMap<Incarnation, u64>,
     members: BTreeMap<NodeId, MemberRecord>,
     roster: Option<Record>,
     intents: BTreeMap<IntentId, Intent>,
@@ -102,8 +103,10 @@ impl Disk {
             Write::RemoveIntent(id) => drop(self.intents.remove(id)),
             Write::OwnIncarnation(incarnation) => self.own_incarnations.push(*incarnation),
             Write::Retire(piece) => self.retire(piece),
+            Write::Dropped { run, whole } => drop(self.dropped.insert(*run, *whole)),
             Write::ForgetRun(run) => {
                 self.own_incarnations.retain(|own| own != run);
+                self.dropped.remove(run);
                 self.watermarks.retain(|(origin, _), _| origin != run);
                 self.log.retain(|(origin, ..), _| origin != run);
             }
@@ -197,6 +200,11 @@ impl Disk {
         let classes = self.classes.iter();
         Recovered {
             own_incarnations: self.own_incarnations.clone(),
+            dropped: self
+                .dropped
+                .iter()
+                .map(|(run, whole)| (*run, *whole))
+                .collect(),
             members: self.members.values().cloned().collect(),
             roster: self.roster.clone(),
             intents: self.intents.values().cloned().collect(),

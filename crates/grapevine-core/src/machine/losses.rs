@@ -3,7 +3,7 @@
 //! An event that its origin alone had flushed is gone with that disk, but its number may have been told: a hole that
 //! nobody can fill, and heads that hold it up would keep every sidecar from vouching for ever. So a sidecar that is linked
 //! to all members, and has asked them for as long as anybody waits for one, has the roster *close* the log: by a view that
-//! names the hole and bumps everything. One that started over (`lost_track`) does so at once for what it dropped. Whoever
+//! names the hole and bumps everything. One that started over (`lost_track`) does so soon for what it dropped. Whoever
 //! takes that view over *writes off* what it lacks up to there: it waits for those events no longer, also where it hears of
 //! them later, for each of them was issued before the bump. Later views repeat what was closed, so that a sidecar knows it
 //! after a restart, and one that was away learns it. Whatever was filled before is stale by that bump, and what is filled
@@ -12,11 +12,15 @@
 //! it too (`Progress::covers_told`).
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use super::Core;
 use super::repair::GapKey;
 use crate::id::{Incarnation, Lane, Time};
 use crate::roster::{CLOSED_MAX, View};
+
+/// How long others are asked for what was dropped here: whoever has it is linked, or others wait for it already.
+const DROPPED_WAIT: Duration = Duration::from_secs(1);
 
 /// A hole that nobody may be able to fill.
 #[derive(Clone, Copy, Debug)]
@@ -34,12 +38,15 @@ impl Core {
             return BTreeMap::new();
         }
         let asked_since = |since: Time| since.max(self.members.last_link_up());
-        let waited = |since: Time| now.since(asked_since(since)) >= self.config.member_timeout;
         let due = |suspect: &Suspect| {
             let run = suspect.key.0;
-            // What this run dropped when it started over nobody is known to have besides, and it knows of no more.
             let dropped = self.retirements.dropped.get(run) >= suspect.last;
-            (dropped || waited(suspect.since)) && !self.is_member(run)
+            let wait = if dropped {
+                DROPPED_WAIT
+            } else {
+                self.config.member_timeout
+            };
+            now.since(asked_since(suspect.since)) >= wait && !self.is_member(run)
         };
         let due = self.suspects().filter(due);
         due.take(CLOSED_MAX)

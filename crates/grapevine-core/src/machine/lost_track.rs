@@ -40,6 +40,8 @@ use crate::vector::VersionVector;
 
 /// Stored classes dropped by one write when a run starts over.
 const DROPPED_MAX: usize = 1_000;
+/// Runs of which it is remembered what was dropped, unless one start over drops more of them.
+const DROPPED_RUNS_MAX: usize = 1_024;
 
 /// Where a run stands with what views have forgotten.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -81,6 +83,7 @@ impl Recovered {
     pub(super) fn without_versions(&self) -> Self {
         Self {
             own_incarnations: self.own_incarnations.clone(),
+            dropped: self.dropped.clone(),
             members: self.members.clone(),
             roster: self.roster.clone(),
             intents: self.intents.clone(),
@@ -169,10 +172,6 @@ impl Core {
         });
         let vectors = entries.chain(recovered.floors.iter().map(|floor| &floor.vector));
         let named = vectors.flat_map(VersionVector::iter).map(|(run, _)| run);
-        let bumps = recovered.progress.iter();
-        let bumps = bumps.filter(|lane| lane.lane == Lane::Bump);
-        let whole = bumps.map(|lane| (lane.origin, lane.watermark));
-        self.retirements.dropped = whole.collect();
         let followed = recovered.progress.iter().map(|lane| lane.origin);
         let all: BTreeSet<_> = named.chain(followed).collect();
         let retired = Arc::new(Retired::strip(all.iter().copied()));
@@ -197,6 +196,32 @@ impl Core {
         });
         let forgotten = all.iter().copied().map(Write::ForgetRun);
         let writes: Vec<_> = pieces.chain(forgotten).collect();
+        self.write(effects, writes, Pending::Nothing);
+        self.remember_dropped(recovered, &all, effects);
+    }
+
+    /// Remembers up to where runs were whole of those that are dropped, besides what was dropped before if there is room.
+    fn remember_dropped(
+        &mut self,
+        recovered: &Recovered,
+        all: &BTreeSet<Incarnation>,
+        effects: &mut Effects,
+    ) {
+        let bumps = recovered.progress.iter();
+        let bumps = bumps.filter(|lane| lane.lane == Lane::Bump);
+        let whole: VersionVector = bumps.map(|lane| (lane.origin, lane.watermark)).collect();
+        let before = &recovered.dropped;
+        let room = before.len() + whole.len() <= DROPPED_RUNS_MAX;
+        let mut dropped = whole;
+        let mut writes = Vec::new();
+        if room {
+            dropped.join(before);
+        } else {
+            writes.extend(before.iter().map(|(run, _)| Write::ForgetRun(run)));
+        }
+        let anew = dropped.iter().filter(|(run, _)| !room || all.contains(run));
+        writes.extend(anew.map(|(run, whole)| Write::Dropped { run, whole }));
+        self.retirements.dropped = dropped;
         self.write(effects, writes, Pending::Nothing);
     }
 

@@ -249,6 +249,7 @@ impl Core {
             [Write::OwnIncarnation(core.config.incarnation)],
             Pending::Nothing,
         );
+        core.retirements.dropped.clone_from(&recovered.dropped);
         if over.is_some() {
             core.start_over(left, &mut effects);
         }
@@ -458,7 +459,7 @@ impl Core {
     /// them was, or is no longer waited for, everything having been bumped in its stead. Of several writes at one run a
     /// session carries the last one.
     pub fn has_all(&self, session: &[EventId]) -> bool {
-        // What this run dropped when it started over was applied, and everything was bumped since.
+        // What this sidecar dropped when it started over was applied, and everything was bumped since.
         let dropped =
             |event: &EventId| self.retirements.dropped.get(event.origin) >= event.sequence;
         session

@@ -62,7 +62,7 @@ pub(super) struct Retirements {
     next_sweep: Time,
     /// Where this run stands with what views have forgotten.
     pub(super) track: Track,
-    /// What was dropped when this run started over: up to where runs were whole on its disk. No more than were followed.
+    /// What this sidecar dropped when it started over: up to where runs were whole on its disk. Bounded as `lost_track` says.
     pub(super) dropped: VersionVector,
     /// Who asked for a snapshot while stored entries were being rewritten. No more than members.
     pub(super) asked: BTreeMap<Incarnation, u64>,
@@ -104,7 +104,10 @@ impl Core {
         self.learn_retirements(name);
         // Nobody had a token of this run yet.
         self.retire_here(name, &mut Effects::default());
+        // Of those that were dropped the store has forgotten all but that.
+        let dropped = |run| self.retirements.dropped.get(run) > 0;
         let own = recovered.own_incarnations.iter();
+        let own = own.filter(|run| !dropped(**run));
         // One that issued nothing has nothing to be retired.
         let own = own.filter(|run| self.progress.is_retired(**run) || !self.progress.knows(**run));
         self.retirements.runs.extend(own);

@@ -19,6 +19,7 @@ type StoredClass = BTreeMap<Vec<ClassPath>, VersionVector>;
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Disk {
     own_incarnations: Vec<Incarnation>,
+    pub(crate) dropped: BTreeMap<Incarnation, u64>,
     members: BTreeMap<NodeId, MemberRecord>,
     roster: Option<Record>,
     intents: BTreeMap<IntentId, Intent>,
@@ -98,8 +99,10 @@ impl Disk {
             Write::RemoveIntent(id) => drop(self.intents.remove(id)),
             Write::OwnIncarnation(incarnation) => self.own_incarnations.push(*incarnation),
             Write::Retire(piece) => self.retire(piece),
+            Write::Dropped { run, whole } => drop(self.dropped.insert(*run, *whole)),
             Write::ForgetRun(run) => {
                 self.own_incarnations.retain(|own| own != run);
+                self.dropped.remove(run);
                 self.watermarks.retain(|(origin, _), _| origin != run);
                 self.log.retain(|(origin, ..), _| origin != run);
             }
@@ -207,6 +210,11 @@ impl Disk {
         });
         Recovered {
             own_incarnations: self.own_incarnations.clone(),
+            dropped: self
+                .dropped
+                .iter()
+                .map(|(run, whole)| (*run, *whole))
+                .collect(),
             members: self.members.values().cloned().collect(),
             roster: self.roster.clone(),
             intents: self.intents.values().cloned().collect(),

@@ -280,10 +280,10 @@ fn g12_others_follow_an_only_member_that_started_over() {
     assert_ne!(world.token(1, &["p/1"]), before, "G3");
 }
 
-/// What an only member alone had is gone when it starts over. Who heard of later events waits for it no longer than it takes
-/// to close that log, for nobody else has it, and everything was bumped since.
+/// What an only member alone had is gone when it starts over, however often. Who heard of later events waits for it no longer
+/// than it takes to close that log, for nobody else has it, and everything was bumped since.
 #[test]
-fn g11_nobody_waits_for_what_an_only_member_dropped() {
+fn g5_g11_nobody_waits_for_what_an_only_member_dropped() {
     let mut world = World::running_with(2, |config| config.limits.old_runs_max = 0);
     world.invalidate(0, &["p/1"]);
     world.flush(0);
@@ -294,10 +294,17 @@ fn g11_nobody_waits_for_what_an_only_member_dropped() {
     world.settle();
     world.crash(1);
     assert_eq!(world.core(0).roster().seats.len(), 1, "it is alone");
-    world.crash(0);
-    world.start(0);
-    world.converge_without(1);
-    assert_eq!(world.core(0).counters().started_over, 1);
+    let session = [1, 2].map(|sequence| EventId {
+        origin: world.incarnation(0),
+        sequence,
+    });
+    for _ in 0..3 {
+        world.crash(0);
+        world.start(0);
+        world.converge_without(1);
+        assert_eq!(world.core(0).counters().started_over, 1);
+        assert!(world.core(0).has_all(&session));
+    }
     world.start(1);
     world.connect_all();
     pass(&mut world, 40);
@@ -307,6 +314,31 @@ fn g11_nobody_waits_for_what_an_only_member_dropped() {
     for path in ["p/1", "p/2", "q"] {
         assert_eq!(world.token(0, &[path]), world.token(1, &[path]), "{path}");
     }
+}
+
+#[test]
+fn g10_what_was_dropped_is_not_remembered_without_end() {
+    let mut world = World::running_with(1, |config| config.limits.old_runs_max = 0);
+    let run = |number: u128| Incarnation::new(0x10_0000 + number).unwrap();
+    let restart = |world: &mut World| {
+        world.invalidate(0, &["p/1"]);
+        world.converge().unwrap();
+        world.crash(0);
+        world.start(0);
+        world.converge().unwrap();
+    };
+    restart(&mut world);
+    let few = world.nodes[0].disk.dropped.len();
+    world.nodes[0].disk.dropped = (0..1_024 - 10).map(|number| (run(number), 1)).collect();
+    restart(&mut world);
+    let kept = world.nodes[0].disk.dropped.len();
+    assert!((1_024 - 9..=1_024).contains(&kept), "{kept}");
+    for _ in 0..10 {
+        restart(&mut world);
+    }
+    let kept = world.nodes[0].disk.dropped.len();
+    assert!(kept < 100 && kept > few, "{kept}");
+    assert!(!world.nodes[0].disk.dropped.contains_key(&run(0)));
 }
 
 /// Has a floor that names a run which may be forgotten arrive at node 1 from node 0, and so many numbers above its last event.

@@ -105,6 +105,7 @@ fn write(write: &Write) -> Option<String> {
         Write::RemoveIntent(id) => format!("intent {} is gone", name(*id)),
         Write::OwnIncarnation(incarnation) => format!("runs as {}", run(*incarnation)),
         Write::ForgetRun(it) => format!("{} is forgotten", run(*it)),
+        Write::Dropped { run: it, whole } => format!("{} was dropped up to {whole}", run(*it)),
         // What follows from the log record, or happens all the time.
         Write::JoinClass { .. }
         | Write::JoinFloor { .. }

@@ -91,6 +91,11 @@ fn write() -> impl Strategy<Value = Write> {
         }),
         2 => intent_id().prop_map(Write::RemoveIntent),
         1 => (1_u128..9).prop_map(|number| Write::OwnIncarnation(origin(number))),
+        1 => (1_u128..9, 1_u64..9).prop_map(|(number, whole)| Write::Dropped {
+            run: origin(number),
+            whole,
+        }),
+        1 => (1_u128..9).prop_map(|number| Write::ForgetRun(origin(number))),
     ]
 }
 

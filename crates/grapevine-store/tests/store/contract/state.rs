@@ -415,6 +415,19 @@ pub(crate) fn members_and_incarnations_are_kept(store: &impl Inspect) {
             Write::OwnIncarnation(origin(9)),
             Write::OwnIncarnation(origin(8)),
             Write::OwnIncarnation(origin(9)),
+            Write::Dropped {
+                run: origin(5),
+                whole: 7,
+            },
+            Write::Dropped {
+                run: origin(6),
+                whole: 7,
+            },
+            Write::Dropped {
+                run: origin(5),
+                whole: 8,
+            },
+            Write::ForgetRun(origin(6)),
         ])
         .unwrap();
     let recovered = store.recovered();
@@ -423,6 +436,7 @@ pub(crate) fn members_and_incarnations_are_kept(store: &impl Inspect) {
         [member("n1", 4, "host:2"), member("n2", 2, "[::1]:7400")]
     );
     assert_eq!(recovered.own_incarnations, [origin(8), origin(9)]);
+    assert_eq!(recovered.dropped, vector(&[(5, 8)]));
     assert_eq!(recovered.roster, Some(record));
 }
 
