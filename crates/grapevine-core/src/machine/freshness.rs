@@ -12,6 +12,7 @@ use std::time::Duration;
 use super::Core;
 use super::effects::{Action, Effects, PeerMessage};
 use super::flushed::Pending;
+use super::probing::Pace;
 use crate::id::{Incarnation, Lane, Time, UnixSeconds};
 use crate::names::NodeId;
 use crate::progress::{Hole, LaneProgress, OriginHead};
@@ -23,12 +24,14 @@ pub(super) const EXPIRY_SWEEP: Duration = Duration::from_secs(10);
 /// Lapsed registrations removed in one sweep: bumps of the same group of writes wait for it. When it leaves some, the
 /// next one follows its flush.
 const EXPIRY_SWEEP_MAX: usize = 2_000;
-/// How soon after a probe gossip may call for the next one.
-const PROBE_AGAIN: Duration = Duration::from_millis(50);
 /// The most sequences above a watermark that one acknowledgement names.
 const ACK_ABOVE_MAX: usize = 1_000;
 
 impl Core {
+    fn pace(&self) -> Pace {
+        Pace::of(self.config.max_staleness)
+    }
+
     pub(super) fn probe(&mut self, node: &NodeId, now: Time, effects: &mut Effects) {
         self.members.nonce += 1;
         let nonce = self.members.nonce;
@@ -36,13 +39,14 @@ impl Core {
         // A grant counts in the view that its probe named, and until its record is flushed that is an earlier one. The flush
         // has everybody asked anew.
         let counts = mark == self.views.view().mark();
+        let pace = self.pace();
         let Some(member) = self.members.by_node_mut(node) else {
             return;
         };
         if counts {
             member.asked.ask(nonce, now);
         }
-        member.next_probe = now.plus(self.config.max_staleness / 4);
+        member.probing.ask(now, pace);
         let to = member.hello.incarnation;
         effects.send(to, PeerMessage::Probe { nonce, mark });
     }
@@ -58,7 +62,6 @@ impl Core {
                 .into_iter()
                 .any(|lane| head.lane(lane) > known(lane))
         };
-        let since = self.config.max_staleness / 4;
         let nodes: Vec<_> = heads
             .iter()
             .filter(|head| ahead(head))
@@ -66,9 +69,7 @@ impl Core {
                 let mut members = self.members.iter();
                 members.find(|member| member.hello.incarnation == head.incarnation)
             })
-            .filter(|member| {
-                member.linked() && now.plus(since) >= member.next_probe.plus(PROBE_AGAIN)
-            })
+            .filter(|member| member.linked() && member.probing.may_ask_again(now))
             .map(|member| member.hello.node_id.clone())
             .collect();
         for node in nodes {
@@ -86,9 +87,9 @@ impl Core {
         self.marked(from, mark, now, effects);
         let member = self.members.by_incarnation(from);
         let node = member.map(|member| member.hello.node_id.clone());
-        let granted = node.is_some_and(|node| self.may_grant(&node, from, mark));
+        let granted = node.filter(|node| self.may_grant(node, from, mark));
         // Who has no seat in this view learns what there is, and no more.
-        let duration = if granted {
+        let duration = if granted.is_some() {
             self.config.max_staleness
         } else {
             Duration::ZERO
@@ -102,7 +103,7 @@ impl Core {
         let ends = now.plus(stretched(duration, self.config.clock_rate_ppm));
         let acknowledges = self.may_acknowledge(from);
         if let Some(member) = self.members.by_incarnation(from) {
-            if granted {
+            if granted.is_some() {
                 member.given.note(head, ends, now);
             }
             if let Some((watermark, above)) = member.told.clone().filter(|_| acknowledges) {
@@ -119,6 +120,22 @@ impl Core {
                 lacked: self.progress.holes(),
             },
         );
+        if let Some(node) = granted {
+            self.probe_back(&node, now, effects);
+        }
+    }
+
+    /// Asks a member that was just answered, unless it was asked lately.
+    fn probe_back(&mut self, node: &NodeId, now: Time, effects: &mut Effects) {
+        let pace = self.pace();
+        let member = self.members.by_node_mut(node);
+        if !member.is_some_and(|it| it.linked() && it.probing.may_ask_back(now, pace)) {
+            return;
+        }
+        self.probe(node, now, effects);
+        if let Some(member) = self.members.by_node_mut(node) {
+            member.probing.asked_back();
+        }
     }
 
     pub(super) fn granted(
@@ -155,7 +172,7 @@ impl Core {
                 self.learn_heads(*head);
             }
         }
-        let rate = self.config.clock_rate_ppm;
+        let (rate, pace) = (self.config.clock_rate_ppm, self.pace());
         let (most, view) = (self.config.max_staleness, self.views.view().mark());
         if let Some(member) = self.members.by_incarnation(from)
             && let Some(sent) = member.asked.answered(nonce)
@@ -163,9 +180,12 @@ impl Core {
             let ends = sent.plus(shortened(duration.min(most), rate));
             if ends > now {
                 member.asked.note(ends, heads.to_vec(), lacked.to_vec());
+                member.asked.review(&self.progress, now);
                 if settled {
                     member.settled = Some(view);
                 }
+                let counts = settled && !member.asked.waits();
+                member.probing.answered(sent, counts, now, pace);
             }
         }
     }
@@ -244,7 +264,7 @@ impl Core {
     }
 
     pub(super) fn wake(&mut self, now: Time, unix: UnixSeconds, effects: &mut Effects) {
-        for node in self.members.to_probe(now, self.config.max_staleness / 8) {
+        for node in self.members.to_probe(now, self.pace()) {
             self.probe(&node, now, effects);
         }
         let gone = self.members.departing(&self.config, self.views.view(), now);

@@ -17,6 +17,7 @@ pub use admission::AdmitError;
 use super::effects::{Action, Effects, MemberView, PeerHello, Side, Sighting};
 use super::flushed::Pending;
 use super::grants::{Asked, Given};
+use super::probing::{Pace, Probing};
 use super::{Core, CoreConfig};
 use crate::id::{Incarnation, Lane, Time};
 use crate::names::NodeId;
@@ -40,7 +41,8 @@ pub(super) struct Member {
     pub(super) last_heard: Time,
     /// When gossip vouched for it last.
     last_seen: Time,
-    pub(super) next_probe: Time,
+    /// When it is asked for grants.
+    pub(super) probing: Probing,
     /// The view that it said it has.
     pub(super) mark: Option<Mark>,
     /// Grants that it gave, in the present view.
@@ -72,7 +74,7 @@ impl Member {
             suspected: false,
             last_heard: now,
             last_seen: now,
-            next_probe: now,
+            probing: Probing::start(now),
             mark: None,
             asked: Asked::default(),
             settled: None,
@@ -244,16 +246,17 @@ impl Members {
             .collect()
     }
 
-    /// The members to probe: none before one is due, and then those too that are due within `slack`. So all of them come to
-    /// be probed at one moment, and a sidecar among many wakes up twice a second instead of a hundred times.
-    pub(super) fn to_probe(&self, now: Time, slack: Duration) -> Vec<NodeId> {
+    /// The members to probe: none before one is due, and then those too that are due soon, but for those that are likely to ask
+    /// first, or that may be about to answer. So all of them come to be probed at one moment, and a sidecar among many wakes up
+    /// once a second instead of a hundred times.
+    pub(super) fn to_probe(&self, now: Time, pace: Pace) -> Vec<NodeId> {
         let outbound = || self.iter().filter(|member| member.outbound);
-        let until = if outbound().any(|member| member.next_probe <= now) {
-            now.plus(slack)
-        } else {
+        let is_due = |member: &Member| member.probing.next() <= now;
+        if !outbound().any(is_due) {
             return Vec::new();
-        };
-        let due = outbound().filter(|member| member.next_probe <= until);
+        }
+        let soon = |member: &Member| member.probing.is_due_soon(now, pace);
+        let due = outbound().filter(|member| is_due(member) || soon(member));
         due.map(|member| member.hello.node_id.clone()).collect()
     }
 
@@ -261,7 +264,7 @@ impl Members {
         let probes = self
             .iter()
             .filter(|member| member.outbound)
-            .map(|member| member.next_probe);
+            .map(|member| member.probing.next());
         // One with a seat keeps it until others agree: its time comes once.
         let suspects = self.iter().filter(|member| member.suspected);
         let departures = suspects.flat_map(|member| {

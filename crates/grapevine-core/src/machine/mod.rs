@@ -20,6 +20,7 @@ mod intents;
 mod losses;
 mod lost_track;
 mod members;
+mod probing;
 mod read_snapshots;
 mod receipts;
 mod remote;

@@ -70,6 +70,10 @@ pub(crate) struct World {
     /// Messages under way, by (from, to); the link stands while there is an entry.
     pub(crate) links: BTreeMap<(usize, usize), VecDeque<PeerMessage>>,
     tickets: u64,
+    /// Probes said so far.
+    pub(crate) probes: usize,
+    /// How many messages are said before one is lost.
+    pub(crate) loses: Option<usize>,
     pub(crate) transcript: Vec<String>,
 }
 
@@ -139,6 +143,8 @@ impl World {
             links: BTreeMap::new(),
             tickets: 0,
             transcript: Vec::new(),
+            probes: 0,
+            loses: None,
         }
     }
 
@@ -374,6 +380,13 @@ impl World {
         if let PeerMessage::Probe { mark, .. } = &message {
             // The wire knows no view of a history without a number.
             assert_eq!(mark.history.is_some(), mark.number > 0, "{mark:?}");
+            self.probes += 1;
+        }
+        if let Some(left) = self.loses.take() {
+            if left == 0 {
+                return;
+            }
+            self.loses = Some(left - 1);
         }
         if let Some(queue) = self.links.get_mut(&(from, to)) {
             queue.push_back(message);
