@@ -74,7 +74,7 @@ impl GossipConfig {
             listen,
             advertise,
             seeds: Vec::new(),
-            interval: Duration::from_millis(200),
+            interval: Duration::from_millis(500),
             suspect_after: Duration::from_secs(3),
             dead_grace: Duration::from_mins(2),
             expected_members: 1,

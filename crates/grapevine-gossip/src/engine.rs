@@ -32,6 +32,15 @@ const SAMPLES: usize = 100;
 /// No key is ever deleted, so nothing waits for this.
 const TOMBSTONE_GRACE: Duration = Duration::from_hours(1);
 
+/// How many mean intervals between heartbeats chitchat's detector waits at most. Fewer are jumpy on busy machines.
+const PHI_MAX: f64 = 8.0;
+
+/// How many it waits: not much longer than `suspect_after`, before which no suspicion counts.
+fn phi(config: &GossipConfig) -> f64 {
+    let silent = config.suspect_after.as_secs_f64() / config.interval.as_secs_f64();
+    silent.min(PHI_MAX)
+}
+
 /// How the end of a run is told: with its reason.
 pub(crate) type Death = Pin<Box<dyn Future<Output = String> + Send>>;
 
@@ -64,7 +73,7 @@ impl Engine {
             // Resolved and tried by `seeds`.
             seed_nodes: Vec::new(),
             failure_detector_config: FailureDetectorConfig::new(
-                8.0,
+                phi(config),
                 SAMPLES,
                 config.suspect_after.max(config.interval * 10),
                 config.interval * 2,
