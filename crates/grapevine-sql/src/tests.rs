@@ -506,7 +506,7 @@ fn what_changes_by_itself_is_refused_or_the_whole_table() {
         };
         let explained = explain(sql, &[], options).unwrap();
         assert!(explained.cacheable, "{sql}");
-        assert_eq!(explained.classes, ["items:*"], "{sql}");
+        assert_eq!(explained.classes, ["items/:*"], "{sql}");
     }
     for sql in [
         "SELECT date('now') FROM t",

@@ -1,15 +1,16 @@
 //! Which reads a change of a row may concern.
 //!
 //! A read of a table that a condition narrows is described by *conjunctions*: columns that have a value, and columns that lie in a
-//! range. What they have in common, the names of those columns, is the read's [`Shape`]. Every shape is a top-level class, and
-//! each combination of values a class below it, so that invalidations, tokens, floors and quotas need to know nothing of rows:
+//! range. What they have in common, the names of those columns, is the read's [`Shape`]. A table is a top-level class, each
+//! shape of its reads a class below it, and each combination of values one below that, so that invalidations, tokens, floors and
+//! quotas need to know nothing of rows, and a bump of the table concerns every read of it:
 //!
 //! ```text
-//! items                                     the table
-//! items:*                                   reads of it that nothing narrows
-//! items:category                            all reads by category
-//! items:category/5                          those of category 5
-//! items:category,price~n/5/20.80000000064   and of prices from 100 to 101
+//! items                                      the table
+//! items/:*                                   reads of it that nothing narrows
+//! items/:category                            all reads by category
+//! items/:category/5                          those of category 5
+//! items/:category,price~n/5/20.80000000064   and of prices from 100 to 101
 //! ```
 //!
 //! A change of a row is turned into classes where it arrives, for the shapes that are known there: whoever writes need not know what is

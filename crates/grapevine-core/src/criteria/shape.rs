@@ -14,8 +14,8 @@ use crate::names::ClassPath;
 
 /// The most columns with a value that a shape has; further conditions of a read are left out, which makes it depend on more rows.
 pub const SHAPE_COLUMNS_MAX: usize = 4;
-/// The most bytes of a shape's class, and of a table's; a longer one is hashed.
-const TOP_BYTES_MAX: usize = 76;
+/// The most bytes of a table's class, and of a shape's segment below it; a longer one is hashed.
+const NAME_BYTES_MAX: usize = 38;
 /// The most bytes of a value in a class; a longer one is hashed.
 const VALUE_BYTES_MAX: usize = 24;
 
@@ -59,7 +59,7 @@ impl Shape {
         read.cells.keys().filter(move |column| !kept(column))
     }
 
-    /// The class of all reads of this shape; a top-level class.
+    /// The class of all reads of this shape, below that of the table.
     pub fn class(&self) -> ClassPath {
         class(&self.name())
     }
@@ -82,17 +82,9 @@ impl Shape {
         } else {
             columns.join(",")
         };
-        let name = format!("{}:{columns}", escaped(self.table.as_str()));
-        if name.len() <= TOP_BYTES_MAX {
-            return name;
-        }
         let table = table_name(&self.table);
-        let kept = if table.len() <= TOP_BYTES_MAX / 2 {
-            table
-        } else {
-            hashed(&table)
-        };
-        format!("{kept}:{}", hashed(&name))
+        // No class that applications name by a table's keys looks like that.
+        format!("{table}/{}", bounded(format!(":{columns}")))
     }
 
     /// The classes of a read of these rows, which has this shape: one, or one for each node that covers its range.
@@ -162,14 +154,17 @@ enum Path {
     Beginning(String),
 }
 
-/// The class of a table: a bump of it concerns whatever reads it.
+/// The class of a table, a top-level class: a bump of it concerns whatever reads it.
 pub fn table_class(table: &Table) -> ClassPath {
     class(&table_name(table))
 }
 
 fn table_name(table: &Table) -> String {
-    let name = escaped(table.as_str());
-    if name.len() <= TOP_BYTES_MAX {
+    bounded(escaped(table.as_str()))
+}
+
+fn bounded(name: String) -> String {
+    if name.len() <= NAME_BYTES_MAX {
         name
     } else {
         hashed(&name)

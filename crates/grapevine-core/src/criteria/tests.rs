@@ -64,15 +64,15 @@ fn reaches(changed: &Conjunction, read: &Conjunction) -> bool {
 fn classes_are_what_the_documentation_says() {
     let five = ("category", is(Raw::Int(5)));
     assert_eq!(table_class(&table("items")).as_str(), "items");
-    assert_eq!(classes(&rows(&[])), ["items:*"]);
+    assert_eq!(classes(&rows(&[])), ["items/:*"]);
     let by_category = rows(std::slice::from_ref(&five));
-    assert_eq!(Shape::of(&by_category).class().as_str(), "items:category");
-    assert_eq!(classes(&by_category), ["items:category/5"]);
+    assert_eq!(Shape::of(&by_category).class().as_str(), "items/:category");
+    assert_eq!(classes(&by_category), ["items/:category/5"]);
     assert_eq!(
         classes(&rows(&[five, ("price", between(100.0, 101.0))])),
         [
-            "items:category,price~n/5/20.80000000064",
-            "items:category,price~n/5/20.80000000065"
+            "items/:category,price~n/5/20.80000000064",
+            "items/:category,price~n/5/20.80000000065"
         ]
     );
 }
@@ -80,23 +80,23 @@ fn classes_are_what_the_documentation_says() {
 #[test]
 fn values_are_written_in_classes_by_their_normal_form() {
     let of = |raw| classes(&rows(&[("c", is(raw))])).remove(0);
-    assert_eq!(of(Raw::Text("a/b c")), "items:c/a%2Fb%20c");
-    assert_eq!(of(Raw::Text("")), "items:c/~");
-    assert_eq!(of(Raw::Null), "items:c/~null");
-    assert_eq!(of(Raw::Text("null")), "items:c/null");
-    assert_eq!(of(Raw::Text("~null")), "items:c/%7Enull");
-    assert_eq!(of(Raw::Bytes(&[0, 255])), "items:c/~x00ff");
-    assert_eq!(of(Raw::Float(-0.5)), "items:c/-0.5");
+    assert_eq!(of(Raw::Text("a/b c")), "items/:c/a%2Fb%20c");
+    assert_eq!(of(Raw::Text("")), "items/:c/~");
+    assert_eq!(of(Raw::Null), "items/:c/~null");
+    assert_eq!(of(Raw::Text("null")), "items/:c/null");
+    assert_eq!(of(Raw::Text("~null")), "items/:c/%7Enull");
+    assert_eq!(of(Raw::Bytes(&[0, 255])), "items/:c/~x00ff");
+    assert_eq!(of(Raw::Float(-0.5)), "items/:c/-0.5");
     assert_eq!(
         of(Raw::Text("2026-01-05 12:00")),
-        "items:c/~t1767614400000000"
+        "items/:c/~t1767614400000000"
     );
-    assert_eq!(of(Raw::Text(&"x".repeat(25))).len(), "items:c/".len() + 24);
+    assert_eq!(of(Raw::Text(&"x".repeat(25))).len(), "items/:c/".len() + 24);
     // Long names are hashed, and the table stays readable where it is short.
     let long = "c".repeat(SQL_NAME_BYTES_MAX);
     let read = rows(&[(&long, is(Raw::Int(1)))]);
     let of_long = classes(&read).remove(0);
-    assert!(of_long.starts_with("items:~h"), "{of_long}");
+    assert!(of_long.starts_with("items/~h"), "{of_long}");
     let mut longest = read.clone();
     longest.table = table(&"/".repeat(SQL_NAME_BYTES_MAX));
     longest.narrow(column("d"), is(Raw::Text(&"y".repeat(100))));
@@ -276,7 +276,7 @@ fn a_shape_leaves_out_what_it_has_no_room_for() {
         ("g", between(1.0, 2.0)),
     ]);
     let shape = Shape::of(&read);
-    assert_eq!(shape.class().as_str(), "items:a,b,c,d,g~n");
+    assert_eq!(shape.class().as_str(), "items/:a,b,c,d,g~n");
     let left_out: Vec<_> = shape.left_out(&read).map(Column::as_str).collect();
     assert_eq!(left_out, ["e", "f"]);
 }
@@ -378,6 +378,20 @@ proptest! {
         prop_assert_eq!(read.may_meet(&changed), changed.may_meet(&read));
         if read.may_meet(&changed) {
             prop_assert!(reaches(&changed, &read), "{:?} of {:?}", Shape::of(&read), changed);
+        }
+    }
+
+    #[test]
+    fn g3_a_bump_of_the_table_reaches_every_read_of_it(
+        mut read in prop::sample::select(Dialect::ALL.to_vec()).prop_flat_map(arb_rows),
+        name in "[a-zA-Z_. /%]{1,120}",
+    ) {
+        read.table = table(&name);
+        let of_table = table_class(&read.table);
+        let shape = Shape::of(&read);
+        prop_assert!(of_table.covers(shape.class().as_str()));
+        for class in shape.classes_of_read(&read) {
+            prop_assert!(of_table.covers(class.as_str()), "{of_table} and {class}");
         }
     }
 
