@@ -7,8 +7,9 @@ use std::{env, error::Error, fs, path::PathBuf};
 
 use protox::prost::Message as _;
 
-const PROTOS: [&str; 4] = [
+const PROTOS: [&str; 5] = [
     "grapevine/v1/types.proto",
+    "grapevine/v1/explain.proto",
     "grapevine/v1/application.proto",
     "grapevine/v1/admin.proto",
     "grapevine/v1/peer.proto",

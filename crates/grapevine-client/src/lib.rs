@@ -45,6 +45,7 @@ mod channel;
 mod client;
 mod envelope;
 mod error;
+mod explain;
 mod fence;
 mod fill;
 mod gate;

@@ -7,6 +7,7 @@ mod caches;
 mod catch_up;
 mod directory;
 mod drain;
+mod explain;
 mod fence;
 mod fills;
 mod freshness;

@@ -28,6 +28,9 @@ pub(crate) const UNDER_WAY_MAX: usize = 200_000;
 /// sooner. Others wait for their turn; there are no more of them than streams of connections.
 pub(crate) const LARGE_LOOK_UPS_MAX: usize = 4;
 
+/// Statements explained at once: each may take a tenth of a second of a core. Others wait for their turn.
+pub(crate) const EXPLAINS_MAX: usize = 2;
+
 /// Registrations and their classes that one call has written at a time: a bump waits for what is on its way to the disk,
 /// and for what is gathered behind that.
 const PIECE_WEIGHT_MAX: usize = 20_000;
@@ -56,6 +59,8 @@ pub(crate) struct Application {
     pub(crate) under_way: Arc<Semaphore>,
     /// Turns of look-ups too large to be made in one piece.
     pub(crate) large_look_ups: Arc<Semaphore>,
+    /// Turns of statements that are explained.
+    pub(crate) explains: Arc<Semaphore>,
     /// Room for answers that their callers have not read.
     pub(crate) unread: Unread,
 }
@@ -460,5 +465,22 @@ impl ApplicationService for Application {
         let (stop, unread) = (self.stop.clone(), self.unread.clone());
         let watch = watching::start(&self.engine, place, stop, unread, classes);
         Ok(watch.response())
+    }
+
+    async fn explain(
+        &self,
+        request: Request<v1::ExplainRequest>,
+    ) -> Result<Response<v1::ExplainResponse>, Status> {
+        let statement = app::explaining(request.into_inner())?;
+        let turn = self.explains.clone().acquire_owned().await;
+        let explained = tokio::task::spawn_blocking(move || {
+            // For as long as it takes, whether or not its caller waits for it.
+            let _turn = turn;
+            app::explanation(&statement)
+        });
+        let answer = explained.await;
+        answer
+            .map_err(|error| Status::internal(format!("explaining failed: {error}")))?
+            .map(Response::new)
     }
 }

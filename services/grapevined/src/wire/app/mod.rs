@@ -1,6 +1,7 @@
 //! The application service's messages.
 
 mod carried;
+mod explain;
 mod intents;
 mod invalidate;
 mod register;
@@ -10,6 +11,7 @@ mod turns;
 mod watch;
 
 pub(crate) use carried::carried;
+pub(crate) use explain::{explaining, explanation};
 pub(crate) use intents::{aborted, aborting, beginning, begun, committing};
 pub(crate) use invalidate::{Invalidation, invalidation, receipt};
 pub(crate) use register::{Expiry, fills, registrations, verdict};
