@@ -14,16 +14,18 @@ use crate::names::ClassPath;
 
 /// The most columns with a value that a shape has; further conditions of a read are left out, which makes it depend on more rows.
 pub const SHAPE_COLUMNS_MAX: usize = 4;
-/// The most bytes of a table's class, and of a shape's segment below it; a longer one is hashed.
-const NAME_BYTES_MAX: usize = 38;
+/// The most bytes of a table's class; a longer one is hashed.
+const TABLE_BYTES_MAX: usize = 32;
+/// The most bytes of a shape's segment below it; columns that have no room are left out, so that the others can be read there.
+const COLUMNS_BYTES_MAX: usize = 47;
 /// The most bytes of a value in a class; a longer one is hashed.
 const VALUE_BYTES_MAX: usize = 24;
 
 /// The columns by which a read narrows a table.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Shape {
-    /// The table.
-    pub table: Table,
+    /// The class of the table.
+    pub table: ClassPath,
     /// The columns that have a value, ascending.
     pub equal: Vec<Column>,
     /// The column that lies in a range.
@@ -32,22 +34,67 @@ pub struct Shape {
 
 impl Shape {
     /// The shape of reads of these rows: up to [`SHAPE_COLUMNS_MAX`] columns that have a value, and one that lies in a range, if
-    /// possible one with two ends; of several the first by name.
+    /// possible one with two ends; of several the first by name for which there is room.
     pub fn of(read: &Conjunction) -> Self {
-        let valued = read.cells.iter().filter_map(|(column, cell)| match cell {
-            Cell::Is(_) => Some(column.clone()),
-            Cell::In(_) => None,
-        });
-        let ranges = read.cells.iter().filter_map(|(column, cell)| match cell {
-            Cell::Is(_) => None,
-            Cell::In(range) => Some((column.clone(), *range)),
-        });
-        let range = ranges.min_by_key(|(_, range)| !range.is_closed());
-        Self {
-            table: read.table.clone(),
-            equal: valued.take(SHAPE_COLUMNS_MAX).collect(),
-            range: range.map(|(column, range)| (column, range.order)),
+        let mut shape = Self {
+            table: table_class(&read.table),
+            equal: Vec::new(),
+            range: None,
+        };
+        let mut ranges = Vec::new();
+        for (column, cell) in &read.cells {
+            match cell {
+                Cell::Is(_) if shape.equal.len() < SHAPE_COLUMNS_MAX => {
+                    shape.equal.push(column.clone());
+                    if !shape.has_room() {
+                        shape.equal.pop();
+                    }
+                }
+                Cell::Is(_) => {}
+                Cell::In(range) => ranges.push((column, range)),
+            }
         }
+        ranges.sort_by_key(|(_, range)| !range.is_closed());
+        for (column, range) in ranges {
+            shape.range = Some((column.clone(), range.order));
+            if shape.has_room() {
+                break;
+            }
+            shape.range = None;
+        }
+        shape
+    }
+
+    /// The shape of a class that [`Self::class`] or [`Self::classes_of_read`] gives, or that lies below one; `None` for any other.
+    pub fn parse(class: &ClassPath) -> Option<Self> {
+        let mut segments = class.as_str().split('/');
+        let (table, columns) = (segments.next()?, segments.next()?);
+        let mut shape = Self {
+            table: ClassPath::parse(table).ok()?,
+            equal: Vec::new(),
+            range: None,
+        };
+        let names = columns.strip_prefix(':')?.split(',');
+        for name in names.filter(|name| *name != "*") {
+            let (name, order) = match name.split_once('~') {
+                None => (name, None),
+                Some((name, "n")) => (name, Some(Order::Number)),
+                Some((name, "t")) => (name, Some(Order::Time)),
+                Some(_) => return None,
+            };
+            let column = Column::parse(&unescaped(name)?).ok()?;
+            match order {
+                Some(order) => shape.range = Some((column, order)),
+                None => shape.equal.push(column),
+            }
+        }
+        let ascending = shape.equal.is_sorted_by(|one, next| one < next);
+        let ranged = shape.range.as_ref().map(|(column, _)| column);
+        let once = ranged.is_none_or(|column| !shape.equal.contains(column));
+        let few = shape.equal.len() <= SHAPE_COLUMNS_MAX;
+        // Names have one notation, and the range comes last.
+        let same = shape.columns() == columns && shape.has_room();
+        (ascending && once && few && same).then_some(shape)
     }
 
     /// The columns of a conjunction that its shape leaves out.
@@ -65,6 +112,15 @@ impl Shape {
     }
 
     fn name(&self) -> String {
+        format!("{}/{}", self.table, self.columns())
+    }
+
+    fn has_room(&self) -> bool {
+        self.columns().len() <= COLUMNS_BYTES_MAX
+    }
+
+    /// Its segment. No class that applications name by a table's keys begins like that.
+    fn columns(&self) -> String {
         let mut columns: Vec<_> = self
             .equal
             .iter()
@@ -77,14 +133,10 @@ impl Shape {
             };
             columns.push(format!("{}~{order}", escaped(column.as_str())));
         }
-        let columns = if columns.is_empty() {
-            "*".to_owned()
-        } else {
-            columns.join(",")
-        };
-        let table = table_name(&self.table);
-        // No class that applications name by a table's keys looks like that.
-        format!("{table}/{}", bounded(format!(":{columns}")))
+        if columns.is_empty() {
+            columns.push("*".to_owned());
+        }
+        format!(":{}", columns.join(","))
     }
 
     /// The classes of a read of these rows, which has this shape: one, or one for each node that covers its range.
@@ -110,7 +162,7 @@ impl Shape {
     /// The classes that a change of these rows concerns: none if reads of this shape depend on no such row. Where a value is not known,
     /// it is the class above.
     pub fn classes_of_write(&self, rows: &Conjunction) -> Vec<ClassPath> {
-        if rows.table != self.table {
+        if table_class(&rows.table) != self.table {
             return Vec::new();
         }
         let path = match self.path(rows) {
@@ -156,18 +208,11 @@ enum Path {
 
 /// The class of a table, a top-level class: a bump of it concerns whatever reads it.
 pub fn table_class(table: &Table) -> ClassPath {
-    class(&table_name(table))
-}
-
-fn table_name(table: &Table) -> String {
-    bounded(escaped(table.as_str()))
-}
-
-fn bounded(name: String) -> String {
-    if name.len() <= NAME_BYTES_MAX {
-        name
+    let name = escaped(table.as_str());
+    if name.len() <= TABLE_BYTES_MAX {
+        class(&name)
     } else {
-        hashed(&name)
+        class(&hashed(&name))
     }
 }
 
@@ -219,4 +264,22 @@ fn escaped(text: &str) -> String {
         }
     }
     escaped
+}
+
+/// What [`escaped`] gave; of other texts anything.
+fn unescaped(text: &str) -> Option<String> {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((byte, behind)) = rest.split_first() {
+        rest = behind;
+        if *byte == b'%' {
+            let (digits, behind) = rest.split_at_checked(2)?;
+            let digits = std::str::from_utf8(digits).ok()?;
+            bytes.push(u8::from_str_radix(digits, 16).ok()?);
+            rest = behind;
+        } else {
+            bytes.push(*byte);
+        }
+    }
+    String::from_utf8(bytes).ok()
 }

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 
 use super::range::{COVER_MAX, Node};
 use super::*;
-use crate::names::covers;
+use crate::names::{ClassPath, covers};
 
 fn table(name: &str) -> Table {
     Table::parse(name).unwrap()
@@ -92,18 +92,53 @@ fn values_are_written_in_classes_by_their_normal_form() {
         "items/:c/~t1767614400000000"
     );
     assert_eq!(of(Raw::Text(&"x".repeat(25))).len(), "items/:c/".len() + 24);
-    // Long names are hashed, and the table stays readable where it is short.
+    // Columns for which there is no room are left out.
     let long = "c".repeat(SQL_NAME_BYTES_MAX);
-    let read = rows(&[(&long, is(Raw::Int(1)))]);
-    let of_long = classes(&read).remove(0);
-    assert!(of_long.starts_with("items/~h"), "{of_long}");
-    let mut longest = read.clone();
-    longest.table = table(&"/".repeat(SQL_NAME_BYTES_MAX));
-    longest.narrow(column("d"), is(Raw::Text(&"y".repeat(100))));
-    longest.narrow(column("e"), is(Raw::Text(&"y".repeat(100))));
-    longest.narrow(column("f"), is(Raw::Text(&"y".repeat(100))));
-    longest.narrow(column("g"), between(1.0, 1.0));
-    assert!(classes(&longest)[0].len() <= 200);
+    let mut read = rows(&[(&long, is(Raw::Int(1)))]);
+    assert_eq!(classes(&read), ["items/:*"]);
+    read.narrow(column("d"), is(Raw::Int(1)));
+    assert_eq!(classes(&read), ["items/:d/1"]);
+    let mut longest = rows(&[]);
+    longest.table = table(&"t".repeat(32));
+    let text = "y".repeat(100);
+    for name in ["c23456789", "e23456789", "f23456789", "g23456789"] {
+        longest.narrow(column(name), is(Raw::Text(&text)));
+    }
+    longest.narrow(column("h"), between(-1e300, -1e300));
+    let longest = classes(&longest).remove(0);
+    assert!((190..=200).contains(&longest.len()), "{longest}");
+}
+
+#[test]
+fn only_classes_of_reads_tell_a_shape() {
+    let shape = |text: &str| Shape::parse(&ClassPath::parse(text).unwrap());
+    let told = shape("items/:category,price~n/5/20.80000000064").unwrap();
+    assert_eq!(told.table.as_str(), "items");
+    assert_eq!(told.equal, [column("category")]);
+    assert_eq!(told.range, Some((column("price"), Order::Number)));
+    let all = shape("items/:*").unwrap();
+    assert!(all.equal.is_empty() && all.range.is_none());
+    for other in [
+        "items",
+        "items/category",
+        "items/:",
+        "items/:a,,b",
+        "items/:b,a",
+        "items/:a,a",
+        "items/:*,a",
+        "items/:a~x",
+        "items/:a~n,b",
+        "items/:a~n,a~n",
+        "items/:a,a~n",
+        "items/:a%2g",
+        "items/:a%6",
+        "items/:%61",
+        "items/:%FF",
+        "items/:a,b,c,d,e",
+        "items/:a23456789b23456789c23456789d23456789e23456789fg",
+    ] {
+        assert_eq!(shape(other), None, "{other}");
+    }
 }
 
 #[test]
@@ -392,7 +427,9 @@ proptest! {
         prop_assert!(of_table.covers(shape.class().as_str()));
         for class in shape.classes_of_read(&read) {
             prop_assert!(of_table.covers(class.as_str()), "{of_table} and {class}");
+            prop_assert_eq!(Shape::parse(&class), Some(shape.clone()), "{}", class);
         }
+        prop_assert_eq!(Shape::parse(&shape.class()), Some(shape));
     }
 
     #[test]
