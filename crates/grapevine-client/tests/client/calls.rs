@@ -139,3 +139,14 @@ async fn a_sidecar_without_room_for_registrations_is_asked_again_for_as_long_as_
     assert!(matches!(error, CallError::Overloaded { .. }), "{error}");
     assert_eq!(fake.state.calls(Method::Register), 5);
 }
+
+#[tokio::test]
+async fn statements_are_explained_by_the_sidecar() {
+    let fake = Fake::unix();
+    let request = v1::ExplainRequest {
+        sql: "SELECT 1".into(),
+        ..v1::ExplainRequest::default()
+    };
+    let told = client(&fake).explain(request).await.unwrap();
+    assert_eq!(told.tables, ["SELECT 1"]);
+}
