@@ -32,7 +32,7 @@ impl Pace {
         Self {
             again: max_staleness / 4,
             steady: max_staleness / 2,
-            prompt: max_staleness / 8,
+            prompt: max_staleness / 16,
             follow: max_staleness / 8,
         }
     }
@@ -47,6 +47,8 @@ pub(super) struct Probing {
     follows: bool,
     /// How many questions in a row it answered at once.
     prompt: u32,
+    /// Whether it has not answered the last one.
+    open: bool,
 }
 
 impl Probing {
@@ -57,12 +59,17 @@ impl Probing {
             next: now,
             follows: false,
             prompt: 0,
+            open: false,
         }
     }
 
-    /// It is asked.
+    /// It is asked. Whatever it was asked before it has had its time to answer.
     pub(super) fn ask(&mut self, now: Time, pace: Pace) {
+        if self.open && now.since(self.last) > pace.prompt {
+            self.prompt = 0;
+        }
         (self.last, self.next, self.follows) = (now, now.plus(pace.again), false);
+        self.open = true;
     }
 
     /// That went together with an answer.
@@ -72,6 +79,7 @@ impl Probing {
 
     /// It answered what it was asked then, with a grant that counts already or not.
     pub(super) fn answered(&mut self, asked: Time, counts: bool, now: Time, pace: Pace) {
+        self.open &= asked != self.last;
         if !counts || now.since(asked) > pace.prompt {
             self.prompt = 0;
             return;
@@ -116,5 +124,48 @@ impl Probing {
 
     fn is_steady(&self) -> bool {
         self.prompt >= STEADY
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MAX_STALENESS: Duration = Duration::from_secs(2);
+
+    fn at(millis: u64) -> Time {
+        Time::from_start(Duration::from_millis(millis))
+    }
+
+    fn steady(pace: Pace) -> Probing {
+        let mut probing = Probing::start(at(0));
+        for second in 0..u64::from(STEADY) {
+            probing.ask(at(second * 1_000), pace);
+            probing.answered(at(second * 1_000), true, at(second * 1_000 + 5), pace);
+        }
+        assert!(probing.is_steady());
+        probing
+    }
+
+    #[test]
+    fn g7_who_does_not_answer_or_answers_late_is_steady_no_longer() {
+        let pace = Pace::of(MAX_STALENESS);
+        let mut probing = steady(pace);
+        probing.ask(at(60_000), pace);
+        // News of gossip has it asked again, before it could answer.
+        probing.ask(at(60_050), pace);
+        assert!(probing.is_steady());
+        probing.ask(at(60_550), pace);
+        assert!(!probing.is_steady(), "it has not answered");
+        let mut probing = steady(pace);
+        probing.ask(at(60_000), pace);
+        // What TCP has sent once more comes after 200 ms at the least.
+        probing.answered(at(60_000), true, at(60_200), pace);
+        assert!(!probing.is_steady(), "it was late");
+        assert_eq!(probing.next(), at(60_500));
+        let mut probing = steady(pace);
+        probing.ask(at(60_000), pace);
+        probing.answered(at(60_000), false, at(60_005), pace);
+        assert!(!probing.is_steady(), "its grant did not count");
     }
 }

@@ -87,7 +87,7 @@ knobs! {
 
     /// How long this sidecar's knowledge counts.
     freshness: FreshnessConfig {
-        /// How old a member's word may be for this sidecar to call itself fresh. Members are probed four times as often.
+        /// How old a member's word may be for this sidecar to call itself fresh. Members are probed four times as often, twice as often once they have answered at once for a while.
         max_staleness: Duration = "2s", from "100ms" to "1h",
             raising "lets values be served for so much longer after a peer became unreachable, and lets an invalidation with receipt `all` wait so long for it; lowering it costs probes and makes short pauses count as unknown.";
         /// A member that is silent loses its seat in the roster after so long, if it is the only one that is: then nothing is
