@@ -3,7 +3,7 @@
 use grapevine_core::names::NameError;
 use thiserror::Error;
 
-use crate::{PARAMETERS_MAX, SQL_BYTES_MAX, SQL_TOKENS_MAX};
+use crate::{PARAMETERS_BYTES_MAX, PARAMETERS_MAX, SQL_BYTES_MAX, SQL_TOKENS_MAX};
 
 /// Why a statement is not explained.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
@@ -53,6 +53,14 @@ pub enum ExplainError {
     TooManyParameters {
         /// How many are given.
         given: usize,
+    },
+    /// Their texts are too long.
+    #[error(
+        "parameters: their texts and bytes are {bytes} bytes together; the limit is {PARAMETERS_BYTES_MAX}"
+    )]
+    ParametersTooLong {
+        /// How many bytes.
+        bytes: usize,
     },
     /// A placeholder without a value.
     #[error("parameters: the statement's {placeholder} has no value; {given} are given")]

@@ -41,6 +41,10 @@ pub const SQL_BYTES_MAX: usize = 64 * 1024;
 pub const SQL_TOKENS_MAX: usize = 4_000;
 /// The most parameters.
 pub const PARAMETERS_MAX: usize = 2_000;
+/// The most bytes of texts and bytes in all parameters together.
+pub const PARAMETERS_BYTES_MAX: usize = 64 * 1024;
+/// The longest text that is looked at as a value, in bytes; what is compared with a longer one counts as not understood.
+pub const VALUE_BYTES_MAX: usize = 1_000;
 /// The most conjunctions of one condition; one that has more counts as always true.
 pub const CONJUNCTIONS_MAX: usize = 64;
 
@@ -72,6 +76,11 @@ pub struct Options {
     pub volatile: Unsure,
     /// What to make of text that is not understood.
     pub unparsable: Unsure,
+}
+
+/// Checks what can be checked without reading the statement: that it and its parameters are not too long.
+pub fn check_size(sql: &str, parameters: &[Parameter]) -> Result<(), ExplainError> {
+    parse::check_size(sql, parameters)
 }
 
 /// Tells what a statement depends on or changes.

@@ -3,6 +3,8 @@
 use grapevine_core::criteria::{Datum, Dialect, Order, Range, Raw};
 use sqlparser::ast::{CastKind, DataType, Expr, UnaryOperator, Value};
 
+use crate::VALUE_BYTES_MAX;
+
 /// A value of a parameter.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Scalar {
@@ -23,6 +25,15 @@ pub enum Scalar {
 }
 
 impl Scalar {
+    /// How long it is, if it is text or bytes.
+    pub(crate) fn bytes(&self) -> usize {
+        match self {
+            Self::Text(value) => value.len(),
+            Self::Bytes(value) => value.len(),
+            _ => 0,
+        }
+    }
+
     /// The same, borrowed.
     pub fn raw(&self) -> Raw<'_> {
         match self {
@@ -155,24 +166,38 @@ impl Literals<'_> {
         }
     }
 
-    /// The value that a literal or a placeholder stands for.
-    pub(crate) fn of_value(&self, value: &Value) -> Option<Scalar> {
+    /// The value that a literal or a placeholder stands for, unless it is too long to be looked at.
+    fn of_value(&self, value: &Value) -> Option<Scalar> {
+        if let Some(text) = self.text_of(value) {
+            let fits = text.len() <= VALUE_BYTES_MAX;
+            return fits.then(|| Scalar::Text(text.to_owned()));
+        }
         match value {
             Value::Number(digits, _) => Some(number(digits)?),
-            Value::SingleQuotedString(text) | Value::NationalStringLiteral(text) => {
-                Some(Scalar::Text(text.clone()))
-            }
-            Value::EscapedStringLiteral(text) if self.dialect == Dialect::Postgres => {
-                Some(Scalar::Text(text.clone()))
-            }
-            Value::DollarQuotedString(text) => Some(Scalar::Text(text.value.clone())),
-            Value::DoubleQuotedString(text) if self.dialect == Dialect::MySql => {
-                Some(Scalar::Text(text.clone()))
-            }
             Value::Boolean(value) => Some(Scalar::Bool(*value)),
             Value::Null => Some(Scalar::Null),
-            Value::Placeholder(name) => self.parameter(name).cloned(),
+            Value::Placeholder(name) => {
+                let given = self.parameter(name);
+                given
+                    .filter(|given| given.bytes() <= VALUE_BYTES_MAX)
+                    .cloned()
+            }
             // Of these it depends on the dialect, and on modes of the server, what they are.
+            _ => None,
+        }
+    }
+
+    /// The text that a literal or a placeholder stands for.
+    pub(crate) fn text_of<'b>(&'b self, value: &'b Value) -> Option<&'b str> {
+        match value {
+            Value::SingleQuotedString(text) | Value::NationalStringLiteral(text) => Some(text),
+            Value::EscapedStringLiteral(text) if self.dialect == Dialect::Postgres => Some(text),
+            Value::DollarQuotedString(text) => Some(&text.value),
+            Value::DoubleQuotedString(text) if self.dialect == Dialect::MySql => Some(text),
+            Value::Placeholder(name) => match self.parameter(name) {
+                Some(Scalar::Text(text)) => Some(text),
+                _ => None,
+            },
             _ => None,
         }
     }

@@ -15,7 +15,9 @@ use sqlparser::tokenizer::{Span, Token, Tokenizer};
 
 use crate::from::folded;
 
-use crate::{ExplainError, PARAMETERS_MAX, Parameter, SQL_BYTES_MAX, SQL_TOKENS_MAX};
+use crate::{
+    ExplainError, PARAMETERS_BYTES_MAX, PARAMETERS_MAX, Parameter, SQL_BYTES_MAX, SQL_TOKENS_MAX,
+};
 
 /// The text in tokens, checked against the limits, with placeholders numbered.
 #[derive(Debug)]
@@ -24,6 +26,25 @@ pub(crate) struct Tokens {
     /// Those that can make the tree deeper.
     pub(crate) deepening: usize,
     dialect: Dialect,
+}
+
+/// The parser takes MySQL's BINARY for a cast first, and where what follows is none for a name, and reads that once more: twice as long for each.
+const BINARY_MAX: usize = 8;
+
+/// Checks the lengths of what is given.
+pub(crate) fn check_size(sql: &str, parameters: &[Parameter]) -> Result<(), ExplainError> {
+    if sql.len() > SQL_BYTES_MAX {
+        return Err(ExplainError::TooLong { bytes: sql.len() });
+    }
+    let given = parameters.len();
+    if given > PARAMETERS_MAX {
+        return Err(ExplainError::TooManyParameters { given });
+    }
+    let bytes = parameters.iter().map(|given| given.value.bytes()).sum();
+    if bytes > PARAMETERS_BYTES_MAX {
+        return Err(ExplainError::ParametersTooLong { bytes });
+    }
+    Ok(())
 }
 
 fn grammar(dialect: Dialect) -> &'static dyn Grammar {
@@ -36,9 +57,6 @@ fn grammar(dialect: Dialect) -> &'static dyn Grammar {
 
 impl Tokens {
     pub(crate) fn of(sql: &str, dialect: Dialect) -> Result<Self, ExplainError> {
-        if sql.len() > SQL_BYTES_MAX {
-            return Err(ExplainError::TooLong { bytes: sql.len() });
-        }
         let tokens = Tokenizer::new(grammar(dialect), sql)
             .tokenize()
             .map_err(|error| ExplainError::Unparsable {
@@ -51,6 +69,14 @@ impl Tokens {
         let deepening = tokens.iter().filter(|token| deepens(token)).count();
         if deepening > SQL_TOKENS_MAX {
             return Err(ExplainError::TooManyTokens { tokens: deepening });
+        }
+        let binary =
+            |token: &&Token| matches!(token, Token::Word(word) if word.keyword == Keyword::BINARY);
+        let count = tokens.iter().filter(binary).count();
+        if dialect == Dialect::MySql && count > BINARY_MAX {
+            return Err(ExplainError::Unparsable {
+                message: format!("BINARY stands in it {count} times; the limit is {BINARY_MAX}"),
+            });
         }
         let mut next = 1;
         for token in &mut tokens {
@@ -69,9 +95,6 @@ impl Tokens {
     /// Whether every placeholder has a value, and every value a placeholder.
     pub(crate) fn check(&self, parameters: &[Parameter]) -> Result<(), ExplainError> {
         let given = parameters.len();
-        if given > PARAMETERS_MAX {
-            return Err(ExplainError::TooManyParameters { given });
-        }
         let by_place = parameters.iter().filter(|given| given.name.is_none());
         let mut unused: BTreeSet<String> = (1..=by_place.count())
             .map(|number| number.to_string())

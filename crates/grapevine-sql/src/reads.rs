@@ -18,7 +18,7 @@ use crate::condition::{Conditions, Disjunction, of_relation};
 use crate::explanation::{self, Widened};
 use crate::from::{self, From, folded};
 use crate::functions;
-use crate::literal::{Literals, Scalar};
+use crate::literal::Literals;
 
 /// What a statement reads.
 #[derive(Debug)]
@@ -324,10 +324,11 @@ impl Visitor for Reads<'_> {
         // PostgreSQL takes these for the time at which the statement runs, where a time is wanted.
         const NOW: [&str; 4] = ["now", "today", "tomorrow", "yesterday"];
         if self.dialect() == Dialect::Postgres
-            && let Some(Scalar::Text(text)) = self.literals.of_value(&value.value)
+            && let Some(text) = self.literals.text_of(&value.value)
             && NOW.iter().any(|now| text.trim().eq_ignore_ascii_case(now))
         {
-            self.unsure(format!("'{text}' may be the time at which it runs"));
+            let now = text.trim();
+            self.unsure(format!("'{now}' may be the time at which it runs"));
         }
         ControlFlow::Continue(())
     }

@@ -7,7 +7,7 @@ use sqlparser::ast::Statement;
 
 use crate::explanation::{Explanation, Widened};
 use crate::literal::Literals;
-use crate::parse::Tokens;
+use crate::parse::{Tokens, check_size};
 use crate::reads::Reads;
 use crate::writes::Writes;
 use crate::{ExplainError, Options, Parameter, Unsure, index};
@@ -22,6 +22,7 @@ pub(crate) fn explain(
     parameters: &[Parameter],
     options: Options,
 ) -> Result<Explanation, ExplainError> {
+    check_size(sql, parameters)?;
     let tokens = Tokens::of(sql, options.dialect)?;
     tokens.check(parameters)?;
     let literals = Literals {

@@ -987,3 +987,44 @@ proptest::proptest! {
         }
     }
 }
+
+#[test]
+fn g3_g10_what_is_compared_with_a_long_text_is_left_out() {
+    let read = |bytes: usize| {
+        let text = "x".repeat(bytes);
+        let sql = "SELECT * FROM t WHERE a = $1 AND b = 5";
+        let given = in_dialect(Dialect::Postgres, sql, &[Scalar::Text(text.clone())]);
+        let placed = by(&format!("SELECT * FROM t WHERE a = '{text}' AND b = 5"));
+        let given = given.map(|told| told.invalidated_by.join("\n"));
+        assert!(given.is_err() || given.unwrap() == placed);
+        placed
+    };
+    assert!(read(VALUE_BYTES_MAX).contains("a = 'xxx"));
+    assert_eq!(read(VALUE_BYTES_MAX + 1), "rows of t where b = 5");
+    assert_eq!(read(60_000), "rows of t where b = 5");
+    // What a write makes of a column with one is not known.
+    let long = "x".repeat(VALUE_BYTES_MAX + 1);
+    let changed = changes(&format!("UPDATE t SET a = '{long}' WHERE b = 5"));
+    assert_eq!(changed, "rows of t where b = 5");
+    let half = Scalar::Bytes(vec![0; PARAMETERS_BYTES_MAX / 2 + 1]);
+    let sql = "SELECT * FROM t WHERE a = $1 AND b = $2";
+    assert_eq!(
+        in_dialect(Dialect::Postgres, sql, &[half.clone(), half]).unwrap_err(),
+        ExplainError::ParametersTooLong {
+            bytes: PARAMETERS_BYTES_MAX + 2
+        }
+    );
+}
+
+/// The parser takes twice as long for each.
+#[test]
+fn g10_chains_of_binary_are_refused() {
+    let chain = |count: usize| format!("SELECT {}) FROM t", "BINARY - ".repeat(count));
+    for count in [9, 40] {
+        let error = in_dialect(Dialect::MySql, &chain(count), &[]).unwrap_err();
+        let told = format!("BINARY stands in it {count} times; the limit is 8");
+        assert!(error.to_string().contains(&told), "{error}");
+    }
+    let read = "SELECT * FROM t WHERE a = BINARY 'x' AND b = 5";
+    assert_eq!(by_in(Dialect::MySql, read), "any row of t");
+}

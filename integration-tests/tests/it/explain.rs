@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use anyhow::ensure;
 use grapevine_integration_tests::{Setup, eventually};
 use grapevine_proto::v1;
+use tonic_types::StatusExt as _;
 
 use crate::bad_input::{invalidate, resolve};
 use crate::support::SOON;
@@ -54,9 +55,9 @@ async fn g3_a_write_that_is_explained_makes_a_read_stale_that_is_explained_elsew
     .unwrap();
 }
 
-/// The largest statements that there can be, many at a time: each is answered, and so is everybody else.
+/// The largest statements that there can be, many at a time: each is answered or refused at once, and everybody else is answered.
 #[tokio::test(flavor = "multi_thread")]
-async fn g10_many_large_statements_are_explained_one_after_the_other() {
+async fn g10_many_large_statements_wait_for_their_turn_or_are_refused() {
     let cluster = Setup::of(1).start().await.unwrap();
     let app = cluster[0].api.app.clone();
     let list: Vec<_> = (0..64).map(|number| number.to_string()).collect();
@@ -65,7 +66,7 @@ async fn g10_many_large_statements_are_explained_one_after_the_other() {
         .map(|column| format!("c{column} IN ({list})"))
         .collect();
     let large = format!("SELECT id FROM t WHERE {}", lists.join(" AND "));
-    let calls = (0..40).map(|_| {
+    let calls = (0..200).map(|_| {
         let (mut app, large) = (app.clone(), large.clone());
         tokio::spawn(async move { app.explain(statement(&large, &[])).await })
     });
@@ -74,10 +75,22 @@ async fn g10_many_large_statements_are_explained_one_after_the_other() {
     for _ in 0..40 {
         look_ups.resolve(resolve("a", &["c/1"])).await.unwrap();
     }
-    let mut told = BTreeSet::new();
+    let (mut told, mut refused) = (BTreeSet::new(), 0);
     for call in calls {
-        let answer = call.await.unwrap().unwrap().into_inner();
-        told.insert(answer.classes);
+        match call.await.unwrap() {
+            Ok(answer) => {
+                told.insert(answer.into_inner().classes);
+            }
+            Err(status) => {
+                assert_eq!(status.code(), tonic::Code::ResourceExhausted, "{status}");
+                assert!(status.get_details_retry_info().is_some());
+                refused += 1;
+            }
+        }
     }
+    assert!(refused >= 1, "there is room for 66");
+    // Room again.
+    let again = app.clone().explain(statement(&large, &[])).await;
+    told.insert(again.unwrap().into_inner().classes);
     assert_eq!(told.len(), 1);
 }

@@ -26,7 +26,9 @@ use crate::config::Config;
 use crate::engine::{Engine, Places};
 use crate::peers::{Introduced, PeerServer, Refusals};
 use crate::service::admin::Admin;
-use crate::service::application::{Application, EXPLAINS_MAX, LARGE_LOOK_UPS_MAX, UNDER_WAY_MAX};
+use crate::service::application::{
+    Application, EXPLAINS_MAX, EXPLAINS_WAITING_MAX, LARGE_LOOK_UPS_MAX, UNDER_WAY_MAX,
+};
 use crate::service::intake::Intake;
 use crate::service::unread::{Counted, Unread};
 use crate::wire::peer::MESSAGE_BYTES_MAX;
@@ -138,6 +140,7 @@ pub(super) fn application(
         under_way: Arc::new(Semaphore::new(UNDER_WAY_MAX)),
         large_look_ups: Arc::new(Semaphore::new(LARGE_LOOK_UPS_MAX)),
         explains: Arc::new(Semaphore::new(EXPLAINS_MAX)),
+        explains_waiting: Arc::new(Semaphore::new(EXPLAINS_WAITING_MAX)),
         unread: Unread::new(limits.answers_bytes_max.as_usize(), engine.counters.clone()),
     }
 }

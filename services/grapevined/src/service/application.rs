@@ -7,7 +7,7 @@ use grapevine_core::machine::effects::{Purpose, RegisterItem, Reply, Verdict};
 use grapevine_core::policy::PolicySet;
 use grapevine_proto::v1;
 use grapevine_proto::v1::application_service_server::ApplicationService;
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tonic::{Request, Response, Status, Streaming};
 
 use super::look_up::LookUp;
@@ -28,8 +28,11 @@ pub(crate) const UNDER_WAY_MAX: usize = 200_000;
 /// sooner. Others wait for their turn; there are no more of them than streams of connections.
 pub(crate) const LARGE_LOOK_UPS_MAX: usize = 4;
 
-/// Statements explained at once: each may take a tenth of a second of a core. Others wait for their turn.
+/// Statements explained at once: each may take a tenth of a second of a core. Others wait for their turn, but not for long.
 pub(crate) const EXPLAINS_MAX: usize = 2;
+
+/// Statements that wait for that; a further one is refused.
+pub(crate) const EXPLAINS_WAITING_MAX: usize = 64;
 
 /// Registrations and their classes that one call has written at a time: a bump waits for what is on its way to the disk,
 /// and for what is gathered behind that.
@@ -61,6 +64,8 @@ pub(crate) struct Application {
     pub(crate) large_look_ups: Arc<Semaphore>,
     /// Turns of statements that are explained.
     pub(crate) explains: Arc<Semaphore>,
+    /// Places of those that wait for one.
+    pub(crate) explains_waiting: Arc<Semaphore>,
     /// Room for answers that their callers have not read.
     pub(crate) unread: Unread,
 }
@@ -192,6 +197,24 @@ impl Application {
             intake = REGISTER_WAIT;
         }
         Ok(verdicts)
+    }
+
+    async fn turn_to_explain(&self) -> Result<OwnedSemaphorePermit, Status> {
+        let full = || {
+            self.engine.counters.refused("statements to explain");
+            let message = format!(
+                "statements are explained {EXPLAINS_MAX} at a time, and {EXPLAINS_WAITING_MAX} may wait for {INTAKE_WAIT:?}"
+            );
+            status::exhausted(message, Duration::from_millis(200))
+        };
+        let Ok(_place) = self.explains_waiting.try_acquire() else {
+            return Err(full());
+        };
+        let turn = self.explains.clone().acquire_owned();
+        let Ok(Ok(turn)) = tokio::time::timeout(INTAKE_WAIT, turn).await else {
+            return Err(full());
+        };
+        Ok(turn)
     }
 
     fn listing(
@@ -472,15 +495,16 @@ impl ApplicationService for Application {
         request: Request<v1::ExplainRequest>,
     ) -> Result<Response<v1::ExplainResponse>, Status> {
         let statement = app::explaining(request.into_inner())?;
-        let turn = self.explains.clone().acquire_owned().await;
+        let turn = self.turn_to_explain().await?;
         let explained = tokio::task::spawn_blocking(move || {
             // For as long as it takes, whether or not its caller waits for it.
             let _turn = turn;
             app::explanation(&statement)
         });
-        let answer = explained.await;
-        answer
-            .map_err(|error| Status::internal(format!("explaining failed: {error}")))?
-            .map(Response::new)
+        let answer = explained.await.map_err(|error| {
+            tracing::error!(%error, "a statement could not be explained");
+            Status::internal("explaining failed; the sidecar's log has the reason")
+        });
+        answer?.map(Response::new)
     }
 }

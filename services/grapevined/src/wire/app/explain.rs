@@ -21,7 +21,7 @@ pub(crate) struct Statement {
     options: Options,
 }
 
-/// Checks a request; what is wrong with the statement itself is told by [`explanation`].
+/// Checks a request, its lengths too; what is wrong with the statement itself is told by [`explanation`].
 pub(crate) fn explaining(request: v1::ExplainRequest) -> Result<Statement, Status> {
     let mut violations = Violations::default();
     let dialect = match v1::SqlDialect::try_from(request.dialect) {
@@ -40,9 +40,11 @@ pub(crate) fn explaining(request: v1::ExplainRequest) -> Result<Statement, Statu
         name: Some(parameter.name).filter(|name| !name.is_empty()),
         value: scalar(parameter.value),
     });
+    let parameters: Vec<_> = parameters.collect();
+    grapevine_sql::check_size(&request.sql, &parameters).map_err(|error| refused(&error))?;
     Ok(Statement {
         sql: request.sql,
-        parameters: parameters.collect(),
+        parameters,
         options,
     })
 }
@@ -99,6 +101,7 @@ fn refused(error: &ExplainError) -> Status {
             status::exhausted(text, std::time::Duration::from_millis(200))
         }
         ExplainError::TooManyParameters { .. }
+        | ExplainError::ParametersTooLong { .. }
         | ExplainError::MissingParameter { .. }
         | ExplainError::UnusedParameter { .. } => {
             status::invalid("parameters", without(&text, "parameters: "))
@@ -220,13 +223,13 @@ mod tests {
 
     #[test]
     fn g10_a_wrong_request_names_its_field() {
+        let text = "x".repeat(1_000);
+        let columns: Vec<_> = (0..60).map(|at| format!("c{at} = '{text}'")).collect();
+        let any: Vec<_> = (0..64).map(|at| at.to_string()).collect();
         let long = format!(
-            "SELECT * FROM t WHERE a = '{}' AND b IN ({})",
-            "x".repeat(50_000),
-            (0..64)
-                .map(|at| at.to_string())
-                .collect::<Vec<_>>()
-                .join(",")
+            "SELECT * FROM t WHERE {} AND b IN ({})",
+            columns.join(" AND "),
+            any.join(",")
         );
         let five = v1::SqlParameter {
             name: "n".into(),
@@ -243,6 +246,16 @@ mod tests {
                     ..of("SELECT 1")
                 },
                 "dialect: 9 is none that is known (and 1 more",
+            ),
+            (
+                v1::ExplainRequest {
+                    parameters: vec![v1::SqlParameter {
+                        value: Some(v1::sql_parameter::Value::Text("x".repeat(65_537))),
+                        ..Default::default()
+                    }],
+                    ..of("SELECT * FROM t WHERE a = $1")
+                },
+                "parameters: their texts and bytes are 65537 bytes together",
             ),
             (
                 v1::ExplainRequest {
