@@ -38,7 +38,7 @@ trap 'rm -rf "$stubs"' EXIT
 trap '[ -z "$child" ] || kill -TERM "$child" 2>/dev/null' INT TERM
 
 python3 -m grpc_tools.protoc -I proto -I integration-tests/python --python_out "$stubs" --grpc_python_out "$stubs" \
-    proto/grapevine/v1/types.proto proto/grapevine/v1/application.proto proto/grapevine/v1/admin.proto \
+    proto/grapevine/v1/{types,explain,application,admin}.proto \
     integration-tests/python/google_rpc.proto
 
 # In the background: bash runs its traps only between commands.

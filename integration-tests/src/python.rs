@@ -42,8 +42,8 @@ impl Python {
         let here = Path::new(env!("CARGO_MANIFEST_DIR"));
         let proto = here.parent().context("the workspace")?.join("proto");
         let stubs = TempDir::new()?;
-        let files =
-            ["types", "application", "admin"].map(|file| format!("grapevine/v1/{file}.proto"));
+        let files = ["types", "explain", "application", "admin"]
+            .map(|file| format!("grapevine/v1/{file}.proto"));
         let mut protoc = Command::new(PYTHON);
         protoc.args(["-m", "grpc_tools.protoc", "-I"]).arg(&proto);
         for kind in ["--python_out", "--grpc_python_out"] {

@@ -329,7 +329,7 @@ fn values_that_do_not_go_together_are_told() {
             "together: app.tcp, peer.listen: both listen on TCP port 7400",
             "together: peer.listen: 0.0.0.0:7400 is no address that peers can reach; say in peer.advertise where they reach it",
             "together: gossip.advertise: 0.0.0.0:7402 is no address that peers can reach; name one of this host's",
-            "together: gossip.suspect_after: 600ms is below five times gossip.interval, which is 1s",
+            "together: gossip.suspect_after: 600ms is below five times gossip.interval, which is 2.5s",
             "together: purge.retry_interval_max: 10s is below purge.retry_interval_min, which is 30s",
         ]
     );
