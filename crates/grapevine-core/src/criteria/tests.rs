@@ -420,8 +420,12 @@ proptest! {
     fn g3_a_bump_of_the_table_reaches_every_read_of_it(
         mut read in prop::sample::select(Dialect::ALL.to_vec()).prop_flat_map(arb_rows),
         name in "[a-zA-Z_. /%]{1,120}",
+        columns in prop::collection::btree_set("[a-cA-C%,~*:/ ]{1,24}", 8),
     ) {
         read.table = table(&name);
+        let cells = std::mem::take(&mut read.cells).into_values();
+        let named = columns.iter().map(|name| column(name)).zip(cells);
+        read.cells = named.collect();
         let of_table = table_class(&read.table);
         let shape = Shape::of(&read);
         prop_assert!(of_table.covers(shape.class().as_str()));
