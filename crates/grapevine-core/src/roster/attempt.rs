@@ -63,17 +63,26 @@ impl Attempt {
         accepted.max_by_key(|(ballot, _)| *ballot)
     }
 
-    /// For the first view, which only all of its seats together can decide: the accepted view that may have been
-    /// decided, which one that somebody seated there did not accept cannot have been.
+    /// For the first view, which only all of its seats together can decide: the accepted view that may have been decided. By
+    /// a ballot that somebody seated there did not accept it cannot have been, but perhaps by an earlier one, whose view later
+    /// ballots have proposed again.
     pub(super) fn highest_possible_first(&self) -> Option<&View> {
-        let (ballot, view) = self.highest_accepted()?;
-        let accepted = |node: &NodeId| match self.promises.get(node) {
-            Some(Some((_, Some((other, _))))) => other >= ballot,
+        let promises = self.promises.values().flatten();
+        let mut accepted = promises.filter_map(|(_, accepted)| accepted.as_ref());
+        let possible = accepted.any(|(ballot, view)| self.may_be_decided(*ballot, view));
+        let highest = self.highest_accepted().map(|(_, view)| view);
+        highest.filter(|_| possible)
+    }
+
+    /// Whether all seats of a first view may have accepted it by this ballot.
+    fn may_be_decided(&self, ballot: Ballot, view: &View) -> bool {
+        let may_have_accepted = |node: &NodeId| match self.promises.get(node) {
+            Some(Some((_, Some((other, _))))) => *other >= ballot,
             Some(Some((Memory::Sure | Memory::Disk, None))) => false,
             // Unknown, or it may have forgotten.
             Some(Some((Memory::None, None)) | None) | None => true,
         };
-        view.seats.keys().all(accepted).then_some(view)
+        view.seats.keys().all(may_have_accepted)
     }
 
     /// Notes what is proposed to whom; `false` if something was already.

@@ -319,11 +319,17 @@ impl Cluster {
     }
 
     fn quiet(&mut self) {
+        self.quiet_but(|_, _, _| false);
+    }
+
+    /// Delivers everything but what stays under way, by who says it to whom.
+    fn quiet_but(&mut self, stays: impl Fn(usize, usize, &Say) -> bool) {
         for _ in 0..10_000 {
-            if self.messages.is_empty() {
+            let mut messages = self.messages.iter();
+            let Some(nth) = messages.position(|(from, to, _, say)| !stays(*from, *to, say)) else {
                 return;
-            }
-            self.deliver(0, false);
+            };
+            self.deliver(nth, false);
         }
         panic!("never quiet");
     }
@@ -358,6 +364,67 @@ fn g7_the_roster_never_has_two_views_of_one_number_and_heals() {
     println!("{sum:?}");
     assert!(sum.views > 2_000 && sum.crashes > 2_000, "{sum:?}");
     assert!(sum.losses > 500 && sum.recoveries > 500, "{sum:?}");
+}
+
+/// Members that propose the first view again and again while messages are late, doubled and lost; no disk is.
+fn first_view(seed: u64) -> usize {
+    let mut cluster = Cluster::new(2 * seed, Rule::Real);
+    for _ in 0..120 {
+        let at = cluster.dice.roll(FIRST);
+        match cluster.dice.roll(100) {
+            0..=89 if !cluster.messages.is_empty() => {
+                let nth = cluster.dice.roll(cluster.messages.len());
+                let again = cluster.dice.roll(10) == 0;
+                cluster.deliver(nth, again);
+            }
+            90..=93 if !cluster.messages.is_empty() => {
+                let nth = cluster.dice.roll(cluster.messages.len());
+                cluster.messages.swap_remove(nth);
+            }
+            _ => {
+                let view = cluster.slots[at].up.as_ref().map(Roster::view);
+                if view.is_some_and(|view| view.number == 0) {
+                    cluster.propose(at);
+                }
+            }
+        }
+    }
+    cluster.counts.views
+}
+
+#[test]
+fn g7_there_is_one_first_view_whatever_is_late() {
+    let seeds = 0..u64::from(crate::cases(200_000));
+    let views: usize = seeds.map(first_view).sum();
+    println!("{views} views were adopted");
+    assert!(views > 100_000, "{views}");
+}
+
+/// All accept the first proposal, and its proposer hears of that late; two of them accept the same anew by a second ballot. By
+/// that one it cannot have been decided, but by the first: the third ballot must not propose another one.
+#[test]
+fn g7_what_all_accepted_by_an_earlier_ballot_is_the_first_view() {
+    let mut cluster = Cluster::new(0, Rule::Real);
+    let late = |from: usize, to: usize, say: &Say| {
+        matches!(say, Say::Accepted { .. }) && (from, to) == (1, 0)
+    };
+    cluster.propose(0);
+    cluster.quiet_but(late);
+    cluster.propose(1);
+    let lost = |to: usize, say: &Say| matches!(say, Say::Accept { .. }) && to == 0;
+    cluster.quiet_but(|from, to, say| late(from, to, say) || lost(to, say));
+    cluster.messages.retain(|(_, to, _, say)| !lost(*to, say));
+    assert_eq!(cluster.counts.views, 0);
+    cluster.propose(2);
+    cluster.quiet_but(|from, to, say| {
+        late(from, to, say) || from != to && matches!(say, Say::Decided(_))
+    });
+    cluster.quiet();
+    assert_eq!(cluster.counts.views, 3);
+    assert_eq!(
+        cluster.decided[&1].history,
+        Some(cluster.run(0).as_history())
+    );
 }
 
 /// The checks have eyes: members that say before they keep, or believe a disk that may be an older copy, are caught.
