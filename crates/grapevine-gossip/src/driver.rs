@@ -27,8 +27,6 @@ use crate::view::{Rules, Tracker, View};
 const FANOUT: usize = 64;
 /// Silent peers that a round of seeds also tries, so that a long partition heals without seeds.
 const SILENT_TRIES: usize = 4;
-/// Between the first two rounds of seeds, at most.
-const SEEDS_WAIT_FIRST: Duration = Duration::from_millis(200);
 /// Between two nudges; those asked for meanwhile become one.
 const NUDGE_GAP: Duration = Duration::from_millis(50);
 /// Between two looks at chitchat because keys were set; those set meanwhile are seen together.
@@ -117,11 +115,7 @@ impl Driver {
         Self {
             // The prefix keeps other programs' chitchat apart, and is to change with the meaning of the keys.
             cluster_id: format!("grapevine1:{}", config.cluster),
-            seeds: Seeds::new(
-                &config.seeds,
-                advertise,
-                config.interval.min(SEEDS_WAIT_FIRST),
-            ),
+            seeds: Seeds::new(&config.seeds, advertise, config.interval),
             tracker: Tracker::new(rules),
             published: (facts.bump_head, facts.directory_head),
             front: Arc::new(front),

@@ -231,6 +231,24 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_silence_of_suspect_after_is_not_outwaited() {
+        let config = |interval_ms, suspect_after_ms| {
+            let here = SocketAddr::from(([127, 0, 0, 1], 1));
+            let mut config = GossipConfig::new("test", "a", 1, here, here);
+            config.interval = Duration::from_millis(interval_ms);
+            config.suspect_after = Duration::from_millis(suspect_after_ms);
+            config
+        };
+        for (config, intervals) in [
+            (config(500, 3_000), 6.0),
+            (config(200, 3_000), PHI_MAX),
+            (config(200, 1_000), 5.0),
+        ] {
+            assert!((phi(&config) - intervals).abs() < 1e-9, "{config:?}");
+        }
+    }
+
+    #[test]
     fn generations_rise_with_time_differ_by_incarnation_and_never_repeat_in_a_process() {
         let at = |millis| UNIX_EPOCH + Duration::from_millis(millis);
         assert!(generation(at(2_000), 1, None) > generation(at(1_999), 0xf_ffff, None));

@@ -16,6 +16,8 @@ use tokio::task::JoinSet;
 const TRIES_PER_ROUND: usize = 8;
 /// Addresses kept of one name; of more, a random part.
 const ADDRS_PER_NAME_MAX: usize = 256;
+/// The longest mean wait between the first two rounds, however rarely there is gossip.
+const FIRST_WAIT_MAX: Duration = Duration::from_millis(200);
 /// The longest mean wait between rounds while the cluster is smaller than expected.
 const HUNGRY_WAIT_MAX: Duration = Duration::from_secs(4);
 /// The mean wait between rounds when it is not.
@@ -57,7 +59,7 @@ impl Seeds {
             names,
             own,
             lookups: JoinSet::new(),
-            first_wait: interval,
+            first_wait: interval.min(FIRST_WAIT_MAX),
             hungry_rounds: 0,
         }
     }
@@ -206,5 +208,7 @@ mod tests {
             within(seeds.wait(true), Duration::from_millis(100)),
             "hunger begins anew"
         );
+        let mut rarely = Seeds::new(&[], own(), Duration::from_secs(5));
+        assert!(within(rarely.wait(true), FIRST_WAIT_MAX));
     }
 }
