@@ -47,6 +47,8 @@ pub(crate) struct Link {
 pub(crate) enum Gated {
     /// Fail at once while the gate is closed.
     Yes,
+    /// The same; but a missed deadline may be due to what is asked, and does not close it.
+    AsWork,
     /// Try for real.
     No,
 }
@@ -107,7 +109,7 @@ impl Link {
         deadline: Duration,
         call: impl Future<Output = Result<Response<T>, Status>>,
     ) -> Result<T, CallError> {
-        if gated == Gated::Yes {
+        if gated != Gated::No {
             self.gate
                 .admit(deadline, Instant::now())
                 .map_err(|left| self.left_alone(left))?;
@@ -123,7 +125,10 @@ impl Link {
                 deadline,
             },
         };
-        self.note(&error);
+        let late = matches!(error, CallError::Deadline { .. });
+        if !(late && gated == Gated::AsWork && self.gate.is_open()) {
+            self.note(&error);
+        }
         Err(error)
     }
 

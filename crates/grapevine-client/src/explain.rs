@@ -16,7 +16,7 @@ impl Client {
         let link = self.own();
         let mut application = link.application();
         let call = application.explain(request);
-        link.call(Gated::Yes, self.settings().call_deadline, call)
+        link.call(Gated::AsWork, self.settings().call_deadline, call)
             .await
     }
 }

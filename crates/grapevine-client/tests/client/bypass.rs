@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use grapevine_client::{BypassReason, CachedClient, Fill, How};
+use grapevine_client::{BypassReason, CachedClient, CallError, Fill, How, v1};
 use tonic::Code;
 
 use crate::fake::{Method, Reply};
@@ -153,4 +153,17 @@ async fn g10_more_look_ups_than_the_queue_takes_are_bypassed() {
     }
     assert_eq!(setup.cached.stats().bypass_overloaded, bypassed);
     assert_eq!(setup.cached.client().stats().resolve_queue_full, bypassed);
+}
+
+/// How long a statement takes is up to the statement.
+#[tokio::test]
+async fn g7_statements_that_take_too_long_to_explain_do_not_bypass_the_sidecar() {
+    let setup = setup_with(|builder| builder.call_deadline(Duration::from_millis(20)));
+    for _ in 0..10 {
+        setup.fake.state.next(Method::Explain, Reply::Hang);
+        let request = v1::ExplainRequest::default();
+        let error = setup.cached.client().explain(request).await.unwrap_err();
+        assert!(matches!(error, CallError::Deadline { .. }), "{error}");
+    }
+    assert_eq!(get(&setup.cached).await, How::Filled);
 }

@@ -46,6 +46,7 @@ pub(crate) enum Method {
     Abort,
     Acquire,
     Register,
+    Explain,
 }
 
 /// What a method does instead of its work, once.

@@ -372,6 +372,7 @@ impl ApplicationService for State {
         &self,
         request: Request<v1::ExplainRequest>,
     ) -> Result<Response<v1::ExplainResponse>, Status> {
+        self.play(Method::Explain).await?;
         // What was asked, for tests to see it.
         Ok(Response::new(v1::ExplainResponse {
             tables: vec![request.into_inner().sql],
