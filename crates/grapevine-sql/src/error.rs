@@ -54,9 +54,9 @@ pub enum ExplainError {
         /// How many are given.
         given: usize,
     },
-    /// Their texts are too long.
+    /// Their names and texts are too long.
     #[error(
-        "parameters: their texts and bytes are {bytes} bytes together; the limit is {PARAMETERS_BYTES_MAX}"
+        "parameters: their names, texts and bytes are {bytes} bytes together; the limit is {PARAMETERS_BYTES_MAX}"
     )]
     ParametersTooLong {
         /// How many bytes.

@@ -41,7 +41,7 @@ pub const SQL_BYTES_MAX: usize = 64 * 1024;
 pub const SQL_TOKENS_MAX: usize = 4_000;
 /// The most parameters.
 pub const PARAMETERS_MAX: usize = 2_000;
-/// The most bytes of texts and bytes in all parameters together.
+/// The most bytes of names, texts and bytes in all parameters together.
 pub const PARAMETERS_BYTES_MAX: usize = 64 * 1024;
 /// The longest text that is looked at as a value, in bytes; what is compared with a longer one counts as not understood.
 pub const VALUE_BYTES_MAX: usize = 1_000;

@@ -57,6 +57,13 @@ pub struct Parameter {
     pub value: Scalar,
 }
 
+impl Parameter {
+    /// How long its name and its value are.
+    pub(crate) fn bytes(&self) -> usize {
+        self.name.as_ref().map_or(0, String::len) + self.value.bytes()
+    }
+}
+
 /// A value as it stands in the statement.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Literal {

@@ -14,7 +14,6 @@ use sqlparser::parser::Parser;
 use sqlparser::tokenizer::{Span, Token, Tokenizer};
 
 use crate::from::folded;
-
 use crate::{
     ExplainError, PARAMETERS_BYTES_MAX, PARAMETERS_MAX, Parameter, SQL_BYTES_MAX, SQL_TOKENS_MAX,
 };
@@ -40,7 +39,7 @@ pub(crate) fn check_size(sql: &str, parameters: &[Parameter]) -> Result<(), Expl
     if given > PARAMETERS_MAX {
         return Err(ExplainError::TooManyParameters { given });
     }
-    let bytes = parameters.iter().map(|given| given.value.bytes()).sum();
+    let bytes = parameters.iter().map(Parameter::bytes).sum();
     if bytes > PARAMETERS_BYTES_MAX {
         return Err(ExplainError::ParametersTooLong { bytes });
     }

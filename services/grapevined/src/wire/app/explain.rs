@@ -1,5 +1,7 @@
 //! Statements to explain, and what is told of them.
 
+use std::time::Duration;
+
 use grapevine_proto::v1;
 use grapevine_sql::{
     Dialect, Direction, ExplainError, Explanation, Index, Kind, Options, Parameter, Predicate,
@@ -97,9 +99,7 @@ pub(crate) fn explanation(statement: &Statement) -> Result<v1::ExplainResponse, 
 fn refused(error: &ExplainError) -> Status {
     let text = error.to_string();
     match error {
-        ExplainError::NoStack { .. } => {
-            status::exhausted(text, std::time::Duration::from_millis(200))
-        }
+        ExplainError::NoStack { .. } => status::exhausted(text, Duration::from_millis(200)),
         ExplainError::TooManyParameters { .. }
         | ExplainError::ParametersTooLong { .. }
         | ExplainError::MissingParameter { .. }
@@ -255,7 +255,7 @@ mod tests {
                     }],
                     ..of("SELECT * FROM t WHERE a = $1")
                 },
-                "parameters: their texts and bytes are 65537 bytes together",
+                "parameters: their names, texts and bytes are 65537 bytes together",
             ),
             (
                 v1::ExplainRequest {
