@@ -76,6 +76,12 @@ pub enum ExplainError {
         /// Its name, or its number, counted from 1.
         parameter: String,
     },
+    /// Two values for one placeholder.
+    #[error("parameters: {parameter} has two values")]
+    ParameterTwice {
+        /// Its name, or its number, counted from 1.
+        parameter: String,
+    },
     /// A table or a column has a name that is not accepted.
     #[error("sql: {0}")]
     Name(#[from] NameError),

@@ -62,6 +62,7 @@ fn of_select(
         explanation.order.clone_from(order);
     }
     let table = match from.relations.as_slice() {
+        [] => None,
         [only] if from.filters.len() <= 1 => only.table.clone(),
         _ => return Ok(Err("it reads from more than one table".to_owned())),
     };

@@ -11,7 +11,7 @@ use sqlparser::ast::{Ident, Statement};
 use sqlparser::dialect::{Dialect as Grammar, MySqlDialect, PostgreSqlDialect, SQLiteDialect};
 use sqlparser::keywords::Keyword;
 use sqlparser::parser::Parser;
-use sqlparser::tokenizer::{Span, Token, Tokenizer};
+use sqlparser::tokenizer::{Span, Token, Tokenizer, Whitespace};
 
 use crate::from::folded;
 use crate::{
@@ -61,6 +61,16 @@ impl Tokens {
             .map_err(|error| ExplainError::Unparsable {
                 message: error.to_string(),
             })?;
+        // MariaDB executes what stands in such a comment; what MySQL executes is read as text by the tokenizer.
+        let executed = |token: &Token| match token {
+            Token::Whitespace(Whitespace::MultiLineComment(text)) => text.starts_with("M!"),
+            _ => false,
+        };
+        if dialect == Dialect::MySql && tokens.iter().any(executed) {
+            return Err(ExplainError::Unparsable {
+                message: "a comment that MariaDB executes, /*M! ... */, is not understood".into(),
+            });
+        }
         let mut tokens: Vec<_> = tokens
             .into_iter()
             .filter(|token| !matches!(token, Token::Whitespace(_)))
@@ -95,10 +105,15 @@ impl Tokens {
     pub(crate) fn check(&self, parameters: &[Parameter]) -> Result<(), ExplainError> {
         let given = parameters.len();
         let by_place = parameters.iter().filter(|given| given.name.is_none());
-        let mut unused: BTreeSet<String> = (1..=by_place.count())
+        let names = (1..=by_place.count())
             .map(|number| number.to_string())
-            .chain(parameters.iter().filter_map(|given| given.name.clone()))
-            .collect();
+            .chain(parameters.iter().filter_map(|given| given.name.clone()));
+        let mut unused = BTreeSet::new();
+        for name in names {
+            if !unused.insert(name.clone()) {
+                return Err(ExplainError::ParameterTwice { parameter: name });
+            }
+        }
         let all = unused.clone();
         for placeholder in self.placeholders() {
             let name = placeholder.get(1..).unwrap_or_default();
@@ -134,6 +149,18 @@ impl Tokens {
     pub(crate) fn parse(&self) -> Result<Statement, ExplainError> {
         let mut parser = Parser::new(grammar(self.dialect)).with_tokens(self.all.clone());
         let unparsable = |message| ExplainError::Unparsable { message };
+        // To MySQL they bind as OR does, or less; to the parser more than comparisons do.
+        let mistaken = |token: &&Token| match token {
+            Token::StringConcat => true,
+            Token::Word(word) => word.keyword == Keyword::XOR,
+            _ => false,
+        };
+        if self.dialect == Dialect::MySql
+            && let Some(operator) = self.all.iter().find(mistaken)
+        {
+            let message = format!("{operator} is not understood in MySQL's dialect");
+            return Err(unparsable(message));
+        }
         let parsed = parser.parse_statements();
         let mut statements = parsed.map_err(|error| unparsable(error.to_string()))?;
         // It stops at END, which ends blocks of statements, whatever comes behind.

@@ -58,6 +58,10 @@ const BARE_FUNCTIONS: [&str; 8] = [
     "utc_timestamp",
 ];
 
+/// Further ones in PostgreSQL; elsewhere columns may have these names.
+const BARE_FUNCTIONS_POSTGRES: [&str; 4] =
+    ["current_catalog", "current_schema", "system_user", "user"];
+
 /// Where databases keep what they know of themselves.
 const SYSTEM_SCHEMAS: [&str; 5] = [
     "information_schema",
@@ -217,7 +221,11 @@ impl<'a> Reads<'a> {
             }
             Expr::Identifier(name) if name.quote_style.is_none() => {
                 let folded = name.value.to_lowercase();
-                if folded.starts_with('@') || BARE_FUNCTIONS.contains(&folded.as_str()) {
+                let postgres = self.dialect() == Dialect::Postgres;
+                if folded.starts_with('@')
+                    || BARE_FUNCTIONS.contains(&folded.as_str())
+                    || postgres && BARE_FUNCTIONS_POSTGRES.contains(&folded.as_str())
+                {
                     self.unsure(format!("{name} depends on the session"));
                 }
             }
@@ -229,6 +237,17 @@ impl<'a> Reads<'a> {
             _ => {}
         }
     }
+}
+
+/// Whether PostgreSQL may take a text for a time that depends on when the statement runs, where a time is wanted: one of these words,
+/// perhaps with a time of day and a zone.
+fn may_be_now(text: &str) -> bool {
+    const NOW: [&str; 4] = ["now", "today", "tomorrow", "yesterday"];
+    /// Longer ones are no times.
+    const TIME_BYTES_MAX: usize = 128;
+    let mut words = text.split(|c: char| !c.is_ascii_alphabetic());
+    text.len() <= TIME_BYTES_MAX
+        && words.any(|word| NOW.iter().any(|now| word.eq_ignore_ascii_case(now)))
 }
 
 fn flow(result: Result<(), ExplainError>) -> ControlFlow<ExplainError> {
@@ -321,11 +340,9 @@ impl Visitor for Reads<'_> {
     }
 
     fn pre_visit_value(&mut self, value: &ValueWithSpan) -> ControlFlow<Self::Break> {
-        // PostgreSQL takes these for the time at which the statement runs, where a time is wanted.
-        const NOW: [&str; 4] = ["now", "today", "tomorrow", "yesterday"];
         if self.dialect() == Dialect::Postgres
             && let Some(text) = self.literals.text_of(&value.value)
-            && NOW.iter().any(|now| text.trim().eq_ignore_ascii_case(now))
+            && may_be_now(text)
         {
             let now = text.trim();
             self.unsure(format!("'{now}' may be the time at which it runs"));

@@ -486,6 +486,10 @@ fn what_changes_by_itself_is_refused_or_the_whole_table() {
         "SELECT * FROM items WHERE category = 5 AND ends >= now()",
         "SELECT * FROM items WHERE category = 5 AND ends >= CURRENT_TIMESTAMP",
         "SELECT * FROM items WHERE category = 5 AND ends >= 'today'",
+        "SELECT * FROM items WHERE category = 5 AND ends >= 'today 10:00'",
+        "SELECT * FROM items WHERE category = 5 AND ends >= timestamp '10:00 tomorrow EST'",
+        "SELECT * FROM items WHERE category = 5 AND tenant = current_schema",
+        "SELECT * FROM items WHERE category = 5 AND owner = USER",
         "SELECT random() FROM items WHERE category = 5",
         "SELECT my_function(id) FROM items WHERE category = 5",
         "SELECT * FROM items WHERE category = 5 AND owner = current_user",
@@ -688,6 +692,7 @@ fn lists_of_ids_have_an_index() {
             "SELECT seller FROM items WHERE category = 5 GROUP BY seller",
             "grouped",
         ),
+        ("SELECT 1", "no table"),
         (
             "SELECT i.id FROM items i JOIN users u ON i.seller = u.id WHERE u.region = 5",
             "more than one table",
@@ -1025,6 +1030,62 @@ fn g10_names_of_parameters_count_as_their_bytes_do() {
     let error = explain("SELECT * FROM t WHERE a = 1", &named, Options::default()).unwrap_err();
     let bytes = PARAMETERS_BYTES_MAX + 1;
     assert_eq!(error, ExplainError::ParametersTooLong { bytes });
+}
+
+/// The parser reads them otherwise than the database does.
+#[test]
+fn g3_what_mysql_reads_otherwise_is_not_taken_for_narrow() {
+    for sql in [
+        "SELECT * FROM a WHERE x = 5 AND y = 'a' || z = 'b'",
+        "SELECT * FROM a WHERE x = 5 AND y = 'a' XOR z = 'b'",
+        "UPDATE a SET y = 1 WHERE x = 5 AND y = 'a' || z = 'b'",
+    ] {
+        let error = in_dialect(Dialect::MySql, sql, &[]).unwrap_err();
+        assert!(matches!(error, ExplainError::Unparsable { .. }), "{error}");
+        let options = Options {
+            dialect: Dialect::MySql,
+            unparsable: Unsure::Table,
+            ..Options::default()
+        };
+        let explained = explain(sql, &[], options).unwrap();
+        assert!(
+            explained
+                .classes
+                .iter()
+                .any(|class| ["a", "a/:*"].contains(&class.as_str())),
+            "{:?}",
+            explained.classes
+        );
+    }
+    let sql = "SELECT * FROM a WHERE x = 5 /*M!100100 OR 1 = 1 */";
+    let error = in_dialect(Dialect::MySql, sql, &[]).unwrap_err();
+    assert!(error.to_string().contains("/*M!"), "{error}");
+    let sql = "SELECT * FROM a WHERE x = 5 /* M! */";
+    assert_eq!(by_in(Dialect::MySql, sql), "rows of a where x = 5");
+}
+
+#[test]
+fn g3_a_placeholder_with_two_values_is_refused() {
+    let parameter = |name: Option<&str>, value| Parameter {
+        name: name.map(ToOwned::to_owned),
+        value: Scalar::Int(value),
+    };
+    for (sql, twice, name) in [
+        (
+            "SELECT * FROM t WHERE a = :a",
+            [parameter(Some("a"), 1), parameter(Some("a"), 2)],
+            "a",
+        ),
+        (
+            "SELECT * FROM t WHERE a = $1",
+            [parameter(Some("1"), 1), parameter(None, 2)],
+            "1",
+        ),
+    ] {
+        let error = explain(sql, &twice, Options::default()).unwrap_err();
+        let parameter = name.to_owned();
+        assert_eq!(error, ExplainError::ParameterTwice { parameter });
+    }
 }
 
 /// The parser takes twice as long for each.

@@ -103,7 +103,8 @@ fn refused(error: &ExplainError) -> Status {
         ExplainError::TooManyParameters { .. }
         | ExplainError::ParametersTooLong { .. }
         | ExplainError::MissingParameter { .. }
-        | ExplainError::UnusedParameter { .. } => {
+        | ExplainError::UnusedParameter { .. }
+        | ExplainError::ParameterTwice { .. } => {
             status::invalid("parameters", without(&text, "parameters: "))
         }
         _ => status::invalid("sql", without(&text, "sql: ")),
