@@ -11,7 +11,7 @@ use serde_json::json;
 
 use crate::arms::Arm;
 use crate::batch::{Request, first_caught, simulate};
-use crate::explore::{Case, Limit, explore};
+use crate::explore::{Case, Explored, Limit, explore};
 use crate::report::Found;
 use crate::scenario::Scenario;
 use crate::shop::Shop;
@@ -102,8 +102,8 @@ struct Explore {
     /// The most states of a case.
     #[arg(long, default_value_t = 20_000_000, value_name = "N")]
     states_max: u64,
-    /// The most seconds for a case.
-    #[arg(long, default_value_t = 100, value_name = "S")]
+    /// The most seconds for a case; one that is not finished by then fails.
+    #[arg(long, default_value_t = 300, value_name = "S")]
     seconds_max: u64,
     /// Threads, each with cases of its own.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=64))]
@@ -308,7 +308,8 @@ fn explore_command(command: &Explore) -> std::io::Result<bool> {
             writeln!(out, "    {step}")?;
         }
     }
-    Ok(all.iter().all(|explored| explored.found.is_none()))
+    let passed = |explored: &Explored| explored.found.is_none() && explored.complete;
+    Ok(all.iter().all(passed))
 }
 
 fn arms_command(command: &Arms) -> std::io::Result<bool> {
