@@ -218,6 +218,41 @@ async fn streams_that_never_end_by_themselves_end_when_it_drains() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn g5_who_waits_for_a_session_is_told_to_go_elsewhere_when_it_drains() {
+    let setup = Setup::of(1)
+        .flag("drain-timeout", "50s")
+        .flag("limits-session-waits-max", "1");
+    let mut cluster = setup.start().await.unwrap();
+    let api = cluster[0].api.clone();
+    let written = api.invalidate("class", ReceiptLevel::One).await.unwrap();
+    // The last 8 bytes are the event's number; one so far ahead never comes.
+    let mut token = written.session_token.to_vec();
+    let number = token.len() - 8;
+    token[number..].copy_from_slice(&u64::from(u32::MAX).to_be_bytes());
+    let waiting = |wait_ms| v1::Session {
+        tokens: vec![token.clone().into()],
+        wait_ms,
+    };
+    let (caller, long) = (api.clone(), waiting(60_000));
+    let open = tokio::spawn(async move { caller.resolve_in("value", "class", Some(long)).await });
+    eventually("it has the only place to wait", SOON, async || {
+        let second = api.resolve_in("value", "class", Some(waiting(1))).await;
+        ensure!(second.is_err_and(|status| status.code() == tonic::Code::ResourceExhausted));
+        Ok(())
+    })
+    .await
+    .unwrap();
+    let begun = Instant::now();
+    cluster[0].terminate().await.unwrap();
+    let told = open.await.unwrap().unwrap_err();
+    assert_eq!(told.code(), tonic::Code::Unavailable, "{told}");
+    assert!(told.message().contains("call another one"), "{told}");
+    let ended = cluster[0].end(SOON).await.unwrap();
+    assert_eq!(ended.code, Some(0), "{}", ended.output);
+    assert!(begun.elapsed() < Duration::from_secs(30), "it was cut off");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_second_signal_ends_a_drain_at_once_and_says_so() {
     let setup = Setup::of(3).flag("drain-timeout", "50s");
     let mut cluster = setup.start().await.unwrap();

@@ -20,7 +20,7 @@ use crate::telemetry::Counters;
 struct Table {
     waiting: BTreeMap<(EventId, u64), oneshot::Sender<()>>,
     last: u64,
-    /// Nothing is applied any more.
+    /// Nobody waits any more.
     closed: bool,
 }
 
@@ -82,8 +82,8 @@ impl Sessions {
         }
     }
 
-    /// Nothing is applied from now on: who waits is told.
-    pub(super) fn close(&self) {
+    /// Nobody waits from now on, for this sidecar drains or its loop ended: who does is told to call another one.
+    pub(crate) fn close(&self) {
         let mut table = self.table.lock();
         table.closed = true;
         table.waiting.clear();
@@ -103,7 +103,7 @@ pub(super) struct Waiting {
 }
 
 impl Waiting {
-    /// Waits. An error means that the event will not be applied here.
+    /// Waits. An error means that the sidecar stops, and that nobody knows whether the event will be applied here.
     pub(super) async fn woken(mut self) -> Result<(), Status> {
         (&mut self.woken).await.map_err(|_| stopping())
     }

@@ -62,6 +62,8 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         Some(ended) = servers.join_next() => return ended.context("a server panicked")?,
     };
     stop_tx.send_replace(true);
+    // What they wait for may never come, and the drain would take all of its time: they may wait at another sidecar.
+    sidecar.engine.sessions.close();
     let drain = async {
         end_calls(&mut servers, bound).await;
         sidecar.leave().await
