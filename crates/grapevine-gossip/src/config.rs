@@ -53,7 +53,8 @@ pub struct GossipConfig {
     /// How many sidecars the cluster should have, this one included. While fewer are alive, seeds are resolved and
     /// tried every few seconds; else once or twice a minute. Raising it above the truth costs those look-ups for ever.
     pub expected_members: usize,
-    /// How many nodes are tracked at most: runs of sidecars in datagrams, and names remembered. 1 to 1,024. Raising it
+    /// How many nodes are tracked at most: runs of sidecars in datagrams, and names remembered. 1 to 1,024. A quarter is
+    /// kept for nodes whose own datagrams arrive from where they say; beyond the rest others are found later. Raising it
     /// costs memory (some 2 KB each) and datagram bytes; a datagram's 65,507 bytes bound it whatever is set here.
     pub max_peers: usize,
 }

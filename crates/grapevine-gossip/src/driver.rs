@@ -153,6 +153,7 @@ impl Driver {
             max_nodes: self.config.max_peers,
             vitals: Arc::clone(&self.shared.vitals),
             sent: Sent::default(),
+            told: std::sync::Mutex::default(),
             chitchat: std::sync::OnceLock::new(),
         };
         let (bump_head, directory_head) = self.shared.heads();
@@ -206,8 +207,9 @@ impl Driver {
                 _ = tick.tick() => {
                     self.publish().await;
                     self.refresh().await;
-                    if let Some(engine) = &self.engine {
+                    if let Some(engine) = &mut self.engine {
                         engine.weigh(&self.shared.vitals).await;
+                        engine.greet_told();
                     }
                 }
                 () = self.shared.changed.notified() => {

@@ -149,6 +149,16 @@ impl Engine {
         addrs.iter().all(|addr| self.handle.gossip(*addr).is_ok())
     }
 
+    /// Greets some of those that were told of and found no room: theirs is what their own answer gets them.
+    pub(crate) fn greet_told(&mut self) {
+        let told = &self.guard.told;
+        let some = told
+            .lock()
+            .expect("invariant: nothing panics under this lock")
+            .take();
+        self.gossip(&some);
+    }
+
     /// Tells the tracker of every run that chitchat lists, but this one.
     pub(crate) async fn sight(&self, now: Instant, tracker: &mut Tracker) {
         let chitchat = self.chitchat.lock().await;

@@ -15,8 +15,13 @@
 //! Incoming digests are cut to the nodes that [`Census`] admits. A node state comes into being in chitchat only
 //! through a digest, so the digest that chitchat itself sends is bounded too, and its panic on a full datagram is out of
 //! reach. Answers are taken only from those who were asked (`handshake.rs`). Everything refused is counted.
+//!
+//! chitchat forgets nobody before `dead_grace`, so whoever invents nodes may fill its state for minutes. Hearsay, which is
+//! what anybody tells of others, therefore fills three quarters of it at most; the rest is for nodes whose own datagrams
+//! come from where they say. While hearsay finds no room, some of those who are told of are greeted, so that the answer
+//! gets them theirs ([`Told`]), and what goes out says nothing of nodes that neither live nor have told anything.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -25,18 +30,23 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use chitchat::transport::{RecvOutcome, SendOutcome, Socket, Transport, UdpSocket as InnerSocket};
-use chitchat::{Chitchat, ChitchatEnvelope, ChitchatId, ChitchatMessage};
+use chitchat::{Chitchat, ChitchatEnvelope, ChitchatId, ChitchatMessage, NodeState};
+use rand::Rng as _;
 use tokio::net::UdpSocket;
 use tokio::sync::{Mutex, Notify};
 use tokio::time::{Instant, timeout, timeout_at};
 use tracing::warn;
 
-use crate::handshake::{Handshakes, Heartbeats};
+use crate::handshake::{Handshakes, Heartbeats, plain};
 use crate::health::{Vitals, count};
-use crate::wire::{self, DATAGRAM_BYTES_MAX, DIGEST_BYTES_MAX, Datagram, Node, Refusal};
+use crate::wire::{
+    self, DATAGRAM_BYTES_MAX, DIGEST_BYTES_MAX, Datagram, ENTRY_BYTES_MAX, Node, Refusal,
+};
 
 /// Runs of one node id in chitchat's state at once. One that restarts faster hides only its own newest runs.
 pub(crate) const RUNS_PER_NODE_MAX: usize = 16;
+/// Addresses greeted between two looks at chitchat because they were told of and found no room. Each costs a datagram.
+const GREETED_MAX: usize = 4;
 /// The hop over loopback is synchronous in the kernel; a datagram that is not there after this was dropped.
 const RELAY_TIMEOUT: Duration = Duration::from_millis(500);
 
@@ -49,6 +59,7 @@ pub(crate) struct Guard {
     pub(crate) vitals: Arc<Vitals>,
     /// Counts what was sent, for those who wait for it.
     pub(crate) sent: Sent,
+    pub(crate) told: std::sync::Mutex<Told>,
     /// chitchat's state, set right after it starts; datagrams before that are dropped.
     pub(crate) chitchat: OnceLock<Arc<Mutex<Chitchat>>>,
 }
@@ -65,6 +76,33 @@ pub(crate) struct Sent {
     /// Makes the next send panic, as chitchat itself may.
     #[cfg(test)]
     pub(crate) panic_next: std::sync::atomic::AtomicBool,
+}
+
+/// A few of the addresses of nodes that were told of and found no room, each as likely as any other.
+#[derive(Debug, Default)]
+pub(crate) struct Told {
+    /// All that were told of since the last look.
+    seen: usize,
+    some: Vec<SocketAddr>,
+}
+
+impl Told {
+    fn note(&mut self, addr: SocketAddr) {
+        if self.some.contains(&addr) {
+            return;
+        }
+        self.seen += 1;
+        if self.some.len() < GREETED_MAX {
+            self.some.push(addr);
+        } else if let Some(place) = self.some.get_mut(rand::rng().random_range(0..self.seen)) {
+            *place = addr;
+        }
+    }
+
+    /// Gives them, and begins anew.
+    pub(crate) fn take(&mut self) -> Vec<SocketAddr> {
+        std::mem::take(self).some
+    }
 }
 
 /// Hands chitchat a guarded socket.
@@ -246,7 +284,10 @@ impl GuardedSocket {
             self.replace_relay().await?;
             anyhow::bail!("lost between chitchat's socket and the public one");
         };
-        Ok(self.guard.front.send_to(&self.outbound[..len], to).await?)
+        let bytes = &self.outbound[..len];
+        let cut = self.guard.cut(bytes).await;
+        let bytes = cut.as_deref().unwrap_or(bytes);
+        Ok(self.guard.front.send_to(bytes, to).await?)
     }
 
     /// A new port, so that a datagram that was late cannot be taken for a later one.
@@ -317,7 +358,7 @@ impl Guard {
             let chitchat = chitchat.lock().await;
             let known = chitchat.node_states();
             heartbeats.keep(known);
-            self.admit(&datagram, known, heartbeats, now)
+            self.admit(&datagram, from, known, heartbeats, now)
         };
         Some(datagram.with_entries(&keep))
     }
@@ -333,9 +374,35 @@ impl Guard {
         }
     }
 
+    /// While hearsay fills its share: a datagram of ours without those nodes that neither live nor have told anything.
+    /// They may be invented, and would crowd others. Of those that told something nothing is left out: peers would tell
+    /// it all to us again and again.
+    async fn cut(&self, bytes: &[u8]) -> Option<Vec<u8>> {
+        let chitchat = self.chitchat.get()?.lock().await;
+        let known = chitchat.node_states();
+        if !is_crowded(known, self.max_nodes) {
+            return None;
+        }
+        let datagram = wire::read_own(bytes)?;
+        let live: HashSet<&ChitchatId> = chitchat.live_nodes().collect();
+        let worth_telling = |entry: &wire::Entry<'_>| {
+            let Node {
+                id,
+                generation,
+                addr,
+            } = entry.node;
+            let run = ChitchatId::new(id, generation, addr);
+            let told_something = |state: &NodeState| state.max_version() > 0;
+            live.contains(&run) || known.get(&run).is_some_and(told_something)
+        };
+        let keep: Vec<bool> = datagram.entries.iter().map(worth_telling).collect();
+        Some(datagram.with_entries(&keep))
+    }
+
     fn admit<S>(
         &self,
         datagram: &Datagram<'_>,
+        from: SocketAddr,
         known: &BTreeMap<ChitchatId, S>,
         heartbeats: &mut Heartbeats,
         now: Instant,
@@ -361,17 +428,36 @@ impl Guard {
                 }
                 return plausible;
             }
-            let admitted =
-                census
-                    .get_or_insert_with(|| Census::of(known))
-                    .admit(id, addr, self.max_nodes);
+            let by_itself = plain(addr) == plain(from);
+            let census = census.get_or_insert_with(|| Census::of(known));
+            let admitted = census.admit(id, addr, self.max_nodes, by_itself);
             if !admitted {
                 count(&meters.refused_entries);
+                if !by_itself {
+                    self.told
+                        .lock()
+                        .expect("invariant: nothing panics under this lock")
+                        .note(addr);
+                }
             }
             admitted && heartbeats.plausible(&run, entry.heartbeat, now)
         };
         datagram.entries.iter().map(&mut judge_entry).collect()
     }
+}
+
+/// How much of a bound hearsay may fill.
+fn hearsay(bound: usize) -> usize {
+    bound - bound / 4
+}
+
+/// Whether hearsay may find no room.
+fn is_crowded<S>(known: &BTreeMap<ChitchatId, S>, max_nodes: usize) -> bool {
+    let bytes = known
+        .keys()
+        .map(|id| wire::entry_bytes(&id.node_id, id.gossip_advertise_addr))
+        .sum::<usize>();
+    known.len() >= hearsay(max_nodes) || bytes + ENTRY_BYTES_MAX > hearsay(DIGEST_BYTES_MAX)
 }
 
 /// How full chitchat's state is: nodes, runs per node id, and bytes in a digest.
@@ -396,11 +482,21 @@ impl<'a> Census<'a> {
         census
     }
 
-    /// Takes in one more node if every bound allows.
-    fn admit(&mut self, node_id: &str, addr: SocketAddr, max_nodes: usize) -> bool {
+    /// Takes in one more node if every bound allows; for hearsay they are narrower than for who tells of itself.
+    fn admit(
+        &mut self,
+        node_id: &str,
+        addr: SocketAddr,
+        max_nodes: usize,
+        by_itself: bool,
+    ) -> bool {
+        let share = |bound| if by_itself { bound } else { hearsay(bound) };
         let bytes = self.bytes + wire::entry_bytes(node_id, addr);
         let runs = self.runs.get(node_id).copied().unwrap_or(0);
-        if self.nodes >= max_nodes || bytes > DIGEST_BYTES_MAX || runs >= RUNS_PER_NODE_MAX {
+        if self.nodes >= share(max_nodes)
+            || bytes > share(DIGEST_BYTES_MAX)
+            || runs >= share(RUNS_PER_NODE_MAX)
+        {
             return false;
         }
         self.nodes += 1;
@@ -430,9 +526,60 @@ mod tests {
     fn nodes_are_admitted_up_to_the_bound() {
         let known = known(9);
         let mut census = Census::of(&known);
-        assert!(census.admit("new-1", addr(), 10));
-        assert!(!census.admit("new-2", addr(), 10));
+        assert!(census.admit("new-1", addr(), 10, true));
+        assert!(!census.admit("new-2", addr(), 10, true));
         assert_eq!(census.nodes, 10);
+    }
+
+    #[test]
+    fn g10_hearsay_leaves_room_for_those_who_tell_of_themselves() {
+        let known = known(0);
+        let admitted = |names: &mut dyn FnMut(usize) -> String, census: &mut Census<'_>, itself| {
+            (0..2_000)
+                .filter(|n| census.admit(&names(*n), addr(), 100, itself))
+                .count()
+        };
+        // Nodes.
+        let mut census = Census::of(&known);
+        let mut named = |n| format!("invented-{n}");
+        assert_eq!(admitted(&mut named, &mut census, false), 75);
+        let mut named = |n| format!("real-{n}");
+        assert_eq!(admitted(&mut named, &mut census, true), 25);
+        // Runs of one.
+        let mut census = Census::of(&known);
+        let mut named = |_| "one".to_owned();
+        assert_eq!(admitted(&mut named, &mut census, false), 12);
+        assert_eq!(admitted(&mut named, &mut census, true), 4);
+        // Bytes.
+        let mut census = Census::of(&known);
+        while census.admit(&format!("{:064}", census.nodes), addr(), 2_000, false) {}
+        assert!(census.bytes <= DIGEST_BYTES_MAX * 3 / 4 + 1);
+        let before = census.nodes;
+        while census.admit(&format!("{:064}", census.nodes), addr(), 2_000, true) {}
+        assert!(census.nodes > before && census.bytes <= DIGEST_BYTES_MAX);
+    }
+
+    #[test]
+    fn g10_few_of_those_told_of_are_greeted_and_any_may_be() {
+        let told_of = |port| SocketAddr::from(([127, 0, 0, 1], port));
+        let mut greeted = [0_usize; 3];
+        for _ in 0..300 {
+            let mut told = Told::default();
+            (1..=1_000).for_each(|port| told.note(told_of(port)));
+            let some = told.take();
+            assert_eq!(some.len(), GREETED_MAX);
+            for (count, ports) in greeted.iter_mut().zip([1..334, 334..667, 667..1_001]) {
+                *count += some
+                    .iter()
+                    .filter(|addr| ports.contains(&addr.port()))
+                    .count();
+            }
+            assert_eq!(told.take(), []);
+        }
+        assert!(greeted.iter().all(|count| *count > 250), "{greeted:?}");
+        let mut told = Told::default();
+        (0..100).for_each(|_| told.note(told_of(1)));
+        assert_eq!(told.take(), [told_of(1)]);
     }
 
     #[test]
@@ -440,10 +587,10 @@ mod tests {
         let known = known(3);
         let mut census = Census::of(&known);
         let admitted = (0..100)
-            .filter(|_| census.admit("node-0000", addr(), 1_000))
+            .filter(|_| census.admit("node-0000", addr(), 1_000, true))
             .count();
         assert_eq!(admitted, RUNS_PER_NODE_MAX - 1);
-        assert!(census.admit("neighbour", addr(), 1_000));
+        assert!(census.admit("neighbour", addr(), 1_000, false));
     }
 
     #[test]
@@ -452,7 +599,7 @@ mod tests {
         let mut census = Census::of(&known);
         let addr: SocketAddr = "[2001:db8::1]:9".parse().unwrap();
         let admitted = (0..2_000)
-            .filter(|n| census.admit(&format!("{n:064}"), addr, 2_000))
+            .filter(|n| census.admit(&format!("{n:064}"), addr, 2_000, true))
             .count();
         assert_eq!(admitted, 488);
         assert!(census.bytes <= DIGEST_BYTES_MAX);

@@ -59,7 +59,7 @@ impl Handshakes {
 }
 
 /// Sockets that speak IPv6 show IPv4 addresses mapped into it.
-fn plain(addr: SocketAddr) -> SocketAddr {
+pub(crate) fn plain(addr: SocketAddr) -> SocketAddr {
     SocketAddr::new(addr.ip().to_canonical(), addr.port())
 }
 

@@ -27,7 +27,7 @@
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 
-use crate::config::is_name;
+use crate::config::{NAME_BYTES_MAX, is_name};
 
 /// The most a UDP datagram carries over IPv4, and chitchat's own limit.
 pub(crate) const DATAGRAM_BYTES_MAX: usize = 65_507;
@@ -130,6 +130,23 @@ pub(crate) fn header(kind: u8) -> Vec<u8> {
 pub(crate) fn entry_bytes(node_id: &str, addr: SocketAddr) -> usize {
     let ip_bytes = if addr.is_ipv4() { 4 } else { 16 };
     (2 + node_id.len()) + 8 + (1 + ip_bytes + 2) + 3 * 8
+}
+
+/// The most that one takes.
+pub(crate) const ENTRY_BYTES_MAX: usize = (2 + NAME_BYTES_MAX) + 8 + (1 + 16 + 2) + 3 * 8;
+
+/// Reads the digest of a datagram that chitchat made here; `None` for one without.
+pub(crate) fn read_own(bytes: &[u8]) -> Option<Datagram<'_>> {
+    let mut cursor = Cursor(bytes);
+    let kind = cursor
+        .header()
+        .filter(|kind| matches!(*kind, SYN | SYN_ACK))?;
+    let entries = cursor.digest()?;
+    Some(Datagram {
+        kind,
+        entries,
+        rest: cursor.0,
+    })
 }
 
 /// Reads a datagram for the sidecar `own` of the cluster `cluster_id`.
