@@ -2,6 +2,7 @@
 
 pub(crate) mod admin;
 pub(crate) mod application;
+mod deadline;
 pub(crate) mod intake;
 mod listing;
 mod look_up;

@@ -24,6 +24,7 @@ use tonic::codegen::{Service, http};
 use tonic::server::NamedService;
 use tonic::{Code, Response, Status};
 
+use super::deadline;
 use super::intake::Intake;
 use crate::engine::{Place, Places};
 use crate::telemetry::Counters;
@@ -175,7 +176,7 @@ impl<T> Stream for Answers<T> {
 #[derive(Clone, Copy, Debug)]
 struct ChargesItself;
 
-/// A service whose calls and answers are charged.
+/// A service whose calls and answers are charged, and whose calls end at their deadlines.
 #[derive(Clone)]
 pub(crate) struct Counted<S> {
     inner: S,
@@ -235,10 +236,14 @@ where
             Ok(counted) => counted,
             Err(status) => return refused(status),
         };
+        let deadline = deadline::given(&head.headers);
         let answer = self.inner.call(http::Request::from_parts(head, body));
         let unread = self.unread.clone();
         Box::pin(async move {
-            let answer = answer.await?;
+            let answer = match deadline::within(deadline, answer).await {
+                Ok(answer) => answer?,
+                Err(status) => return Ok(status.into_http()),
+            };
             drop(call);
             if let Some(status) = Status::from_header_map(answer.headers())
                 && status.code() == Code::Internal

@@ -188,3 +188,35 @@ async fn g10_messages_of_streams_are_charged_until_they_are_on_their_way() {
     drop(sender);
     assert!(!unread.message(large(2)).is_error());
 }
+
+/// Answers nobody.
+#[derive(Clone)]
+struct Silent;
+
+impl Service<http::Request<Body>> for Silent {
+    type Response = http::Response<Body>;
+    type Error = Infallible;
+    type Future = std::future::Pending<Result<Self::Response, Infallible>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, _: http::Request<Body>) -> Self::Future {
+        std::future::pending()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_whose_own_deadline_passes_is_told_so() {
+    let unread = room(MIB);
+    let intake = Intake::new(MIB, unread.counters.clone());
+    let mut service = Counted::new(Silent, intake, unread);
+    let request = http::Request::builder().header("grpc-timeout", "50m");
+    let answer = service.call(request.body(Body::empty()).unwrap());
+    let answer = tokio::time::timeout(Duration::from_secs(1), answer).await;
+    let answer = answer.expect("it ends").unwrap();
+    let told = Status::from_header_map(answer.headers()).unwrap();
+    assert_eq!(told.code(), Code::DeadlineExceeded);
+    assert!(told.message().contains("50ms"), "{told}");
+}
