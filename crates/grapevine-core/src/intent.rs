@@ -20,7 +20,7 @@ pub const INTENT_LEASE_MAX: Duration = Duration::from_mins(10);
 pub const INTENT_GRACE: Duration = Duration::from_secs(1);
 
 /// The version of the byte form, first in it.
-const INTENT_VERSION: u8 = 1;
+pub const INTENT_VERSION: u8 = 1;
 /// The length of the byte form.
 pub const INTENT_BYTES: usize = 1 + Incarnation::LEN + 8;
 

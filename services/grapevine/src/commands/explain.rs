@@ -3,7 +3,7 @@
 use std::io::Read as _;
 
 use grapevine_sql::{
-    Dialect, ExplainError, Explanation, Kind, Options, Parameter, SQL_BYTES_MAX, Scalar, Unsure,
+    Dialect, Explanation, Kind, Options, Parameter, SQL_BYTES_MAX, Scalar, Unsure,
 };
 
 use crate::exit::Failure;
@@ -99,16 +99,17 @@ fn standard_input() -> Result<String, Failure> {
     let most = u64::try_from(SQL_BYTES_MAX)
         .unwrap_or(u64::MAX)
         .saturating_add(1);
+    // Before it is looked at as text: its last character may be cut off.
     let mut bytes = Vec::new();
     std::io::stdin()
         .take(most)
         .read_to_end(&mut bytes)
         .map_err(|error| Failure::Usage(format!("standard input: {error}")))?;
     if bytes.len() > SQL_BYTES_MAX {
-        // The last character may be cut off, so what was read may be no text.
-        return Err(Failure::Usage(
-            ExplainError::TooLong { bytes: bytes.len() }.to_string(),
-        ));
+        // How long it is nobody knows: the rest was not read.
+        return Err(Failure::Usage(format!(
+            "sql has more than {SQL_BYTES_MAX} bytes, which is the limit"
+        )));
     }
     String::from_utf8(bytes)
         .map_err(|error| Failure::Usage(format!("standard input is not UTF-8: {error}")))

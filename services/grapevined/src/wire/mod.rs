@@ -28,16 +28,38 @@ pub(crate) fn session_token(event: EventId) -> Bytes {
     bytes.into()
 }
 
-/// The event that a session token names. Sequences begin at 1.
-pub(crate) fn session_event(token: &[u8]) -> Option<EventId> {
-    if token.len() != SESSION_BYTES || token[0] != SESSION_VERSION {
-        return None;
+/// The event that a session token names, or what is wrong with it.
+pub(crate) fn session_event(token: &[u8]) -> Result<EventId, String> {
+    let (origin, sequence) = named(token, "a session token", SESSION_VERSION, SESSION_BYTES)?;
+    if sequence == 0 {
+        return Err("a session token of event 0: the first of a run is 1".to_owned());
     }
-    let sequence = u64::from_be_bytes(token[17..].try_into().ok()?);
-    (sequence > 0).then_some(EventId {
-        origin: Incarnation::from_bytes(&token[1..17])?,
-        sequence,
-    })
+    Ok(EventId { origin, sequence })
+}
+
+/// Reads what tokens and intents are made of, version, run and number: the run and the number, or what is wrong.
+pub(crate) fn named(
+    bytes: &[u8],
+    what: &str,
+    version: u8,
+    length: usize,
+) -> Result<(Incarnation, u64), String> {
+    let given = bytes.len();
+    if given != length {
+        return Err(format!("{given} bytes; {what} has {length}"));
+    }
+    if bytes[0] != version {
+        let given = bytes[0];
+        return Err(format!("{what} of version {given}; it must be {version}"));
+    }
+    let (run, number) = bytes[1..].split_at(Incarnation::LEN);
+    let number = number.try_into().map(u64::from_be_bytes);
+    match (Incarnation::from_bytes(run), number) {
+        (Some(run), Ok(number)) => Ok((run, number)),
+        _ => Err(format!(
+            "{what} of a run whose number is 0, which no run has"
+        )),
+    }
 }
 
 pub(crate) fn incarnation(value: Incarnation) -> Bytes {

@@ -18,14 +18,22 @@ fn a_session_token_is_25_bytes_and_comes_back() {
     };
     let token = session_token(event);
     assert_eq!(token.len(), 25);
-    assert_eq!(session_event(&token), Some(event));
-    assert_eq!(session_event(&token[1..]), None);
-    assert_eq!(session_event(b""), None);
+    assert_eq!(session_event(&token), Ok(event));
+    let wrong = |token: &[u8]| session_event(token).unwrap_err();
+    assert_eq!(wrong(&token[1..]), "24 bytes; a session token has 25");
+    assert_eq!(wrong(b""), "0 bytes; a session token has 25");
+    let foreign = [&[9], &token[1..]].concat();
+    assert_eq!(
+        wrong(&foreign),
+        "a session token of version 9; it must be 1"
+    );
+    let of_no_run = [&[1][..], &[0; 16], &[7; 8]].concat();
+    assert!(wrong(&of_no_run).contains("a run whose number is 0"));
     let never = EventId {
         sequence: 0,
         ..event
     };
-    assert_eq!(session_event(&session_token(never)), None);
+    assert!(wrong(&session_token(never)).contains("event 0: the first of a run is 1"));
 }
 
 #[test]

@@ -38,12 +38,7 @@ pub(crate) fn carried(metadata: &MetadataMap) -> Result<Session, Status> {
             .to_str()
             .map_err(|_| invalid(SESSION_ENTRY, "bytes outside ASCII"))?;
         for token in text.split('.').filter(|_| !text.is_empty()) {
-            let event = event(token).ok_or_else(|| {
-                invalid(
-                    SESSION_ENTRY,
-                    format!("{} digits that are not a session token", token.len()),
-                )
-            })?;
+            let event = event(token).map_err(|wrong| invalid(SESSION_ENTRY, wrong))?;
             session.add(event)?;
         }
     }
@@ -97,9 +92,11 @@ fn wait(metadata: &MetadataMap) -> Result<Duration, Status> {
     }
 }
 
-fn event(token: &str) -> Option<EventId> {
-    if token.len() > 2 * TOKEN_BYTES_MAX || !token.len().is_multiple_of(2) {
-        return None;
+fn event(token: &str) -> Result<EventId, String> {
+    let digits = token.len();
+    let no_bytes = || format!("{digits} digits that are not a session token in hexadecimal");
+    if digits > 2 * TOKEN_BYTES_MAX || !digits.is_multiple_of(2) {
+        return Err(no_bytes());
     }
     let digit = |byte: u8| {
         let digit = char::from(byte).to_digit(16)?;
@@ -107,7 +104,7 @@ fn event(token: &str) -> Option<EventId> {
     };
     let pair = |pair: &[u8]| Some(digit(pair[0])? << 4 | digit(pair[1])?);
     let bytes: Option<Vec<u8>> = token.as_bytes().chunks_exact(2).map(pair).collect();
-    session_event(&bytes?)
+    session_event(&bytes.ok_or_else(no_bytes)?)
 }
 
 #[cfg(test)]

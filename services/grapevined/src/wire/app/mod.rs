@@ -135,11 +135,8 @@ pub(super) fn session(violations: &mut Violations, message: Option<&v1::Session>
     let mut events = Vec::new();
     for (at, token) in message.tokens.iter().enumerate().take(SESSION_TOKENS_MAX) {
         match session_event(token) {
-            Some(event) => events.push(event),
-            None => violations.add(
-                format!("session.tokens[{at}]"),
-                format!("{} bytes that are not a session token", token.len()),
-            ),
+            Ok(event) => events.push(event),
+            Err(wrong) => violations.add(format!("session.tokens[{at}]"), wrong),
         }
     }
     let wait = wait(
