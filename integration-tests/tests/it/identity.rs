@@ -39,6 +39,15 @@ async fn the_second_process_with_a_node_id_ends_and_the_first_is_left_alone() {
     let before = incarnations(&cluster[1].api).await.unwrap();
     cluster.add("n1").await.unwrap().start().unwrap();
     let newcomer = &mut cluster[2];
+    // Operators who ask it meanwhile hear what its log says.
+    let api = newcomer.api.clone();
+    eventually("its status tells why", SOON, async || {
+        let reason = api.status().await?.freshness_reason;
+        ensure!(reason.contains("node id n1 is in use"), "{reason}");
+        Ok(())
+    })
+    .await
+    .unwrap();
     let ended = newcomer.end(Duration::from_mins(1)).await.unwrap();
     assert_eq!(ended.code, Some(1), "{}", ended.output);
     let last = ended.output.lines().last().unwrap_or_default();

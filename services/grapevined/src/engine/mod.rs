@@ -63,6 +63,8 @@ pub(crate) struct Engine {
     pub(crate) news: broadcast::Sender<News>,
     pub(crate) applied: watch::Receiver<u64>,
     pub(crate) sessions: Sessions,
+    /// What the last peer said that refused this sidecar because its node id is in use, until a link stands.
+    pub(crate) in_use: Arc<RwLock<Option<String>>>,
     /// Bumps, acknowledgements, grants, links. Full: callers wait, then are told to try again; peers' streams wait.
     pub(crate) urgent: mpsc::Sender<Command>,
     /// Registrations and snapshots. Full: as above; bumps never queue behind them.

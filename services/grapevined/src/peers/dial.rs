@@ -168,6 +168,7 @@ impl Dialler {
                 let reason = status.message().to_owned();
                 match status.code() {
                     Code::AlreadyExists => {
+                        *self.engine.in_use.write() = Some(reason.clone());
                         let input = Input::NodeIdRefused {
                             reason: reason.clone(),
                         };
@@ -203,6 +204,7 @@ impl Dialler {
         let pieces = sender.pieces.clone();
         let begun = Instant::now();
         let run = peer.incarnation;
+        *self.engine.in_use.write() = None;
         let broken = match LinkGuard::open(&self.engine, peer, Side::Outbound, Some(sender)).await {
             None => None,
             Some(_guard) => tokio::select! {

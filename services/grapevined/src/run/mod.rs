@@ -128,6 +128,7 @@ impl Sidecar {
             news: broadcast::Sender::new(config.limits.queue_watch_max),
             applied,
             sessions: Sessions::new(config.limits.session_waits_max, &counters),
+            in_use: Arc::default(),
             urgent,
             bulk,
         };

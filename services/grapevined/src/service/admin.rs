@@ -63,7 +63,13 @@ impl AdminService for Admin {
                 .into_iter()
                 .map(|(name, value)| (name.to_owned(), value)),
         );
-        let (freshness, freshness_reason) = wire::freshness(core.freshness(now));
+        let (freshness, mut freshness_reason) = wire::freshness(core.freshness(now));
+        // Who is not connected is told why, if that is why.
+        if let Some(in_use) = self.engine.in_use.read().as_ref()
+            && freshness != v1::Freshness::Fresh
+        {
+            freshness_reason = format!("{in_use}; {freshness_reason}");
+        }
         let policy_digest = core.config().policies.digest();
         let members = core.members(now);
         Ok(Response::new(v1::StatusResponse {
