@@ -209,6 +209,31 @@ mod tests {
 
     use super::*;
 
+    #[tokio::test(start_paused = true)]
+    async fn g7_work_that_takes_long_closes_no_open_gate_and_opens_no_closed_one() {
+        let settings = LinkSettings {
+            connect_timeout: Duration::from_secs(1),
+            backoff_min: Duration::from_secs(1),
+            backoff_max: Duration::from_mins(1),
+        };
+        let link = Link::new("127.0.0.1:1", settings).unwrap();
+        let late = async |gated, calls| {
+            for _ in 0..calls {
+                let silence = std::future::pending::<Result<Response<()>, Status>>();
+                let error = link.call(gated, Duration::from_millis(20), silence).await;
+                assert!(matches!(error, Err(CallError::Deadline { .. })));
+            }
+        };
+        late(Gated::AsWork, 10).await;
+        link.check_open().unwrap();
+        late(Gated::Yes, 3).await;
+        link.check_open().unwrap_err();
+        tokio::time::advance(settings.backoff_min).await;
+        // As the probe of a closed gate it says as much as any call.
+        late(Gated::AsWork, 1).await;
+        link.check_open().unwrap_err();
+    }
+
     #[test]
     fn endpoints_are_read_in_their_forms() {
         for value in [
