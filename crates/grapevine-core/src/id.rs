@@ -7,6 +7,7 @@
 use std::fmt;
 use std::time::Duration;
 
+use thiserror::Error;
 use xxhash_rust::xxh3::xxh3_128;
 
 /// The admission epoch of what is not a run but a history.
@@ -135,6 +136,56 @@ pub struct EventId {
     pub origin: Incarnation,
     /// Its number there, from 1.
     pub sequence: u64,
+}
+
+/// The length of what names something of a run: a version, the run, a number.
+pub const NAMED_BYTES: usize = 1 + Incarnation::LEN + 8;
+
+/// What is wrong with bytes that are to name something of a run.
+#[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
+pub enum NamedError {
+    /// Too few or too many.
+    #[error("{given} bytes; it has {NAMED_BYTES}")]
+    Length {
+        /// How many.
+        given: usize,
+    },
+    /// Of another version.
+    #[error("version {given}; it must be {wanted}")]
+    Version {
+        /// Of which.
+        given: u8,
+        /// Of which it must be.
+        wanted: u8,
+    },
+    /// Of no run.
+    #[error("a run whose number is 0, which no run has")]
+    NoRun,
+}
+
+/// The byte form of what names something of a run.
+pub fn named_bytes(version: u8, run: Incarnation, number: u64) -> [u8; NAMED_BYTES] {
+    let mut bytes = [0; NAMED_BYTES];
+    let (head, last) = bytes.split_at_mut(1 + Incarnation::LEN);
+    head[0] = version;
+    head[1..].copy_from_slice(&run.to_bytes());
+    last.copy_from_slice(&number.to_be_bytes());
+    bytes
+}
+
+/// Reads it: the run and the number.
+pub fn read_named(bytes: &[u8], version: u8) -> Result<(Incarnation, u64), NamedError> {
+    let bytes: [u8; NAMED_BYTES] = bytes
+        .try_into()
+        .map_err(|_| NamedError::Length { given: bytes.len() })?;
+    if bytes[0] != version {
+        let (given, wanted) = (bytes[0], version);
+        return Err(NamedError::Version { given, wanted });
+    }
+    let (run, number) = bytes[1..].split_at(Incarnation::LEN);
+    let run = Incarnation::from_bytes(run).ok_or(NamedError::NoRun)?;
+    let number = number.try_into().expect("invariant: 8 bytes are left");
+    Ok((run, u64::from_be_bytes(number)))
 }
 
 /// A moment on the sidecar's own clock: monotonic, counting suspended time, from an arbitrary start.

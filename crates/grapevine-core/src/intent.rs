@@ -9,7 +9,7 @@
 use std::time::Duration;
 
 use crate::event::Bump;
-use crate::id::Incarnation;
+use crate::id::{Incarnation, NAMED_BYTES, NamedError, named_bytes, read_named};
 
 /// The shortest lease of an intent: a few round trips and flushes.
 pub const INTENT_LEASE_MIN: Duration = Duration::from_millis(100);
@@ -20,9 +20,7 @@ pub const INTENT_LEASE_MAX: Duration = Duration::from_mins(10);
 pub const INTENT_GRACE: Duration = Duration::from_secs(1);
 
 /// The version of the byte form, first in it.
-pub const INTENT_VERSION: u8 = 1;
-/// The length of the byte form.
-pub const INTENT_BYTES: usize = 1 + Incarnation::LEN + 8;
+const INTENT_VERSION: u8 = 1;
 
 /// Names a write intent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -35,23 +33,14 @@ pub struct IntentId {
 
 impl IntentId {
     /// The byte form.
-    pub fn to_bytes(self) -> [u8; INTENT_BYTES] {
-        let mut bytes = [0; INTENT_BYTES];
-        bytes[0] = INTENT_VERSION;
-        bytes[1..17].copy_from_slice(&self.origin.to_bytes());
-        bytes[17..].copy_from_slice(&self.number.to_be_bytes());
-        bytes
+    pub fn to_bytes(self) -> [u8; NAMED_BYTES] {
+        named_bytes(INTENT_VERSION, self.origin, self.number)
     }
 
-    /// Reads the byte form; `None` if it is none.
-    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
-        if bytes.len() != INTENT_BYTES || bytes[0] != INTENT_VERSION {
-            return None;
-        }
-        Some(Self {
-            origin: Incarnation::from_bytes(&bytes[1..17])?,
-            number: u64::from_be_bytes(bytes[17..].try_into().ok()?),
-        })
+    /// Reads the byte form.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self, NamedError> {
+        let (origin, number) = read_named(bytes, INTENT_VERSION)?;
+        Ok(Self { origin, number })
     }
 }
 
@@ -79,12 +68,15 @@ mod tests {
         };
         let bytes = id.to_bytes();
         assert!(bytes.len() <= 64, "what the contract says");
-        assert_eq!(IntentId::from_bytes(&bytes), Some(id));
-        assert_eq!(IntentId::from_bytes(&bytes[1..]), None);
-        assert_eq!(IntentId::from_bytes(b""), None);
+        assert_eq!(IntentId::from_bytes(&bytes), Ok(id));
+        let wrong = |bytes: &[u8]| IntentId::from_bytes(bytes).unwrap_err().to_string();
+        assert_eq!(wrong(&bytes[1..]), "24 bytes; it has 25");
+        assert_eq!(wrong(b""), "0 bytes; it has 25");
         let mut foreign = bytes;
         foreign[0] = 9;
-        assert_eq!(IntentId::from_bytes(&foreign), None);
-        assert_eq!(IntentId::from_bytes(&[1; INTENT_BYTES][..24]), None);
+        assert_eq!(wrong(&foreign), "version 9; it must be 1");
+        let mut of_none = bytes;
+        of_none[1..17].fill(0);
+        assert!(wrong(&of_none).contains("a run whose number is 0"));
     }
 }

@@ -20,8 +20,8 @@ fn a_session_token_is_25_bytes_and_comes_back() {
     assert_eq!(token.len(), 25);
     assert_eq!(session_event(&token), Ok(event));
     let wrong = |token: &[u8]| session_event(token).unwrap_err();
-    assert_eq!(wrong(&token[1..]), "24 bytes; a session token has 25");
-    assert_eq!(wrong(b""), "0 bytes; a session token has 25");
+    assert_eq!(wrong(&token[1..]), "a session token of 24 bytes; it has 25");
+    assert_eq!(wrong(b""), "a session token of 0 bytes; it has 25");
     let foreign = [&[9], &token[1..]].concat();
     assert_eq!(
         wrong(&foreign),

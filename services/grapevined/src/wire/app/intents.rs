@@ -3,17 +3,15 @@
 use std::time::Duration;
 
 use grapevine_core::event::{Match, PurgeMode};
-use grapevine_core::intent::{
-    INTENT_BYTES, INTENT_LEASE_MAX, INTENT_LEASE_MIN, INTENT_VERSION, IntentId,
-};
+use grapevine_core::intent::{INTENT_LEASE_MAX, INTENT_LEASE_MIN, IntentId};
 use grapevine_core::machine::effects as core;
 use grapevine_core::names::ClassPath;
 use grapevine_proto::v1;
 use prost::bytes::Bytes;
 use tonic::Status;
 
+use super::super::event_id;
 use super::super::status::{Violations, invalid};
-use super::super::{event_id, named};
 use super::invalidate::{
     Invalidation, TIMEOUT_DEFAULT, read_changed, read_invalidation, read_purge,
 };
@@ -88,8 +86,7 @@ pub(crate) fn aborting(message: &v1::AbortWriteRequest) -> Result<IntentId, Stat
 }
 
 fn read_intent(bytes: &[u8]) -> Result<IntentId, String> {
-    let (origin, number) = named(bytes, "an intent", INTENT_VERSION, INTENT_BYTES)?;
-    Ok(IntentId { origin, number })
+    IntentId::from_bytes(bytes).map_err(|wrong| format!("an intent of {wrong}"))
 }
 
 pub(crate) fn begun(intent: IntentId, lease: Duration) -> v1::BeginWriteResponse {
@@ -108,27 +105,5 @@ pub(crate) fn aborted(outcome: core::AbortOutcome) -> v1::AbortWriteResponse {
     v1::AbortWriteResponse {
         outcome: outcome.into(),
         event,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used, reason = "tests")]
-    use grapevine_core::id::Incarnation;
-
-    use super::*;
-
-    #[test]
-    fn what_is_no_intent_is_told_why() {
-        let id = IntentId {
-            origin: Incarnation::new(77).unwrap(),
-            number: 42,
-        };
-        let mut bytes = id.to_bytes();
-        assert_eq!(read_intent(&bytes), Ok(id));
-        let wrong = |bytes: &[u8]| read_intent(bytes).unwrap_err();
-        assert_eq!(wrong(&bytes[1..]), "24 bytes; an intent has 25");
-        bytes[0] = 9;
-        assert_eq!(wrong(&bytes), "an intent of version 9; it must be 1");
     }
 }
