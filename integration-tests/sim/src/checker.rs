@@ -105,7 +105,7 @@ pub(crate) struct Checker {
     pub(crate) fading: Fading,
     /// What was ever retired.
     pub(crate) retired: Retirements,
-    /// What is not built yet and explains whatever is violated from now on.
+    /// What is not promised and explains whatever is violated from now on.
     pub(crate) excuse: Option<Gap>,
     /// Violations, in order.
     pub(crate) violations: Vec<Violation>,

@@ -107,7 +107,7 @@ impl Report {
         &self.found
     }
 
-    /// Seeds in which only what is not built yet was violated, the first ones.
+    /// Seeds in which only what is not promised was violated, the first ones.
     pub fn excused(&self) -> &[Found] {
         &self.excused
     }

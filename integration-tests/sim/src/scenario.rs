@@ -1,8 +1,7 @@
 //! Scenarios: what may go wrong in a run.
 //!
 //! `calm` has latencies and nothing else, and there hits are asserted. `storm`, the default, takes each seed through one
-//! of several climates, from calm to everything at once. Two scenarios show what Grapevine does not promise yet and are
-//! expected to find it: see [`Gap`].
+//! of several climates, from calm to everything at once. What Grapevine does not promise is told apart: see [`Gap`].
 
 use clap::ValueEnum;
 
@@ -41,7 +40,7 @@ impl Scenario {
     }
 }
 
-/// What a scenario is expected to violate, because it is not built yet.
+/// What may be violated because it is not promised.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Gap {
     /// A second process with the node id and a disk of its own was let in. It counts as the loss of the first one's disk,

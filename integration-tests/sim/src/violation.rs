@@ -69,6 +69,6 @@ pub struct Violation {
     pub at: u64,
     /// What happened.
     pub what: String,
-    /// What is not built yet and explains it.
+    /// What is not promised and explains it.
     pub gap: Option<Gap>,
 }

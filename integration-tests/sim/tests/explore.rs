@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+use std::process::Command;
 use std::time::Duration;
 
 use grapevine_sim::{Arm, Case, Explored, Limit, explore};
@@ -58,4 +59,20 @@ fn g6_receipts_before_the_flush_are_caught() {
 #[test]
 fn g2_tokens_of_a_start_without_salt_are_caught() {
     is_caught(Case::Restored, Arm::UnsaltedRestart, 1, &["G2", "G3", "G7"]);
+}
+
+/// What was not looked at is not shown right.
+#[test]
+fn an_exploration_that_is_not_finished_fails() {
+    let explore = |more: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_grapevine-sim"));
+        let ended = command.args(["explore", "--case", "fills"]).args(more);
+        let ended = ended.output().unwrap();
+        let told = String::from_utf8(ended.stdout).unwrap();
+        (ended.status.code(), told.contains("stopped at its limit"))
+    };
+    assert_eq!(explore(&["--states-max", "100"]), (Some(1), true));
+    // Exit status 1 means of an arm that it was caught; this one takes a restart.
+    let arm = ["--states-max", "100", "--arm", "unsalted-restart"];
+    assert_eq!(explore(&arm), (Some(0), true));
 }
