@@ -61,7 +61,7 @@ impl Tokens {
             .map_err(|error| ExplainError::Unparsable {
                 message: error.to_string(),
             })?;
-        // MariaDB executes what stands in such a comment; what MySQL executes is read as text by the tokenizer.
+        // MariaDB executes what stands in such a comment; the tokenizer reads what MySQL executes, `/*! ... */`, as part of the statement.
         let executed = |token: &Token| match token {
             Token::Whitespace(Whitespace::MultiLineComment(text)) => text.starts_with("M!"),
             _ => false,
