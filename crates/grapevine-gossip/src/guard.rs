@@ -386,12 +386,7 @@ impl Guard {
         let datagram = wire::read_own(bytes)?;
         let live: HashSet<&ChitchatId> = chitchat.live_nodes().collect();
         let worth_telling = |entry: &wire::Entry<'_>| {
-            let Node {
-                id,
-                generation,
-                addr,
-            } = entry.node;
-            let run = ChitchatId::new(id, generation, addr);
+            let run = run_of(entry);
             let told_something = |state: &NodeState| state.max_version() > 0;
             live.contains(&run) || known.get(&run).is_some_and(told_something)
         };
@@ -415,12 +410,8 @@ impl Guard {
                 count(&meters.bad_entries);
                 return false;
             }
-            let Node {
-                id,
-                generation,
-                addr,
-            } = entry.node;
-            let run = ChitchatId::new(id, generation, addr);
+            let Node { id, addr, .. } = entry.node;
+            let run = run_of(entry);
             if known.contains_key(&run) {
                 let plausible = run == self.own || heartbeats.plausible(&run, entry.heartbeat, now);
                 if !plausible {
@@ -444,6 +435,15 @@ impl Guard {
         };
         datagram.entries.iter().map(&mut judge_entry).collect()
     }
+}
+
+fn run_of(entry: &wire::Entry<'_>) -> ChitchatId {
+    let Node {
+        id,
+        generation,
+        addr,
+    } = entry.node;
+    ChitchatId::new(id, generation, addr)
 }
 
 /// How much of a bound hearsay may fill.
