@@ -19,6 +19,7 @@ mod codec;
 mod config;
 mod cursor;
 mod directory;
+mod engine_log;
 mod error;
 mod event;
 mod guard;

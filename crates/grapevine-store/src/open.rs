@@ -22,6 +22,7 @@ use std::time::{Duration, Instant, SystemTime};
 use grapevine_core::store::Recovered;
 use sled::{Db, Tree};
 
+use crate::engine_log;
 use crate::guard::{Guard, Phase};
 use crate::keys::{self, FORMAT_VERSION, FORMAT_VERSION_MIN};
 use crate::ledger::Ledger;
@@ -205,6 +206,15 @@ fn open_engine(
     };
     // The snapshots of another engine are not ours to judge; the engine refuses its files.
     let log_alone = !is_of_other_engine(config) && snapshots::tidy(&engine).map_err(unusable)?;
+    if log_alone {
+        let log = engine.join("db");
+        // Before the engine opens it, which changes it.
+        if let Some(at) = engine_log::damage(&log).map_err(unusable)? {
+            return Err(StoreError::Corrupt(format!(
+                "the engine's snapshot does not read back, nor does its log at byte {at}"
+            )));
+        }
+    }
     let sync_every_ms = u64::try_from(config.sync_every.as_millis()).unwrap_or(u64::MAX);
     let db = open_unlocked(
         &sled::Config::new()

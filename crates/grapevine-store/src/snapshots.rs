@@ -11,9 +11,9 @@
 //! things go wrong there. A file that was being written when the disk was full or the process was killed is taken for a
 //! snapshot, and all that is stored for corrupt; so whatever ends in `.generating` is removed first. And a snapshot that
 //! is damaged fails the start, though all that it says stands in the log; so one that fails its checksum is put out of
-//! the engine's sight, and the log is read from its beginning, or from an older snapshot. What comes of that is checked
-//! in whole, and serves only if no acknowledged commit is missing: a log with damage of its own may otherwise pass for a
-//! shorter one.
+//! the engine's sight, and the log is read from its beginning, or from an older snapshot: after we have looked whether all of it reads
+//! back (`engine_log.rs`), for the engine would pass over what does not. What comes of that is checked in whole, and serves only if no
+//! acknowledged commit is missing.
 //!
 //! A snapshot ends with the length of what it says before compression (8 bytes, unused) and the CRC-32 of it (4 bytes,
 //! little-endian).
@@ -94,30 +94,12 @@ fn is_whole(bytes: &[u8]) -> bool {
     else {
         return false;
     };
-    trailer[8..] == crc32(body).to_le_bytes()
-}
-
-/// The CRC-32 of Ethernet and zip files, bit by bit: a snapshot has some hundred kilobytes, and is read once.
-fn crc32(bytes: &[u8]) -> u32 {
-    let mut crc = u32::MAX;
-    for byte in bytes {
-        crc ^= u32::from(*byte);
-        for _ in 0..8 {
-            crc = (crc >> 1) ^ (0xedb8_8320 & (crc & 1).wrapping_neg());
-        }
-    }
-    !crc
+    trailer[8..] == crc32fast::hash(body).to_le_bytes()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_checksum_is_the_usual_one() {
-        assert_eq!(crc32(b""), 0);
-        assert_eq!(crc32(b"123456789"), 0xcbf4_3926);
-    }
 
     #[test]
     fn a_snapshot_says_something_and_its_checksum() {
