@@ -337,34 +337,38 @@ impl Members {
                 format!("{met} members are agreeing on the first roster")
             };
         }
-        let lacking = |(node, run): (&NodeId, &Incarnation)| {
-            let Some(member) = self.by_node(node) else {
-                return Some(format!("{node} was not met since the start"));
-            };
-            let granted = member.asked.fresh_until().is_some_and(|until| until > now);
-            let silent = now.since(member.last_heard).as_millis();
-            if member.hello.incarnation != *run {
-                Some(format!("{node} started anew and has no seat yet"))
-            } else if granted {
-                None
-            } else if member.asked.waits() {
-                Some(format!("{node} has events that are not applied here yet"))
-            } else if member.outbound {
-                Some(format!(
-                    "{node} has not granted freshness; last heard {silent} ms ago"
-                ))
-            } else {
-                Some(format!(
-                    "{node} is not connected; last heard {silent} ms ago"
-                ))
-            }
-        };
         let others = view
             .seats
             .iter()
             .filter(|(node, _)| **node != config.node_id);
-        let lacking: Vec<_> = others.filter_map(lacking).take(5).collect();
-        lacking.join("; ")
+        let lacking = others.filter_map(|(node, run)| self.why_not_granted(node, *run, now));
+        lacking.take(5).collect::<Vec<_>>().join("; ")
+    }
+
+    /// Why the run that has this node's seat does not vouch for this sidecar; none when it does.
+    pub(super) fn why_not_granted(
+        &self,
+        node: &NodeId,
+        run: Incarnation,
+        now: Time,
+    ) -> Option<String> {
+        let Some(member) = self.by_node(node) else {
+            return Some(format!("{node} was not met since the start"));
+        };
+        if member.hello.incarnation != run {
+            return Some(format!("{node} started anew and has no seat yet"));
+        }
+        if member.asked.fresh_until().is_some_and(|until| until > now) {
+            return None;
+        }
+        let silent = now.since(member.last_heard).as_millis();
+        Some(if member.asked.waits() {
+            format!("{node} has events that are not applied here yet")
+        } else if member.outbound {
+            format!("{node} has not granted freshness; last heard {silent} ms ago")
+        } else {
+            format!("{node} is not connected; last heard {silent} ms ago")
+        })
     }
 }
 

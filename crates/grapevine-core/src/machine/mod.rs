@@ -498,6 +498,12 @@ impl Core {
         self.members.views(&self.progress, now)
     }
 
+    /// Why the member that has this node's seat does not vouch for this sidecar; none when it does, or has no seat.
+    pub fn why_not_granted(&self, node: &NodeId, now: Time) -> Option<String> {
+        let run = *self.views.view().seats.get(node)?;
+        self.members.why_not_granted(node, run, now)
+    }
+
     /// Queues writes and what waits for their flush.
     fn write(
         &mut self,

@@ -35,6 +35,7 @@ struct MemberJson<'a> {
     policy_agrees: bool,
     grant_left_ms: u64,
     seated: bool,
+    reason: &'a str,
 }
 
 pub(crate) async fn run(args: Args) -> Result<(), Failure> {
@@ -107,6 +108,7 @@ fn json(member: &v1::Member) -> MemberJson<'_> {
         policy_agrees: member.policy_agrees,
         grant_left_ms: member.grant_left_ms,
         seated: member.seated,
+        reason: &member.reason,
     }
 }
 
@@ -122,6 +124,7 @@ fn table(members: &[v1::Member]) -> Rows {
         "#APPLIED",
         "POLICIES",
         "GRANT",
+        "WHY NOT FRESH",
     ]);
     for member in members {
         let own = member.state() == v1::MemberState::Self_;
@@ -146,6 +149,12 @@ fn table(members: &[v1::Member]) -> Rows {
             }
             .to_owned(),
             unless_own(grant),
+            if member.reason.is_empty() {
+                "-"
+            } else {
+                &member.reason
+            }
+            .to_owned(),
         ]);
     }
     rows
@@ -170,6 +179,7 @@ mod tests {
             policy_agrees: true,
             grant_left_ms: 0,
             seated: true,
+            reason: "b is not connected; last heard 1500 ms ago".to_owned(),
         };
         let value = serde_json::to_value(json(&member)).unwrap();
         let fields: Vec<&str> = value
@@ -188,6 +198,7 @@ mod tests {
                 "node_id",
                 "peer_address",
                 "policy_agrees",
+                "reason",
                 "seated",
                 "state",
                 "watermark",

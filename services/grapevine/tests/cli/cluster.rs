@@ -52,6 +52,15 @@ fn g6_a_receipt_that_is_not_reached_has_a_code_of_its_own() {
         assert_eq!((members.len(), &members[0]["state"]), (3, &json!("self")));
         members[2]["grant_left_ms"] == json!(0)
     });
+    wait_until("members says whom the others wait for", || {
+        let members = sidecars[0].ask(&["members", "--json"]).code(0).lines();
+        let reason = |at: usize| members[at]["reason"].as_str().unwrap();
+        let names = |reason: &str| reason.contains("n3 is not connected; last heard ");
+        names(reason(0)) && reason(1).is_empty() && names(reason(2))
+    });
+    let table = sidecars[0].ask(&["members"]).code(0).out;
+    let row = table.lines().last().unwrap();
+    assert!(row.contains("n3 is not connected"), "{table}");
 }
 
 #[test]

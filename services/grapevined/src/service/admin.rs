@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use grapevine_core::id::Lane;
+use grapevine_core::id::{Lane, Time};
+use grapevine_core::machine::Core;
 use grapevine_core::machine::effects::{Counters, Forget, Reply};
 use grapevine_core::names::NodeId;
 use grapevine_proto::v1;
@@ -63,13 +64,7 @@ impl AdminService for Admin {
                 .into_iter()
                 .map(|(name, value)| (name.to_owned(), value)),
         );
-        let (freshness, mut freshness_reason) = wire::freshness(core.freshness(now));
-        // Who is not connected is told why, if that is why.
-        if let Some(in_use) = self.engine.in_use.read().as_ref()
-            && freshness != v1::Freshness::Fresh
-        {
-            freshness_reason = format!("{in_use}; {freshness_reason}");
-        }
+        let (freshness, freshness_reason) = self.freshness(&core, now);
         let policy_digest = core.config().policies.digest();
         let members = core.members(now);
         Ok(Response::new(v1::StatusResponse {
@@ -119,6 +114,7 @@ impl AdminService for Admin {
             seated: core
                 .roster()
                 .seats_run(&core.config().node_id, core.incarnation()),
+            reason: self.freshness(&core, now).1,
             ..Default::default()
         }];
         let known = core.members(now);
@@ -126,12 +122,12 @@ impl AdminService for Admin {
         let unmet = core.roster().seats.iter().filter(|(node, _)| {
             **node != core.config().node_id && known.iter().all(|view| view.hello.node_id != **node)
         });
-        members.extend(unmet.map(|(node, run)| wire::admin::unmet(node, *run)));
-        members.extend(
-            known
-                .into_iter()
-                .map(|view| wire::admin::member(view, digest, core.roster())),
-        );
+        let reason = |node: &NodeId| core.why_not_granted(node, now).unwrap_or_default();
+        members.extend(unmet.map(|(node, run)| wire::admin::unmet(node, *run, reason(node))));
+        members.extend(known.into_iter().map(|view| {
+            let reason = reason(&view.hello.node_id);
+            wire::admin::member(view, digest, core.roster(), reason)
+        }));
         members.sort_by(|a, b| a.node_id.cmp(&b.node_id));
         let view = core.roster().number;
         Ok(Response::new(v1::MembersResponse { members, view }))
@@ -167,6 +163,20 @@ impl AdminService for Admin {
         // A full queue means that a drain is asked for already.
         let _ = self.drain.try_send(bound);
         Ok(Response::new(v1::DrainResponse {}))
+    }
+}
+
+impl Admin {
+    /// What this sidecar can show of its knowledge, and why it is not more.
+    fn freshness(&self, core: &Core, now: Time) -> (v1::Freshness, String) {
+        let (freshness, mut reason) = wire::freshness(core.freshness(now));
+        // Who is not connected is told why, if that is why.
+        if let Some(in_use) = self.engine.in_use.read().as_ref()
+            && freshness != v1::Freshness::Fresh
+        {
+            reason = format!("{in_use}; {reason}");
+        }
+        (freshness, reason)
     }
 }
 
