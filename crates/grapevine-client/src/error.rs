@@ -144,7 +144,15 @@ pub enum CallError {
         /// How long it asks to be left alone.
         retry_after: Option<Duration>,
     },
-    /// It gave up waiting for something: with a session, for what the session's tokens name. No effect.
+    /// It has not applied what the session's tokens name. No effect.
+    #[error("sidecar {endpoint} is behind the session: {}", without_field(message))]
+    SessionBehind {
+        /// Which one.
+        endpoint: Arc<str>,
+        /// For what it waited.
+        message: String,
+    },
+    /// It gave up waiting, for its disk say. It may have had its effect. Ask again if repeating does no harm.
     #[error("sidecar {endpoint} gave up waiting: {message}")]
     GaveUp {
         /// Which one.
@@ -212,6 +220,9 @@ impl CallError {
                 message,
                 retry_after: retry_delay(status),
             },
+            Code::DeadlineExceeded if is_behind(status) => {
+                Self::SessionBehind { endpoint, message }
+            }
             Code::DeadlineExceeded => Self::GaveUp { endpoint, message },
             Code::InvalidArgument => Self::Invalid(InvalidRequest {
                 message,
@@ -247,7 +258,10 @@ impl CallError {
     pub fn may_have_had_effect(&self) -> bool {
         matches!(
             self,
-            Self::Deadline { .. } | Self::Broken { .. } | Self::BadAnswer { .. }
+            Self::Deadline { .. }
+                | Self::Broken { .. }
+                | Self::GaveUp { .. }
+                | Self::BadAnswer { .. }
         )
     }
 
@@ -268,6 +282,7 @@ impl CallError {
             | Self::Deadline { .. }
             | Self::Broken { .. }
             | Self::Overloaded { .. }
+            | Self::SessionBehind { .. }
             | Self::GaveUp { .. }
             | Self::BadAnswer { .. } => true,
             Self::Invalid(_) => false,
@@ -282,6 +297,14 @@ impl CallError {
     }
 }
 
+/// Whether a session is what the sidecar waited for: then the call had no effect.
+fn is_behind(status: &Status) -> bool {
+    let info = status.get_details_error_info();
+    info.is_some_and(|info| info.reason == SESSION_BEHIND)
+}
+
+/// The contract's reason for a call that came to nothing because of its session.
+const SESSION_BEHIND: &str = "SESSION_BEHIND";
 /// What a sidecar takes of a call's metadata.
 const METADATA_BYTES_MAX: usize = 16 << 10;
 
@@ -334,7 +357,7 @@ fn violations(status: &Status) -> Vec<Violation> {
 }
 
 /// What a sidecar says of a session, without the name of the field: the error has said already what it is about.
-fn without_field(message: &str) -> &str {
+pub(crate) fn without_field(message: &str) -> &str {
     message.strip_prefix("session: ").unwrap_or(message)
 }
 
@@ -365,7 +388,7 @@ impl From<CallError> for ResolveError {
     fn from(error: CallError) -> Self {
         match error {
             CallError::Invalid(invalid) => Self::Invalid(invalid),
-            CallError::GaveUp { message, .. } => Self::SessionBehind { message },
+            CallError::SessionBehind { message, .. } => Self::SessionBehind { message },
             other => Self::Call(other),
         }
     }

@@ -233,24 +233,29 @@ impl Invalidate {
 
     /// Says what [`send`](Self::send) would refuse before it asks anybody.
     pub fn check(&self) -> Result<(), InvalidRequest> {
-        check_classes("classes", &self.classes, INVALIDATE_CLASSES_MAX)?;
-        if self.matching == v1::Match::All && self.classes.len() < 2 {
-            return Err(InvalidRequest::one(
-                "classes",
-                "match_all needs at least 2 classes; there is 1".to_owned(),
-            ));
-        }
-        if self.matching == v1::Match::All {
-            check_count("classes", self.classes.len(), MATCH_ALL_CLASSES_MAX)?;
-        }
-        if !(1..=60_000).contains(&self.timeout.as_millis()) {
-            return Err(InvalidRequest::one(
-                "timeout",
-                format!("{:?} is outside 1 ms to 60 s", self.timeout),
-            ));
-        }
-        Ok(())
+        check_meant(&self.classes, self.matching, self.timeout)
     }
+}
+
+/// What an invalidation and a write that is begun have in common.
+pub(crate) fn check_meant(
+    classes: &[String],
+    matching: v1::Match,
+    timeout: Duration,
+) -> Result<(), InvalidRequest> {
+    check_classes("classes", classes, INVALIDATE_CLASSES_MAX)?;
+    if matching == v1::Match::All {
+        if classes.len() < 2 {
+            let reason = "match_all needs at least 2 classes; there is 1";
+            return Err(InvalidRequest::one("classes", reason.to_owned()));
+        }
+        check_count("classes", classes.len(), MATCH_ALL_CLASSES_MAX)?;
+    }
+    if !(1..=60_000).contains(&timeout.as_millis()) {
+        let reason = format!("{timeout:?} is outside 1 ms to 60 s");
+        return Err(InvalidRequest::one("timeout", reason));
+    }
+    Ok(())
 }
 
 impl IntoFuture for Invalidate {
@@ -298,15 +303,20 @@ impl<'a> Iterator for Line<'a> {
     }
 }
 
-/// What it comes to when all were asked. Where some are behind and some are away, one of those may have what the session
-/// names: then being behind is not the whole reason.
-fn nobody(attempts: Vec<CallError>) -> InvalidateError {
+/// What the last one waited for, if being behind a session is why none of them took the call. Where some are behind and some
+/// are away, one of those may have what the session names: then being behind is not the whole reason.
+pub(crate) fn all_behind(attempts: &[CallError]) -> Option<String> {
     let behind = |error: &CallError| match error {
-        CallError::GaveUp { message, .. } => Some(message.clone()),
+        CallError::SessionBehind { message, .. } => Some(message.clone()),
         _ => None,
     };
     let all: Option<Vec<String>> = attempts.iter().map(behind).collect();
-    match all.and_then(|mut messages| messages.pop()) {
+    all?.pop()
+}
+
+/// What it comes to when all were asked.
+fn nobody(attempts: Vec<CallError>) -> InvalidateError {
+    match all_behind(&attempts) {
         Some(message) => InvalidateError::SessionBehind { message },
         None => InvalidateError::NoSidecar { attempts },
     }

@@ -13,6 +13,7 @@ use crate::channel::{Gated, Link};
 use crate::client::Client;
 use crate::error::CallError;
 use crate::names::check_class;
+use crate::session::Session;
 
 /// A listing under way.
 #[derive(Debug)]
@@ -99,6 +100,18 @@ impl Client {
         limit: u64,
         resume_at: Bytes,
     ) -> Result<Listing<v1::ListAddressesResponse>, CallError> {
+        self.list_addresses_in(&Session::new(), class, limit, resume_at)
+            .await
+    }
+
+    /// The same, at a sidecar that has seen what `session` has, waiting for it as long as the session says.
+    pub async fn list_addresses_in(
+        &self,
+        session: &Session,
+        class: &str,
+        limit: u64,
+        resume_at: Bytes,
+    ) -> Result<Listing<v1::ListAddressesResponse>, CallError> {
         check_class("class", class)?;
         let request = v1::ListAddressesRequest {
             class: class.to_owned(),
@@ -106,11 +119,9 @@ impl Client {
             page_token: resume_at.clone(),
         };
         let mut application = self.own().application();
-        let deadline = self.settings().call_deadline;
-        let stream = self
-            .own()
-            .call(Gated::Yes, deadline, application.list_addresses(request))
-            .await?;
+        let call = application.list_addresses(session.request(request));
+        let deadline = self.settings().call_deadline + session.extra();
+        let stream = self.own().call(Gated::Yes, deadline, call).await?;
         Ok(self.listing(stream, resume_at))
     }
 
@@ -118,6 +129,18 @@ impl Client {
     /// `resume_at` as for [`list_addresses`](Self::list_addresses).
     pub async fn list_classes(
         &self,
+        below: &str,
+        limit: u64,
+        resume_at: Bytes,
+    ) -> Result<Listing<v1::ListClassesResponse>, CallError> {
+        self.list_classes_in(&Session::new(), below, limit, resume_at)
+            .await
+    }
+
+    /// The same, at a sidecar that has seen what `session` has, waiting for it as long as the session says.
+    pub async fn list_classes_in(
+        &self,
+        session: &Session,
         below: &str,
         limit: u64,
         resume_at: Bytes,
@@ -131,11 +154,9 @@ impl Client {
             page_token: resume_at.clone(),
         };
         let mut application = self.own().application();
-        let deadline = self.settings().call_deadline;
-        let stream = self
-            .own()
-            .call(Gated::Yes, deadline, application.list_classes(request))
-            .await?;
+        let call = application.list_classes(session.request(request));
+        let deadline = self.settings().call_deadline + session.extra();
+        let stream = self.own().call(Gated::Yes, deadline, call).await?;
         Ok(self.listing(stream, resume_at))
     }
 

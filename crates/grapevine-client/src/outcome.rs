@@ -127,13 +127,14 @@ impl BypassReason {
             ResolveError::QueueFull { .. } | ResolveError::Call(CallError::Overloaded { .. }) => {
                 Self::Overloaded
             }
-            ResolveError::SessionBehind { .. } | ResolveError::Call(CallError::GaveUp { .. }) => {
-                Self::Session
-            }
+            ResolveError::SessionBehind { .. }
+            | ResolveError::Call(CallError::SessionBehind { .. }) => Self::Session,
             ResolveError::Call(CallError::Unreachable { .. } | CallError::Broken { .. }) => {
                 Self::Unreachable
             }
-            ResolveError::Call(CallError::Deadline { .. }) => Self::Deadline,
+            ResolveError::Call(CallError::Deadline { .. } | CallError::GaveUp { .. }) => {
+                Self::Deadline
+            }
             ResolveError::Call(CallError::Refused { .. } | CallError::BadAnswer { .. }) => {
                 Self::Refused
             }

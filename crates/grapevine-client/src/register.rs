@@ -8,6 +8,7 @@ use tokio_stream::{Stream, StreamExt as _};
 use crate::channel::Gated;
 use crate::client::{Client, check_count};
 use crate::error::CallError;
+use crate::session::Session;
 
 /// The most registrations in one call, and in one batch of a stream.
 pub const REGISTER_MAX: usize = 10_000;
@@ -23,13 +24,22 @@ impl Client {
         &self,
         registrations: Vec<v1::Registration>,
     ) -> Result<v1::RegisterResponse, CallError> {
+        self.register_in(&Session::new(), registrations).await
+    }
+
+    /// The same, at a sidecar that has seen what `session` has, waiting for it as long as the session says.
+    pub async fn register_in(
+        &self,
+        session: &Session,
+        registrations: Vec<v1::Registration>,
+    ) -> Result<v1::RegisterResponse, CallError> {
         check_count("registrations", registrations.len(), REGISTER_MAX)?;
-        let until = Instant::now() + self.settings().call_deadline;
+        let until = Instant::now() + self.settings().call_deadline + session.extra();
         let request = v1::RegisterRequest { registrations };
         loop {
             let left = until.saturating_duration_since(Instant::now());
             let mut application = self.own().application();
-            let call = application.register(request.clone());
+            let call = application.register(session.request(request.clone()));
             let refused = match self.own().call(Gated::Yes, left, call).await {
                 Err(CallError::Overloaded {
                     retry_after: Some(after),

@@ -20,6 +20,8 @@ use thiserror::Error;
 
 /// The HTTP header and gRPC metadata name under which applications hand sessions on.
 pub const SESSION_HEADER: &str = "grapevine-session";
+/// The gRPC metadata name that says how long to wait for it, in milliseconds.
+const SESSION_WAIT_ENTRY: &str = "grapevine-session-wait-ms";
 /// The most tokens in a session.
 pub const SESSION_TOKENS_MAX: usize = 3;
 /// The longest token, in bytes.
@@ -137,10 +139,34 @@ impl Session {
         }
     }
 
+    /// A call that comes after what the session has seen.
+    pub(crate) fn request<M>(&self, message: M) -> tonic::Request<M> {
+        let mut request = tonic::Request::new(message);
+        if !self.is_empty() {
+            let metadata = request.metadata_mut().as_mut();
+            metadata.insert(SESSION_HEADER, self.to_header_value());
+            metadata.insert(SESSION_WAIT_ENTRY, self.wait_ms().into());
+        }
+        request
+    }
+
+    /// What a call may take longer for it.
+    pub(crate) fn extra(&self) -> Duration {
+        if self.is_empty() {
+            Duration::ZERO
+        } else {
+            self.wait
+        }
+    }
+
+    fn wait_ms(&self) -> u32 {
+        u32::try_from(self.wait.as_millis()).unwrap_or(u32::MAX)
+    }
+
     pub(crate) fn to_wire(&self) -> v1::Session {
         v1::Session {
             tokens: self.tokens.clone(),
-            wait_ms: u32::try_from(self.wait.as_millis()).unwrap_or(u32::MAX),
+            wait_ms: self.wait_ms(),
         }
     }
 }

@@ -153,9 +153,8 @@ impl Watch {
 
     /// Takes note of a failure, and answers what there is to tell of it.
     fn retry_or_fail(&mut self, error: CallError) -> Result<Option<WatchEvent>, CallError> {
-        let passes = error.may_differ_elsewhere() || matches!(error, CallError::GaveUp { .. });
         let told = self.lost(error.to_string());
-        if !passes {
+        if !error.may_differ_elsewhere() {
             return Err(error);
         }
         tracing::debug!(endpoint = %self.client.own().name(), %error, "a watch lost its stream");

@@ -15,10 +15,10 @@ use thiserror::Error;
 use tokio::time::Instant;
 
 use crate::channel::{Gated, Link};
-use crate::client::{Client, check_count};
-use crate::error::{CallError, InvalidRequest, list};
-use crate::invalidate::{Invalidate, Line, MATCH_ALL_CLASSES_MAX};
-use crate::names::{INVALIDATE_CLASSES_MAX, check_classes};
+use crate::client::Client;
+use crate::error::{CallError, InvalidRequest, list, without_field};
+use crate::invalidate::{Invalidate, Line, all_behind, check_meant};
+use crate::session::Session;
 
 /// The shortest lease of a write.
 pub const WRITE_LEASE_MIN: Duration = Duration::from_millis(100);
@@ -35,6 +35,7 @@ pub struct BeginWrite {
     purge: v1::PurgeMode,
     lease: Option<Duration>,
     timeout: Duration,
+    session: Session,
 }
 
 /// A write that was begun and has not ended.
@@ -82,6 +83,15 @@ pub enum BeginWriteError {
     /// The classes or a setting are malformed. Correct the caller.
     #[error(transparent)]
     Invalid(#[from] InvalidRequest),
+    /// No sidecar that could be asked has applied what the session has seen, and all answered. Nothing was begun; ask again.
+    #[error(
+        "no sidecar has caught up with the session: {}",
+        without_field(message)
+    )]
+    SessionBehind {
+        /// For what the last one waited.
+        message: String,
+    },
     /// A sidecar refused for a reason that every other one would have too.
     #[error(transparent)]
     Refused(CallError),
@@ -133,6 +143,7 @@ impl Client {
             purge: v1::PurgeMode::Hard,
             lease: None,
             timeout: self.settings().invalidate_timeout,
+            session: Session::new(),
         }
     }
 
@@ -177,20 +188,15 @@ impl BeginWrite {
         self
     }
 
+    /// This write comes after what the session has seen.
+    pub fn session(mut self, session: &Session) -> Self {
+        self.session = session.clone();
+        self
+    }
+
     /// Says what [`send`](Self::send) would refuse before it asks anybody.
     pub fn check(&self) -> Result<(), InvalidRequest> {
-        check_classes("classes", &self.classes, INVALIDATE_CLASSES_MAX)?;
-        if self.matching == v1::Match::All {
-            if self.classes.len() < 2 {
-                let reason = "match_all needs at least 2 classes; there is 1";
-                return Err(InvalidRequest::one("classes", reason.to_owned()));
-            }
-            check_count("classes", self.classes.len(), MATCH_ALL_CLASSES_MAX)?;
-        }
-        if !(1..=60_000).contains(&self.timeout.as_millis()) {
-            let reason = format!("{:?} is outside 1 ms to 60 s", self.timeout);
-            return Err(InvalidRequest::one("timeout", reason));
-        }
+        check_meant(&self.classes, self.matching, self.timeout)?;
         if let Some(lease) = self.lease
             && !(WRITE_LEASE_MIN..=WRITE_LEASE_MAX).contains(&lease)
         {
@@ -224,12 +230,15 @@ impl BeginWrite {
                 Err(error) => return Err(BeginWriteError::Refused(error)),
             }
         }
-        Err(BeginWriteError::NoSidecar { attempts })
+        Err(match all_behind(&attempts) {
+            Some(message) => BeginWriteError::SessionBehind { message },
+            None => BeginWriteError::NoSidecar { attempts },
+        })
     }
 
     /// The most that one endpoint may take.
     fn deadline(&self) -> Duration {
-        self.timeout + self.client.settings().invalidate_slack
+        self.timeout + self.client.settings().invalidate_slack + self.session.extra()
     }
 
     /// Asks one sidecar, twice if the connection broke: what the first try may have begun ends with its lease.
@@ -258,7 +267,7 @@ impl BeginWrite {
             timeout_ms: millis(self.timeout),
         };
         let mut application = link.application();
-        let call = application.begin_write(request);
+        let call = application.begin_write(self.session.request(request));
         let answer = link.call(Gated::No, deadline, call).await?;
         if answer.intent.is_empty() || answer.lease_ms == 0 {
             return Err(link.bad_answer("a write begun without its intent or its lease"));

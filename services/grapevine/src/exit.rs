@@ -254,12 +254,13 @@ impl From<CallError> for Failure {
         match error {
             CallError::Unreachable { .. }
             | CallError::Deadline { .. }
-            | CallError::Broken { .. } => Self::Unreachable(message),
+            | CallError::Broken { .. }
+            | CallError::GaveUp { .. } => Self::Unreachable(message),
             CallError::Overloaded { retry_after, .. } => Self::Later {
                 message,
                 retry_after,
             },
-            CallError::GaveUp { .. } => Self::Later {
+            CallError::SessionBehind { .. } => Self::Later {
                 message,
                 retry_after: None,
             },
@@ -310,6 +311,10 @@ impl From<BeginWriteError> for Failure {
         let (message, retry_after) = (error.to_string(), error.retry_after());
         match error {
             BeginWriteError::Invalid(invalid) => Self::Invalid(invalid),
+            BeginWriteError::SessionBehind { .. } => Self::Later {
+                message: error.to_string(),
+                retry_after: None,
+            },
             BeginWriteError::Refused(error) => error.into(),
             BeginWriteError::NoSidecar { attempts } => {
                 Self::of_attempts(message, &attempts, retry_after)

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use grapevine_client::{CallError, Client, v1};
+use grapevine_client::{BeginWriteError, CallError, Client, InvalidateError, Session, v1};
+use tonic::Code;
 
 use crate::fake::{Fake, Method, Reply};
 use crate::support::patient;
@@ -149,4 +150,63 @@ async fn statements_are_explained_by_the_sidecar() {
     };
     let told = client(&fake).explain(request).await.unwrap();
     assert_eq!(told.tables, ["SELECT 1"]);
+}
+
+#[tokio::test]
+async fn g5_registrations_listings_and_writes_that_begin_carry_their_session() {
+    let fake = Fake::unix();
+    let client = client(&fake);
+    let outcome = client.invalidate(["carts/1"]).await.unwrap();
+    let mut seen = Session::new();
+    seen.add(&outcome.session_token).unwrap();
+    let registrations = || vec![registration(1)];
+    client.register_in(&seen, registrations()).await.unwrap();
+    client
+        .list_addresses_in(&seen, "carts", 0, Bytes::new())
+        .await
+        .unwrap();
+    client
+        .list_classes_in(&seen, "carts", 0, Bytes::new())
+        .await
+        .unwrap();
+    let write = client.begin_write(["carts/1"]).session(&seen);
+    write.await.unwrap().abort().await.unwrap();
+
+    let mut ahead = Session::new().wait(Duration::from_millis(5));
+    ahead.add(&Bytes::from_static(b"of somebody else")).unwrap();
+    let behind = |error: CallError| {
+        assert!(matches!(error, CallError::SessionBehind { .. }), "{error}");
+        assert!(!error.may_have_had_effect());
+    };
+    behind(
+        client
+            .register_in(&ahead, registrations())
+            .await
+            .unwrap_err(),
+    );
+    let addresses = client.list_addresses_in(&ahead, "carts", 0, Bytes::new());
+    behind(addresses.await.unwrap_err());
+    let classes = client.list_classes_in(&ahead, "carts", 0, Bytes::new());
+    behind(classes.await.unwrap_err());
+    let write = client.begin_write(["carts/1"]).session(&ahead);
+    let error = write.await.unwrap_err();
+    assert!(
+        matches!(error, BeginWriteError::SessionBehind { .. }),
+        "{error}"
+    );
+}
+
+#[tokio::test]
+async fn g6_who_gave_up_waiting_for_a_disk_may_have_invalidated_all_the_same() {
+    let fake = Fake::unix();
+    let client = client(&fake);
+    fake.state
+        .next(Method::Invalidate, Reply::After(Code::DeadlineExceeded));
+    let error = client.invalidate(["carts/1"]).await.unwrap_err();
+    assert!(error.may_have_had_effect(), "{error}");
+    assert!(
+        matches!(error, InvalidateError::NoSidecar { .. }),
+        "{error}"
+    );
+    assert_eq!(fake.state.bumps(), 1);
 }

@@ -396,7 +396,7 @@ async fn g5_a_write_that_the_own_sidecar_cannot_place_goes_to_one_that_has_seen_
     assert!(
         attempts
             .iter()
-            .any(|error| matches!(error, CallError::GaveUp { .. })),
+            .any(|error| matches!(error, CallError::SessionBehind { .. })),
         "{attempts:?}"
     );
 

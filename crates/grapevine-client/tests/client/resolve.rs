@@ -372,7 +372,7 @@ async fn statuses_become_typed_errors() {
     ));
     assert!(matches!(
         ask(Code::DeadlineExceeded).await,
-        ResolveError::SessionBehind { .. }
+        ResolveError::Call(CallError::GaveUp { .. })
     ));
     // A connection that broke is tried once more, by itself.
     fake.state

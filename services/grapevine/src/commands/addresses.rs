@@ -6,7 +6,7 @@ use grapevine_client::v1;
 use serde::Serialize;
 
 use super::listing;
-use crate::connection::Connection;
+use crate::connection::{Connection, SessionArgs};
 use crate::exit::Failure;
 use crate::format;
 use crate::output::Rows;
@@ -21,6 +21,8 @@ pub(crate) struct Args {
     #[command(flatten)]
     listing: listing::ListingArgs,
     #[command(flatten)]
+    session: SessionArgs,
+    #[command(flatten)]
     pub(crate) connection: Connection,
 }
 
@@ -34,7 +36,8 @@ struct AddressJson {
 pub(crate) async fn run(args: Args) -> Result<(), Failure> {
     let client = args.connection.client()?;
     let listing = client
-        .list_addresses(
+        .list_addresses_in(
+            &args.session.session()?,
             &args.class,
             args.listing.limit,
             args.listing.after()?.into(),

@@ -4,7 +4,7 @@ use grapevine_client::v1;
 use serde::Serialize;
 
 use super::listing;
-use crate::connection::Connection;
+use crate::connection::{Connection, SessionArgs};
 use crate::exit::Failure;
 use crate::output::Rows;
 
@@ -18,6 +18,8 @@ pub(crate) struct Args {
     below: Option<String>,
     #[command(flatten)]
     listing: listing::ListingArgs,
+    #[command(flatten)]
+    session: SessionArgs,
     #[command(flatten)]
     pub(crate) connection: Connection,
 }
@@ -33,7 +35,12 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
     let client = args.connection.client()?;
     let below = args.below.as_deref().unwrap_or_default();
     let listing = client
-        .list_classes(below, args.listing.limit, args.listing.after()?.into())
+        .list_classes_in(
+            &args.session.session()?,
+            below,
+            args.listing.limit,
+            args.listing.after()?.into(),
+        )
         .await?;
     listing::write(listing, &args.connection, to_json, table).await
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use grapevine_client::v1;
 use serde::Serialize;
 
-use crate::connection::{Connection, positive_duration};
+use crate::connection::{Connection, SessionArgs, positive_duration};
 use crate::exit::Failure;
 use crate::format::{self, unhex};
 use crate::output::Output;
@@ -28,6 +28,8 @@ pub(crate) struct Args {
     /// A lease of `resolve --json`, taken before the values were read: what changed since is condemned
     #[arg(long, value_name = "LEASE", value_parser = unhex_lease)]
     lease: Option<Lease>,
+    #[command(flatten)]
+    session: SessionArgs,
     #[command(flatten)]
     pub(crate) connection: Connection,
 }
@@ -64,7 +66,10 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
         lease: lease.clone().into(),
     };
     let answer = client
-        .register(args.addresses.iter().map(registration).collect())
+        .register_in(
+            &args.session.session()?,
+            args.addresses.iter().map(registration).collect(),
+        )
         .await?;
     let position = |&at: &u32| args.addresses.get(at as usize).map(String::as_str);
     let condemned: Vec<&str> = answer.condemned.iter().filter_map(position).collect();

@@ -6,7 +6,7 @@ use grapevine_client::{AbortOutcome, CallError, Client, WriteIntent};
 use serde::Serialize;
 
 use super::invalidate;
-use crate::connection::{Connection, positive_duration};
+use crate::connection::{Connection, SessionArgs, positive_duration};
 use crate::exit::Failure;
 use crate::format;
 use crate::invalidation::{How, Matching, Purge, Receipt};
@@ -51,6 +51,8 @@ struct BeginArgs {
     /// How long the database may take to commit, 100ms to 10m; the sidecar's own number (10s) unless given
     #[arg(long, value_name = "DURATION", value_parser = positive_duration)]
     lease: Option<Duration>,
+    #[command(flatten)]
+    session: SessionArgs,
     #[command(flatten)]
     sidecars: Sidecars,
 }
@@ -146,7 +148,9 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
 
 async fn begin(args: BeginArgs) -> Result<(), Failure> {
     let client = args.sidecars.client()?;
-    let mut call = client.begin_write(args.classes);
+    let mut call = client
+        .begin_write(args.classes)
+        .session(&args.session.session()?);
     if args.matching == Matching::All {
         call = call.match_all();
     }

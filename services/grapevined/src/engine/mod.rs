@@ -39,7 +39,7 @@ pub(crate) use sessions::Sessions;
 use crate::peers::{Link, LinkSender};
 use crate::purge::Submission;
 use crate::telemetry::Counters;
-use crate::wire::status::exhausted;
+use crate::wire::status::{behind, exhausted};
 
 /// How long a caller waits for a place in the loop's queue.
 pub(crate) const INTAKE_WAIT: Duration = Duration::from_secs(2);
@@ -284,7 +284,7 @@ impl Engine {
             .filter(|event| !applied(event))
             .map(|event| format!("event {} of {}", event.sequence, event.origin))
             .collect();
-        Err(Status::deadline_exceeded(format!(
+        Err(behind(format!(
             "session: this sidecar has not applied what the session names after {} ms ({}); the call had no effect",
             wait.as_millis(),
             missing.join(", ")

@@ -113,6 +113,17 @@ pub(crate) fn exhausted(message: impl Into<String>, after: Duration) -> Status {
     Status::with_error_details(Code::ResourceExhausted, message, details)
 }
 
+/// A session's past has not come in time: the call had no effect, other than after other deadlines.
+pub(crate) fn behind(message: impl Into<String>) -> Status {
+    let details = ErrorDetails::with_error_info(SESSION_BEHIND, ERROR_DOMAIN, []);
+    Status::with_error_details(Code::DeadlineExceeded, message, details)
+}
+
+/// The contract's reason for [`behind`].
+const SESSION_BEHIND: &str = "SESSION_BEHIND";
+/// Whose reasons they are.
+const ERROR_DOMAIN: &str = "grapevine.v1";
+
 /// A refusal because of a field, which its text may name already.
 fn invalid_refusal(field: &str, refusal: &Refusal) -> Status {
     let text = refusal.to_string();

@@ -14,14 +14,14 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use grapevine_client::v1;
 use grapevine_client::v1::admin_service_server::AdminServiceServer;
 use grapevine_client::v1::application_service_server::ApplicationServiceServer;
+use grapevine_client::{Session, v1};
 use parking_lot::Mutex;
 use tokio::sync::{Semaphore, broadcast};
 use tokio_stream::wrappers::UnixListenerStream;
 use tonic::transport::server::TcpIncoming;
-use tonic::{Code, Response, Status};
+use tonic::{Code, Request, Response, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
 use self::rpcs::invalid;
@@ -325,12 +325,27 @@ impl State {
         }
     }
 
+    /// A session that came with the call, as gRPC metadata.
+    fn check_carried<M>(&self, request: &Request<M>) -> Result<(), Status> {
+        let carried = Session::from_headers(request.metadata().as_ref()).unwrap();
+        let session = v1::Session {
+            tokens: carried.tokens().to_vec(),
+            wait_ms: 0,
+        };
+        self.check_session(Some(&session))
+    }
+
     fn check_session(&self, session: Option<&v1::Session>) -> Result<(), Status> {
         let sequence = self.versions.lock().sequence;
         let seen = |token: &Bytes| (1..=sequence).any(|seen| *token == self.session_token(seen));
         match session {
             Some(session) if !session.tokens.iter().all(seen) => {
-                Err(Status::deadline_exceeded("not applied yet"))
+                let details = ErrorDetails::with_error_info("SESSION_BEHIND", "grapevine.v1", []);
+                Err(Status::with_error_details(
+                    Code::DeadlineExceeded,
+                    "not applied yet",
+                    details,
+                ))
             }
             _ => Ok(()),
         }

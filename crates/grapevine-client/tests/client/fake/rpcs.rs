@@ -156,6 +156,7 @@ impl ApplicationService for State {
         request: Request<v1::RegisterRequest>,
     ) -> Result<Response<v1::RegisterResponse>, Status> {
         self.play(Method::Register).await?;
+        self.check_carried(&request)?;
         let registrations = request.into_inner().registrations;
         let mut versions = self.versions.lock();
         for registration in &registrations {
@@ -230,6 +231,7 @@ impl ApplicationService for State {
         request: Request<v1::BeginWriteRequest>,
     ) -> Result<Response<v1::BeginWriteResponse>, Status> {
         let instead = self.play(Method::Begin).await?;
+        self.check_carried(&request)?;
         let begun = request.into_inner();
         if begun.classes.iter().any(|class| class == "forbidden") {
             return Err(invalid("classes[0]", "forbidden"));
@@ -282,6 +284,7 @@ impl ApplicationService for State {
         &self,
         request: Request<v1::ListAddressesRequest>,
     ) -> Result<Response<Self::ListAddressesStream>, Status> {
+        self.check_carried(&request)?;
         let request = request.into_inner();
         let below = format!("{}/", request.class);
         let versions = self.versions.lock();
@@ -327,8 +330,9 @@ impl ApplicationService for State {
 
     async fn list_classes(
         &self,
-        _: Request<v1::ListClassesRequest>,
+        request: Request<v1::ListClassesRequest>,
     ) -> Result<Response<Self::ListClassesStream>, Status> {
+        self.check_carried(&request)?;
         let bumps = self.versions.lock().bumps.clone();
         let entries = bumps.into_keys().map(|class| v1::ClassEntry {
             class,
