@@ -35,7 +35,7 @@ enum Command {
     Simulate(Simulate),
     /// Print the transcript of one seed.
     Trace(Trace),
-    /// Take every order of a few events, with the real core, from a cluster of three that has come up.
+    /// Take every order of a few events, up to a number of delays, with the real core, from a cluster of three that has come up.
     Explore(Explore),
     /// Run every control arm until it is first caught, and print how many seeds each took.
     Arms(Arms),
@@ -285,22 +285,31 @@ fn explore_command(command: &Explore) -> std::io::Result<bool> {
     let mut out = std::io::stdout().lock();
     writeln!(
         out,
-        "{:<10} {:>10} {:>11} {:>6} {:>7}  result",
-        "case", "states", "steps", "depth", "seconds"
+        "{:<10} {:>10} {:>11} {:>6} {:>5} {:>7}  result",
+        "case", "states", "steps", "depth", "views", "seconds"
     )?;
     for explored in &all {
         let result = match &explored.found {
             Some((guarantee, what, _)) => format!("{guarantee} violated: {what}"),
-            None if explored.complete => "every order taken".to_owned(),
+            None if explored.complete && explored.delays == u8::MAX => {
+                "every order taken".to_owned()
+            }
+            None if explored.complete => {
+                format!(
+                    "every order with at most {} delay(s) taken",
+                    explored.delays
+                )
+            }
             None => "stopped at its limit".to_owned(),
         };
         writeln!(
             out,
-            "{:<10} {:>10} {:>11} {:>6} {:>7}  {result}",
+            "{:<10} {:>10} {:>11} {:>6} {:>5} {:>7}  {result}",
             explored.case.name(),
             explored.states,
             explored.steps,
             explored.depth,
+            explored.view,
             explored.elapsed.as_secs()
         )?;
         let steps = explored.found.iter().flat_map(|(_, _, steps)| steps);

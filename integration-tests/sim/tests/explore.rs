@@ -11,7 +11,7 @@ use grapevine_sim::{Arm, Case, Explored, Limit, explore};
 fn explored(case: Case, arm: Option<Arm>, delays: u8) -> Explored {
     let limit = Limit {
         states_max: 60_000,
-        time_max: Duration::from_mins(1),
+        time_max: Duration::from_mins(5),
         delays: Some(delays),
     };
     let explored = explore(case, arm, limit);
@@ -37,13 +37,18 @@ fn is_caught(case: Case, arm: Arm, delays: u8, by: &[&str]) {
 }
 
 #[test]
-fn g2_g3_bumps_and_floors_meet_in_every_order() {
+fn g2_g3_bumps_and_floors_meet_in_every_order_with_a_delay() {
     passes(Case::Floors, 1);
 }
 
 #[test]
-fn g4_registrations_and_bumps_meet_in_every_order() {
+fn g4_registrations_and_bumps_meet_in_every_order_with_a_delay() {
     passes(Case::Fills, 1);
+}
+
+#[test]
+fn g2_g3_g7_two_classes_are_bumped_on_both_sides_of_a_partition() {
+    passes(Case::Sides, 0);
 }
 
 #[test]

@@ -1,15 +1,21 @@
 //! What is explored: which calls are made, and how much may go wrong.
 
+use std::time::Duration;
+
 use clap::ValueEnum;
 use grapevine_core::machine::effects::ReceiptLevel;
 
-/// A case to explore in every order.
+/// A case to explore.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Case {
     /// Two classes of one bucket are bumped at three sidecars, with room for one class only, so that floors meet bumps.
     Floors,
     /// An invalidation for `all`, while a sidecar is cut off and comes back and grants lapse.
     Partition,
+    /// Both sides of a partition bump a class each, one of them for `all`.
+    Sides,
+    /// A sidecar is cut off for so long that its seat is taken, while an invalidation asks for `all`, and comes back.
+    Removal,
     /// A sidecar crashes in the middle of its invalidation for `all` and starts again on its disk; grants lapse meanwhile.
     Restart,
     /// A sidecar starts again on an older copy of its disk.
@@ -49,6 +55,10 @@ pub(super) struct Budget {
     pub(super) cuts: u8,
     /// Times at which the clock moves on.
     pub(super) ticks: u8,
+    /// Whether gossip suspects whoever is cut off when the clock moves on.
+    pub(super) gossips: bool,
+    /// How long the only silent member keeps its seat.
+    pub(super) crash_timeout: Duration,
     /// Whether the first sidecar leaves.
     pub(super) leaves: bool,
     /// Fills at the second sidecar, each a look-up and a commit.
@@ -67,6 +77,8 @@ const NONE: Budget = Budget {
     restored: false,
     cuts: 0,
     ticks: 0,
+    gossips: false,
+    crash_timeout: Duration::from_hours(1),
     leaves: false,
     fills: 0,
     classes_per_top: 1_000,
@@ -90,6 +102,10 @@ impl Case {
         ];
         const FROM_A: [Call; 1] = [call(0, 0, ReceiptLevel::All)];
         const FROM_B: [Call; 1] = [call(1, 0, ReceiptLevel::All)];
+        const BOTH: [Call; 2] = [
+            call(0, 0, ReceiptLevel::All),
+            call(2, 1, ReceiptLevel::None),
+        ];
         const FILLED: [Call; 1] = [call(0, 2, ReceiptLevel::None)];
         match self {
             Self::Floors => Budget {
@@ -104,6 +120,22 @@ impl Case {
                 delays: 2,
                 cuts: 1,
                 ticks: 2,
+                ..NONE
+            },
+            Self::Sides => Budget {
+                calls: &BOTH,
+                delays: 1,
+                cuts: 1,
+                ticks: 1,
+                ..NONE
+            },
+            Self::Removal => Budget {
+                calls: &FROM_A,
+                delays: 0,
+                cuts: 1,
+                ticks: 2,
+                gossips: true,
+                crash_timeout: Duration::from_millis(400),
                 ..NONE
             },
             Self::Restart => Budget {

@@ -1,8 +1,10 @@
-//! Every order of a few events, with the real core.
+//! Every order of a few events, up to a number of delays, with the real core.
 //!
-//! The simulator draws orders; here all of them are taken, for cases that are small enough: three sidecars, two classes of
-//! one bucket and a registered one, one partition or crash or departure, a few calls. From a cluster that has come up, a
-//! depth-first search takes whatever may happen next, goes on from there, and leaves out states that it has seen. What is
+//! The simulator draws orders; here all of them are taken, up to a number of *delays*, for cases that are small enough: three
+//! sidecars, two classes of one bucket and a registered one, one partition or crash or departure, a few calls. From a cluster
+//! that has come up, a depth-first search takes whatever may happen next, goes on from there, and leaves out states that it has
+//! seen. Calls and faults come at every moment; of flushes and messages one has its turn, and another one instead of it is a delay.
+//! What is
 //! judged at every state: tokens (G2), the oldest value that any late fill may have left in the cache (G3, G7),
 //! directories (G4), receipts (G6), and that no two views have one place in the roster's history.
 //!
@@ -37,6 +39,10 @@ pub struct Explored {
     pub steps: u64,
     /// The most steps in a row.
     pub depth: usize,
+    /// How many flushes and messages might come out of turn; [`u8::MAX`] for any number.
+    pub delays: u8,
+    /// The number of the latest view of the roster that was met.
+    pub view: u64,
     /// Whether every order was taken, and not only those that a limit left time for.
     pub complete: bool,
     /// What was violated first: the guarantee, what happened, and the steps that lead there.
@@ -89,12 +95,15 @@ pub fn explore(case: Case, arm: Option<Arm>, limit: Limit) -> Explored {
         states: 0,
         steps: 0,
         depth: 0,
+        delays: 0,
+        view: 0,
         complete: false,
         found: None,
         elapsed: Duration::ZERO,
     };
     let mut budget = case.budget();
     budget.delays = limit.delays.unwrap_or(budget.delays);
+    explored.delays = budget.delays;
     match World::new(&setting, budget) {
         Err(wrong) => explored.found = Some(told(&wrong, Vec::new())),
         Ok(world) => search(&setting, world, limit, begin, &mut explored),
@@ -138,6 +147,7 @@ fn search(
             continue;
         }
         explored.states += 1;
+        explored.view = explored.view.max(world.latest_view());
         stack.push(Frame::new(world, digest));
         explored.depth = explored.depth.max(stack.len());
         let late = explored.states.is_multiple_of(256) && begin.elapsed() > limit.time_max;

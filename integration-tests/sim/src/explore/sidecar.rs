@@ -10,6 +10,7 @@ use grapevine_core::names::{Address, ClassPath, NodeId};
 use grapevine_core::store::{Recovered, Write};
 use grapevine_core::token::Token;
 
+use super::case::Budget;
 use super::world::{CLASSES, SIZE};
 use crate::arms::Arm;
 use crate::arms::rules::{Kind, Rule};
@@ -57,7 +58,7 @@ impl Setting {
         self.arm == Some(arm)
     }
 
-    pub(super) fn config(&self, at: usize, run: u128, classes_per_top: usize) -> CoreConfig {
+    pub(super) fn config(&self, at: usize, run: u128, budget: &Budget) -> CoreConfig {
         CoreConfig {
             node_id: name(at),
             incarnation: Incarnation::from_random(run << 64 | run, 0),
@@ -65,12 +66,12 @@ impl Setting {
             expected_members: SIZE,
             max_staleness: MAX_STALENESS,
             member_timeout: Duration::from_hours(1),
-            crash_timeout: Duration::from_hours(1),
+            crash_timeout: budget.crash_timeout,
             lease_duration: Duration::from_secs(10),
             retire_after: Duration::from_hours(1),
             clock_rate_ppm: 0,
             limits: Limits {
-                classes_per_top_max: classes_per_top,
+                classes_per_top_max: budget.classes_per_top,
                 ..Limits::default()
             },
         }

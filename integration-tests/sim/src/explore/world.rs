@@ -14,7 +14,7 @@ use grapevine_core::id::{EventId, Incarnation, Time, UnixSeconds};
 use grapevine_core::lease::Lease;
 use grapevine_core::machine::effects::{
     Freshness, Input, Invalidate, LeaseClaim, PeerMessage, Purpose, Query, RegisterItem, Side,
-    Ticket,
+    Sighting, Ticket,
 };
 use grapevine_core::names::Address;
 use grapevine_core::roster::View;
@@ -94,7 +94,7 @@ impl World {
         let now = Time::from_start(Duration::from_secs(1));
         let mut begun = Vec::new();
         let sidecars = std::array::from_fn(|at| {
-            let config = setting.config(at, at as u128 + 1, budget.classes_per_top);
+            let config = setting.config(at, at as u128 + 1, &budget);
             let (sidecar, effects) = setting.sidecar(config, Disk::default(), now);
             begun.push(effects);
             Arc::new(sidecar)
@@ -230,7 +230,12 @@ impl World {
                 self.left.cuts -= 1;
                 self.cut = true;
             }
-            Step::Heal => self.cut = false,
+            Step::Heal => {
+                self.cut = false;
+                if self.left.gossips {
+                    self.sight(setting, true)?;
+                }
+            }
             Step::Crash => self.crash(setting)?,
             Step::Leave => {
                 self.left.leaves = false;
@@ -238,8 +243,22 @@ impl World {
             }
             Step::Tick => {
                 self.left.ticks -= 1;
+                if self.left.gossips && self.cut {
+                    self.sight(setting, false)?;
+                }
                 self.pass(setting, TICK)?;
             }
+        }
+        Ok(())
+    }
+
+    /// Gossip tells both sides of a cut what it makes of the other one.
+    fn sight(&mut self, setting: &Setting, alive: bool) -> Result<(), Wrong> {
+        let last = SIZE - 1;
+        for (at, other) in (0..last).flat_map(|at| [(at, last), (last, at)]) {
+            let hello = hello(&self.sidecars[other].core);
+            let seen = Input::Seen(vec![Sighting { hello, alive }]);
+            self.input(setting, at, seen)?;
         }
         Ok(())
     }
@@ -332,7 +351,7 @@ impl World {
         };
         let (gone, now) = (self.sidecars[at].core.incarnation(), self.now);
         self.runs += 1;
-        let config = setting.config(at, self.runs, self.left.classes_per_top);
+        let config = setting.config(at, self.runs, &self.left);
         let (mut sidecar, effects) = setting.sidecar(config, disk, now);
         let before = &self.sidecars[at];
         sidecar.superseded.clone_from(&before.superseded);
@@ -372,6 +391,15 @@ impl World {
 
     pub(super) fn freshness(&self, at: usize) -> Freshness {
         self.sidecars[at].core.freshness(self.now)
+    }
+
+    /// The number of the latest view that was met.
+    pub(super) fn latest_view(&self) -> u64 {
+        self.views
+            .keys()
+            .map(|(_, number)| *number)
+            .max()
+            .unwrap_or(0)
     }
 
     /// A digest by which states are told apart.
