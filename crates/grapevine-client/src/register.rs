@@ -62,11 +62,25 @@ impl Client {
         &self,
         batches: impl Stream<Item = Vec<v1::Registration>> + Send + 'static,
     ) -> Result<v1::RegisterStreamResponse, CallError> {
+        self.register_stream_in(&Session::new(), batches).await
+    }
+
+    /// The same, at a sidecar that has seen what `session` has, before it takes the first batch.
+    pub async fn register_stream_in(
+        &self,
+        session: &Session,
+        batches: impl Stream<Item = Vec<v1::Registration>> + Send + 'static,
+    ) -> Result<v1::RegisterStreamResponse, CallError> {
         self.own().check_open()?;
         let request = batches.map(|registrations| v1::RegisterStreamRequest {
             batch: Some(v1::RegisterRequest { registrations }),
         });
-        match self.own().application().register_stream(request).await {
+        match self
+            .own()
+            .application()
+            .register_stream(session.request(request))
+            .await
+        {
             Ok(answer) => Ok(answer.into_inner()),
             Err(status) => {
                 let error = CallError::from_status(self.own().name(), &status);

@@ -161,6 +161,8 @@ async fn g5_registrations_listings_and_writes_that_begin_carry_their_session() {
     seen.add(&outcome.session_token).unwrap();
     let registrations = || vec![registration(1)];
     client.register_in(&seen, registrations()).await.unwrap();
+    let batches = || tokio_stream::iter([registrations()]);
+    client.register_stream_in(&seen, batches()).await.unwrap();
     client
         .list_addresses_in(&seen, "carts", 0, Bytes::new())
         .await
@@ -184,6 +186,8 @@ async fn g5_registrations_listings_and_writes_that_begin_carry_their_session() {
             .await
             .unwrap_err(),
     );
+    let stream = client.register_stream_in(&ahead, batches());
+    behind(stream.await.unwrap_err());
     let addresses = client.list_addresses_in(&ahead, "carts", 0, Bytes::new());
     behind(addresses.await.unwrap_err());
     let classes = client.list_classes_in(&ahead, "carts", 0, Bytes::new());

@@ -124,7 +124,7 @@ fn table(members: &[v1::Member]) -> Rows {
         "#APPLIED",
         "POLICIES",
         "GRANT",
-        "WHY NOT FRESH",
+        "REASON",
     ]);
     for member in members {
         let own = member.state() == v1::MemberState::Self_;

@@ -177,6 +177,7 @@ impl ApplicationService for State {
         &self,
         request: Request<Streaming<v1::RegisterStreamRequest>>,
     ) -> Result<Response<v1::RegisterStreamResponse>, Status> {
+        self.check_carried(&request)?;
         let mut batches = request.into_inner();
         let mut accepted = 0;
         while let Some(batch) = batches.message().await? {
