@@ -1,24 +1,42 @@
 //! Failures that others have met in public, each by its name there: of fills that a write overtakes, and of caches that come back. As in
 //! `known_failures`, the naive arm comes first.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
-use std::sync::Mutex;
 
 use grapevine_client::{CachedClient, How};
 use grapevine_integration_tests::{Api, CacheServer, Setup};
 use grapevine_proto::v1::ReceiptLevel;
 
+use crate::arms::{Arm, Got, Grapevine, Naive};
 use crate::fence::{POLICIES, client};
 use crate::naive;
 use crate::naive::Pair;
 
 /// One per strategy that keeps a value at a place where an old one can be found.
-const CLASSES: [&str; 3] = ["users/1", "registered/1", "bucketed/1"];
+pub(crate) const CLASSES: [&str; 3] = ["users/1", "registered/1", "bucketed/1"];
 
 async fn invalidate(api: &Api, class: &str) {
     let answer = api.invalidate(class, ReceiptLevel::All).await.unwrap();
     assert!(answer.receipt.unwrap().satisfied);
+}
+
+/// A user is made while another one's look-up, which was begun before, has yet to be stored. That answer, and those of two readers who come
+/// afterwards.
+async fn a_user_is_made_during_a_look_up(arm: &impl Arm, class: &str) -> [Got; 3] {
+    let user = Cell::new("no such user");
+    let slow = arm.read(0, class, &[], async || {
+        let read = user.get();
+        user.set("Ada");
+        arm.written(1, class).await;
+        read.to_owned()
+    });
+    let slow = slow.await;
+    let next = async || {
+        let read = arm.read(0, class, &[], async || user.get().to_owned());
+        read.await
+    };
+    [slow, next().await, next().await]
 }
 
 /// django-cacheops#478: a reader finds no user and is slow to say so; the user is created meanwhile, and nobody sees it afterwards.
@@ -28,35 +46,69 @@ async fn django_cacheops_478_g3_an_absence_that_was_read_before_the_user_was_mad
         return;
     };
     let cache = memcached.client().unwrap();
-    let kept = naive::store_what_was_read_before(&*cache, "no such user").await;
-    assert_eq!(
-        kept.unwrap().as_deref(),
-        Some("no such user"),
-        "the naive arm does not fail"
-    );
+    let naive = Naive::new([cache.clone()]);
+    let given = a_user_is_made_during_a_look_up(&naive, "naive/1").await;
+    for next in &given[1..] {
+        let stale = next.is("no such user", How::Hit);
+        assert!(stale, "the naive arm does not fail: {given:?}");
+    }
     let setup = Setup::of(2).toml(POLICIES).flag("cache", &memcached.url);
     let cluster = setup.start().await.unwrap();
-    let reader = CachedClient::new(client(&cluster[0]), cache);
+    let grapevine = Grapevine::new(&cluster, &[cache]);
     for class in CLASSES {
-        let classes = [class];
-        let user = Mutex::new("no such user");
-        let (user, writer) = (&user, &cluster[1].api);
-        let slow = reader.get_or_fill(class, &classes, None, |_| async move {
-            let read = *user.lock().unwrap();
-            *user.lock().unwrap() = "Ada";
-            invalidate(writer, class).await;
-            Ok::<_, Infallible>(read.into())
-        });
+        let given = a_user_is_made_during_a_look_up(&grapevine, class).await;
         // It may be stored: under a token that nobody asks for, or that no reader believes.
-        assert_eq!(slow.await.unwrap().value, "no such user");
-        for how in [How::Filled, How::Hit] {
-            let next = reader.get_or_fill(class, &classes, None, |_| async {
-                Ok::<_, Infallible>((*user.lock().unwrap()).into())
-            });
-            let next = next.await.unwrap();
-            assert_eq!((&next.value[..], next.how), (&b"Ada"[..], how), "{class}");
+        assert_eq!(given[0].value, "no such user");
+        let right = given[1].is("Ada", How::Filled) && given[2].is("Ada", How::Hit);
+        assert!(right, "{class}: {given:?}");
+    }
+}
+
+/// What two queries read.
+struct Shelf {
+    book: Cell<&'static str>,
+    author: Cell<&'static str>,
+}
+
+impl Shelf {
+    fn old() -> Self {
+        Self {
+            book: Cell::new("old book"),
+            author: Cell::new("old author"),
         }
     }
+
+    /// Who comes now, and finds that the second query matters only while the value is computed.
+    async fn read(&self, arm: &impl Arm, class: &str) -> Got {
+        let both = async || format!("{}, {}", self.book.get(), self.author.get());
+        arm.read(0, class, &["authors"], both).await
+    }
+}
+
+/// Both are written between the two queries. What comes of it, and what the next one reads.
+async fn both_are_written_in_between(arm: &impl Arm, class: &str) -> [Got; 2] {
+    let shelf = Shelf::old();
+    let mixed = arm.read(0, class, &["authors"], async || {
+        let first = shelf.book.get();
+        shelf.book.set("new book");
+        shelf.author.set("new author");
+        arm.written(1, class).await;
+        arm.written(1, "authors").await;
+        format!("{first}, {}", shelf.author.get())
+    });
+    [mixed.await, shelf.read(arm, class).await]
+}
+
+/// After both queries only what the second one read is written, of which the look-up knew nothing.
+async fn the_second_is_written_afterwards(arm: &impl Arm, class: &str) -> [Got; 2] {
+    let shelf = Shelf::old();
+    let old = arm.read(0, class, &["authors"], async || {
+        let value = format!("{}, {}", shelf.book.get(), shelf.author.get());
+        shelf.author.set("newest author");
+        arm.written(1, "authors").await;
+        value
+    });
+    [old.await, shelf.read(arm, class).await]
 }
 
 /// django-cacheops#302: the value is put together from two queries, and what both read is written between them: half old, half new.
@@ -66,50 +118,27 @@ async fn django_cacheops_302_g3_a_value_of_two_queries_with_a_write_between_them
         return;
     };
     let cache = memcached.client().unwrap();
-    let kept = naive::store_what_was_read_before(&*cache, "old book, new author").await;
-    assert_eq!(
-        kept.unwrap().as_deref(),
-        Some("old book, new author"),
-        "the naive arm does not fail"
-    );
+    let naive = Naive::new([cache.clone()]);
+    let [_, next] = both_are_written_in_between(&naive, "naive/1").await;
+    let stale = next.is("old book, new author", How::Hit);
+    assert!(stale, "the naive arm does not fail: {next:?}");
+    let [_, next] = the_second_is_written_afterwards(&naive, "naive/2").await;
+    let stale = next.is("old book, old author", How::Hit);
+    assert!(stale, "the naive arm does not fail: {next:?}");
     let setup = Setup::of(2).toml(POLICIES).flag("cache", &memcached.url);
     let cluster = setup.start().await.unwrap();
-    let reader = CachedClient::new(client(&cluster[0]), cache);
+    let grapevine = Grapevine::new(&cluster, &[cache]);
     for class in CLASSES {
-        let classes = [class];
-        let (book, author) = (Mutex::new("old book"), Mutex::new("old author"));
-        let (book, author, writer) = (&book, &author, &cluster[1].api);
-        let read = |query: &Mutex<&'static str>| *query.lock().unwrap();
-        let mixed = reader.get_or_fill(class, &classes, None, |fill| async move {
-            // The second one is found to matter only while the value is computed.
-            fill.depends_on("authors");
-            let first = read(book);
-            (*book.lock().unwrap(), *author.lock().unwrap()) = ("new book", "new author");
-            invalidate(writer, class).await;
-            invalidate(writer, "authors").await;
-            Ok::<_, Infallible>(format!("{first}, {}", read(author)).into())
-        });
-        let mixed = mixed.await.unwrap();
+        let [mixed, next] = both_are_written_in_between(&grapevine, class).await;
         assert_eq!(mixed.value, "old book, new author");
         assert!(!mixed.stored, "{class}: half of it is old: {mixed:?}");
-        // A write of the second alone, of which the look-up knew nothing.
-        let second = reader.get_or_fill(class, &classes, None, |fill| async move {
-            fill.depends_on("authors");
-            let value = format!("{}, {}", read(book), read(author));
-            *author.lock().unwrap() = "newest author";
-            invalidate(writer, "authors").await;
-            Ok::<_, Infallible>(value.into())
-        });
-        second.await.unwrap();
-        let last = reader.get_or_fill(class, &classes, None, |fill| async move {
-            fill.depends_on("authors");
-            Ok::<_, Infallible>(format!("{}, {}", read(book), read(author)).into())
-        });
-        assert_eq!(
-            last.await.unwrap().value,
-            "new book, newest author",
-            "{class}"
-        );
+        let right = next.is("new book, new author", How::Filled);
+        assert!(right, "{class}: {next:?}");
+        let class = format!("{class}/again");
+        let [old, next] = the_second_is_written_afterwards(&grapevine, &class).await;
+        assert_eq!(old.value, "old book, old author");
+        let right = next.is("old book, newest author", How::Filled);
+        assert!(right, "{class}: {next:?}");
     }
 }
 

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+mod arms;
 mod bad_input;
 mod caches;
 mod catch_up;

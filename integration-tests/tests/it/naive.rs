@@ -1,13 +1,14 @@
 //! What others do, as small as it can be said, on a real memcached or Redis: the arms that fail in `known_failures`.
 //!
 //! Each is one schedule of a public report, step by step in the order that goes wrong, and answers what a reader is given at the end. They are
-//! here so that a schedule in which Grapevine passes is known to be one in which something can fail.
+//! here so that a schedule in which Grapevine passes is known to be one in which something can fail. Where the schedule needs a reader and a
+//! writer only, both run the same one: see `arms`.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 use grapevine_cache::Cache;
 use grapevine_integration_tests::{CacheServer, Fault, Relay, eventually};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
@@ -35,18 +36,6 @@ pub(crate) async fn tag_set_before_value(cache: &dyn Cache) -> Result<Option<Str
     cache.set("naive::1", "old".into(), TTL).await?;
     delete(cache, std::mem::take(&mut tag)).await;
     text(cache, "naive::1").await
-}
-
-/// django-cacheops#478 and #302: look, miss, read the source; meanwhile the source is written and what is known to be cached is deleted, which
-/// is nothing; store what was read.
-pub(crate) async fn store_what_was_read_before(
-    cache: &dyn Cache,
-    read: &str,
-) -> Result<Option<String>> {
-    ensure!(text(cache, "naive::2").await?.is_none());
-    delete(cache, ["naive::2".to_owned()]).await;
-    cache.set("naive::2", read.to_owned().into(), TTL).await?;
-    text(cache, "naive::2").await
 }
 
 /// Two memcached servers, with a link to the first that can be cut.
@@ -142,20 +131,6 @@ pub(crate) async fn version_of_evicted_tag(cache: &dyn Cache) -> Result<bool> {
     // The cache needs room.
     delete(cache, ["naive::tag".to_owned()]).await;
     Ok(version().await? == item)
-}
-
-/// IGNITE-627: news of a later write reaches a near cache before the answer to its own earlier one, finds no entry and is let go.
-pub(crate) async fn near_cache_with_overtaken_answer(cache: &dyn Cache) -> Result<[String; 2]> {
-    let mut near: BTreeMap<&str, String> = BTreeMap::new();
-    cache.set("naive::4", "mine".into(), TTL).await?;
-    let answer = "mine".to_owned();
-    cache.set("naive::4", "later".into(), TTL).await?;
-    if let Some(entry) = near.get_mut("naive::4") {
-        "later".clone_into(entry);
-    }
-    near.insert("naive::4", answer);
-    let primary = text(cache, "naive::4").await?;
-    Ok([near["naive::4"].clone(), primary.context("it is there")?])
 }
 
 /// A connection to Redis that says what it is told.
