@@ -303,7 +303,6 @@ impl Core {
                 call.verdicts.push(Verdict::Accepted(Token::NONE));
                 continue;
             }
-            let position = call.verdicts.len();
             match self.judge(&item, now) {
                 Err(reason) => {
                     self.counters.registrations_condemned += 1;
@@ -313,32 +312,7 @@ impl Core {
                         expires = expires.max(item.expires);
                     }
                 }
-                Ok(stamp) => {
-                    let token = self.token(&item.classes);
-                    call.verdicts.push(Verdict::Accepted(token));
-                    let directory = if item.purpose != Purpose::Directory {
-                        InDirectory::No
-                    } else if self.suppress(&item, token.0) {
-                        InDirectory::Known
-                    } else {
-                        InDirectory::New
-                    };
-                    let registration = Registration {
-                        address: item.address,
-                        classes: item.classes,
-                        expires: item.expires,
-                    };
-                    if directory == InDirectory::New {
-                        let gathered = (registration.clone(), stamp);
-                        self.gathered.registrations.push(gathered);
-                    }
-                    call.waiting.push(Accepted {
-                        position,
-                        registration,
-                        stamp,
-                        directory,
-                    });
-                }
+                Ok(stamp) => self.accept(item, stamp, &mut call),
             }
         }
         if !condemned.is_empty() {
@@ -353,6 +327,35 @@ impl Core {
         if self.gathered.registrations.len() >= BATCH_REGISTRATIONS_MAX {
             self.seal(effects);
         }
+    }
+
+    /// Takes an item that nothing condemns into its call, and what is new of it into the next batch.
+    fn accept(&mut self, item: RegisterItem, stamp: Stamp, call: &mut Call) {
+        let position = call.verdicts.len();
+        let token = self.token(&item.classes);
+        call.verdicts.push(Verdict::Accepted(token));
+        let directory = if item.purpose != Purpose::Directory {
+            InDirectory::No
+        } else if self.suppress(&item, token.0) {
+            InDirectory::Known
+        } else {
+            InDirectory::New
+        };
+        let registration = Registration {
+            address: item.address,
+            classes: item.classes,
+            expires: item.expires,
+        };
+        if directory == InDirectory::New {
+            let gathered = (registration.clone(), stamp);
+            self.gathered.registrations.push(gathered);
+        }
+        call.waiting.push(Accepted {
+            position,
+            registration,
+            stamp,
+            directory,
+        });
     }
 
     fn judge(&self, item: &RegisterItem, now: Time) -> Result<Stamp, CondemnReason> {

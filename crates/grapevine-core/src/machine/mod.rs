@@ -176,34 +176,46 @@ pub struct Core {
     counters: Counters,
 }
 
+/// What the store held of classes and floors.
+fn recovered_versions(recovered: &Recovered) -> Versions {
+    let mut versions = Versions::new();
+    for class in &recovered.classes {
+        versions.join_class(class);
+    }
+    for floor in &recovered.floors {
+        versions.join_floor(floor);
+    }
+    versions
+}
+
+/// How far the store had followed each run, and which of them its view has ended.
+fn recovered_progress(recovered: &Recovered) -> Progress {
+    let mut progress = Progress::default();
+    for lane in &recovered.progress {
+        let found = progress.lane_mut(lane.origin, lane.lane);
+        found.adopt(lane.watermark);
+        for sequence in lane.above.iter().flat_map(|&(first, last)| first..=last) {
+            found.apply(sequence);
+        }
+    }
+    let views = recovered.roster.iter().map(|record| &record.view);
+    for (origin, end) in views.flat_map(View::written_off) {
+        let lane = progress.lane_mut(origin, Lane::Bump);
+        if lane.plausible(end) {
+            lane.close(end);
+        }
+    }
+    progress
+}
+
 impl Core {
     /// A sidecar that starts with what its store held. Until it has caught up it vouches for nothing (G11).
     pub fn start(config: CoreConfig, recovered: &Recovered, now: Time) -> (Self, Effects) {
         let left = recovered;
         let over = lost_track::starts_over(left, &config).then(|| left.without_versions());
         let recovered = over.as_ref().unwrap_or(left);
-        let mut versions = Versions::new();
-        for class in &recovered.classes {
-            versions.join_class(class);
-        }
-        for floor in &recovered.floors {
-            versions.join_floor(floor);
-        }
-        let mut progress = Progress::default();
-        for lane in &recovered.progress {
-            let found = progress.lane_mut(lane.origin, lane.lane);
-            found.adopt(lane.watermark);
-            for sequence in lane.above.iter().flat_map(|&(first, last)| first..=last) {
-                found.apply(sequence);
-            }
-        }
-        let views = recovered.roster.iter().map(|record| &record.view);
-        for (origin, end) in views.flat_map(View::written_off) {
-            let lane = progress.lane_mut(origin, Lane::Bump);
-            if lane.plausible(end) {
-                lane.close(end);
-            }
-        }
+        let versions = recovered_versions(recovered);
+        let mut progress = recovered_progress(recovered);
         progress.lane_mut(config.incarnation, Lane::Bump);
         let mut history = History::default();
         history.cut(versions.stamp());

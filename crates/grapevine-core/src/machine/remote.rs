@@ -51,6 +51,7 @@ impl Ahead {
 pub(super) const OVERFULL_BY_OTHERS: Option<usize> = Some(8);
 
 impl Core {
+    /// Takes a message of a peer. It is long because every kind of message has its arm here, and each arm only names what is done.
     pub(super) fn peer_message(
         &mut self,
         from: Incarnation,
