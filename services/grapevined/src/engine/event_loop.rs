@@ -54,6 +54,20 @@ pub(crate) struct Parts {
     pub(crate) writes_max: usize,
 }
 
+/// What the commands of a turn weigh, and what those that can wait do.
+#[derive(Default)]
+struct Weights {
+    all: usize,
+    bulk: usize,
+}
+
+impl Weights {
+    fn add(&mut self, command: &Command) {
+        self.all += command.weight();
+        self.bulk += command.bulk_weight();
+    }
+}
+
 /// The loop's state: tables of who waits for what.
 pub(crate) struct EventLoop {
     parts: Parts,
@@ -155,68 +169,26 @@ impl EventLoop {
 
     fn turn(&mut self, first: Turn, stalled: bool) -> anyhow::Result<()> {
         let mut inputs = Vec::new();
-        let mut weight = 0;
+        let mut taken = Weights::default();
         let room = self.bulk_room();
-        let mut bulk = 0;
         match first {
             Turn::Wake => {}
             Turn::Command(command) => {
-                weight += command.weight();
-                bulk += command.bulk_weight();
+                taken.add(&command);
                 self.take(command, &mut inputs);
             }
-            Turn::Written(outcome) => {
-                let Committed {
-                    commit,
-                    writes,
-                    taken,
-                    expiry_backlog,
-                } = outcome.inspect_err(|error| error!(%error, "the store failed; stopping"))?;
-                self.writer.done();
-                self.parts.engine.counters.inc(Counter::StoreCommits);
-                self.parts
-                    .engine
-                    .counters
-                    .add_len(Counter::StoreWrites, writes);
-                for taken in taken {
-                    self.purge_taken(taken);
-                }
-                inputs.push(Input::Flushed(commit));
-                inputs.extend(expiry_backlog.then_some(Input::ExpiryBacklog));
-            }
+            Turn::Written(outcome) => self.written(outcome, &mut inputs)?,
         }
         // Its time may have come however much else there is to do: probes, deadlines and departures hang on it.
         let woken = self.wake_is_due();
         if woken {
             inputs.push(Input::Wake);
         }
-        for _ in 0..TURN_MAX {
-            if weight >= TURN_WEIGHT_MAX {
-                break;
-            }
-            let urgent = if stalled {
-                None
-            } else {
-                self.parts.urgent.try_recv().ok()
-            };
-            let next = if urgent.is_none() && bulk < room {
-                self.parts.bulk.try_recv().ok()
-            } else {
-                urgent
-            };
-            match next {
-                Some(command) => {
-                    weight += command.weight();
-                    bulk += command.bulk_weight();
-                    self.take(command, &mut inputs);
-                }
-                None => break,
-            }
-        }
+        self.take_queued(&mut taken, room, stalled, &mut inputs);
         if woken || self.short_of_receipts(&inputs) {
             inputs.splice(0..0, self.gone());
         }
-        self.gathered += bulk;
+        self.gathered += taken.bulk;
         let mut membership = inputs.iter().any(touches_members);
         let actions = self.handle(inputs);
         self.writer.kick();
@@ -228,6 +200,55 @@ impl EventLoop {
             self.tell_members();
         }
         Ok(())
+    }
+
+    /// The writer has flushed a group, or has failed.
+    fn written(&mut self, outcome: Outcome, inputs: &mut Vec<Input>) -> anyhow::Result<()> {
+        let Committed {
+            commit,
+            writes,
+            taken,
+            expiry_backlog,
+        } = outcome.inspect_err(|error| error!(%error, "the store failed; stopping"))?;
+        self.writer.done();
+        let counters = &self.parts.engine.counters;
+        counters.inc(Counter::StoreCommits);
+        counters.add_len(Counter::StoreWrites, writes);
+        for taken in taken {
+            self.purge_taken(taken);
+        }
+        inputs.push(Input::Flushed(commit));
+        inputs.extend(expiry_backlog.then_some(Input::ExpiryBacklog));
+        Ok(())
+    }
+
+    /// Takes what waits in the queues, as much as one turn may: what is urgent first, and nothing of it while the disk has
+    /// stalled; of the rest no more than there is room for.
+    fn take_queued(
+        &mut self,
+        taken: &mut Weights,
+        room: usize,
+        stalled: bool,
+        inputs: &mut Vec<Input>,
+    ) {
+        for _ in 0..TURN_MAX {
+            if taken.all >= TURN_WEIGHT_MAX {
+                break;
+            }
+            let urgent = if stalled {
+                None
+            } else {
+                self.parts.urgent.try_recv().ok()
+            };
+            let next = if urgent.is_none() && taken.bulk < room {
+                self.parts.bulk.try_recv().ok()
+            } else {
+                urgent
+            };
+            let Some(command) = next else { break };
+            taken.add(&command);
+            self.take(command, inputs);
+        }
     }
 
     /// Tells the log of another view; says whether there is one.

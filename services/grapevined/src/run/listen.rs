@@ -208,10 +208,22 @@ pub(super) fn serve(
                     .with_streams(reflections.clone()),
             ))
     };
+    accept(config, sidecar, listeners, app, stop)
+}
+
+/// Serves what is bound: `app` makes the services of a listener of applications.
+fn accept(
+    config: &Config,
+    sidecar: &Sidecar,
+    listeners: Listeners,
+    app: impl Fn() -> anyhow::Result<Router>,
+    stop: &watch::Receiver<bool>,
+) -> anyhow::Result<JoinSet<anyhow::Result<()>>> {
     let mut servers = JoinSet::new();
     let connections_max = config.limits.connections_max;
     // Each listener has its own: whoever floods one of them keeps nobody out of the other.
-    let door = |whose| Door::new(whose, connections_max, engine.counters.clone());
+    let counters = &sidecar.engine.counters;
+    let door = |whose| Door::new(whose, connections_max, counters.clone());
     if let Some(listener) = listeners.unix {
         let incoming = Incoming::new(listener, door("callers at app.unix"));
         spawn(&mut servers, "app.unix", app()?, incoming, stop);

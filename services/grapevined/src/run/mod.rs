@@ -106,11 +106,7 @@ impl Sidecar {
         };
         let (core, first) = Core::start(core_config, recovered, clock.now());
         if core.counters().started_over > 0 {
-            warn!(
-                "this sidecar starts over: it was away while more runs were retired than the others remember, or it is the only \
-                 member and its store knew of more than limits.old_runs_max runs that are over; what the store said of \
-                 classes is dropped, and everything is invalidated once"
-            );
+            warn_of_start_over();
         }
         let (gossip, views) = start_gossip(config, &hello).await?;
         let gossip = Arc::new(gossip);
@@ -146,13 +142,7 @@ impl Sidecar {
         };
         let event_loop = EventLoop::new(parts, first).context("cannot start the writer thread")?;
         let looping = tokio::spawn(event_loop.run());
-        let dialler = Dialler {
-            engine: engine.clone(),
-            cluster: config.cluster.name.as_str().to_owned(),
-            hello: hello.clone(),
-            queue_urgent_max: config.limits.queue_peer_urgent_max,
-            queue_bulk_max: config.limits.queue_peer_bulk_max,
-        };
+        let dialler = dialler(config, &engine, &hello);
         let expected = config.cluster.expected_members;
         let following = follow_gossip(engine.clone(), views, hello.clone(), expected);
         let limits = engine.clone();
@@ -223,6 +213,24 @@ async fn end_calls(servers: &mut JoinSet<anyhow::Result<()>>, bound: Duration) {
             "not every call ended within drain.timeout; cutting them off"
         );
         servers.abort_all();
+    }
+}
+
+fn warn_of_start_over() {
+    warn!(
+        "this sidecar starts over: it was away while more runs were retired than the others remember, or it is the only \
+         member and its store knew of more than limits.old_runs_max runs that are over; what the store said of \
+         classes is dropped, and everything is invalidated once"
+    );
+}
+
+fn dialler(config: &Config, engine: &Engine, hello: &PeerHello) -> Dialler {
+    Dialler {
+        engine: engine.clone(),
+        cluster: config.cluster.name.as_str().to_owned(),
+        hello: hello.clone(),
+        queue_urgent_max: config.limits.queue_peer_urgent_max,
+        queue_bulk_max: config.limits.queue_peer_bulk_max,
     }
 }
 
