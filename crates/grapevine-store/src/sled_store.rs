@@ -244,6 +244,8 @@ impl Prepared<'_> {
 }
 
 impl Commit<'_, '_> {
+    /// Puts one write into the transaction. It is long because every kind of write has its arm here: what it comes to on disk
+    /// can be read in one place.
     fn apply(&mut self, write: &Write) -> Result<(), StoreError> {
         match write {
             Write::Log {

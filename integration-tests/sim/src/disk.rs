@@ -35,7 +35,7 @@ pub(crate) struct Disk {
 }
 
 impl Disk {
-    /// Commits one write; what a take removed comes back.
+    /// Commits one write; what a take removed comes back. It is long because every kind of write has its arm here.
     pub(crate) fn commit(&mut self, write: &Write) -> Option<Taken> {
         match write {
             Write::Log {

@@ -226,7 +226,7 @@ impl Report {
         })
     }
 
-    /// A table for people.
+    /// A table for people. Its code is as long as the table: row after row, in the order in which they are read.
     pub fn text(&self) -> String {
         let tally = &self.tally;
         let mut text = String::new();
