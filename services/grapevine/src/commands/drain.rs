@@ -21,7 +21,8 @@ pub(crate) struct Args {
     /// How long open calls may take to end; the sidecar's drain.timeout when left out
     #[arg(long, value_name = "DURATION", value_parser = positive_duration)]
     within: Option<Duration>,
-    /// Wait until the sidecar no longer answers; exit code 3 when it still does after this time
+    /// Wait until the sidecar no longer answers; exit code 3 when it still does after this time. Its process ends a moment later,
+    /// and one that is started in its place waits for that
     #[arg(long, value_name = "DURATION", value_parser = positive_duration)]
     wait: Option<Duration>,
     #[command(flatten)]

@@ -4,6 +4,7 @@ mod descriptors;
 mod gossip;
 mod incoming;
 mod listen;
+mod predecessor;
 mod signals;
 #[cfg(test)]
 mod tests;
@@ -30,6 +31,7 @@ use crate::purge::Purger;
 use crate::telemetry::Counters;
 use gossip::{follow_gossip, start_gossip};
 use listen::{Listeners, serve};
+use predecessor::outlast;
 use signals::{Signals, cuts_off};
 
 /// The largest difference between two members' clock rates that grants allow for: 500 parts per million, twice the worst
@@ -46,9 +48,9 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     }
     descriptors::raise(config.limits.connections_max);
     let mut signals = Signals::listen()?;
-    let listeners = Listeners::bind(&config).await?;
+    let listeners = outlast(async || Listeners::bind(&config).await).await?;
     let peer_address = config.peer_advertise(listeners.peer.local_addr()?);
-    let (store, recovered) = open_store(&config).await?;
+    let (store, recovered) = outlast(async || open_store(&config).await).await?;
     let mut sidecar = Sidecar::start(&config, store, &recovered, peer_address).await?;
     drop(recovered);
     listeners.tell();
