@@ -39,7 +39,7 @@ impl Default for Settings {
             turn_deadline: Duration::from_secs(1),
             call_deadline: Duration::from_secs(5),
             invalidate_timeout: Duration::from_secs(5),
-            invalidate_slack: Duration::from_millis(500),
+            invalidate_slack: Duration::from_millis(1_500),
             link: LinkSettings {
                 connect_timeout: Duration::from_millis(500),
                 backoff_min: Duration::from_millis(10),
@@ -114,8 +114,8 @@ impl ClientBuilder {
         self
     }
 
-    /// How long beyond that a sidecar's answer is waited for before another sidecar is asked. Default 500 ms. An invalidation
-    /// takes at most its timeout, this, and the wait of its session if it has one, for each sidecar.
+    /// How long beyond that a sidecar's answer is waited for before another sidecar is asked. Default 1.5 s: a sidecar
+    /// whose disk has stalled says so a second after the timeout, and not that it is gone. An invalidation takes at most its timeout, this, and the wait of its session if it has one, for each sidecar.
     #[must_use]
     pub fn invalidate_slack(mut self, slack: Duration) -> Self {
         self.settings.invalidate_slack = slack;

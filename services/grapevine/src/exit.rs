@@ -197,6 +197,13 @@ impl Failure {
                 retry_after,
             };
         }
+        let behind = |attempt: &CallError| matches!(attempt, CallError::SessionBehind { .. });
+        if attempts.iter().any(behind) {
+            return Self::Later {
+                message,
+                retry_after: None,
+            };
+        }
         // A sidecar that says no has answered.
         let refused = |attempt: &CallError| matches!(attempt, CallError::Refused { .. });
         if attempts.iter().any(refused) {

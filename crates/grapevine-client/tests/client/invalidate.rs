@@ -111,7 +111,7 @@ async fn of_many_writers_one_at_a_time_finds_out_whether_a_sidecar_still_hangs()
             own.state.calls(Method::Invalidate) == times
         })
         .await;
-        tokio::time::advance(Duration::from_secs(6)).await;
+        tokio::time::advance(Duration::from_secs(7)).await;
         assert!(call.await.unwrap().unwrap().repeated);
     }
     tokio::time::advance(pause).await;
@@ -123,7 +123,7 @@ async fn of_many_writers_one_at_a_time_finds_out_whether_a_sidecar_still_hangs()
     })
     .await;
     assert_eq!(own.state.calls(Method::Invalidate), 4);
-    tokio::time::advance(Duration::from_secs(6)).await;
+    tokio::time::advance(Duration::from_secs(7)).await;
     for call in calls {
         call.await.unwrap().unwrap();
     }

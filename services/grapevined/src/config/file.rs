@@ -3,6 +3,7 @@
 //! The file is walked, not deserialised: a wrong value must not hide the next one, and each is reported with its line.
 
 use std::fs;
+use std::io::Read as _;
 use std::path::Path;
 
 use grapevine_core::policy::PolicySet;
@@ -61,14 +62,22 @@ fn text_of(path: &Path) -> Result<String, Problem> {
     let unreadable = |error: std::io::Error| Problem::Unreadable {
         cause: error.to_string(),
     };
-    let bytes = fs::metadata(path).map_err(unreadable)?.len();
+    let file = fs::File::open(path).map_err(unreadable)?;
+    let length = file.metadata().map_err(unreadable)?.len();
+    let mut text = String::new();
+    // A device has no length, and may have no end.
+    let mut start = file.take(FILE_BYTES_MAX + 1);
+    if length <= FILE_BYTES_MAX {
+        start.read_to_string(&mut text).map_err(unreadable)?;
+    }
+    let bytes = length.max(text.len() as u64);
     if bytes > FILE_BYTES_MAX {
         return Err(Problem::FileTooLarge {
             bytes,
             limit: FILE_BYTES_MAX,
         });
     }
-    fs::read_to_string(path).map_err(unreadable)
+    Ok(text)
 }
 
 fn read_text(path: &Path, text: &str, given: &mut Given) -> PolicySet {
