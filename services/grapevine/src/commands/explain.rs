@@ -170,6 +170,7 @@ fn text(explanation: &Explanation) -> String {
         section("invalidated by a change of", &explanation.invalidated_by);
         section("classes", &explanation.classes);
     } else {
+        section("classes to invalidate", &explanation.classes);
         let rows: Vec<_> = explanation
             .conjunctions
             .iter()

@@ -1,5 +1,6 @@
 //! `grapevine members`: the cluster as one sidecar sees it, and waiting until it is complete.
 
+use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
 use grapevine_client::{Client, v1};
@@ -73,10 +74,15 @@ async fn expect(
                     return Ok((members, None));
                 }
                 if late {
-                    let why = format!(
+                    let away = members.iter().filter(|member| !is_there(member));
+                    let away: Vec<_> = away.map(|member| member.node_id.as_str()).collect();
+                    let mut why = format!(
                         "{there} of {number} members are there after {}",
                         format::duration(within)
                     );
+                    if !away.is_empty() {
+                        let _ = write!(why, "; away: {}", away.join(", "));
+                    }
                     return Ok((members, Some(Failure::NotReached(why))));
                 }
             }

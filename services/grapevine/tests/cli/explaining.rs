@@ -54,7 +54,7 @@ fn a_write_is_explained_to_people() {
     ]);
     assert_eq!(
         said.code(0).out,
-        "tables:\n  items\nchanges:\n  rows of items where category = 5 AND name = 5\n  rows of items where category = 6 AND name = 5\n"
+        "tables:\n  items\nclasses to invalidate:\n  items\nchanges:\n  rows of items where category = 5 AND name = 5\n  rows of items where category = 6 AND name = 5\n"
     );
 }
 
