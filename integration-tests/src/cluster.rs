@@ -55,10 +55,14 @@ impl Setup {
 
     /// So many sidecars with every knob as it comes, for figures.
     pub fn defaults(nodes: usize) -> Self {
-        Self {
-            toml: String::new(),
-            ..Self::of(nodes)
-        }
+        Self::of(nodes).as_it_comes()
+    }
+
+    /// Takes back what the kit and `toml` have set: every knob has its default.
+    #[must_use]
+    pub fn as_it_comes(mut self) -> Self {
+        self.toml.clear();
+        self
     }
 
     /// Adds policies and other tables to everyone's configuration file.
