@@ -55,10 +55,8 @@ pub(super) struct Budget {
     pub(super) cuts: u8,
     /// Times at which the clock moves on.
     pub(super) ticks: u8,
-    /// Whether gossip suspects whoever is cut off when the clock moves on.
-    pub(super) gossips: bool,
-    /// How long the only silent member keeps its seat.
-    pub(super) crash_timeout: Duration,
+    /// How long the only silent member keeps its seat, whom gossip suspects when the clock moves on; without it there is no gossip.
+    pub(super) crash_timeout: Option<Duration>,
     /// Whether the first sidecar leaves.
     pub(super) leaves: bool,
     /// Fills at the second sidecar, each a look-up and a commit.
@@ -77,8 +75,7 @@ const NONE: Budget = Budget {
     restored: false,
     cuts: 0,
     ticks: 0,
-    gossips: false,
-    crash_timeout: Duration::from_hours(1),
+    crash_timeout: None,
     leaves: false,
     fills: 0,
     classes_per_top: 1_000,
@@ -134,8 +131,7 @@ impl Case {
                 delays: 0,
                 cuts: 1,
                 ticks: 2,
-                gossips: true,
-                crash_timeout: Duration::from_millis(400),
+                crash_timeout: Some(Duration::from_millis(400)),
                 ..NONE
             },
             Self::Restart => Budget {

@@ -66,7 +66,7 @@ impl Setting {
             expected_members: SIZE,
             max_staleness: MAX_STALENESS,
             member_timeout: Duration::from_hours(1),
-            crash_timeout: budget.crash_timeout,
+            crash_timeout: budget.crash_timeout.unwrap_or(Duration::from_hours(1)),
             lease_duration: Duration::from_secs(10),
             retire_after: Duration::from_hours(1),
             clock_rate_ppm: 0,

@@ -232,7 +232,7 @@ impl World {
             }
             Step::Heal => {
                 self.cut = false;
-                if self.left.gossips {
+                if self.left.crash_timeout.is_some() {
                     self.sight(setting, true)?;
                 }
             }
@@ -243,7 +243,7 @@ impl World {
             }
             Step::Tick => {
                 self.left.ticks -= 1;
-                if self.left.gossips && self.cut {
+                if self.left.crash_timeout.is_some() && self.cut {
                     self.sight(setting, false)?;
                 }
                 self.pass(setting, TICK)?;
