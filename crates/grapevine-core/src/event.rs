@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::criteria::{Conjunction, Shape};
 use crate::id::UnixSeconds;
 use crate::names::{Address, ClassPath};
 use crate::vector::VersionVector;
@@ -12,6 +13,10 @@ pub const BUMP_CLASSES_MAX: usize = 1_000;
 pub const CONJUNCTION_CLASSES_MAX: usize = 8;
 /// The most classes that one address may belong to.
 pub const ADDRESS_CLASSES_MAX: usize = 16;
+/// The most conjunctions that one change of rows may name.
+pub const CHANGED_ROWS_MAX: usize = 64;
+/// The most bytes of names and values in one change of rows.
+pub const CHANGED_ROWS_BYTES_MAX: usize = 64 * 1024;
 /// The most registrations in one batch.
 pub const BATCH_REGISTRATIONS_MAX: usize = 10_000;
 
@@ -105,6 +110,27 @@ pub struct Floor {
     pub vector: VersionVector,
 }
 
+/// "Rows changed." Where it is applied it becomes a bump of the classes of those reads, of shapes known there, that may have found one of
+/// them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RowsChanged {
+    /// What is known of them, as they were and as they are: 1 to [`CHANGED_ROWS_MAX`], of
+    /// [`CHANGED_ROWS_BYTES_MAX`] together.
+    pub rows: Vec<Conjunction>,
+    /// What to do with known addresses.
+    pub purge: PurgeMode,
+}
+
+/// "Reads of this shape are made." Changes of rows that were applied without knowledge of it may have concerned them: the vector joins them
+/// all, and the event itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewShape {
+    /// The shape, which has columns.
+    pub shape: Shape,
+    /// The join.
+    pub vector: VersionVector,
+}
+
 /// An event of the bump lane.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum BumpEvent {
@@ -112,6 +138,35 @@ pub enum BumpEvent {
     Bump(Bump),
     /// A bucket was evicted.
     Floor(Floor),
+    /// Rows changed.
+    Rows(RowsChanged),
+    /// A shape became known.
+    Shape(NewShape),
+}
+
+impl BumpEvent {
+    /// The events of others that it stands for, if it does.
+    pub fn vector(&self) -> Option<&VersionVector> {
+        match self {
+            Self::Bump(_) | Self::Rows(_) => None,
+            Self::Floor(floor) => Some(&floor.vector),
+            Self::Shape(new) => Some(&new.vector),
+        }
+    }
+
+    /// How much there is of it: of classes, of entries of vectors, or of what is known of rows.
+    pub fn weight(&self) -> usize {
+        match self {
+            Self::Bump(bump) => bump.classes.len(),
+            Self::Rows(changed) => {
+                let cells = changed.rows.iter().map(|rows| 1 + rows.cells.len());
+                cells.sum()
+            }
+            Self::Floor(Floor { vector, .. }) | Self::Shape(NewShape { vector, .. }) => {
+                vector.len()
+            }
+        }
+    }
 }
 
 /// "This address, of these classes, may exist in the cache until then."

@@ -6,6 +6,7 @@
 
 use std::sync::Arc;
 
+use crate::criteria::Shape;
 use crate::event::{Event, Floor, Match, PurgeMode, Registration};
 use crate::id::{EventId, Incarnation, Lane, UnixSeconds};
 use crate::intent::{Intent, IntentId};
@@ -41,6 +42,8 @@ pub enum Write {
         /// Classes of its bucket that may now be dominated.
         evict: Vec<ClassPath>,
     },
+    /// Remember that a shape is known.
+    PutShape(Shape),
     /// Raise the watermark of an incarnation's lane: everything up to it is applied. Never lowers one.
     Progress {
         /// Whose.
@@ -162,6 +165,8 @@ pub struct Recovered {
     pub classes: Vec<RecoveredClass>,
     /// Floors.
     pub floors: Vec<Floor>,
+    /// Shapes that were known.
+    pub shapes: Vec<Shape>,
     /// Each lane's watermark and the ranges (first, last) applied above it, ascending and apart.
     pub progress: Vec<RecoveredProgress>,
     /// Registrations in the directory, counting an address once per class.

@@ -32,6 +32,7 @@ use std::collections::BTreeMap;
 use xxhash_rust::xxh3::xxh3_64;
 
 use self::top::{Bucket, Class, Top};
+use crate::criteria::SHAPE_MARK;
 use crate::entries::{Entries, OriginIndex, Origins};
 use crate::event::{Bump, Floor, Match};
 use crate::id::{EventId, Incarnation};
@@ -53,6 +54,12 @@ pub struct Stamp(pub u64);
 /// The bucket of a class below a top-level class.
 pub fn bucket_of(path: &str) -> u16 {
     u16::try_from(xxh3_64(path.as_bytes()) % u64::from(BUCKETS)).expect("invariant: below BUCKETS")
+}
+
+/// Whether a class has the path of a shape's, below which those of its values lie.
+fn is_shape(path: &str) -> bool {
+    let below = path.split_once('/').map(|(_, below)| below);
+    below.is_some_and(|below| below.starts_with(SHAPE_MARK) && !below.contains('/'))
 }
 
 /// The versions of all classes.
@@ -210,6 +217,22 @@ impl Versions {
             })
     }
 
+    /// The bumps of a class itself, and all that its floor stands for.
+    pub(crate) fn vector_of(&self, class: &ClassPath) -> VersionVector {
+        let mut vector = VersionVector::new();
+        if let Some(top) = self.tops.get(class.top()) {
+            let (class, bucket) = top.find(class.as_str());
+            let entries = class.map(|class| &class.entries);
+            for entries in entries
+                .into_iter()
+                .chain(bucket.map(|bucket| &bucket.floor))
+            {
+                vector.join(&entries.to_vector(&self.origins));
+            }
+        }
+        vector
+    }
+
     /// Joins a floor from a snapshot or the store; tells whether any token changed.
     pub fn join_floor(&mut self, floor: &Floor) -> bool {
         match floor.vector.iter().next() {
@@ -301,16 +324,21 @@ impl Versions {
         };
         hasher.path(EVERYTHING);
         let part = (self.everything(), None, instead(EVERYTHING));
-        self.hash_class(&mut hasher, part, classes);
+        self.hash_class(&mut hasher, part, classes, &[]);
         for class in classes {
             let top = self.tops.get(class.top());
+            let mut told = Vec::new();
             for prefix in class.prefixes() {
                 hasher.path(prefix);
                 let (found, floor) = match top {
                     None => (None, None),
                     Some(top) => top.find(prefix),
                 };
-                self.hash_class(&mut hasher, (found, floor, instead(prefix)), classes);
+                let part = (found, floor, instead(prefix));
+                let joined = self.hash_class(&mut hasher, part, classes, &told);
+                if is_shape(prefix) {
+                    told = joined;
+                }
             }
         }
         hasher.finish()
@@ -328,18 +356,25 @@ impl Versions {
         })
     }
 
+    /// Hashes what was bumped under a prefix, but for what is `told` already: by the class of a shape, above it. A change of rows may be
+    /// counted there by one sidecar, which did not know the shape when it applied it, and below as well by another, which did.
     fn hash_class(
         &self,
         hasher: &mut TokenHasher,
         (class, floor, instead): (Option<&Class>, Option<&Bucket>, Option<&Entries>),
         of: &[ClassPath],
-    ) {
+        told: &[(Incarnation, u64)],
+    ) -> Vec<(Incarnation, u64)> {
         let empty = Entries::default();
         let entries = instead.unwrap_or(class.map_or(&empty, |class| &class.entries));
         let floor = floor.map(|bucket| &bucket.floor);
-        let joined = entries.joined_by_incarnation([floor], &self.origins);
-        hasher.count(joined.len());
-        for (origin, sequence) in joined {
+        let mut all = entries.joined_by_incarnation([floor], &self.origins);
+        all.retain(|(origin, sequence)| {
+            let at = told.binary_search_by_key(origin, |(origin, _)| *origin);
+            !at.is_ok_and(|at| told[at].1 >= *sequence)
+        });
+        hasher.count(all.len());
+        for &(origin, sequence) in &all {
             hasher.entry(origin, sequence);
         }
         let met: Vec<_> = class
@@ -363,6 +398,7 @@ impl Versions {
                 hasher.entry(origin, sequence);
             }
         }
+        all
     }
 
     /// Whether anything that the classes' token rests on changed after the stamp.

@@ -2,8 +2,12 @@
 
 use std::sync::Arc;
 
+use grapevine_core::criteria::{
+    Cell, Column, Conjunction, Datum, Order, Range, Shape, Table, Value,
+};
 use grapevine_core::event::{
-    Bump, BumpEvent, Event, Floor, Match, PurgeMode, Registration, RegistrationBatch,
+    Bump, BumpEvent, Event, Floor, Match, NewShape, PurgeMode, Registration, RegistrationBatch,
+    RowsChanged,
 };
 use grapevine_core::id::{Incarnation, UnixSeconds};
 use grapevine_core::names::{Address, ClassPath};
@@ -38,6 +42,40 @@ pub(crate) fn registration() -> impl Strategy<Value = Registration> {
     })
 }
 
+const ORDERS: [Order; 2] = [Order::Number, Order::Time];
+
+fn cell() -> impl Strategy<Value = Cell> {
+    let value = prop_oneof![
+        Just(Value::Null),
+        any::<u64>().prop_map(Value::Number),
+        any::<i64>().prop_map(Value::Time),
+        "[a-z/ ']{0,300}".prop_map(|text| Value::Text(text.into())),
+        prop::collection::vec(any::<u8>(), 0..300).prop_map(|bytes| Value::Bytes(bytes.into())),
+    ];
+    let order = prop::option::of(prop::sample::select(&ORDERS[..]));
+    prop_oneof![
+        (value, order).prop_map(|(value, order)| Cell::Is(Datum { value, order })),
+        (prop::sample::select(&ORDERS[..]), any::<(u64, u64)>())
+            .prop_map(|(order, (low, high))| Cell::In(Range::of(order, low, high))),
+    ]
+}
+
+fn conjunction() -> impl Strategy<Value = Conjunction> {
+    let cells = prop::collection::btree_map("[a-z~,/]{1,60}", cell(), 0..4);
+    ("[a-z/]{1,60}", cells).prop_map(|(table, cells)| {
+        let cells = cells.into_iter();
+        let column = |name: String| Column::parse(&name).unwrap();
+        Conjunction {
+            table: Table::parse(&table).unwrap(),
+            cells: cells.map(|(name, cell)| (column(name), cell)).collect(),
+        }
+    })
+}
+
+pub(crate) fn shape() -> impl Strategy<Value = Shape> {
+    conjunction().prop_map(|rows| Shape::of(&rows))
+}
+
 pub(crate) fn event() -> impl Strategy<Value = Event> {
     let bump = (classes(1), any::<(bool, bool)>()).prop_map(|(classes, (all, soft))| {
         BumpEvent::Bump(Bump {
@@ -63,7 +101,20 @@ pub(crate) fn event() -> impl Strategy<Value = Event> {
             registrations,
         },
     );
+    let rows =
+        (prop::collection::vec(conjunction(), 1..4), any::<bool>()).prop_map(|(rows, soft)| {
+            let purge = if soft {
+                PurgeMode::Soft
+            } else {
+                PurgeMode::Hard
+            };
+            BumpEvent::Rows(RowsChanged { rows, purge })
+        });
+    let shape = (shape(), vector())
+        .prop_map(|(shape, vector)| BumpEvent::Shape(NewShape { shape, vector }));
     prop_oneof![
+        rows.prop_map(|event| Event::Bump(Arc::new(event))),
+        shape.prop_map(|event| Event::Bump(Arc::new(event))),
         bump.prop_map(|event| Event::Bump(Arc::new(event))),
         floor.prop_map(|event| Event::Bump(Arc::new(event))),
         batch.prop_map(|batch| Event::Directory(Arc::new(batch))),

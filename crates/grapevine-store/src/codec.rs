@@ -6,6 +6,7 @@
 //! against the one before it: one byte of how many bytes they share, one byte of how many follow, those bytes; both
 //! fit because no name passes 250 bytes.
 
+use grapevine_core::criteria::Shape;
 use grapevine_core::id::Incarnation;
 use grapevine_core::names::{Address, ClassPath};
 use grapevine_core::vector::VersionVector;
@@ -165,6 +166,15 @@ impl<'a> Reader<'a> {
             .ok()
             .and_then(|text| ClassPath::parse(text).ok())
             .ok_or_else(|| self.error("not a class path"))
+    }
+}
+
+impl Reader<'_> {
+    /// The shape that a class stands for.
+    pub(crate) fn shape(&self, bytes: &[u8]) -> Result<Shape, DecodeError> {
+        let class = self.class(bytes)?;
+        let shape = Shape::parse(&class).filter(|shape| shape.class() == class);
+        shape.ok_or_else(|| self.error("not the class of a shape"))
     }
 }
 

@@ -2,9 +2,11 @@
 //!
 //! ```text
 //! 1  version of this encoding: 1
-//! 1  kind: 1 bump, 2 floor, 3 registrations
+//! 1  kind: 1 bump, 2 floor, 3 registrations, 4 rows, 5 shape
 //! bump:          1 flags (bit 0: match all, bit 1: soft), varint count, classes front-coded
 //! floor:         top-level class (front-coded against nothing), 2 bucket, vector
+//! rows:          as in `rows`
+//! shape:         the class of its reads (front-coded against nothing), vector
 //! registrations: stamp (vector); varint count and the distinct classes, front-coded, in order of first mention;
 //!                varint count, 4 earliest expiry, then per registration: address front-coded against the one
 //!                before, varint expires - earliest, varint count of classes, their varint places in the table
@@ -14,17 +16,20 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use grapevine_core::event::{
-    Bump, BumpEvent, Event, Floor, Match, PurgeMode, Registration, RegistrationBatch,
+    Bump, BumpEvent, Event, Floor, Match, NewShape, PurgeMode, Registration, RegistrationBatch,
 };
 use grapevine_core::id::UnixSeconds;
 use grapevine_core::names::ClassPath;
 
 use crate::codec::{DecodeError, Reader, put_count, put_name, put_varint, put_vector};
+use crate::rows;
 
 const VERSION: u8 = 1;
 const BUMP: u8 = 1;
 const FLOOR: u8 = 2;
 const REGISTRATIONS: u8 = 3;
+const ROWS: u8 = 4;
+const SHAPE: u8 = 5;
 const ALL: u8 = 0x01;
 const SOFT: u8 = 0x02;
 
@@ -34,6 +39,11 @@ pub(crate) fn encode(event: &Event) -> Vec<u8> {
         Event::Bump(event) => match event.as_ref() {
             BumpEvent::Bump(bump) => put_bump(&mut out, bump),
             BumpEvent::Floor(floor) => put_floor(&mut out, floor),
+            BumpEvent::Rows(changed) => {
+                out.push(ROWS);
+                rows::put(&mut out, changed);
+            }
+            BumpEvent::Shape(new) => put_shape(&mut out, new),
         },
         Event::Directory(batch) => put_batch(&mut out, batch),
     }
@@ -69,6 +79,12 @@ fn put_floor(out: &mut Vec<u8>, floor: &Floor) {
     put_name(out, &[], floor.top.as_str().as_bytes());
     out.extend_from_slice(&floor.bucket.to_be_bytes());
     put_vector(out, &floor.vector);
+}
+
+fn put_shape(out: &mut Vec<u8>, new: &NewShape) {
+    out.push(SHAPE);
+    put_name(out, &[], new.shape.class().as_str().as_bytes());
+    put_vector(out, &new.vector);
 }
 
 fn put_batch(out: &mut Vec<u8>, batch: &RegistrationBatch) {
@@ -109,6 +125,8 @@ pub(crate) fn decode(bytes: &[u8]) -> Result<Event, DecodeError> {
     let event = match reader.u8()? {
         BUMP => Event::Bump(Arc::new(BumpEvent::Bump(read_bump(&mut reader)?))),
         FLOOR => Event::Bump(Arc::new(BumpEvent::Floor(read_floor(&mut reader)?))),
+        ROWS => Event::Bump(Arc::new(BumpEvent::Rows(rows::read(&mut reader)?))),
+        SHAPE => Event::Bump(Arc::new(BumpEvent::Shape(read_shape(&mut reader)?))),
         REGISTRATIONS => Event::Directory(Arc::new(read_batch(&mut reader)?)),
         _ => return Err(reader.error("an event of an unknown kind")),
     };
@@ -153,6 +171,15 @@ fn read_floor(reader: &mut Reader<'_>) -> Result<Floor, DecodeError> {
     Ok(Floor {
         top: reader.class(&name)?,
         bucket: reader.u16()?,
+        vector: reader.vector()?,
+    })
+}
+
+fn read_shape(reader: &mut Reader<'_>) -> Result<NewShape, DecodeError> {
+    let mut name = Vec::new();
+    reader.name(&mut name)?;
+    Ok(NewShape {
+        shape: reader.shape(&name)?,
         vector: reader.vector()?,
     })
 }

@@ -6,6 +6,7 @@
 //! are followed by those of the classes below it, and both together lie between the sort key with 0x00 and the sort
 //! key with 0x02. All integers are big-endian.
 
+use grapevine_core::criteria::Shape;
 use grapevine_core::id::{Incarnation, Lane};
 use grapevine_core::intent::IntentId;
 use grapevine_core::names::{Address, ClassPath, NodeId};
@@ -13,7 +14,7 @@ use grapevine_core::names::{Address, ClassPath, NodeId};
 use crate::codec::{DecodeError, Reader};
 
 /// The version of everything that the tree holds; raised by a change that an older program would misread.
-pub(crate) const FORMAT_VERSION: u32 = 3;
+pub(crate) const FORMAT_VERSION: u32 = 4;
 /// The oldest version that is still read: it lacks tables that came later, and what it has means the same.
 pub(crate) const FORMAT_VERSION_MIN: u32 = 2;
 
@@ -30,6 +31,7 @@ pub(crate) enum Table {
     Intents = 0x22,
     Roster = 0x23,
     Dropped = 0x24,
+    Shapes = 0x25,
     Floors = 0x30,
     Classes = 0x31,
     Parts = 0x32,
@@ -39,7 +41,7 @@ pub(crate) enum Table {
 }
 
 impl Table {
-    pub(crate) const ALL: [Self; 15] = [
+    pub(crate) const ALL: [Self; 16] = [
         Self::Format,
         Self::Counters,
         Self::Progress,
@@ -49,6 +51,7 @@ impl Table {
         Self::Intents,
         Self::Roster,
         Self::Dropped,
+        Self::Shapes,
         Self::Floors,
         Self::Classes,
         Self::Parts,
@@ -236,6 +239,19 @@ pub(crate) fn dropped(run: Incarnation) -> Vec<u8> {
     let mut key = Table::Dropped.key(Incarnation::LEN);
     key.extend_from_slice(&run.to_bytes());
     key
+}
+
+pub(crate) fn shape(shape: &Shape) -> Vec<u8> {
+    let class = shape.class();
+    let mut key = Table::Shapes.key(class.as_str().len());
+    key.extend_from_slice(class.as_str().as_bytes());
+    key
+}
+
+pub(crate) fn parse_shape(key: &[u8]) -> Result<Shape, DecodeError> {
+    let mut reader = Reader::new(key);
+    reader.u8()?;
+    reader.shape(reader.rest())
 }
 
 pub(crate) fn parse_incarnation(key: &[u8]) -> Result<Incarnation, DecodeError> {

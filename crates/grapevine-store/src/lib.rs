@@ -9,6 +9,7 @@
 //! key's first byte (`keys.rs`), addresses are packed into pages of about 4 KB (`page.rs`), events are logged in parts
 //! (`log.rs`). Opening never needs an operator: what does not read back is set aside ([`open()`]).
 
+use grapevine_core::criteria::Shape;
 use grapevine_core::event::{Event, Floor};
 use grapevine_core::id::{Incarnation, Lane, UnixSeconds};
 use grapevine_core::names::{Address, ClassPath};
@@ -34,6 +35,7 @@ mod open;
 mod page;
 mod recover;
 mod roster;
+mod rows;
 mod sled_store;
 mod snapshots;
 mod tally;
@@ -98,6 +100,9 @@ pub trait Store: Send + Sync + 'static {
         after: Option<&Cursor>,
         limit: usize,
     ) -> Result<Page<RecoveredClass>, StoreError>;
+
+    /// All shapes that are known. Of a peer's snapshot they are read first: what is bumped on their account comes behind.
+    fn shapes(&self) -> Result<Vec<Shape>, StoreError>;
 
     /// All floors.
     fn floors(&self) -> Result<Vec<Floor>, StoreError>;

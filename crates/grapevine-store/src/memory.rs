@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use grapevine_core::criteria::Shape;
 use grapevine_core::event::{Event, Floor, Match, Registration};
 use grapevine_core::id::{Incarnation, Lane, UnixSeconds};
 use grapevine_core::intent::{Intent, IntentId};
@@ -33,6 +34,7 @@ struct Versions {
 struct State {
     own_incarnations: BTreeSet<Incarnation>,
     dropped: BTreeMap<Incarnation, u64>,
+    shapes: BTreeMap<ClassPath, Shape>,
     members: BTreeMap<NodeId, MemberRecord>,
     roster: Option<Record>,
     intents: BTreeMap<IntentId, Intent>,
@@ -159,6 +161,9 @@ impl State {
             }
             Write::Retire(piece) => self.retire(piece),
             Write::ForgetRun(run) => self.forget_run(*run),
+            Write::PutShape(shape) => {
+                self.shapes.insert(shape.class(), shape.clone());
+            }
             Write::Dropped { run, whole } => {
                 self.dropped.insert(*run, *whole);
             }
@@ -365,6 +370,7 @@ impl State {
                 .map(|(sort_key, versions)| Self::recovered_class(sort_key, versions))
                 .collect(),
             floors: self.floors(),
+            shapes: self.shapes.values().cloned().collect(),
             progress,
             registrations: self.directory.len() as u64,
         }
@@ -542,6 +548,10 @@ impl Store for MemoryStore {
             .filter(|_| more)
             .map(|row| Cursor::versions(&row.class.sort_key()));
         Ok(Page { rows, next })
+    }
+
+    fn shapes(&self) -> Result<Vec<Shape>, StoreError> {
+        Ok(self.state().shapes.values().cloned().collect())
     }
 
     fn floors(&self) -> Result<Vec<Floor>, StoreError> {

@@ -1,5 +1,6 @@
 //! What an opened tree held, without reading its directory; and reading everything, when there is reason to doubt.
 
+use grapevine_core::criteria::Shape;
 use grapevine_core::id::{Incarnation, Lane};
 use grapevine_core::names::NodeId;
 use grapevine_core::store::{MemberRecord, Recovered, RecoveredProgress};
@@ -91,6 +92,7 @@ pub(crate) fn recover(txn: &Txn<'_>, ledger: &Ledger) -> Result<Recovered, Store
         floors: versions::floors(txn, None, usize::MAX)?,
         progress: progress(txn, ledger)?,
         intents: intents::read(txn)?,
+        shapes: shapes(txn)?,
         ..Recovered::default()
     };
     for entry in txn.scan(Table::Incarnations.range()) {
@@ -115,6 +117,12 @@ pub(crate) fn recover(txn: &Txn<'_>, ledger: &Ledger) -> Result<Recovered, Store
         recovered.classes.push(class);
     }
     Ok(recovered)
+}
+
+pub(crate) fn shapes(txn: &Txn<'_>) -> Result<Vec<Shape>, StoreError> {
+    let keys = txn.scan(Table::Shapes.range());
+    keys.map(|entry| Ok(keys::parse_shape(&entry?.0)?))
+        .collect()
 }
 
 fn progress(txn: &Txn<'_>, ledger: &Ledger) -> Result<Vec<RecoveredProgress>, StoreError> {
@@ -211,6 +219,9 @@ fn check_record(txn: &Txn<'_>, key: &[u8], value: &[u8]) -> Result<(), StoreErro
         Some(Table::Dropped) => {
             keys::parse_incarnation(key)?;
             decode_u64(value)?;
+        }
+        Some(Table::Shapes) => {
+            keys::parse_shape(key)?;
         }
         Some(Table::Members) => {
             decode_member(keys::parse_member(key)?, value)?;

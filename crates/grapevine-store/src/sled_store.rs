@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
+use grapevine_core::criteria::Shape;
 use grapevine_core::event::Floor;
 use grapevine_core::id::{Incarnation, Lane};
 use grapevine_core::names::ClassPath;
@@ -316,6 +317,7 @@ impl Commit<'_, '_> {
                     self.txn.remove(keys::progress(lane, *run));
                 }
             }
+            Write::PutShape(shape) => self.txn.put(keys::shape(shape), IVec::default()),
             Write::Dropped { run, whole } => {
                 let whole = whole.to_be_bytes();
                 self.txn.put(keys::dropped(*run), whole.as_slice());
@@ -403,6 +405,10 @@ impl Store for SledStore {
         limit: usize,
     ) -> Result<Page<RecoveredClass>, StoreError> {
         self.read(|txn| listing::versions(txn, after, limit))
+    }
+
+    fn shapes(&self) -> Result<Vec<Shape>, StoreError> {
+        self.read(recover::shapes)
     }
 
     fn floors(&self) -> Result<Vec<Floor>, StoreError> {

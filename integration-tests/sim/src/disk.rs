@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use grapevine_core::criteria::Shape;
 use grapevine_core::event::{Event, Floor, Match, Registration};
 use grapevine_core::id::{EventId, Incarnation, Lane, UnixSeconds};
 use grapevine_core::intent::{Intent, IntentId};
@@ -29,6 +30,7 @@ pub(crate) struct Disk {
     intents: BTreeMap<IntentId, Intent>,
     classes: BTreeMap<ClassPath, Stored>,
     floors: BTreeMap<(ClassPath, u16), VersionVector>,
+    shapes: BTreeSet<Shape>,
     log: BTreeMap<(Incarnation, Lane, u64), Event>,
     watermarks: BTreeMap<(Incarnation, Lane), u64>,
     directory: BTreeMap<(ClassPath, Address), (UnixSeconds, bool)>,
@@ -55,6 +57,7 @@ impl Disk {
                 stored.entry(others.clone()).or_default().join(entries);
             }
             Write::JoinFloor { floor, evict } => self.join_floor(floor, evict),
+            Write::PutShape(shape) => drop(self.shapes.insert(shape.clone())),
             Write::Progress {
                 origin,
                 lane,
@@ -193,6 +196,11 @@ impl Disk {
         reported.map(|(address, _)| address).collect()
     }
 
+    /// The shapes kept.
+    pub(crate) fn shapes(&self) -> Vec<Shape> {
+        self.shapes.iter().cloned().collect()
+    }
+
     /// What a core finds when it starts on this disk.
     pub(crate) fn recover(&self) -> Recovered {
         let logged = self.log.keys().map(|(origin, lane, _)| (*origin, *lane));
@@ -212,6 +220,7 @@ impl Disk {
                 .map(|(class, stored)| recovered(class, stored))
                 .collect(),
             floors: self.floors(),
+            shapes: self.shapes(),
             progress: lanes.into_iter().map(|lane| self.progress(lane)).collect(),
             registrations: self.directory.len() as u64,
         }

@@ -213,6 +213,8 @@ impl Report {
             "stale": { "offered": tally.stale.0, "served": tally.stale.1 },
             "sessions": { "reads": tally.sessions.0, "timed_out": tally.sessions.1 },
             "floors": tally.floors,
+            "shapes": tally.shapes,
+            "new_shapes": tally.new_shapes,
             "snapshots": tally.snapshots,
             "violations": self.violations,
             "violated_seeds": self.violated_seeds,

@@ -5,6 +5,9 @@
 
 use std::time::Duration;
 
+use grapevine_core::criteria::{
+    Cell, Column, Conjunction, Datum, Dialect, Range, Raw, Shape, Table,
+};
 use grapevine_core::event::Match;
 use grapevine_core::machine::effects::Query;
 use grapevine_core::names::{Address, ClassPath};
@@ -14,7 +17,9 @@ use grapevine_core::versions::bucket_of;
 use crate::clock::Micros;
 
 /// The most addresses.
-pub(crate) const ADDRESSES_MAX: usize = 22;
+pub(crate) const ADDRESSES_MAX: usize = 27;
+/// Those whose classes are named; the others are read by criteria.
+const NAMED: usize = 22;
 /// How long classes of `s/**` are served after freshness was shown last.
 pub(crate) const SERVE_UNKNOWN_FOR: Duration = Duration::from_millis(700);
 /// The top-level class of [`marker`]s.
@@ -26,7 +31,7 @@ pub(crate) const SHORT_TTL: Duration = Duration::from_millis(300);
 const SOURCE_LAG: Duration = Duration::from_millis(400);
 
 /// Addresses and their classes, the governing one first.
-const ADDRESSES: [(&str, &[&str]); ADDRESSES_MAX] = [
+const ADDRESSES: [(&str, &[&str]); NAMED] = [
     ("v1", &["v/1"]),
     ("v2", &["v/2", "w/1"]),
     ("v3", &["v/1/x"]),
@@ -85,6 +90,32 @@ const WRITES: [(&[&str], Match); 30] = [
     (&["*"], Match::Any),
 ];
 
+/// The table of reads by criteria, and the class of it.
+const TABLE: &str = "c";
+
+/// What is known of a column: a value, or a range that it lies in.
+type Known = (&'static str, i64, i64);
+
+/// Reads by criteria: their addresses, and the rows that they find.
+const READS: [(&str, &[Known]); ADDRESSES_MAX - NAMED] = [
+    ("c1", &[("k", 1, 1)]),
+    ("c2", &[("k", 2, 2)]),
+    ("c3", &[("k", 1, 1), ("n", 10, 19)]),
+    ("c4", &[("n", 15, 30)]),
+    ("c5", &[]),
+];
+
+/// Changes of rows, as they were and as they are: a row that moves, a new one, one that nothing is known of but its `k`, all in
+/// a range, and all.
+const CHANGES: [&[&[Known]]; 6] = [
+    &[&[("k", 1, 1), ("n", 40, 40)], &[("k", 2, 2), ("n", 40, 40)]],
+    &[&[("k", 1, 1), ("n", 15, 15)]],
+    &[&[("k", 3, 3), ("n", 18, 18)], &[("k", 3, 3), ("n", 99, 99)]],
+    &[&[("k", 2, 2)]],
+    &[&[("n", 28, 35)]],
+    &[&[]],
+];
+
 /// Classes whose buckets the fillers share.
 const CROWDED: [&str; 7] = ["v/1", "v/2", "v/3", "r/1", "r/2", "b/1", "p/1"];
 /// Fillers of each.
@@ -126,6 +157,8 @@ pub(crate) struct Item {
     pub(crate) strategy: Strategy,
     /// How long its policy serves while freshness is unknown.
     pub(crate) serve: Duration,
+    /// The rows that it is about, if it is read by criteria.
+    pub(crate) reads: Option<Conjunction>,
 }
 
 /// One kind of write.
@@ -135,6 +168,8 @@ pub(crate) struct Kind {
     pub(crate) classes: Vec<ClassPath>,
     /// Any or all of them.
     pub(crate) matching: Match,
+    /// What is known of the rows that change, where that is told in place of classes.
+    pub(crate) rows: Vec<Conjunction>,
     /// The addresses that it changes.
     pub(crate) covers: Mask,
 }
@@ -168,10 +203,10 @@ impl Shop {
     /// Makes the application, for a source that lags or not.
     pub(crate) fn new(lags: bool) -> Self {
         let policies = policies(lags);
-        let item = |&(name, paths): &(&str, &[&str])| {
+        let item = |name: &str, classes: Vec<ClassPath>, reads| {
             let query = Query {
                 address: Address::parse(name).expect("invariant: a constant address"),
-                classes: paths.iter().map(|path| class(path)).collect(),
+                classes,
                 slice: None,
             };
             let policy = policies.of(&query.classes[0]);
@@ -185,13 +220,34 @@ impl Shop {
                     OnUnknown::Serve(limit) => limit,
                     OnUnknown::Bypass => Duration::ZERO,
                 },
+                reads,
             }
         };
-        let items: Vec<_> = ADDRESSES.iter().map(item).collect();
+        let named = ADDRESSES.iter().map(|(name, paths)| {
+            let classes = paths.iter().map(|path| class(path)).collect();
+            item(name, classes, None)
+        });
+        let by_criteria = READS.iter().map(|(name, known)| {
+            let rows = rows(known);
+            item(name, Shape::of(&rows).classes_of_read(&rows), Some(rows))
+        });
+        let items: Vec<_> = named.chain(by_criteria).collect();
         let kind = |classes: Vec<ClassPath>, matching| Kind {
             covers: Mask::of(|address| covers(&classes, matching, &items[address].classes)),
             classes,
             matching,
+            rows: Vec::new(),
+        };
+        let change = |changed: &&[&[Known]]| {
+            let changed: Vec<_> = changed.iter().map(|known| rows(known)).collect();
+            let meets = |reads: &Conjunction| changed.iter().any(|rows| rows.may_meet(reads));
+            Kind {
+                covers: Mask::of(|address| items[address].reads.as_ref().is_some_and(meets)),
+                // What it is declared by, before it is committed: all of the table.
+                classes: vec![class(TABLE)],
+                matching: Match::Any,
+                rows: changed,
+            }
         };
         let mut kinds: Vec<_> = WRITES
             .iter()
@@ -199,6 +255,10 @@ impl Shop {
                 kind(paths.iter().map(|path| class(path)).collect(), *matching)
             })
             .collect();
+        // Before those of whole top-level classes, which are rare.
+        let whole = kinds.split_off(kinds.len() - 3);
+        kinds.extend(CHANGES.iter().map(change));
+        kinds.extend(whole);
         let common = kinds.len();
         for path in CROWDED {
             let filler = |path| kind(vec![class(path)], Match::Any);
@@ -248,6 +308,27 @@ pub(crate) fn marked(class: &ClassPath) -> Option<(usize, u32)> {
     let name = class.as_str().strip_prefix(MARKERS)?.strip_prefix('/')?;
     let (op, attempt) = name.split_once('.')?;
     Some((op.parse().ok()?, attempt.parse().ok()?))
+}
+
+/// Rows of the table of which something is known.
+fn rows(known: &[Known]) -> Conjunction {
+    let table = Table::parse(TABLE).expect("invariant: a constant name");
+    let mut rows = Conjunction::all_of(table);
+    for &(column, least, most) in known {
+        let column = Column::parse(column).expect("invariant: a constant name");
+        let datum = |value| {
+            let datum = Datum::of(Dialect::Postgres, Raw::Int(value));
+            datum.expect("invariant: a number has a normal form")
+        };
+        let cell = if least == most {
+            Cell::Is(datum(least))
+        } else {
+            let range = Range::between(Some(&datum(least)), Some(&datum(most)));
+            Cell::In(range.expect("invariant: numbers are in order"))
+        };
+        rows.narrow(column, cell);
+    }
+    rows
 }
 
 /// A class by a path that is known to be good.
@@ -316,6 +397,7 @@ fn policies(lags: bool) -> PolicySet {
             OnUnknown::Serve(SERVE_UNKNOWN_FOR),
             hour,
         ),
+        policy("c/**", Strategy::Versioned, bypass, hour),
         policy("t/**", Strategy::Ttl, bypass, SHORT_TTL),
         elected(policy("e/**", Strategy::Versioned, bypass, hour)),
         elected(policy("f/**", Strategy::Registered, bypass, hour)),

@@ -223,6 +223,10 @@ pub(crate) struct Tally {
     pub(crate) sessions: (u64, u64),
     /// Floors applied.
     pub(crate) floors: u64,
+    /// Shapes that were told of, at each that applied it.
+    pub(crate) shapes: u64,
+    /// Look-ups of a shape that was not known there.
+    pub(crate) new_shapes: u64,
     /// Snapshots adopted.
     pub(crate) snapshots: u64,
     /// Events of the queue.
@@ -262,6 +266,8 @@ impl Tally {
         self.sessions.0 += other.sessions.0;
         self.sessions.1 += other.sessions.1;
         self.floors += other.floors;
+        self.shapes += other.shapes;
+        self.new_shapes += other.new_shapes;
         self.snapshots += other.snapshots;
         self.steps += other.steps;
         for (race, count) in &other.races {

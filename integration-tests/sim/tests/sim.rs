@@ -161,7 +161,7 @@ fn arm_freshness_by_timeout_is_caught() {
 
 #[test]
 fn arm_wall_clock_lease_is_caught() {
-    is_caught(Arm::WallClockLease, 200, &["G6", "G7", "G11"]);
+    is_caught(Arm::WallClockLease, 200, &["G6", "G7", "G8", "G11"]);
 }
 
 #[test]

@@ -185,7 +185,7 @@ impl Peer {
         let endpoint = Endpoint::from_shared(format!("http://{}", cluster[node].peer)).unwrap();
         let hello = v1::Hello {
             cluster: "test".to_owned(),
-            protocol: 2,
+            protocol: 3,
             node_id: format!("made-by-hand-{:016x}", rand::random::<u64>()),
             incarnation: rand::random::<u128>().to_be_bytes().to_vec().into(),
             // Nobody answers there.

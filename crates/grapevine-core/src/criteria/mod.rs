@@ -26,7 +26,7 @@ mod value;
 
 pub use self::pattern::{Cell, Conjunction, Pattern};
 pub use self::range::Range;
-pub use self::shape::{SHAPE_COLUMNS_MAX, Shape, table_class};
+pub use self::shape::{SHAPE_COLUMNS_MAX, SHAPE_MARK, Shape, table_class};
 pub use self::value::{Datum, Dialect, Order, Raw, Value};
 use crate::names::{NameError, check_length, name};
 

@@ -37,6 +37,17 @@ impl Conjunction {
         }
     }
 
+    /// How long its names and values are.
+    pub fn bytes(&self) -> usize {
+        let cell = |cell: &Cell| match cell {
+            Cell::Is(datum) => datum.value.bytes(),
+            Cell::In(_) => 2 * size_of::<u64>(),
+        };
+        let cells = self.cells.iter();
+        let cells = cells.map(|(column, known)| column.as_str().len() + cell(known));
+        self.table.as_str().len() + cells.sum::<usize>()
+    }
+
     /// Narrows it by what is known of one more column. Of two things that contradict each other the first one stays: no row meets
     /// both, so either is true of all that do.
     pub fn narrow(&mut self, column: Column, cell: Cell) {

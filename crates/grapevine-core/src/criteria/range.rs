@@ -75,6 +75,16 @@ impl Range {
         Value::at(self.order, self.high)
     }
 
+    /// Its ends as positions, for those who write it down; [`Self::of`] reads them.
+    pub fn ends(self) -> (u64, u64) {
+        (self.low, self.high)
+    }
+
+    /// A range with these ends, as [`Self::ends`] told them.
+    pub fn of(order: Order, low: u64, high: u64) -> Self {
+        Self { order, low, high }
+    }
+
     /// Whether both ends are known.
     pub(super) fn is_closed(self) -> bool {
         self.low > 0 && self.high < u64::MAX

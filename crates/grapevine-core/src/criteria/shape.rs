@@ -14,6 +14,8 @@ use crate::names::ClassPath;
 
 /// The most columns with a value that a shape has; further conditions of a read are left out, which makes it depend on more rows.
 pub const SHAPE_COLUMNS_MAX: usize = 4;
+/// How the segment of a shape begins, below the class of its table.
+pub const SHAPE_MARK: char = ':';
 /// The most bytes of a table's class; a longer one is hashed.
 const TABLE_BYTES_MAX: usize = 32;
 /// The most bytes of a shape's segment below it; columns that have no room are left out, so that the others can be read there.
@@ -74,7 +76,7 @@ impl Shape {
             equal: Vec::new(),
             range: None,
         };
-        let names = columns.strip_prefix(':')?.split(',');
+        let names = columns.strip_prefix(SHAPE_MARK)?.split(',');
         for name in names.filter(|name| *name != "*") {
             let (name, order) = match name.split_once('~') {
                 None => (name, None),
@@ -95,6 +97,20 @@ impl Shape {
         // Names have one notation, and the range comes last.
         let same = shape.columns() == columns && shape.has_room();
         (ascending && once && few && same).then_some(shape)
+    }
+
+    /// That of the reads of a table that nothing narrows. Every change of a row of the table concerns them.
+    pub fn of_all(table: ClassPath) -> Self {
+        Self {
+            table,
+            equal: Vec::new(),
+            range: None,
+        }
+    }
+
+    /// Whether it has no columns.
+    pub fn is_of_all(&self) -> bool {
+        self.equal.is_empty() && self.range.is_none()
     }
 
     /// The columns of a conjunction that its shape leaves out.
@@ -136,7 +152,7 @@ impl Shape {
         if columns.is_empty() {
             columns.push("*".to_owned());
         }
-        format!(":{}", columns.join(","))
+        format!("{SHAPE_MARK}{}", columns.join(","))
     }
 
     /// The classes of a read of these rows, which has this shape: one, or one for each node that covers its range.

@@ -164,6 +164,16 @@ impl Value {
         })
     }
 
+    /// How long it is.
+    pub fn bytes(&self) -> usize {
+        match self {
+            Self::Null => 0,
+            Self::Number(_) | Self::Time(_) => size_of::<u64>(),
+            Self::Text(text) => text.len(),
+            Self::Bytes(bytes) => bytes.len(),
+        }
+    }
+
     /// The number that is meant, if it is one.
     pub fn number(&self) -> Option<f64> {
         match self {

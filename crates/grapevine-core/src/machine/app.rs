@@ -6,6 +6,7 @@
 //! own stamp does not goes into a batch of its own.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 
 use xxhash_rust::xxh3::Xxh3;
 
@@ -147,18 +148,32 @@ impl Core {
         self.issue(bump, Some((ticket, call.level, call.deadline)), effects);
     }
 
-    /// Gives a bump its number and has it written; a call that wants a receipt waits for that.
+    /// Issues a bump.
     pub(super) fn issue(
         &mut self,
         bump: Bump,
         call: Option<(Ticket, ReceiptLevel, Time)>,
         effects: &mut Effects,
     ) -> EventId {
+        self.issue_event(BumpEvent::Bump(bump), call, effects)
+    }
+
+    /// Gives a bump, or a change of rows, its number and has it written; a call that wants a receipt waits for that.
+    pub(super) fn issue_event(
+        &mut self,
+        event: BumpEvent,
+        call: Option<(Ticket, ReceiptLevel, Time)>,
+        effects: &mut Effects,
+    ) -> EventId {
         self.counters.bumps_own += 1;
-        self.admitted.note(&bump, &self.versions);
         let id = self.next_bump_id();
-        let mut writes = bump_writes(id, &bump, false);
-        let event = std::sync::Arc::new(BumpEvent::Bump(bump));
+        let event = Arc::new(event);
+        let meant = self.meant_here(&event);
+        let mut writes = Vec::new();
+        if let BumpEvent::Bump(bump) = &*meant {
+            self.admitted.note(bump, &self.versions);
+            writes = bump_writes(id, bump, false);
+        }
         writes.insert(
             0,
             Write::Log {
@@ -172,20 +187,34 @@ impl Core {
             lane: Lane::Bump,
             watermark: id.sequence,
         });
-        self.write(effects, writes, Pending::OwnBump { id, event, call });
+        self.write(
+            effects,
+            writes,
+            Pending::OwnBump {
+                id,
+                event,
+                meant,
+                call,
+            },
+        );
         id
     }
 
     pub(super) fn admit(&mut self, call: &Invalidate, now: Time) -> Result<Bump, Refusal> {
-        // One that wants no receipt is answered by its flush and needs no place.
-        let wants_place = call.level != ReceiptLevel::None && !self.draining;
+        self.admit_receipt(call.level, now)?;
+        self.admit_bump(&call.classes, call.matching, call.purge)
+    }
+
+    /// Whether there is a place to wait for a receipt. A call that wants none is answered by its flush.
+    pub(super) fn admit_receipt(&self, level: ReceiptLevel, now: Time) -> Result<(), Refusal> {
+        let wants_place = level != ReceiptLevel::None && !self.draining;
         if wants_place && self.receipt_places() == 0 {
             return Err(Refusal::Receipts {
                 limit: self.config.limits.receipts_max,
                 after: self.receipts.next_place(now),
             });
         }
-        self.admit_bump(&call.classes, call.matching, call.purge)
+        Ok(())
     }
 
     /// What a bump of these classes is to be, if it may be.
@@ -303,6 +332,7 @@ impl Core {
                 call.verdicts.push(Verdict::Accepted(Token::NONE));
                 continue;
             }
+            self.meet_shapes(&item.classes, effects);
             match self.judge(&item, now) {
                 Err(reason) => {
                     self.counters.registrations_condemned += 1;
@@ -359,6 +389,9 @@ impl Core {
     }
 
     fn judge(&self, item: &RegisterItem, now: Time) -> Result<Stamp, CondemnReason> {
+        if !self.shapes_are_known(&item.classes) {
+            return Err(CondemnReason::ShapeUnknown);
+        }
         let stamp = match item.lease {
             LeaseClaim::Absent => return Ok(self.versions.stamp()),
             LeaseClaim::Malformed => return Err(CondemnReason::LeaseUnknown),
@@ -416,7 +449,7 @@ impl Core {
             .vectors_at(&stamps, &self.progress.covered_bumps());
         for ((_, fit), vector) in groups.into_iter().zip(vectors) {
             for chunk in fit.chunks(BATCH_REGISTRATIONS_MAX) {
-                let batch = std::sync::Arc::new(RegistrationBatch {
+                let batch = Arc::new(RegistrationBatch {
                     stamp: vector.clone(),
                     registrations: chunk.to_vec(),
                 });

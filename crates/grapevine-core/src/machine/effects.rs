@@ -14,6 +14,7 @@ use std::time::Duration;
 pub use peer::{PeerHello, PeerMessage, Sighting};
 pub use refusal::Refusal;
 
+use crate::criteria::Conjunction;
 use crate::event::{BumpEvent, Match, PurgeMode};
 use crate::fill::{FillId, FillKey};
 use crate::id::{EventId, Incarnation, Lane, Time, UnixSeconds};
@@ -38,6 +39,10 @@ pub struct CommitId(pub u64);
 pub enum Input {
     /// An application declares classes changed.
     Invalidate(Ticket, Invalidate),
+    /// An application declares rows changed.
+    RowsChanged(Ticket, RowsChange),
+    /// Reads are made of classes whose shapes are not known here.
+    MeetShapes(Vec<ClassPath>),
     /// An application is about to commit a write.
     BeginWrite(Ticket, BeginWrite),
     /// An application committed a write that it had declared.
@@ -113,6 +118,20 @@ pub struct Invalidate {
     pub classes: Vec<ClassPath>,
     /// Any or all of them.
     pub matching: Match,
+    /// What to do with known addresses.
+    pub purge: PurgeMode,
+    /// Who must have it before the reply.
+    pub level: ReceiptLevel,
+    /// When to reply whatever the receipt says.
+    pub deadline: Time,
+}
+
+/// A call to tell of changed rows.
+#[derive(Clone, Debug)]
+pub struct RowsChange {
+    /// What is known of them, as they were and as they are: at least one. What is more than an event can say counts as
+    /// all rows of the tables.
+    pub rows: Vec<Conjunction>,
     /// What to do with known addresses.
     pub purge: PurgeMode,
     /// Who must have it before the reply.
@@ -232,6 +251,8 @@ pub enum CondemnReason {
     LeaseUnknown,
     /// The turn that the caller had won is over: another caller fills.
     Superseded,
+    /// A class is of a shape that is not known here yet: changes of rows may have missed it.
+    ShapeUnknown,
 }
 
 /// What to do.
@@ -431,6 +452,8 @@ pub struct Resolution {
     pub ttl: Duration,
     /// Read the source and store nothing.
     pub bypass: bool,
+    /// That is so, if for nothing else, because a class is of a shape that is not known here: [`Input::MeetShapes`] is called for.
+    pub new_shape: bool,
     /// Ask for a turn before filling.
     pub elect: bool,
     /// What may be served instead while it is filled, most recent first; at most two.
@@ -494,8 +517,10 @@ pub struct Counters {
     pub events_duplicate: u64,
     /// Buckets evicted by this sidecar.
     pub floors_own: u64,
-    /// Conjunctions widened to their anchor, for want of room.
+    /// Conjunctions widened to their anchor, and changes of rows to whole tables, for want of room.
     pub escalations: u64,
+    /// Shapes that this sidecar made known, or added to.
+    pub shapes_made_known: u64,
     /// Registrations made here.
     pub registrations_accepted: u64,
     /// Registrations and fills condemned, here made or received.

@@ -55,8 +55,15 @@ impl Core {
                 watermark: id.sequence,
             },
         ];
+        let meant = event.clone();
         let call = None;
-        self.write(effects, writes, Pending::OwnBump { id, event, call });
+        let pending = Pending::OwnBump {
+            id,
+            event,
+            meant,
+            call,
+        };
+        self.write(effects, writes, pending);
     }
 
     /// Removes stored classes that a stored floor dominates: nothing else would ever name them again.
@@ -134,17 +141,17 @@ impl Core {
             .pending
             .iter()
             .filter_map(|(_, pending)| match pending {
-                Pending::OwnBump { event, .. } => match &**event {
-                    BumpEvent::Bump(bump) => Some(bump),
-                    BumpEvent::Floor(_) => None,
+                Pending::OwnBump { meant, .. } => match &**meant {
+                    BumpEvent::Bump(bump) => Some(bump.classes.clone()),
+                    BumpEvent::Shape(new) => Some(vec![new.shape.class()]),
+                    BumpEvent::Floor(_) | BumpEvent::Rows(_) => None,
                 },
                 _ => None,
             });
         bumps
-            .flat_map(|bump| &bump.classes)
+            .flatten()
             .filter(|class| class.top() == top.as_str() && !class.is_top())
             .filter(|class| bucket_of(class.as_str()) == bucket)
-            .cloned()
             .collect()
     }
 }

@@ -34,10 +34,11 @@ const PUSHED_BATCHES_MAX: usize = 64;
 pub(super) enum Pending {
     /// Nobody waits.
     Nothing,
-    /// A bump or floor of this sidecar, and the call that wants a receipt.
+    /// An event of this sidecar's bump lane, what it means here, and the call that wants a receipt.
     OwnBump {
         id: EventId,
         event: Arc<BumpEvent>,
+        meant: Arc<BumpEvent>,
         call: Option<(Ticket, ReceiptLevel, Time)>,
     },
     /// Registration batches of this sidecar.
@@ -92,8 +93,13 @@ impl Core {
                 Pending::Nothing => {}
                 Pending::Retirement => self.retirement_flushed(),
                 Pending::LostTrack => self.end_lost(effects),
-                Pending::OwnBump { id, event, call } => {
-                    self.apply_own(id, &event, effects);
+                Pending::OwnBump {
+                    id,
+                    event,
+                    meant,
+                    call,
+                } => {
+                    self.apply_own(id, &meant, effects);
                     pushes.push((id.sequence, event));
                     if let Some(call) = call {
                         self.await_receipt(id, call, now);
@@ -126,16 +132,9 @@ impl Core {
         }
         if !pushes.is_empty() {
             let origin = self.config.incarnation;
-            let messages =
-                pushed(
-                    pushes,
-                    PUSHED_EVENTS_MAX,
-                    PUSHED_CLASSES_MAX,
-                    |event| match &**event {
-                        BumpEvent::Bump(bump) => bump.classes.len(),
-                        BumpEvent::Floor(floor) => floor.vector.len(),
-                    },
-                );
+            let messages = pushed(pushes, PUSHED_EVENTS_MAX, PUSHED_CLASSES_MAX, |event| {
+                event.weight()
+            });
             let messages = messages.into_iter().map(|(first, events)| {
                 Action::Broadcast(PeerMessage::Bumps {
                     origin,
@@ -185,6 +184,11 @@ impl Core {
                 self.apply_event(id, event);
                 self.admitted.applied(bump);
             }
+            BumpEvent::Shape(new) => {
+                self.apply_event(id, event);
+                self.shape_written(id, &new.shape);
+            }
+            BumpEvent::Rows(_) => unreachable!("invariant: a change of rows means a bump"),
         }
         self.progress
             .lane_mut(id.origin, Lane::Bump)
@@ -201,6 +205,12 @@ impl Core {
                 self.versions.apply_bump(id, bump)
             }
             BumpEvent::Floor(floor) => self.versions.apply_floor(id, floor),
+            BumpEvent::Shape(new) => {
+                let mut vector = new.vector.clone();
+                vector.raise(id.origin, id.sequence);
+                self.versions.join_part(&new.shape.class(), &[], &vector)
+            }
+            BumpEvent::Rows(_) => unreachable!("invariant: a change of rows means a bump"),
         };
         self.history.note(self.versions.stamp(), id);
         changed

@@ -87,6 +87,7 @@ impl Recovered {
             members: self.members.clone(),
             roster: self.roster.clone(),
             intents: self.intents.clone(),
+            shapes: self.shapes.clone(),
             registrations: self.registrations,
             ..Self::default()
         }
@@ -267,9 +268,9 @@ impl Core {
         !self.progress.knows(run) && self.may_have_lost_track(peer)
     }
 
-    /// Whether a floor names a run that is unknown here, and may have been retired before what views repeat.
+    /// Whether a vector names a run that is unknown here, and may have been retired before what views repeat.
     pub(super) fn names_strangers(&self, event: &BumpEvent) -> bool {
-        let BumpEvent::Floor(floor) = event else {
+        let Some(vector) = event.vector() else {
             return false;
         };
         // What is retired and not here yet may be forgotten before it is.
@@ -279,7 +280,7 @@ impl Core {
                 || self.progress.knows(run)
                 || self.progress.is_retired(run)
         };
-        self.may_lack_retirements() && !floor.vector.iter().all(|(run, _)| known(run))
+        self.may_lack_retirements() && !vector.iter().all(|(run, _)| known(run))
     }
 
     /// Whether a snapshot with this cut may be taken: whoever serves it has applied what views have forgotten, for entries of runs

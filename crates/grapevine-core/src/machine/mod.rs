@@ -4,7 +4,7 @@
 //! it shows is kept in a queue of pending work until its flush is told back. The parts: `app` takes calls, `flushed`
 //! lets out what is durable, `evict` keeps the classes within their limits, `remote` takes peers' events, `members` knows
 //! who is there, `views` and `wishes` have members agreed on, `freshness` and `grants` who may call itself fresh, `repair`
-//! finds and fills gaps, `snapshot` takes state over whole, `losses` gives up what nobody can fill, `receipts` tells who has
+//! finds and fills gaps, `rows` turns changes of rows into bumps of what is read, `snapshot` takes state over whole, `losses` gives up what nobody can fill, `receipts` tells who has
 //! what, `retire` forgets runs that are over, `lost_track` helps who was away for too many of those, `intents` keeps what
 //! writers declared before their commits, `fills` has one of many callers fill, `read_snapshots` stamps fills that read
 //! inside database snapshots, `source_lag` knows what a lagging source may not show yet.
@@ -26,6 +26,7 @@ mod receipts;
 mod remote;
 mod repair;
 mod retire;
+mod rows;
 mod snapshot;
 mod source_lag;
 mod views;
@@ -50,6 +51,7 @@ use crate::versions::Versions;
 use effects::{CommitId, Counters, Effects, Filling, Freshness, Input, Query, Resolution, Stale};
 use flushed::Pending;
 pub use members::AdmitError;
+pub use rows::SHAPES_PER_TABLE_MAX;
 
 /// Limits on tables. At one, Grapevine over-invalidates or refuses with the limit's name; it never drops an invalidation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -159,6 +161,7 @@ pub struct Core {
     views: views::Views,
     repair: repair::Repair,
     retirements: retire::Retirements,
+    shapes: rows::Shapes,
     caught_up: bool,
     /// How often this run had caught up and was catching up again.
     relapses: u32,
@@ -245,6 +248,7 @@ impl Core {
             fills: fills::Fills::default(),
             repair: repair::Repair::default(),
             retirements: retire::Retirements::default(),
+            shapes: rows::Shapes::recover(&recovered.shapes),
             caught_up: false,
             relapses: 0,
             started: now,
@@ -285,6 +289,8 @@ impl Core {
         let (mark, seated) = (self.views.view().mark(), self.seated());
         match input {
             Input::Invalidate(ticket, call) => self.invalidate(ticket, &call, now, &mut effects),
+            Input::RowsChanged(ticket, call) => self.rows_changed(ticket, call, now, &mut effects),
+            Input::MeetShapes(classes) => self.meet_shapes(&classes, &mut effects),
             Input::BeginWrite(ticket, call) => self.begin_write(ticket, &call, now, &mut effects),
             Input::CommitWrite(ticket, intent, call) => {
                 self.commit_write(ticket, intent, &call, now, &mut effects);
@@ -374,7 +380,8 @@ impl Core {
             _ => self.token(&query.classes),
         };
         let targets = plan(&query.address, first, query.slice, policy, token)?;
-        let bypass = self.bypass(policy.strategy, policy.on_unknown, now);
+        let new_shape = policy.strategy != Strategy::Ttl && !self.shapes_are_known(&query.classes);
+        let bypass = new_shape || self.bypass(policy.strategy, policy.on_unknown, now);
         let stale = if bypass || query.slice.is_some() || policy.strategy == Strategy::Ttl {
             Vec::new()
         } else {
@@ -393,6 +400,7 @@ impl Core {
             strategy: policy.strategy,
             ttl: jittered(policy.ttl, policy.jitter_percent, jitter),
             bypass,
+            new_shape,
             elect: policy.fill == FillRule::One,
             filling: Filling::Free,
         };

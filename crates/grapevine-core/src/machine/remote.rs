@@ -123,8 +123,10 @@ impl Core {
                 id,
                 classes,
                 floors,
+                shapes,
             } => {
-                self.snapshot_versions(from, id, &classes, &floors, now, effects);
+                let rest = (&floors[..], &shapes[..]);
+                self.snapshot_versions(from, id, &classes, rest, now, effects);
             }
             PeerMessage::SnapshotDirectory { id, registrations } => {
                 self.snapshot_directory(from, id, registrations, now, effects);
@@ -210,24 +212,23 @@ impl Core {
     /// next bump of everything (docs/decisions/0004).
     pub(super) fn within_limits(&self, event: &Arc<BumpEvent>) -> Arc<BumpEvent> {
         let most = 2 * self.config.limits.top_level_classes_max;
-        let fresh = |bump: &Bump| {
-            let classes = bump.classes.iter();
-            let fresh =
-                classes.filter(|class| !class.is_reserved() && !self.versions.has_top(class));
-            fresh.map(ClassPath::top).collect::<BTreeSet<_>>().len()
+        let (classes, purge) = match &**event {
+            BumpEvent::Bump(bump) => (&bump.classes[..], bump.purge),
+            BumpEvent::Shape(new) => (std::slice::from_ref(&new.shape.table), PurgeMode::default()),
+            BumpEvent::Floor(_) | BumpEvent::Rows(_) => return event.clone(),
         };
-        match &**event {
-            BumpEvent::Bump(bump)
-                if self.versions.tops() + fresh(bump) > most && fresh(bump) > 0 =>
-            {
-                Arc::new(BumpEvent::Bump(Bump {
-                    classes: vec![ClassPath::everything()],
-                    matching: Match::Any,
-                    purge: bump.purge,
-                }))
-            }
-            _ => event.clone(),
+        let fresh = classes
+            .iter()
+            .filter(|class| !class.is_reserved() && !self.versions.has_top(class));
+        let fresh = fresh.map(ClassPath::top).collect::<BTreeSet<_>>().len();
+        if fresh == 0 || self.versions.tops() + fresh <= most {
+            return event.clone();
         }
+        Arc::new(BumpEvent::Bump(Bump {
+            classes: vec![ClassPath::everything()],
+            matching: Match::Any,
+            purge,
+        }))
     }
 
     fn remote_bumps(
@@ -292,13 +293,13 @@ impl Core {
         let EventId { origin, sequence } = id;
         self.counters.bumps_remote += 1;
         let logged = event.clone();
-        let event = &self.within_limits(event);
-        if let BumpEvent::Floor(floor) = &**event {
-            self.retirements_heard(&floor.vector);
+        let event = &self.within_limits(&self.meant_here(event));
+        if let Some(vector) = event.vector() {
+            self.retirements_heard(vector);
         }
         let evict = match &**event {
             BumpEvent::Floor(floor) => self.versions.bucket_classes(&floor.top, floor.bucket),
-            BumpEvent::Bump(_) => Vec::new(),
+            _ => Vec::new(),
         };
         if !self.apply_event(id, event) {
             // The tokens stay, so what was registered under them counts as known; but the event takes it out.
@@ -329,6 +330,8 @@ impl Core {
                 floor.vector = self.versions.image(&floor.vector);
                 writes.push(Write::JoinFloor { floor, evict });
             }
+            BumpEvent::Shape(new) => writes.extend(self.shape_heard(id, new, effects)),
+            BumpEvent::Rows(_) => unreachable!("invariant: a change of rows means a bump"),
         }
         effects.actions.push(Action::Applied(id, event.clone()));
         writes
@@ -369,7 +372,8 @@ impl Core {
         }
         // By class, the first event of this message that bumps it: a stamp that covers any of them covers the first.
         let mut bumped: HashMap<&str, u64> = HashMap::new();
-        for (sequence, event) in (first..).zip(events) {
+        let meant: Vec<_> = events.iter().map(|event| self.meant_here(event)).collect();
+        for (sequence, event) in (first..).zip(&meant) {
             if let BumpEvent::Bump(bump) = &**event {
                 for class in &bump.classes {
                     bumped.entry(class.as_str()).or_insert(sequence);

@@ -3,7 +3,7 @@
 //! The holder announces its flushed watermarks (the cut) before it reads the first chunk; the receiver joins the chunks and
 //! adopts the cut with the last one, so a snapshot broken off has changed nothing that could hide a hole.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,6 +13,7 @@ use super::effects::{Action, Effects, PeerMessage, as_heads};
 use super::flushed::Pending;
 use super::lost_track::Track;
 use super::remote::OVERFULL_BY_OTHERS;
+use crate::criteria::Shape;
 use crate::event::{
     BATCH_REGISTRATIONS_MAX, BumpEvent, Event, Floor, Match, PurgeMode, Registration,
     RegistrationBatch,
@@ -38,6 +39,8 @@ pub(super) struct Receiving {
     /// Floors that its holder passed on before it was asked, and that are not applied here: it has what they say. No more than
     /// one message brings.
     floors: Vec<(EventId, Arc<BumpEvent>)>,
+    /// Shapes that its holder knows.
+    shapes: BTreeSet<Shape>,
 }
 
 impl Core {
@@ -92,6 +95,7 @@ impl Core {
             cut: None,
             until: now.plus(SNAPSHOT_ANSWER_TIMEOUT),
             floors,
+            shapes: BTreeSet::new(),
         });
         self.counters.snapshots_requested += 1;
         effects.send(from, PeerMessage::SnapshotRequest { id });
@@ -150,16 +154,15 @@ impl Core {
         from: Incarnation,
         id: u64,
         classes: &[RecoveredClass],
-        floors: &[Floor],
+        (floors, shapes): (&[Floor], &[Shape]),
         now: Time,
         effects: &mut Effects,
     ) {
-        if self
-            .receiving(from, id, now)
-            .is_none_or(|snapshot| snapshot.cut.is_none())
-        {
+        let receiving = self.receiving(from, id, now);
+        let Some(snapshot) = receiving.filter(|snapshot| snapshot.cut.is_some()) else {
             return;
-        }
+        };
+        snapshot.shapes.extend(shapes.iter().cloned());
         let entries = classes.iter().flat_map(|class| {
             let joint = class.conjunctions.iter().map(|(_, entries)| entries);
             joint.chain([&class.entries])
@@ -167,7 +170,12 @@ impl Core {
         for entries in entries.chain(floors.iter().map(|floor| &floor.vector)) {
             self.retirements_heard(entries);
         }
-        let mut writes = self.join_floors(floors);
+        // First: what is applied here without knowledge of a shape shows in what was there.
+        let shapes = shapes.iter();
+        let mut writes: Vec<_> = shapes
+            .filter_map(|shape| self.adopt_shape(shape, effects))
+            .collect();
+        writes.extend(self.join_floors(floors));
         for class in classes {
             writes.extend(self.join_class(class));
         }
@@ -297,12 +305,18 @@ impl Core {
         let begun = self.receiving(from, id, now);
         let taken = begun.and_then(|snapshot| {
             let cut = snapshot.cut.take()?;
-            Some((cut, std::mem::take(&mut snapshot.floors)))
+            let floors = std::mem::take(&mut snapshot.floors);
+            Some((cut, floors, std::mem::take(&mut snapshot.shapes)))
         });
-        let Some((cut, floors)) = taken else {
+        let Some((cut, floors, shapes)) = taken else {
             return;
         };
         self.repair.snapshot = None;
+        if self.draining {
+            // What its holder applied without knowledge of a shape could not be told any more.
+            return;
+        }
+        self.tell_what_lacks(&shapes, effects);
         let mut writes = Vec::new();
         for head in cut.iter().copied() {
             let own = head.incarnation == self.config.incarnation;

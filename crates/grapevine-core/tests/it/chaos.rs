@@ -12,6 +12,9 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::time::Duration;
 
+use grapevine_core::criteria::{
+    Cell, Column, Conjunction, Datum, Dialect, Range, Raw, Shape, Table,
+};
 use grapevine_core::event::{BumpEvent, Match};
 use grapevine_core::id::{EventId, Incarnation, Lane, Time};
 use grapevine_core::machine::effects::{
@@ -29,7 +32,7 @@ use crate::world::{MAX_STALENESS, World};
 
 const NODES: usize = 3;
 /// Addresses, by strategy of their first class, with their classes.
-const ADDRESSES: [(&str, &[&str]); 7] = [
+const OF_CLASSES: [(&str, &[&str]); 7] = [
     ("v1", &["v/1"]),
     ("v2", &["v/2", "w/1"]),
     ("v3", &["v/1/x"]),
@@ -50,6 +53,109 @@ const BUMPED: [&[&str]; 9] = [
     &["r/2/x"],
 ];
 const JOINT: [&[&str]; 3] = [&["v/2", "w/1"], &["r/2", "w"], &["r", "w/1"]];
+
+/// Reads by criteria, with the columns that they are by; those of `r` are registered.
+const OF_ROWS: [(&str, &str, &[(&str, Criterion)]); 9] = [
+    ("v1", "v", &[("c", Is(1))]),
+    ("v2", "v", &[("c", Is(2))]),
+    ("v3", "v", &[("c", Is(1)), ("d", Is(1))]),
+    ("v4", "v", &[("p", To(10))]),
+    ("v5", "v", &[("c", Is(1)), ("p", To(100))]),
+    ("v6", "v", &[]),
+    ("r1", "r", &[("c", Is(1))]),
+    ("r2", "r", &[("d", Is(2))]),
+    ("r3", "r", &[("c", Is(1)), ("p", To(10))]),
+];
+/// Changes of rows: what is known of them.
+const CHANGED: [&[(&str, Criterion)]; 8] = [
+    &[("c", Is(1)), ("d", Is(1)), ("p", Is(5))],
+    &[("c", Is(1)), ("d", Is(2)), ("p", Is(50))],
+    &[("c", Is(2)), ("d", Is(1)), ("p", Is(7))],
+    &[("c", Is(2)), ("d", Is(2)), ("p", Is(1_000))],
+    &[("c", Is(3)), ("d", Is(3)), ("p", Is(10))],
+    &[("c", Is(1)), ("p", Is(10))],
+    &[("d", Is(2))],
+    &[("c", Is(2)), ("p", To(50))],
+];
+
+#[derive(Clone, Copy, Debug)]
+enum Criterion {
+    Is(i64),
+    /// From 0 to this.
+    To(i64),
+}
+use Criterion::{Is, To};
+
+fn rows(table: &str, criteria: &[(&str, Criterion)]) -> Conjunction {
+    let datum = |value| Datum::of(Dialect::Postgres, Raw::Int(value)).unwrap();
+    let mut rows = Conjunction::all_of(Table::parse(table).unwrap());
+    for (column, criterion) in criteria {
+        let cell = match *criterion {
+            Is(value) => Cell::Is(datum(value)),
+            To(value) => Cell::In(Range::between(Some(&datum(0)), Some(&datum(value))).unwrap()),
+        };
+        rows.narrow(Column::parse(column).unwrap(), cell);
+    }
+    rows
+}
+
+/// What is read.
+struct Read {
+    name: &'static str,
+    classes: Vec<String>,
+    /// The rows, where it is read by criteria.
+    rows: Option<Conjunction>,
+}
+
+impl Read {
+    fn of_classes() -> Vec<Self> {
+        let reads = OF_CLASSES.iter().map(|(name, classes)| Self {
+            name,
+            classes: classes.iter().map(|class| (*class).to_owned()).collect(),
+            rows: None,
+        });
+        reads.collect()
+    }
+
+    fn of_rows() -> Vec<Self> {
+        let reads = OF_ROWS.iter().map(|(name, table, criteria)| {
+            let rows = rows(table, criteria);
+            let classes = Shape::of(&rows).classes_of_read(&rows);
+            Self {
+                name,
+                classes: classes.iter().map(ToString::to_string).collect(),
+                rows: Some(rows),
+            }
+        });
+        reads.collect()
+    }
+
+    fn paths(&self) -> Vec<&str> {
+        self.classes.iter().map(String::as_str).collect()
+    }
+}
+
+/// What the schedules are about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Classes,
+    /// Every run that is over is retired soon.
+    Retiring,
+    /// Reads are by criteria, and rows change.
+    Rows,
+    /// The same, while runs are retired.
+    RetiringRows,
+}
+
+impl Kind {
+    fn retires(self) -> bool {
+        matches!(self, Self::Retiring | Self::RetiringRows)
+    }
+
+    fn has_rows(self) -> bool {
+        matches!(self, Self::Rows | Self::RetiringRows)
+    }
+}
 
 type Step = (u8, u8, u8, u8);
 
@@ -79,11 +185,14 @@ struct Counts {
     snapshots: u64,
     fresh: usize,
     retired: u64,
+    shapes: u64,
 }
 
 struct Chaos {
-    /// Whether every run that is over is retired soon.
-    retiring: bool,
+    kind: Kind,
+    reads: Vec<Read>,
+    /// Rows that were told to have changed.
+    changed: BTreeMap<EventId, Conjunction>,
     world: World,
     /// Counts what happens, so that a read and a write can be told apart in time.
     tick: u64,
@@ -111,17 +220,23 @@ fn policies() -> PolicySet {
 }
 
 impl Chaos {
-    fn new(retiring: bool) -> Self {
+    fn new(kind: Kind) -> Self {
         let world = World::running_with(NODES, |config| {
             config.policies = policies();
-            config.limits.classes_per_top_max = 2;
-            if retiring {
+            config.limits.classes_per_top_max = if kind.has_rows() { 20 } else { 2 };
+            if kind.retires() {
                 config.limits.old_runs_max = 0;
                 config.retire_after = Duration::from_millis(100);
             }
         });
         Self {
-            retiring,
+            kind,
+            reads: if kind.has_rows() {
+                Read::of_rows()
+            } else {
+                Read::of_classes()
+            },
+            changed: BTreeMap::new(),
             world,
             tick: 0,
             issued: BTreeMap::new(),
@@ -143,6 +258,8 @@ impl Chaos {
         let pick = |count: usize| usize::from(y) % count;
         self.tick += 1;
         match what % 64 {
+            0..=5 if self.kind.has_rows() => self.change(at, pick(2), usize::from(x)),
+            6 if self.kind.has_rows() => self.bump(at, &[["v", "r"][pick(2)]], Match::Any, x),
             0..=6 => self.bump(at, BUMPED[pick(BUMPED.len())], Match::Any, x),
             7..=8 => self.bump(at, JOINT[pick(JOINT.len())], Match::All, x),
             9..=16 => drop(self.world.flush(at)),
@@ -169,7 +286,7 @@ impl Chaos {
             46 => self.lose(at, x % 2 == 0),
             47..=48 => self.world.settle(),
             // Long enough for all to say that they are fresh, and for two looks at what is over.
-            49..=51 if self.retiring => {
+            49..=51 if self.kind.retires() => {
                 if what % 64 > 49 {
                     (0..NODES).for_each(|at| self.start(at));
                     self.world.connect_all();
@@ -180,15 +297,15 @@ impl Chaos {
                 }
                 self.world.settle();
             }
-            52 if self.retiring => {
+            52 if self.kind.retires() => {
                 self.world.crash(at);
                 self.start(at);
                 self.world.connect(at, to);
             }
-            49..=54 => self.resolve(at, pick(ADDRESSES.len())),
+            49..=54 => self.resolve(at, pick(self.reads.len())),
             55..=57 => self.store(usize::from(y)),
             58 => self.world.input(at, Input::Seal),
-            _ => self.read(at, pick(ADDRESSES.len()))?,
+            _ => self.read(at, pick(self.reads.len()))?,
         }
         self.check()
     }
@@ -206,19 +323,37 @@ impl Chaos {
         let level = levels[usize::from(x) % 4];
         self.world
             .invalidate_as(at, paths, matching, level, Duration::from_millis(700));
-        let (_, writes) = self.world.nodes[at].unflushed.back().unwrap();
-        for write in writes {
-            if let grapevine_core::store::Write::Log {
-                origin, sequence, ..
-            } = write
-            {
-                let event = EventId {
-                    origin: *origin,
-                    sequence: *sequence,
-                };
-                self.issued.insert(event, self.tick);
-            }
+        for event in self.just_issued(at) {
+            self.issued.insert(event, self.tick);
         }
+    }
+
+    /// Tells of a change of rows of one of the two tables.
+    fn change(&mut self, at: usize, table: usize, which: usize) {
+        if !self.world.up(at) {
+            return;
+        }
+        let changed = rows(["v", "r"][table], CHANGED[which % CHANGED.len()]);
+        self.world.rows_changed(at, vec![changed.clone()]);
+        for event in self.just_issued(at) {
+            self.issued.insert(event, self.tick);
+            self.changed.insert(event, changed.clone());
+        }
+    }
+
+    /// The events of the last group of writes.
+    fn just_issued(&self, at: usize) -> Vec<EventId> {
+        let (_, writes) = self.world.nodes[at].unflushed.back().unwrap();
+        let logged = writes.iter().filter_map(|write| match write {
+            grapevine_core::store::Write::Log {
+                origin, sequence, ..
+            } => Some(EventId {
+                origin: *origin,
+                sequence: *sequence,
+            }),
+            _ => None,
+        });
+        logged.collect()
     }
 
     fn start(&mut self, at: usize) {
@@ -262,8 +397,15 @@ impl Chaos {
 
     fn resolve(&mut self, at: usize, address: usize) {
         if self.world.up(at) {
-            let (name, paths) = ADDRESSES[address];
-            let resolution = self.world.resolve(at, name, paths);
+            let read = &self.reads[address];
+            let mut resolution = self.world.look_up(at, read.name, &read.paths());
+            if resolution.new_shape {
+                self.world.flush(at);
+                resolution = self.world.look_up(at, read.name, &read.paths());
+            }
+            if resolution.new_shape {
+                return;
+            }
             let read_at = self.tick;
             let call = None;
             self.fills.push(Fill {
@@ -282,7 +424,8 @@ impl Chaos {
             return;
         }
         let mut fill = self.fills.remove(x % self.fills.len());
-        let (name, paths) = ADDRESSES[fill.address];
+        let read = &self.reads[fill.address];
+        let (name, paths) = (read.name, &read.paths()[..]);
         let target = fill.resolution.targets[0].address.to_string();
         if !fill.resolution.commit_required() {
             let value = Value {
@@ -325,9 +468,13 @@ impl Chaos {
         if !self.world.up(at) {
             return Ok(());
         }
-        let (name, paths) = ADDRESSES[address];
-        let resolution = self.world.resolve(at, name, paths);
+        let read = &self.reads[address];
+        let (name, paths) = (read.name, &read.paths()[..]);
+        let resolution = self.world.look_up(at, name, paths);
         self.counts.reads += 1;
+        if resolution.new_shape {
+            return Ok(());
+        }
         let Some(value) = self.cache.get(resolution.targets[0].address.as_str()) else {
             return Ok(());
         };
@@ -341,6 +488,21 @@ impl Chaos {
             };
             let met =
                 |path: &grapevine_core::names::ClassPath| paths.iter().any(|of| path.covers(of));
+            let may_meet = |rows: &Conjunction| {
+                let of = read.rows.as_ref();
+                of.is_some_and(|of| of.may_meet(rows) && of.table == rows.table)
+            };
+            if let Some(rows) = self.changed.get(event) {
+                if may_meet(rows)
+                    && self.world.core(at).progress().has(*event)
+                    && value.read_at < *issued
+                {
+                    return Err(format!(
+                        "G3: node {at} serves {name} from before {event:?}, a change of rows that it has applied"
+                    ));
+                }
+                continue;
+            }
             let concerned = match bump.matching {
                 Match::Any => bump.classes.iter().any(met),
                 Match::All => bump.classes.iter().all(met),
@@ -365,7 +527,7 @@ impl Chaos {
                 .stopped
                 .iter()
                 .any(|reason| reason.contains("retired this run"));
-            if self.retiring && retired {
+            if self.kind.retires() && retired {
                 // Runs are retired here sooner than the grants of those before them are over.
                 self.world.crash(at);
                 self.world.nodes[at].stopped = None;
@@ -410,8 +572,14 @@ impl Chaos {
         if matches!(freshness, Freshness::CatchingUp(_)) {
             return Ok(());
         }
-        for (index, (_, paths)) in ADDRESSES.iter().enumerate() {
-            let token = self.world.token(at, paths);
+        for (index, read) in self.reads.iter().enumerate() {
+            let paths = &read.paths()[..];
+            let resolution = self.world.resolve(at, read.name, paths);
+            if resolution.new_shape {
+                // Nobody is to use that token.
+                continue;
+            }
+            let token = resolution.token;
             let before = self.current.insert((at, index), token);
             if let Some(before) = before.filter(|before| *before != token) {
                 self.superseded.insert((at, index, before));
@@ -452,7 +620,8 @@ impl Chaos {
                 }
             }
         }
-        for (name, paths) in ADDRESSES {
+        for read in &self.reads {
+            let (name, paths) = (read.name, &read.paths()[..]);
             let tokens: BTreeSet<_> = (0..NODES).map(|at| self.world.token(at, paths)).collect();
             if tokens.len() > 1 {
                 return Err(format!(
@@ -461,7 +630,7 @@ impl Chaos {
                 ));
             }
         }
-        for address in 0..ADDRESSES.len() {
+        for address in 0..self.reads.len() {
             for at in 0..NODES {
                 self.read(at, address)?;
             }
@@ -473,12 +642,14 @@ impl Chaos {
         self.counts.snapshots = cores.sum();
         let cores = (0..NODES).map(|at| self.world.core(at).counters().runs_retired);
         self.counts.retired = cores.sum();
+        let cores = (0..NODES).map(|at| self.world.core(at).counters().shapes_made_known);
+        self.counts.shapes = cores.sum();
         Ok(())
     }
 }
 
-fn run(steps: &[Step], retiring: bool) -> Result<Counts, String> {
-    let mut chaos = Chaos::new(retiring);
+fn run(steps: &[Step], kind: Kind) -> Result<Counts, String> {
+    let mut chaos = Chaos::new(kind);
     chaos.check()?;
     for step in steps {
         chaos.step(*step)?;
@@ -496,12 +667,22 @@ proptest! {
 
     #[test]
     fn g1_g2_g3_g11_g12_hold_under_random_schedules(schedule in steps()) {
-        run(&schedule, false).map_err(TestCaseError::fail)?;
+        run(&schedule, Kind::Classes).map_err(TestCaseError::fail)?;
     }
 
     #[test]
     fn g1_g2_g3_g11_g12_hold_while_runs_are_retired(schedule in steps()) {
-        run(&schedule, true).map_err(TestCaseError::fail)?;
+        run(&schedule, Kind::Retiring).map_err(TestCaseError::fail)?;
+    }
+
+    #[test]
+    fn g1_g2_g3_g11_g12_hold_for_reads_by_criteria(schedule in steps()) {
+        run(&schedule, Kind::Rows).map_err(TestCaseError::fail)?;
+    }
+
+    #[test]
+    fn g1_g2_g3_g11_g12_hold_for_reads_by_criteria_while_runs_are_retired(schedule in steps()) {
+        run(&schedule, Kind::RetiringRows).map_err(TestCaseError::fail)?;
     }
 }
 
@@ -511,7 +692,7 @@ fn g2_g3_the_schedules_do_what_they_are_for() {
     let mut sum = Counts::default();
     for _ in 0..60 {
         let schedule = steps().new_tree(&mut runner).unwrap().current();
-        let counts = run(&schedule, false).unwrap();
+        let counts = run(&schedule, Kind::Classes).unwrap();
         sum.reads += counts.reads;
         sum.hits += counts.hits;
         sum.bumps += counts.bumps;
@@ -538,7 +719,7 @@ fn g2_g12_schedules_with_retirement_retire() {
     let mut sum = Counts::default();
     for _ in 0..60 {
         let schedule = steps().new_tree(&mut runner).unwrap().current();
-        let counts = run(&schedule, true).unwrap();
+        let counts = run(&schedule, Kind::Retiring).unwrap();
         sum.retired += counts.retired;
         sum.hits += counts.hits;
         sum.starts += counts.starts;
@@ -547,4 +728,29 @@ fn g2_g12_schedules_with_retirement_retire() {
     }
     println!("60 schedules: {sum:?}");
     assert!(sum.retired > 50 && sum.losses > 10, "{sum:?}");
+}
+
+#[test]
+fn g3_schedules_of_rows_do_what_they_are_for() {
+    let mut runner = TestRunner::deterministic();
+    let mut sum = Counts::default();
+    for _ in 0..60 {
+        let schedule = steps().new_tree(&mut runner).unwrap().current();
+        let counts = run(&schedule, Kind::Rows).unwrap();
+        sum.hits += counts.hits;
+        sum.bumps += counts.bumps;
+        sum.floors += counts.floors;
+        sum.losses += counts.losses;
+        sum.snapshots += counts.snapshots;
+        sum.shapes += counts.shapes;
+    }
+    println!("60 schedules: {sum:?}");
+    assert!(
+        sum.hits > 25 && sum.bumps > 500 && sum.shapes > 100,
+        "{sum:?}"
+    );
+    assert!(
+        sum.losses > 10 && sum.snapshots > 5 && sum.floors > 10,
+        "{sum:?}"
+    );
 }

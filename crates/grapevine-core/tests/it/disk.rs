@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use grapevine_core::criteria::Shape;
 use grapevine_core::event::{Event, Floor, Match, Registration};
 use grapevine_core::id::{EventId, Incarnation, Lane, UnixSeconds};
 use grapevine_core::intent::{Intent, IntentId};
@@ -23,6 +24,7 @@ pub(crate) struct Disk {
     members: BTreeMap<NodeId, MemberRecord>,
     roster: Option<Record>,
     intents: BTreeMap<IntentId, Intent>,
+    shapes: BTreeSet<Shape>,
     classes: BTreeMap<ClassPath, StoredClass>,
     floors: BTreeMap<(ClassPath, u16), VersionVector>,
     log: BTreeMap<(Incarnation, Lane, u64), Event>,
@@ -96,6 +98,7 @@ impl Disk {
             }
             Write::Roster(record) => self.roster = Some((**record).clone()),
             Write::PutIntent(intent) => drop(self.intents.insert(intent.id, intent.clone())),
+            Write::PutShape(shape) => drop(self.shapes.insert(shape.clone())),
             Write::RemoveIntent(id) => drop(self.intents.remove(id)),
             Write::OwnIncarnation(incarnation) => self.own_incarnations.push(*incarnation),
             Write::Retire(piece) => self.retire(piece),
@@ -218,6 +221,7 @@ impl Disk {
             members: self.members.values().cloned().collect(),
             roster: self.roster.clone(),
             intents: self.intents.values().cloned().collect(),
+            shapes: self.shapes(),
             classes: self
                 .classes
                 .iter()
@@ -227,6 +231,11 @@ impl Disk {
             progress: progress.collect(),
             registrations: self.directory.len() as u64,
         }
+    }
+
+    /// The shapes stored.
+    pub(crate) fn shapes(&self) -> Vec<Shape> {
+        self.shapes.iter().cloned().collect()
     }
 
     /// Whether the effect of an event of a retired run is stored here.

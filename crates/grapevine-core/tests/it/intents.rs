@@ -101,7 +101,7 @@ fn aborted(world: &World, at: usize, call: u64) -> Option<AbortOutcome> {
 fn bumps(world: &World, at: usize, path: &str) -> usize {
     let named = |event: &BumpEvent| match event {
         BumpEvent::Bump(bump) => bump.classes.iter().any(|class| class.as_str() == path),
-        BumpEvent::Floor(_) => false,
+        _ => false,
     };
     let applied = world.nodes[at].applied.iter();
     applied.filter(|(_, event)| named(event)).count()

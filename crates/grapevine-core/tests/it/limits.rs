@@ -615,7 +615,7 @@ fn g10_messages_are_no_longer_than_a_peer_takes() {
                 next = first + events.len() as u64;
                 let classes = events.iter().map(|event| match &**event {
                     BumpEvent::Bump(bump) => bump.classes.len(),
-                    BumpEvent::Floor(_) => 0,
+                    _ => 0,
                 });
                 assert!(events.len() <= 1_000 && classes.sum::<usize>() <= 10_000);
             }

@@ -520,6 +520,7 @@ fn g12_a_snapshot_is_taken_of_who_applied_what_is_forgotten_and_no_more_than_the
                 id,
                 classes: vec![class],
                 floors: Vec::new(),
+                shapes: Vec::new(),
             },
             PeerMessage::SnapshotEnd { id },
         ] {
@@ -557,6 +558,7 @@ fn g1_g12_a_floor_that_is_not_applied_counts_with_the_snapshot_of_who_passed_it_
                 id,
                 classes: Vec::new(),
                 floors,
+                shapes: Vec::new(),
             },
         ];
         messages.extend(whole.then_some(PeerMessage::SnapshotEnd { id }));

@@ -24,6 +24,7 @@ mod receipts;
 mod repair;
 mod retirement;
 mod roster;
+mod rows;
 mod rules;
 mod scenarios;
 mod show;

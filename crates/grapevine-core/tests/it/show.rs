@@ -57,6 +57,11 @@ pub(crate) fn event(event: &BumpEvent) -> String {
                 vector(&floor.vector)
             )
         }
+        BumpEvent::Rows(changed) => {
+            let tables = changed.rows.iter().map(|rows| rows.table.to_string());
+            format!("rows of {}", tables.collect::<Vec<_>>().join(" "))
+        }
+        BumpEvent::Shape(new) => format!("shape {} {}", new.shape.class(), vector(&new.vector)),
     }
 }
 
@@ -103,6 +108,7 @@ fn write(write: &Write) -> Option<String> {
             list(&intent.bump.classes, ToString::to_string)
         ),
         Write::RemoveIntent(id) => format!("intent {} is gone", name(*id)),
+        Write::PutShape(shape) => format!("knows {}", shape.class()),
         Write::OwnIncarnation(incarnation) => format!("runs as {}", run(*incarnation)),
         Write::ForgetRun(it) => format!("{} is forgotten", run(*it)),
         Write::Dropped { run: it, whole } => format!("{} was dropped up to {whole}", run(*it)),
@@ -164,6 +170,7 @@ pub(crate) fn message(message: &PeerMessage) -> String {
             id,
             classes,
             floors,
+            ..
         } => format!(
             "snapshot {id}: {} floors, classes {}",
             floors.len(),
@@ -234,6 +241,7 @@ pub(crate) fn reply(reply: &Reply) -> String {
                 Verdict::Condemned(CondemnReason::Bumped) => "condemned: bumped",
                 Verdict::Condemned(CondemnReason::LeaseUnknown) => "condemned: lease unknown",
                 Verdict::Condemned(CondemnReason::Superseded) => "condemned: superseded",
+                Verdict::Condemned(CondemnReason::ShapeUnknown) => "condemned: shape unknown",
             }
             .to_owned()
         }),

@@ -329,7 +329,7 @@ fn is_hard(applied: &[(EventId, BumpEvent)], it: usize) -> bool {
             (same || later.matching == Match::Any && later.classes[0] == bump.classes[0])
                 && (other.origin, other.sequence > id.sequence) == (id.origin, true)
         }
-        BumpEvent::Floor(_) => false,
+        _ => false,
     });
     bump.purge == PurgeMode::Hard && !overtaken
 }

@@ -6,11 +6,13 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
+use grapevine_core::criteria::Conjunction;
 use grapevine_core::event::{BumpEvent, Event, Match, PurgeMode};
 use grapevine_core::id::{EventId, Incarnation, Lane, Time, UnixSeconds};
 use grapevine_core::machine::effects::{
     Action, CommitId, Effects, Freshness, Input, Invalidate, LeaseClaim, PeerHello, PeerMessage,
-    Purpose, Query, ReceiptLevel, RegisterItem, Reply, Resolution, Side, Ticket, Verdict,
+    Purpose, Query, ReceiptLevel, RegisterItem, Reply, Resolution, RowsChange, Side, Ticket,
+    Verdict,
 };
 use grapevine_core::machine::{Core, CoreConfig, Limits};
 use grapevine_core::names::{Address, ClassPath, NodeId};
@@ -38,6 +40,7 @@ pub(crate) struct Sending {
 #[derive(Debug)]
 enum Part {
     Begin(Vec<OriginHead>),
+    Shapes,
     Classes(Option<ClassPath>),
     Floors,
     Directory,
@@ -461,6 +464,15 @@ impl World {
         let (message, next) = match sending.next {
             Part::Begin(cut) => (
                 Some(PeerMessage::SnapshotBegin { id, cut }),
+                Some(Part::Shapes),
+            ),
+            Part::Shapes => (
+                Some(PeerMessage::SnapshotVersions {
+                    id,
+                    classes: Vec::new(),
+                    floors: Vec::new(),
+                    shapes: disk.shapes(),
+                }),
                 Some(Part::Classes(None)),
             ),
             Part::Classes(after) => {
@@ -473,6 +485,7 @@ impl World {
                             id,
                             classes,
                             floors,
+                            shapes: Vec::new(),
                         }),
                         Some(Part::Classes(last)),
                     ),
@@ -485,6 +498,7 @@ impl World {
                     id,
                     classes,
                     floors,
+                    shapes: Vec::new(),
                 };
                 (Some(message), Some(Part::Directory))
             }
@@ -718,6 +732,29 @@ impl World {
         };
         self.input(at, Input::Invalidate(ticket, call));
         ticket.0
+    }
+
+    /// Tells a node of changed rows.
+    pub(crate) fn rows_changed(&mut self, at: usize, rows: Vec<Conjunction>) -> u64 {
+        let ticket = self.ticket();
+        let call = RowsChange {
+            rows,
+            purge: PurgeMode::Hard,
+            level: ReceiptLevel::None,
+            deadline: self.now.plus(Duration::from_secs(10)),
+        };
+        self.input(at, Input::RowsChanged(ticket, call));
+        ticket.0
+    }
+
+    /// Resolves as an application does: that a shape is not known is told.
+    pub(crate) fn look_up(&mut self, at: usize, name: &str, paths: &[&str]) -> Resolution {
+        let resolution = self.resolve(at, name, paths);
+        if resolution.new_shape {
+            let met = paths.iter().map(|path| class(path)).collect();
+            self.input(at, Input::MeetShapes(met));
+        }
+        resolution
     }
 
     /// Calls to invalidate, without waiting for a receipt.

@@ -1,6 +1,7 @@
 //! Random writes, committed in random groups and with reopenings between them, leave the store on disk with what the
 //! store in memory has.
 
+use grapevine_core::criteria::Shape;
 use grapevine_core::event::{Match, PurgeMode, Registration};
 use grapevine_core::id::{EventId, Lane, UnixSeconds};
 use grapevine_core::intent::IntentId;
@@ -95,8 +96,13 @@ fn write() -> impl Strategy<Value = Write> {
             run: origin(number),
             whole,
         }),
+        1 => "[ab]".prop_map(|table| Write::PutShape(shape(&table))),
         1 => (1_u128..9).prop_map(|number| Write::ForgetRun(origin(number))),
     ]
+}
+
+fn shape(table: &str) -> Shape {
+    Shape::parse(&class(&format!("{table}/:x,y~n"))).unwrap()
 }
 
 fn intent_id() -> impl Strategy<Value = IntentId> {
@@ -126,6 +132,7 @@ fn check_same(left: &impl Store, right: &impl Store) {
     }
     assert_eq!(left.registrations(), right.registrations());
     assert_eq!(left.floors().unwrap(), right.floors().unwrap());
+    assert_eq!(left.shapes().unwrap(), right.shapes().unwrap());
     let mut after = None;
     loop {
         let page = left.snapshot_versions(after.as_ref(), 3).unwrap();

@@ -266,14 +266,14 @@ fn another_format_is_refused_and_untouched() {
             .unwrap();
         db.flush().unwrap();
     };
-    format(&4_u32.to_be_bytes());
+    format(&5_u32.to_be_bytes());
     match grapevine_store::open(&config(directory.path()))
         .err()
         .unwrap()
     {
         StoreError::FormatNewer {
             found, supported, ..
-        } => assert_eq!((found, supported), (4, 3)),
+        } => assert_eq!((found, supported), (5, 4)),
         other => panic!("{other}"),
     }
     format(&1_u32.to_be_bytes());
@@ -281,7 +281,7 @@ fn another_format_is_refused_and_untouched() {
         .err()
         .unwrap();
     assert!(matches!(error, StoreError::Foreign { .. }), "{error}");
-    format(&3_u32.to_be_bytes());
+    format(&4_u32.to_be_bytes());
     assert_eq!(open(directory.path()).registrations(), 8000);
 }
 
@@ -304,7 +304,7 @@ fn the_format_of_0_1_is_read_and_raised() {
     store.verify().unwrap();
     drop(store);
     // What opened it may write records that 0.1 would lose.
-    assert_eq!(format(None), 3_u32.to_be_bytes());
+    assert_eq!(format(None), 4_u32.to_be_bytes());
 }
 
 #[test]

@@ -42,6 +42,8 @@ pub enum Arm {
     StaleToSessions,
     /// Fills inside a database snapshot are stored whatever it shows, and however long ago it was opened.
     SnapshotNeverEnds,
+    /// Reads of a shape that a sidecar does not know yet are served from the cache.
+    NewShapesServed,
     /// Every read goes to the database: safe, and useless.
     BypassAll,
     /// Fills store what a replica shows right after a bump; in scenario `replica-lag`.

@@ -271,10 +271,14 @@ impl Sim<'_> {
         }
         let concerned = match (covered, what) {
             (Some(covers), _) => covers,
-            (None, BumpEvent::Bump(_)) => Mask::ALL,
+            (None, BumpEvent::Bump(_) | BumpEvent::Rows(_)) => Mask::ALL,
             (None, BumpEvent::Floor(floor)) => {
                 self.tally.floors += 1;
                 self.shop.below(&floor.top)
+            }
+            (None, BumpEvent::Shape(new)) => {
+                self.tally.shapes += 1;
+                self.shop.below(&new.shape.table)
             }
         };
         self.show(at, concerned);
@@ -515,5 +519,7 @@ pub(super) fn describe(event: &BumpEvent) -> String {
             format!("bump {:?} of {}", bump.matching, classes.join(" "))
         }
         BumpEvent::Floor(floor) => format!("floor {} of {}", floor.bucket, floor.top),
+        BumpEvent::Rows(changed) => format!("change of {} sets of rows", changed.rows.len()),
+        BumpEvent::Shape(new) => format!("shape {}", new.shape.class()),
     }
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use grapevine_core::address::plan;
 use grapevine_core::event::PurgeMode;
 use grapevine_core::machine::effects::{
-    Filling, Input, LeaseClaim, Purpose, RegisterItem, Resolution, Ticket, Verdict,
+    Filling, Freshness, Input, LeaseClaim, Purpose, RegisterItem, Resolution, Ticket, Verdict,
 };
 use grapevine_core::names::Address;
 use grapevine_core::policy::Strategy;
@@ -113,6 +113,10 @@ impl Sim<'_> {
         let Some(mut resolution) = self.look(at, address, read.jitter) else {
             return;
         };
+        if resolution.new_shape {
+            let classes = self.shop.items[address].query.classes.clone();
+            self.input(at, Input::MeetShapes(classes));
+        }
         let mut promise = self.checker.promise(self.now, at, address);
         promise.session = session;
         if let Source::Inside(opened) = read.source {
@@ -162,6 +166,17 @@ impl Sim<'_> {
         if item.strategy == Strategy::Ttl {
             resolution.bypass |= self.is(Arm::BypassAll);
             return Some(resolution);
+        }
+        if item.reads.is_some() && node.rule.is_some() {
+            return None;
+        }
+        if resolution.new_shape {
+            self.tally.new_shapes += 1;
+            if !self.is(Arm::NewShapesServed) {
+                // Its token says nothing yet, and nobody relies on it.
+                return Some(resolution);
+            }
+            resolution.bypass = core.freshness(now) != Freshness::Fresh;
         }
         let salt = (!caught_up).then_some(node.incarnation);
         let token = match (self.arm, &node.rule) {

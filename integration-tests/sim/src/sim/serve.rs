@@ -147,11 +147,15 @@ fn read_part(disk: &Disk, id: u64, part: Part) -> (Option<PeerMessage>, Option<P
             let Some(last) = classes.last().map(|class| class.class.clone()) else {
                 return (None, Some(Part::Floors));
             };
-            let floors = Vec::new();
+            let shapes = match after {
+                None => disk.shapes(),
+                Some(_) => Vec::new(),
+            };
             let message = PeerMessage::SnapshotVersions {
                 id,
                 classes,
-                floors,
+                floors: Vec::new(),
+                shapes,
             };
             (Some(message), Some(Part::Classes(Some(last))))
         }
@@ -160,6 +164,7 @@ fn read_part(disk: &Disk, id: u64, part: Part) -> (Option<PeerMessage>, Option<P
                 id,
                 classes: Vec::new(),
                 floors: disk.floors(),
+                shapes: Vec::new(),
             };
             (Some(message), Some(Part::Directory))
         }

@@ -6,7 +6,9 @@ use grapevine_core::event::{Bump, BumpEvent, Event as Logged, Match, PurgeMode};
 use grapevine_core::id::{EventId, Incarnation};
 use grapevine_core::intent::IntentId;
 use grapevine_core::machine::Core;
-use grapevine_core::machine::effects::{Invalidate, Receipt, ReceiptLevel, Reply, Ticket};
+use grapevine_core::machine::effects::{
+    Input, Invalidate, Receipt, ReceiptLevel, Reply, RowsChange, Ticket,
+};
 use grapevine_core::names::ClassPath;
 use grapevine_core::store::Write;
 
@@ -108,27 +110,40 @@ impl Sim<'_> {
         self.tickets += 1;
         let ticket = Ticket(self.tickets);
         let kind = &self.shop.kinds[write.kind];
-        let call = Invalidate {
-            classes: self.classes_of((op, None), &write),
-            matching: kind.matching,
-            purge: write.purge(),
-            level: write.level,
-            deadline: self.time(at).plus(PATIENCE),
+        let deadline = self.time(at).plus(PATIENCE);
+        let input = match writing.intent {
+            None if !kind.rows.is_empty() => {
+                let change = RowsChange {
+                    rows: kind.rows.clone(),
+                    purge: write.purge(),
+                    level: write.level,
+                    deadline,
+                };
+                Input::RowsChanged(ticket, change)
+            }
+            intent => {
+                let call = Invalidate {
+                    classes: self.classes_of((op, None), &write),
+                    matching: kind.matching,
+                    purge: write.purge(),
+                    level: write.level,
+                    deadline,
+                };
+                Self::telling(ticket, intent.map(|(intent, _)| intent), call)
+            }
         };
         self.nodes[at]
             .calls
             .insert(ticket, Call::Write(op, attempt));
-        let intent = writing.intent.map(|(intent, _)| intent);
-        let Some(effects) = self.handle(at, Self::telling(ticket, intent, call)) else {
+        let Some(effects) = self.handle(at, input) else {
             return;
         };
         let origin = self.nodes[at].incarnation;
-        if let Some((event, soft)) = effects
-            .writes
-            .iter()
-            .find_map(|write| own_bump(write, origin))
-            .map(|(event, bump)| (event, is_soft(bump)))
-        {
+        let issued = |write| {
+            let bump = own_bump(write, origin).map(|(event, bump)| (event, is_soft(bump)));
+            bump.or_else(|| own_change(write, origin))
+        };
+        if let Some((event, soft)) = effects.writes.iter().find_map(issued) {
             let core = self.nodes[at].core.as_ref();
             let everything = core.map_or(0, |core| core.roster().everything);
             let (covers, index) = (kind.covers, writing.index);
@@ -275,7 +290,26 @@ pub(super) fn own_bump(write: &Write, own: Incarnation) -> Option<(EventId, &Bum
                 let (origin, sequence) = (*origin, *sequence);
                 Some((EventId { origin, sequence }, bump))
             }
-            BumpEvent::Floor(_) => None,
+            BumpEvent::Floor(_) | BumpEvent::Rows(_) | BumpEvent::Shape(_) => None,
+        },
+        _ => None,
+    }
+}
+
+/// The same of a change of rows: the event, and whether it is soft.
+fn own_change(write: &Write, own: Incarnation) -> Option<(EventId, bool)> {
+    match write {
+        Write::Log {
+            origin,
+            sequence,
+            event: Logged::Bump(event),
+        } if *origin == own => match &**event {
+            BumpEvent::Rows(changed) => {
+                let (origin, sequence) = (*origin, *sequence);
+                let soft = changed.purge == PurgeMode::Soft;
+                Some((EventId { origin, sequence }, soft))
+            }
+            _ => None,
         },
         _ => None,
     }

@@ -117,13 +117,9 @@ impl Command {
                 }
                 PeerMessage::Intent(intent) => 1 + intent.bump.classes.len(),
                 PeerMessage::IntentHeld(intents) => 1 + intents.len(),
-                PeerMessage::Bumps { events, .. } => events
-                    .iter()
-                    .map(|event| match &**event {
-                        BumpEvent::Bump(bump) => 1 + bump.classes.len(),
-                        BumpEvent::Floor(floor) => 1 + floor.vector.len(),
-                    })
-                    .sum(),
+                PeerMessage::Bumps { events, .. } => {
+                    events.iter().map(|event| 1 + event.weight()).sum()
+                }
                 _ => 1,
             },
             _ => 1,

@@ -116,7 +116,7 @@ fn events_message(
     }
 }
 
-/// Sends a snapshot: the cut first, then versions, floors and registrations, then the end.
+/// Sends a snapshot: the cut first, then shapes, versions, floors and registrations, then the end.
 pub(crate) fn snapshot(engine: &Engine, link: LinkSender, id: u64, cut: Vec<OriginHead>) {
     let store = engine.store.clone();
     let Ok(place) = link.snapshots.clone().try_acquire_owned() else {
@@ -147,6 +147,14 @@ async fn pieces(
 ) -> Result<(), SnapshotError> {
     send(link, PeerMessage::SnapshotBegin { id, cut: heads }).await?;
     let reader = store.clone();
+    let shapes = PeerMessage::SnapshotVersions {
+        id,
+        classes: Vec::new(),
+        floors: Vec::new(),
+        shapes: blocking(move || reader.shapes()).await?,
+    };
+    send(link, shapes).await?;
+    let reader = store.clone();
     pages(
         link,
         move |after, rows| reader.snapshot_versions(after, rows),
@@ -154,6 +162,7 @@ async fn pieces(
             id,
             classes,
             floors: Vec::new(),
+            shapes: Vec::new(),
         },
     )
     .await?;
@@ -165,6 +174,7 @@ async fn pieces(
         id,
         classes,
         floors,
+        shapes: Vec::new(),
     };
     send(link, floors).await?;
     pages(

@@ -8,6 +8,7 @@ use std::sync::{Condvar, Mutex};
 use std::task::Poll;
 use std::time::Instant;
 
+use grapevine_core::criteria::Shape;
 use grapevine_core::event::Floor;
 use grapevine_core::id::Lane;
 use grapevine_core::names::ClassPath;
@@ -111,6 +112,10 @@ impl Store for Scripted {
         limit: usize,
     ) -> Result<Page<ClassRow>, StoreError> {
         self.store.classes(below, after, limit)
+    }
+
+    fn shapes(&self) -> Result<Vec<Shape>, StoreError> {
+        self.store.shapes()
     }
 
     fn snapshot_versions(

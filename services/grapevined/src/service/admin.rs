@@ -188,6 +188,7 @@ fn decisions(counters: Counters) -> BTreeMap<String, u64> {
         ("events_duplicate", counters.events_duplicate),
         ("floors_own", counters.floors_own),
         ("escalations", counters.escalations),
+        ("shapes_made_known", counters.shapes_made_known),
         ("events_written_off", counters.events_written_off),
         ("histories_refused", counters.histories_refused),
         ("runs_retired", counters.runs_retired),

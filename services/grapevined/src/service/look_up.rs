@@ -3,15 +3,19 @@
 //! Each look-up is answered by the machine as it is at that moment, with a stamp of that moment; freshness is told as it
 //! is after the last of them.
 
-use grapevine_core::machine::effects::{Query, SnapshotClaim};
+use grapevine_core::machine::effects::{Input, Query, SnapshotClaim};
+use grapevine_core::names::ClassPath;
 use grapevine_proto::v1;
 use tonic::Status;
 
-use crate::engine::Engine;
+use crate::engine::{Command, Engine};
 use crate::wire::{self, app, status};
 
 /// Segments of classes, and pages, looked up under one lock: a few tenths of a millisecond.
 const PIECE_WEIGHT_MAX: usize = 1_024;
+
+/// Classes whose shapes one call makes known, unless a single address has more.
+const NEW_SHAPES_MAX: usize = 64;
 
 /// Look-ups under way.
 pub(super) struct LookUp {
@@ -20,6 +24,8 @@ pub(super) struct LookUp {
     /// How many of them are done.
     done: usize,
     results: Vec<v1::Resolution>,
+    /// Classes of shapes that are not known here.
+    new_shapes: Vec<ClassPath>,
     refused: status::Violations,
 }
 
@@ -30,6 +36,7 @@ impl LookUp {
             queries,
             snapshot,
             done: 0,
+            new_shapes: Vec::new(),
             refused: status::Violations::default(),
         }
     }
@@ -46,13 +53,23 @@ impl LookUp {
             match core.resolve_in(self.snapshot, query, now, rand::random()) {
                 Ok(resolution) => {
                     weight += resolution.targets.len();
+                    if resolution.new_shape && self.new_shapes.len() < NEW_SHAPES_MAX {
+                        self.new_shapes.extend(query.classes.iter().cloned());
+                    }
                     self.results.push(app::resolution(resolution));
                 }
                 Err(error) => app::note_resolve_error(&mut self.refused, self.done, &error),
             }
             self.done += 1;
         }
-        self.done == self.queries.len()
+        drop(core);
+        let done = self.done == self.queries.len();
+        if done && !self.new_shapes.is_empty() {
+            // Without room for it the next look-up asks again.
+            let shapes = Input::MeetShapes(std::mem::take(&mut self.new_shapes));
+            let _ = engine.urgent.try_send(Command::Input(shapes));
+        }
+        done
     }
 
     /// The answer, or all that is wrong with the call.

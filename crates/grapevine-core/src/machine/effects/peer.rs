@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::criteria::Shape;
 use crate::event::{BumpEvent, Floor, Registration, RegistrationBatch};
 use crate::fill::{FillKey, FillWord};
 use crate::id::{EventId, Incarnation, Lane};
@@ -131,6 +132,8 @@ pub enum PeerMessage {
         classes: Vec<RecoveredClass>,
         /// Floors.
         floors: Vec<Floor>,
+        /// Shapes.
+        shapes: Vec<Shape>,
     },
     /// Registrations of a snapshot.
     SnapshotDirectory {

@@ -364,7 +364,7 @@ impl Core {
         let within = self.within_limits(&Arc::new(BumpEvent::Bump(bump)));
         match Arc::unwrap_or_clone(within) {
             BumpEvent::Bump(bump) => self.issue(bump, call, effects),
-            BumpEvent::Floor(_) => unreachable!("invariant: a bump within limits is a bump"),
+            _ => unreachable!("invariant: a bump within limits is a bump"),
         }
     }
 

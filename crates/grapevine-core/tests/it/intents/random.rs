@@ -142,7 +142,7 @@ impl Run {
                         .classes
                         .iter()
                         .any(|class| class.as_str() == write.path || class.is_reserved()),
-                    BumpEvent::Floor(_) => false,
+                    _ => false,
                 });
                 prop_assert!(
                     named,

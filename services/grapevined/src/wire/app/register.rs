@@ -223,6 +223,7 @@ pub(crate) fn verdict(verdict: core::Verdict) -> v1::FillVerdict {
                 core::CondemnReason::Bumped => v1::CondemnReason::Bumped,
                 core::CondemnReason::LeaseUnknown => v1::CondemnReason::LeaseUnknown,
                 core::CondemnReason::Superseded => v1::CondemnReason::Superseded,
+                core::CondemnReason::ShapeUnknown => v1::CondemnReason::ShapeUnknown,
             }
             .into(),
             token: 0,

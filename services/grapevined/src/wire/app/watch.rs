@@ -38,33 +38,41 @@ pub(crate) fn watch_bump(
     what: &BumpEvent,
     watched: &[ClassPath],
 ) -> Option<v1::WatchResponse> {
-    let kind = match what {
+    let shape;
+    let (classes, matching) = match what {
         // A floor swallowed a bucket: which of the watched classes it touches is not worth telling apart.
-        BumpEvent::Floor(_) => v1::watch_response::Kind::Resync(v1::WatchResync { missed: 0 }),
-        BumpEvent::Bump(bump) => {
-            let meets = |class: &ClassPath| {
-                class.is_reserved()
-                    || watched
-                        .iter()
-                        .any(|watch| watch.covers(class.as_str()) || class.covers(watch.as_str()))
-            };
-            if !watched.is_empty() && !bump.classes.iter().any(meets) {
-                return None;
-            }
-            v1::watch_response::Kind::Bump(v1::WatchBump {
-                event: Some(event_id(event)),
-                classes: bump
-                    .classes
-                    .iter()
-                    .map(|class| class.as_str().to_owned())
-                    .collect(),
-                r#match: match bump.matching {
-                    Match::Any => v1::Match::Any,
-                    Match::All => v1::Match::All,
-                }
-                .into(),
-            })
+        BumpEvent::Floor(_) => {
+            let resync = v1::watch_response::Kind::Resync(v1::WatchResync { missed: 0 });
+            return Some(v1::WatchResponse { kind: Some(resync) });
         }
+        BumpEvent::Bump(bump) => (&bump.classes[..], bump.matching),
+        BumpEvent::Shape(new) => {
+            shape = new.shape.class();
+            (std::slice::from_ref(&shape), Match::Any)
+        }
+        // What is applied is the bump that it means.
+        BumpEvent::Rows(_) => return None,
     };
+    let meets = |class: &ClassPath| {
+        class.is_reserved()
+            || watched
+                .iter()
+                .any(|watch| watch.covers(class.as_str()) || class.covers(watch.as_str()))
+    };
+    if !watched.is_empty() && !classes.iter().any(meets) {
+        return None;
+    }
+    let kind = v1::watch_response::Kind::Bump(v1::WatchBump {
+        event: Some(event_id(event)),
+        classes: classes
+            .iter()
+            .map(|class| class.as_str().to_owned())
+            .collect(),
+        r#match: match matching {
+            Match::Any => v1::Match::Any,
+            Match::All => v1::Match::All,
+        }
+        .into(),
+    });
     Some(v1::WatchResponse { kind: Some(kind) })
 }

@@ -9,6 +9,7 @@
 
 use std::sync::Arc;
 
+use grapevine_core::criteria::Shape;
 use grapevine_core::event::{BumpEvent, Event, Floor, Registration, RegistrationBatch};
 use grapevine_core::machine::effects::PeerMessage;
 use grapevine_core::store::RecoveredClass;
@@ -58,19 +59,24 @@ pub(crate) fn cut(message: PeerMessage) -> Vec<PeerMessage> {
             id,
             classes,
             floors,
+            shapes,
         } => {
+            let shapes = runs(shapes, EVENTS_MAX, shape_bytes).into_iter();
             let classes = classes.into_iter().flat_map(class_parts).collect();
             let floors = floors.into_iter().flat_map(floor_parts).collect();
             let classes = runs(classes, EVENTS_MAX, class_bytes).into_iter();
             let floors = runs(floors, EVENTS_MAX, floor_bytes).into_iter();
-            let of_classes = classes.map(|classes| (classes, Vec::new()));
-            let of_floors = floors.map(|floors| (Vec::new(), floors));
-            of_classes
+            let of_shapes = shapes.map(|shapes| (shapes, Vec::new(), Vec::new()));
+            let of_classes = classes.map(|classes| (Vec::new(), classes, Vec::new()));
+            let of_floors = floors.map(|floors| (Vec::new(), Vec::new(), floors));
+            of_shapes
+                .chain(of_classes)
                 .chain(of_floors)
-                .map(|(classes, floors)| PeerMessage::SnapshotVersions {
+                .map(|(shapes, classes, floors)| PeerMessage::SnapshotVersions {
                     id,
                     classes,
                     floors,
+                    shapes,
                 })
                 .collect()
         }
@@ -179,8 +185,21 @@ pub(super) fn bump_bytes(event: &Arc<BumpEvent>) -> usize {
             4 + classes.sum::<usize>()
         }
         BumpEvent::Floor(floor) => floor_bytes(floor),
+        // Beside its names and values, a column takes a kind, an order and their lengths.
+        BumpEvent::Rows(changed) => {
+            let rows = changed.rows.iter();
+            let rows = rows.map(|rows| {
+                NESTED_BYTES + 3 + rows.bytes() + rows.cells.len() * (2 * NESTED_BYTES + 12)
+            });
+            2 + rows.sum::<usize>()
+        }
+        BumpEvent::Shape(new) => shape_bytes(&new.shape) + vector_bytes(&new.vector),
     };
     2 * NESTED_BYTES + kind
+}
+
+pub(super) fn shape_bytes(shape: &Shape) -> usize {
+    text_bytes(shape.class().as_str())
 }
 
 pub(super) fn floor_bytes(floor: &Floor) -> usize {
@@ -359,6 +378,7 @@ mod tests {
             id: u64::MAX,
             classes: vec![class.clone()],
             floors: vec![floor.clone()],
+            shapes: Vec::new(),
         });
         for piece in pieces {
             let PeerMessage::SnapshotVersions {
@@ -399,6 +419,7 @@ mod tests {
             id: 1,
             classes: classes.clone(),
             floors: Vec::new(),
+            shapes: Vec::new(),
         });
         let sent: Vec<_> = pieces
             .into_iter()

@@ -11,6 +11,7 @@ use super::parts::{
     read_batch, read_bump_event, read_class_version, read_event, read_fill_word, read_floor,
     read_heads, read_holes, read_intent, read_intent_id, read_lane,
 };
+use super::rows::read_shape;
 use super::{BATCHES_MAX, Checked, EVENTS_MAX, count, field, first, origin, roster, some};
 
 /// A message from a peer, behind its hello.
@@ -120,6 +121,7 @@ fn read_directory(directory: v1::DirectoryBatch) -> Checked<PeerMessage> {
 fn read_versions(versions: &v1::SnapshotVersions) -> Checked<PeerMessage> {
     count("classes", versions.classes.len(), EVENTS_MAX)?;
     count("floors", versions.floors.len(), EVENTS_MAX)?;
+    count("shapes", versions.shapes.len(), EVENTS_MAX)?;
     Ok(PeerMessage::SnapshotVersions {
         id: versions.id,
         classes: versions
@@ -131,6 +133,11 @@ fn read_versions(versions: &v1::SnapshotVersions) -> Checked<PeerMessage> {
             .floors
             .iter()
             .map(read_floor)
+            .collect::<Checked<_>>()?,
+        shapes: versions
+            .shapes
+            .iter()
+            .map(|class| read_shape(class))
             .collect::<Checked<_>>()?,
     })
 }

@@ -1,10 +1,11 @@
 //! The peer service's messages: `cut` keeps them small, `say` and `hear` turn them into wire messages and back, `parts`
-//! has what they are made of, `size` how large they are.
+//! and `rows` have what they are made of, `size` how large they are.
 
 mod cut;
 mod hear;
 mod parts;
 mod roster;
+mod rows;
 mod say;
 mod size;
 
@@ -22,7 +23,7 @@ pub(crate) use say::message;
 pub(crate) use size::message_bytes;
 
 /// The peer protocol that this version speaks.
-pub(crate) const PROTOCOL: u32 = 2;
+pub(crate) const PROTOCOL: u32 = 3;
 
 /// The largest message that a sidecar takes from a peer, on either side of a link, whatever `limits.message_bytes_max`
 /// says: sidecars cut what they send to [`FRAME_BYTES_MAX`], and what cannot be cut (one event, the heads of every run)

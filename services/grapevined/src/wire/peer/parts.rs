@@ -19,6 +19,7 @@ use grapevine_proto::v1;
 use prost::bytes::Bytes;
 
 use super::super::incarnation as bytes;
+use super::rows::{new_shape, read_new_shape, read_rows, rows};
 use super::{Checked, class, count, field, origin, some};
 
 /// The most entries in a vector from a peer.
@@ -135,6 +136,8 @@ pub(super) fn bump_event(event: &BumpEvent) -> v1::BumpEvent {
     let kind = match event {
         BumpEvent::Bump(it) => v1::bump_event::Kind::Bump(bump(it)),
         BumpEvent::Floor(it) => v1::bump_event::Kind::Floor(floor(it)),
+        BumpEvent::Rows(it) => v1::bump_event::Kind::Rows(rows(it)),
+        BumpEvent::Shape(it) => v1::bump_event::Kind::Shape(new_shape(it)),
     };
     v1::BumpEvent { kind: Some(kind) }
 }
@@ -152,6 +155,8 @@ pub(super) fn read_bump_event(event: v1::BumpEvent) -> Checked<Arc<BumpEvent>> {
     Ok(Arc::new(
         match event.kind.ok_or_else(|| field("event", "no kind"))? {
             v1::bump_event::Kind::Floor(floor) => BumpEvent::Floor(read_floor(&floor)?),
+            v1::bump_event::Kind::Rows(rows) => BumpEvent::Rows(read_rows(&rows)?),
+            v1::bump_event::Kind::Shape(new) => BumpEvent::Shape(read_new_shape(&new)?),
             v1::bump_event::Kind::Bump(bump) => BumpEvent::Bump(read_bump(&bump)?),
         },
     ))

@@ -76,10 +76,15 @@ fn snapshot(message: PeerMessage) -> Kind {
             id,
             classes,
             floors,
+            shapes,
         } => Kind::SnapshotVersions(v1::SnapshotVersions {
             id,
             classes: classes.iter().map(class_version).collect(),
             floors: floors.iter().map(floor).collect(),
+            shapes: shapes
+                .iter()
+                .map(|shape| shape.class().as_str().to_owned())
+                .collect(),
         }),
         PeerMessage::SnapshotDirectory { id, registrations } => {
             let batch = batch(&VersionVector::new(), &registrations);

@@ -5,7 +5,7 @@ use grapevine_core::roster::{Say, View};
 
 use super::cut::{
     DOT_BYTES, HEAD_BYTES, NESTED_BYTES, batch_bytes, bump_bytes, class_bytes, floor_bytes,
-    registration_bytes, text_bytes,
+    registration_bytes, shape_bytes, text_bytes,
 };
 
 /// The heads of one run: its name and two numbers.
@@ -24,10 +24,15 @@ pub(crate) fn message_bytes(message: &PeerMessage) -> usize {
         PeerMessage::SnapshotBegin { cut, .. } => cut.len() * ORIGIN_BYTES,
         PeerMessage::Roster { say, .. } => SAY_BYTES + view_of(say).map_or(0, view_bytes),
         PeerMessage::SnapshotVersions {
-            classes, floors, ..
+            classes,
+            floors,
+            shapes,
+            ..
         } => {
             let classes = classes.iter().map(class_bytes);
-            classes.chain(floors.iter().map(floor_bytes)).sum()
+            let shapes = shapes.iter().map(shape_bytes);
+            let floors = floors.iter().map(floor_bytes);
+            classes.chain(shapes).chain(floors).sum()
         }
         PeerMessage::SnapshotDirectory { registrations, .. } => {
             registrations.iter().map(registration_bytes).sum()
