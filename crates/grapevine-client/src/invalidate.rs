@@ -28,6 +28,7 @@ use crate::channel::{Gated, Link};
 use crate::client::{Client, check_count};
 use crate::error::{CallError, InvalidRequest, InvalidateError};
 use crate::names::{INVALIDATE_CLASSES_MAX, check_classes};
+use crate::rows::Changed;
 use crate::session::Session;
 
 /// The shortest wait for a receipt that the contract knows; 0 would mean its default.
@@ -41,6 +42,8 @@ pub(crate) const MATCH_ALL_CLASSES_MAX: usize = 8;
 pub struct Invalidate {
     client: Client,
     classes: Vec<String>,
+    /// What changed, where that is told by rows.
+    rows: Option<Changed>,
     matching: v1::Match,
     receipt: v1::ReceiptLevel,
     timeout: Duration,
@@ -82,9 +85,20 @@ impl Client {
     /// By default any of the classes matches, the receipt is `One`, purged values are deleted, and the answer is waited
     /// for as long as the builder's `invalidate_timeout`.
     pub fn invalidate<C: Into<String>>(&self, classes: impl IntoIterator<Item = C>) -> Invalidate {
+        let classes = classes.into_iter().map(Into::into).collect();
+        self.invalidation(classes, None)
+    }
+
+    /// An invalidation of what is told by rows.
+    pub(crate) fn changed(&self, rows: Changed) -> Invalidate {
+        self.invalidation(Vec::new(), Some(rows))
+    }
+
+    fn invalidation(&self, classes: Vec<String>, rows: Option<Changed>) -> Invalidate {
         Invalidate {
             client: self.clone(),
-            classes: classes.into_iter().map(Into::into).collect(),
+            classes,
+            rows,
             matching: v1::Match::Any,
             receipt: v1::ReceiptLevel::One,
             timeout: self.settings().invalidate_timeout,
@@ -202,28 +216,10 @@ impl Invalidate {
         timeout: Duration,
         deadline: Duration,
     ) -> Result<v1::InvalidateResponse, CallError> {
-        let request = v1::InvalidateRequest {
-            classes: self.classes.clone(),
-            r#match: self.matching.into(),
-            receipt: self.receipt.into(),
-            timeout_ms: u32::try_from(timeout.as_millis()).unwrap_or(u32::MAX),
-            purge: self.purge.into(),
-            session: self.session.as_ref().map(Session::to_wire),
-        };
-        let mut application = link.application();
-        let answer = match &self.intent {
-            None => {
-                let call = application.invalidate(request);
-                link.call(Gated::No, deadline, call).await?
-            }
-            Some(intent) => {
-                let call = application.commit_write(v1::CommitWriteRequest {
-                    intent: intent.clone(),
-                    invalidation: Some(request),
-                });
-                let answer = link.call(Gated::No, deadline, call).await?;
-                answer.outcome.unwrap_or_default()
-            }
+        let timeout_ms = u32::try_from(timeout.as_millis()).unwrap_or(u32::MAX);
+        let answer = match &self.rows {
+            Some(rows) => self.ask_of_rows(link, rows, timeout_ms, deadline).await?,
+            None => self.ask_of_classes(link, timeout_ms, deadline).await?,
         };
         if answer.event.is_none() || answer.receipt.is_none() {
             return Err(link.bad_answer("an invalidation without its event or its receipt"));
@@ -231,17 +227,81 @@ impl Invalidate {
         Ok(answer)
     }
 
+    async fn ask_of_classes(
+        &self,
+        link: &Link,
+        timeout_ms: u32,
+        deadline: Duration,
+    ) -> Result<v1::InvalidateResponse, CallError> {
+        let request = v1::InvalidateRequest {
+            classes: self.classes.clone(),
+            r#match: self.matching.into(),
+            receipt: self.receipt.into(),
+            timeout_ms,
+            purge: self.purge.into(),
+            session: self.session.as_ref().map(Session::to_wire),
+        };
+        let mut application = link.application();
+        let Some(intent) = &self.intent else {
+            let call = application.invalidate(request);
+            return link.call(Gated::No, deadline, call).await;
+        };
+        let call = application.commit_write(v1::CommitWriteRequest {
+            intent: intent.clone(),
+            invalidation: Some(request),
+        });
+        let answer = link.call(Gated::No, deadline, call).await?;
+        Ok(answer.outcome.unwrap_or_default())
+    }
+
+    async fn ask_of_rows(
+        &self,
+        link: &Link,
+        rows: &Changed,
+        timeout_ms: u32,
+        deadline: Duration,
+    ) -> Result<v1::InvalidateResponse, CallError> {
+        let session = self.session.as_ref().map(Session::to_wire);
+        let mut application = link.application();
+        let outcome = match rows {
+            Changed::Rows(call) => {
+                let call = application.row_changed(v1::RowChangedRequest {
+                    receipt: self.receipt.into(),
+                    timeout_ms,
+                    purge: self.purge.into(),
+                    session,
+                    ..call.clone()
+                });
+                link.call(Gated::No, deadline, call).await?.outcome
+            }
+            Changed::Where(call) => {
+                let call = application.invalidate_where(v1::InvalidateWhereRequest {
+                    receipt: self.receipt.into(),
+                    timeout_ms,
+                    purge: self.purge.into(),
+                    session,
+                    ..call.clone()
+                });
+                link.call(Gated::No, deadline, call).await?.outcome
+            }
+        };
+        Ok(outcome.unwrap_or_default())
+    }
+
     /// Says what [`send`](Self::send) would refuse before it asks anybody.
     pub fn check(&self) -> Result<(), InvalidRequest> {
-        check_meant(&self.classes, self.matching, self.timeout)
+        match &self.rows {
+            None => check_classes_meant(&self.classes, self.matching)?,
+            Some(rows) => rows.check(self.matching)?,
+        }
+        check_timeout(self.timeout)
     }
 }
 
 /// What an invalidation and a write that is begun have in common.
-pub(crate) fn check_meant(
+pub(crate) fn check_classes_meant(
     classes: &[String],
     matching: v1::Match,
-    timeout: Duration,
 ) -> Result<(), InvalidRequest> {
     check_classes("classes", classes, INVALIDATE_CLASSES_MAX)?;
     if matching == v1::Match::All {
@@ -251,11 +311,15 @@ pub(crate) fn check_meant(
         }
         check_count("classes", classes.len(), MATCH_ALL_CLASSES_MAX)?;
     }
-    if !(1..=60_000).contains(&timeout.as_millis()) {
-        let reason = format!("{timeout:?} is outside 1 ms to 60 s");
-        return Err(InvalidRequest::one("timeout", reason));
-    }
     Ok(())
+}
+
+pub(crate) fn check_timeout(timeout: Duration) -> Result<(), InvalidRequest> {
+    if (1..=60_000).contains(&timeout.as_millis()) {
+        return Ok(());
+    }
+    let reason = format!("{timeout:?} is outside 1 ms to 60 s");
+    Err(InvalidRequest::one("timeout", reason))
 }
 
 impl IntoFuture for Invalidate {

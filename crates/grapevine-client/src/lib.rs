@@ -57,6 +57,7 @@ mod page;
 mod paged;
 mod refresh;
 mod register;
+mod rows;
 mod session;
 mod single_flight;
 mod snapshot;
@@ -87,6 +88,7 @@ pub use names::{
 pub use outcome::{BypassReason, GetError, GetOutcome, How, PageOutcome};
 pub use page::{PageError, PageTooLong, decode_page, encode_page, page_address};
 pub use register::REGISTER_MAX;
+pub use rows::CHANGES_MAX;
 pub use session::{
     SESSION_HEADER, SESSION_TOKEN_BYTES_MAX, SESSION_TOKENS_MAX, SESSION_WAIT_DEFAULT,
     SESSION_WAIT_MAX, Session, SessionError,

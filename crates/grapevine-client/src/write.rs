@@ -17,7 +17,7 @@ use tokio::time::Instant;
 use crate::channel::{Gated, Link};
 use crate::client::Client;
 use crate::error::{CallError, InvalidRequest, list, without_field};
-use crate::invalidate::{Invalidate, Line, all_behind, check_meant};
+use crate::invalidate::{Invalidate, Line, all_behind, check_classes_meant, check_timeout};
 use crate::session::Session;
 
 /// The shortest lease of a write.
@@ -196,7 +196,8 @@ impl BeginWrite {
 
     /// Says what [`send`](Self::send) would refuse before it asks anybody.
     pub fn check(&self) -> Result<(), InvalidRequest> {
-        check_meant(&self.classes, self.matching, self.timeout)?;
+        check_classes_meant(&self.classes, self.matching)?;
+        check_timeout(self.timeout)?;
         if let Some(lease) = self.lease
             && !(WRITE_LEASE_MIN..=WRITE_LEASE_MAX).contains(&lease)
         {

@@ -415,3 +415,36 @@ async fn g5_a_write_that_the_own_sidecar_cannot_place_goes_to_one_that_has_seen_
         "{error}"
     );
 }
+
+#[tokio::test]
+async fn g3_rows_that_changed_are_told_with_the_same_care_as_classes() {
+    let (mut own, other) = (Fake::unix(), Fake::tcp());
+    let client = patient(&own.endpoint)
+        .fail_over_to(&other.endpoint)
+        .build()
+        .unwrap();
+    let change = v1::RowChange {
+        table: "items".to_owned(),
+        ..Default::default()
+    };
+    let sqlite = v1::SqlDialect::Sqlite;
+    let outcome = client.row_changed(sqlite, [change.clone()]).await.unwrap();
+    assert_eq!(&*outcome.answered_by, own.endpoint);
+    let mut session = Session::new();
+    session.add(&outcome.session_token).unwrap();
+    let rows = v1::RowsWhere {
+        table: "items".to_owned(),
+        ..Default::default()
+    };
+    let outcome = client.invalidate_where(sqlite, [rows]).session(&session);
+    outcome.await.unwrap();
+    own.stop();
+    let sql = client.invalidate_by_sql(sqlite, "DELETE FROM items", []);
+    assert_eq!(&*sql.await.unwrap().answered_by, other.endpoint);
+    assert_eq!((own.state.bumps(), other.state.bumps()), (2, 1));
+    let many = client.row_changed(sqlite, vec![change.clone(); 33]);
+    for wrong in [many, client.row_changed(sqlite, [change]).match_all()] {
+        let error = wrong.await.unwrap_err();
+        assert!(matches!(error, InvalidateError::Invalid(_)), "{error}");
+    }
+}

@@ -2,6 +2,7 @@
 
 use std::io::Read as _;
 
+use grapevine_client::v1;
 use grapevine_sql::{
     Dialect, Explanation, Kind, Options, Parameter, SQL_BYTES_MAX, Scalar, Unsure,
 };
@@ -19,15 +20,8 @@ pub(crate) struct Args {
     /// The statement, or - to read it from standard input
     #[arg(value_name = "SQL")]
     sql: String,
-    /// Whose SQL it is
-    #[arg(long, value_enum, default_value = "postgres")]
-    dialect: DialectArg,
-    /// The value of the next placeholder: null, true, false, a number, or text; in single quotes it is text whatever it looks like
-    #[arg(long = "param", value_name = "VALUE", allow_hyphen_values = true)]
-    params: Vec<String>,
-    /// The value of a placeholder that has a name
-    #[arg(long = "named", value_name = "NAME=VALUE")]
-    named: Vec<String>,
+    #[command(flatten)]
+    with: StatementArgs,
     /// What to make of functions whose answer changes by itself, or which are not known
     #[arg(long, value_enum, default_value = "refuse")]
     volatile: UnsureArg,
@@ -37,6 +31,48 @@ pub(crate) struct Args {
     /// One line of JSON
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+/// What a statement needs beside its text.
+#[derive(Debug, clap::Args)]
+pub(super) struct StatementArgs {
+    /// Whose SQL it is
+    #[arg(long, value_enum, default_value = "postgres")]
+    dialect: DialectArg,
+    /// The value of the next placeholder: null, true, false, a number, or text; in single quotes it is text whatever it looks like
+    #[arg(long = "param", value_name = "VALUE", allow_hyphen_values = true)]
+    params: Vec<String>,
+    /// The value of a placeholder that has a name
+    #[arg(long = "named", value_name = "NAME=VALUE")]
+    named: Vec<String>,
+}
+
+impl StatementArgs {
+    /// As a call to a sidecar has it.
+    pub(super) fn to_wire(&self) -> Result<(v1::SqlDialect, Vec<v1::SqlParameter>), Failure> {
+        use v1::sql_parameter::Value;
+        let dialect = match self.dialect {
+            DialectArg::Postgres => v1::SqlDialect::Postgresql,
+            DialectArg::Mysql => v1::SqlDialect::Mysql,
+            DialectArg::Sqlite => v1::SqlDialect::Sqlite,
+        };
+        let parameters = parameters(self)?.into_iter().map(|parameter| {
+            let value = match parameter.value {
+                Scalar::Null => None,
+                Scalar::Bool(value) => Some(Value::Boolean(value)),
+                Scalar::Int(value) => Some(Value::Integer(value)),
+                Scalar::Uint(value) => Some(Value::Unsigned(value)),
+                Scalar::Float(value) => Some(Value::Float(value)),
+                Scalar::Text(value) => Some(Value::Text(value)),
+                Scalar::Bytes(value) => Some(Value::Bytes(value.into())),
+            };
+            v1::SqlParameter {
+                name: parameter.name.unwrap_or_default(),
+                value,
+            }
+        });
+        Ok((dialect, parameters.collect()))
+    }
 }
 
 #[derive(Clone, Copy, Debug, clap::ValueEnum)]
@@ -79,11 +115,11 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
         sql => sql.to_owned(),
     };
     let options = Options {
-        dialect: args.dialect.into(),
+        dialect: args.with.dialect.into(),
         volatile: args.volatile.into(),
         unparsable: args.unparsable.into(),
     };
-    let explanation = grapevine_sql::explain(&sql, &parameters(args)?, options)
+    let explanation = grapevine_sql::explain(&sql, &parameters(&args.with)?, options)
         .map_err(|error| Failure::Usage(error.to_string()))?;
     let mut out = Output::stdout();
     if args.json {
@@ -115,7 +151,7 @@ fn standard_input() -> Result<String, Failure> {
         .map_err(|error| Failure::Usage(format!("standard input is not UTF-8: {error}")))
 }
 
-fn parameters(args: &Args) -> Result<Vec<Parameter>, Failure> {
+fn parameters(args: &StatementArgs) -> Result<Vec<Parameter>, Failure> {
     let by_place = args.params.iter().map(|value| {
         Ok(Parameter {
             name: None,

@@ -6,6 +6,7 @@ use std::time::Duration;
 use grapevine_client::{InvalidateOutcome, v1};
 use serde::Serialize;
 
+use super::explain::StatementArgs;
 use crate::connection::{Connection, SessionArgs, duration};
 use crate::exit::Failure;
 use crate::feed::{self, OnBadLine};
@@ -35,8 +36,14 @@ With --position, what was acknowledged is noted in a file, and a later run goes 
 #[command(after_long_help = FEED_HELP)]
 pub(crate) struct Args {
     /// The classes, up to 1,000; each covers everything below it
-    #[arg(required_unless_present = "from", conflicts_with = "from")]
+    #[arg(required_unless_present_any = ["from", "sql"], conflicts_with = "from")]
     classes: Vec<String>,
+    /// In place of classes: the statement that changed rows; what was cached of reads that `explain` explained goes stale if it may
+    /// concern them
+    #[arg(long, value_name = "SQL", conflicts_with_all = ["classes", "from", "matching"], help_heading = "Statement")]
+    sql: Option<String>,
+    #[command(flatten, next_help_heading = "Statement")]
+    with: StatementArgs,
     /// Whether an address of any of the classes is stale, or only one of all of them (2 to 8)
     #[arg(long = "match", value_name = "MATCH", default_value = "any")]
     matching: Matching,
@@ -156,9 +163,16 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
         return feed::run(client, options).await;
     }
     let session = args.session.session()?;
-    let call = how.call(&client, args.classes.clone()).session(&session);
-    let outcome = call.await?;
-    tell(&args.connection, (&args.classes, args.matching), &outcome)
+    let (call, named) = match args.sql {
+        None => (how.call(&client, args.classes.clone()), args.classes),
+        Some(sql) => {
+            let (dialect, parameters) = args.with.to_wire()?;
+            let call = client.invalidate_by_sql(dialect, sql, parameters);
+            (how.shape(call), vec!["what it may concern".to_owned()])
+        }
+    };
+    let outcome = call.session(&session).await?;
+    tell(&args.connection, (&named, args.matching), &outcome)
 }
 
 /// Writes what an invalidation did; one whose receipt was not reached ends the command with that.

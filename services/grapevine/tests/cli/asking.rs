@@ -4,7 +4,7 @@ use std::io::Write as _;
 
 use serde_json::{Value, json};
 
-use crate::kit::{Sidecar, start};
+use crate::kit::{Sidecar, run, start, wait_until};
 
 fn resolve(sidecar: &Sidecar, class: &str, address: &str) -> Value {
     let said = sidecar.ask(&["resolve", "--json", "-c", class, address]);
@@ -311,4 +311,38 @@ fn g5_a_session_that_is_ahead_is_told_in_one_sentence() {
         let sentence = format!("{said}this sidecar has not applied ");
         assert!(told.err.contains(&sentence), "{told:?}");
     }
+}
+
+#[test]
+fn a_statement_makes_stale_what_it_may_concern() {
+    let sidecar = Sidecar::lone();
+    let read = "SELECT id FROM items WHERE category = $1";
+    let classes = |category: &str| {
+        let told = run(&["explain", "--json", "--param", category, read]);
+        let told = told.code(0).json();
+        told["classes"][0].as_str().unwrap().to_owned()
+    };
+    let token = |class: &str| {
+        let answer = sidecar.ask(&["resolve", "--json", "-c", class, "list"]);
+        let answer = answer.code(0).json();
+        (answer["token"].clone(), answer["bypass"].clone())
+    };
+    let (five, six) = (classes("5"), classes("6"));
+    wait_until("the sidecar knows such reads", || {
+        token(&five).1 == serde_json::json!(false)
+    });
+    let before = (token(&five), token(&six));
+    let write = "UPDATE items SET price = 3 WHERE category = $1";
+    let said = sidecar.ask(&["invalidate", "--sql", write, "--param", "5"]);
+    let told = "what it may concern invalidated by event ";
+    assert!(said.code(0).out.starts_with(told));
+    assert_ne!(token(&five), before.0);
+    assert_eq!(token(&six), before.1);
+    let said = sidecar
+        .ask(&["invalidate", "--sql", read, "--param", "5"])
+        .code(2);
+    assert!(said.err.contains("it changes no rows"), "{}", said.err);
+    sidecar
+        .ask(&["invalidate", "items", "--sql", write])
+        .code(2);
 }

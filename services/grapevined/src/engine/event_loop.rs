@@ -350,6 +350,7 @@ impl EventLoop {
                 self.callers.insert(ticket, caller);
                 inputs.push(match call {
                     Call::Invalidate(call) => Input::Invalidate(ticket, call),
+                    Call::RowsChanged(call) => Input::RowsChanged(ticket, call),
                     Call::BeginWrite(call) => Input::BeginWrite(ticket, call),
                     Call::CommitWrite(intent, call) => Input::CommitWrite(ticket, intent, call),
                     Call::AbortWrite(intent) => Input::AbortWrite(ticket, intent),

@@ -22,7 +22,7 @@ use grapevine_core::id::{EventId, Time};
 use grapevine_core::intent::IntentId;
 use grapevine_core::machine::Core;
 use grapevine_core::machine::effects::{
-    BeginWrite, Forget, Input, Invalidate, PeerMessage, RegisterItem, Reply,
+    BeginWrite, Forget, Input, Invalidate, PeerMessage, RegisterItem, Reply, RowsChange,
 };
 use grapevine_store::{Store, StoreError};
 use parking_lot::RwLock;
@@ -99,6 +99,9 @@ impl Command {
                 1 + call.classes.len()
             }
             Self::Call(Call::BeginWrite(call), _) => 1 + call.classes.len(),
+            Self::Call(Call::RowsChanged(call), _) => {
+                call.rows.iter().map(|rows| 1 + rows.cells.len()).sum()
+            }
             Self::Input(Input::Peer { message, .. }) => match message {
                 PeerMessage::Directory { batches, .. } => batches
                     .iter()
@@ -146,6 +149,8 @@ impl Command {
 pub(crate) enum Call {
     /// To invalidate.
     Invalidate(Invalidate),
+    /// To tell of changed rows.
+    RowsChanged(RowsChange),
     /// To begin a write.
     BeginWrite(BeginWrite),
     /// To commit a write.

@@ -217,6 +217,24 @@ impl Application {
         Ok(turn)
     }
 
+    /// Has a statement explained when it is its turn.
+    async fn explained<T: Send + 'static>(
+        &self,
+        statement: app::Statement,
+        explain: impl FnOnce(app::Statement) -> Result<T, Status> + Send + 'static,
+    ) -> Result<T, Status> {
+        let turn = self.turn_to_explain().await?;
+        let explained = tokio::task::spawn_blocking(move || {
+            // For as long as it takes, whether or not its caller waits for it.
+            let _turn = turn;
+            explain(statement)
+        });
+        explained.await.map_err(|error| {
+            tracing::error!(%error, "a statement could not be explained");
+            Status::internal("explaining failed; the sidecar's log has the reason")
+        })?
+    }
+
     fn listing(
         &self,
         limit: u64,
@@ -407,9 +425,36 @@ impl ApplicationService for Application {
     ) -> Result<Response<v1::InvalidateResponse>, Status> {
         let carried = app::carried(request.metadata())?;
         let call = app::invalidation(&request.into_inner())?;
-        self.bump(call, &carried, Call::Invalidate)
+        self.invalidate_classes(call, &carried, Call::Invalidate)
             .await
             .map(Response::new)
+    }
+
+    async fn row_changed(
+        &self,
+        request: Request<v1::RowChangedRequest>,
+    ) -> Result<Response<v1::RowChangedResponse>, Status> {
+        let carried = app::carried(request.metadata())?;
+        let (rows, terms) = app::changed_rows(&request.into_inner())?;
+        let outcome = Some(self.change_rows(rows, terms, &carried).await?);
+        Ok(Response::new(v1::RowChangedResponse { outcome }))
+    }
+
+    async fn invalidate_where(
+        &self,
+        request: Request<v1::InvalidateWhereRequest>,
+    ) -> Result<Response<v1::InvalidateWhereResponse>, Status> {
+        let carried = app::carried(request.metadata())?;
+        let (changed, terms) = app::changed_where(request.into_inner())?;
+        let rows = match changed {
+            app::Changed::Rows(rows) => rows,
+            app::Changed::By(statement) => {
+                self.explained(statement, |statement| app::rows_of_write(&statement))
+                    .await?
+            }
+        };
+        let outcome = Some(self.change_rows(rows, terms, &carried).await?);
+        Ok(Response::new(v1::InvalidateWhereResponse { outcome }))
     }
 
     async fn begin_write(
@@ -429,7 +474,7 @@ impl ApplicationService for Application {
         let carried = app::carried(request.metadata())?;
         let (intent, call) = app::committing(&request.into_inner())?;
         let commit = move |invalidate| Call::CommitWrite(intent, invalidate);
-        let outcome = Some(self.bump(call, &carried, commit).await?);
+        let outcome = Some(self.invalidate_classes(call, &carried, commit).await?);
         Ok(Response::new(v1::CommitWriteResponse { outcome }))
     }
 
@@ -495,16 +540,8 @@ impl ApplicationService for Application {
         request: Request<v1::ExplainRequest>,
     ) -> Result<Response<v1::ExplainResponse>, Status> {
         let statement = app::explaining(request.into_inner())?;
-        let turn = self.turn_to_explain().await?;
-        let explained = tokio::task::spawn_blocking(move || {
-            // For as long as it takes, whether or not its caller waits for it.
-            let _turn = turn;
-            app::explanation(&statement)
-        });
-        let answer = explained.await.map_err(|error| {
-            tracing::error!(%error, "a statement could not be explained");
-            Status::internal("explaining failed; the sidecar's log has the reason")
-        });
-        answer?.map(Response::new)
+        self.explained(statement, |statement| app::explanation(&statement))
+            .await
+            .map(Response::new)
     }
 }

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use grapevine_core::machine::effects::{BeginWrite, Invalidate, Reply};
+use grapevine_core::criteria::Conjunction;
+use grapevine_core::id::Time;
+use grapevine_core::machine::effects::{BeginWrite, Invalidate, Reply, RowsChange};
 use grapevine_proto::v1;
 use tonic::Status;
 
@@ -18,24 +20,62 @@ const DISK_WAIT: Duration = Duration::from_secs(1);
 const ABORT_WAIT: Duration = Duration::from_secs(5);
 
 impl Application {
-    /// Makes a call that bumps, behind what its session names.
-    pub(super) async fn bump(
+    /// Invalidates classes, behind what the call's session names.
+    pub(super) async fn invalidate_classes(
         &self,
         call: app::Invalidation,
         carried: &app::Session,
         make: impl FnOnce(Invalidate) -> Call,
     ) -> Result<v1::InvalidateResponse, Status> {
-        self.await_session(call.session.and(carried)?).await?;
-        let deadline = tokio::time::Instant::now() + call.timeout;
-        let invalidate = Invalidate {
-            classes: call.classes,
-            matching: call.matching,
-            purge: call.purge,
-            level: call.level,
-            deadline: self.engine.clock.now().plus(call.timeout),
-        };
-        let wait = call.timeout + DISK_WAIT;
-        let answer = self.engine.call(make(invalidate), None, wait).await?;
+        let app::Invalidation {
+            classes,
+            matching,
+            terms,
+        } = call;
+        let (purge, level) = (terms.purge, terms.level);
+        self.bump((terms.session, terms.timeout), carried, move |deadline| {
+            make(Invalidate {
+                classes,
+                matching,
+                purge,
+                level,
+                deadline,
+            })
+        })
+        .await
+    }
+
+    /// Tells of changed rows, behind what the call's session names.
+    pub(super) async fn change_rows(
+        &self,
+        rows: Vec<Conjunction>,
+        terms: app::Terms,
+        carried: &app::Session,
+    ) -> Result<v1::InvalidateResponse, Status> {
+        let (purge, level) = (terms.purge, terms.level);
+        self.bump((terms.session, terms.timeout), carried, move |deadline| {
+            Call::RowsChanged(RowsChange {
+                rows,
+                purge,
+                level,
+                deadline,
+            })
+        })
+        .await
+    }
+
+    /// Makes a call that bumps.
+    pub(super) async fn bump(
+        &self,
+        (session, timeout): (app::Session, Duration),
+        carried: &app::Session,
+        make: impl FnOnce(Time) -> Call,
+    ) -> Result<v1::InvalidateResponse, Status> {
+        self.await_session(session.and(carried)?).await?;
+        let deadline = tokio::time::Instant::now() + timeout;
+        let call = make(self.engine.clock.now().plus(timeout));
+        let wait = timeout + DISK_WAIT;
+        let answer = self.engine.call(call, None, wait).await?;
         let Answer { reply, purges, .. } = answer;
         let (event, receipt) = match reply {
             Reply::Invalidated { event, receipt } => {

@@ -227,6 +227,43 @@ impl ApplicationService for State {
         answer(instead, response).await
     }
 
+    async fn row_changed(
+        &self,
+        request: Request<v1::RowChangedRequest>,
+    ) -> Result<Response<v1::RowChangedResponse>, Status> {
+        let call = request.into_inner();
+        let tables = call.changes.iter().map(|change| change.table.clone());
+        let invalidation = v1::InvalidateRequest {
+            classes: tables.collect(),
+            receipt: call.receipt,
+            timeout_ms: call.timeout_ms,
+            session: call.session,
+            ..Default::default()
+        };
+        let outcome = self.invalidate(Request::new(invalidation)).await?;
+        let outcome = Some(outcome.into_inner());
+        Ok(Response::new(v1::RowChangedResponse { outcome }))
+    }
+
+    async fn invalidate_where(
+        &self,
+        request: Request<v1::InvalidateWhereRequest>,
+    ) -> Result<Response<v1::InvalidateWhereResponse>, Status> {
+        let call = request.into_inner();
+        let mut classes: Vec<_> = call.rows.iter().map(|rows| rows.table.clone()).collect();
+        classes.extend(Some(call.sql).filter(|sql| !sql.is_empty()));
+        let invalidation = v1::InvalidateRequest {
+            classes,
+            receipt: call.receipt,
+            timeout_ms: call.timeout_ms,
+            session: call.session,
+            ..Default::default()
+        };
+        let outcome = self.invalidate(Request::new(invalidation)).await?;
+        let outcome = Some(outcome.into_inner());
+        Ok(Response::new(v1::InvalidateWhereResponse { outcome }))
+    }
+
     async fn begin_write(
         &self,
         request: Request<v1::BeginWriteRequest>,

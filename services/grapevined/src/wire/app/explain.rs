@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use grapevine_core::criteria::Conjunction;
 use grapevine_proto::v1;
 use grapevine_sql::{
     Dialect, Direction, ExplainError, Explanation, Index, Kind, Options, Parameter, Predicate,
@@ -26,12 +27,7 @@ pub(crate) struct Statement {
 /// Checks a request, its lengths too; what is wrong with the statement itself is told by [`explanation`].
 pub(crate) fn explaining(request: v1::ExplainRequest) -> Result<Statement, Status> {
     let mut violations = Violations::default();
-    let dialect = match v1::SqlDialect::try_from(request.dialect) {
-        Ok(v1::SqlDialect::Unspecified | v1::SqlDialect::Postgresql) => Dialect::Postgres,
-        Ok(v1::SqlDialect::Mysql) => Dialect::MySql,
-        Ok(v1::SqlDialect::Sqlite) => Dialect::Sqlite,
-        Err(_) => unknown(&mut violations, "dialect", request.dialect),
-    };
+    let dialect = read_dialect(&mut violations, request.dialect);
     let options = Options {
         dialect,
         volatile: unsure(&mut violations, "volatile", request.volatile),
@@ -49,6 +45,26 @@ pub(crate) fn explaining(request: v1::ExplainRequest) -> Result<Statement, Statu
         parameters,
         options,
     })
+}
+
+pub(super) fn read_dialect(violations: &mut Violations, dialect: i32) -> Dialect {
+    match v1::SqlDialect::try_from(dialect) {
+        Ok(v1::SqlDialect::Unspecified | v1::SqlDialect::Postgresql) => Dialect::Postgres,
+        Ok(v1::SqlDialect::Mysql) => Dialect::MySql,
+        Ok(v1::SqlDialect::Sqlite) => Dialect::Sqlite,
+        Err(_) => unknown(violations, "dialect", dialect),
+    }
+}
+
+/// The rows that a write changes, as they were and as they are.
+pub(crate) fn rows_of_write(statement: &Statement) -> Result<Vec<Conjunction>, Status> {
+    let explained =
+        grapevine_sql::explain(&statement.sql, &statement.parameters, statement.options)
+            .map_err(|error| refused(&error))?;
+    match explained.kind {
+        Kind::Write => Ok(explained.rows),
+        Kind::Read => Err(status::invalid("sql", "it only reads: it changes no rows")),
+    }
 }
 
 fn unsure(violations: &mut Violations, field: &str, value: i32) -> Unsure {

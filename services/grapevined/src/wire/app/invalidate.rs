@@ -15,10 +15,15 @@ use super::{Session, bump_class, classes, counted, session, wait};
 /// How long a caller waits for receipts and holders that says nothing.
 pub(super) const TIMEOUT_DEFAULT: Duration = Duration::from_secs(5);
 
-/// A checked call to invalidate, but for its deadline on the sidecar's clock.
+/// A checked call to invalidate.
 pub(crate) struct Invalidation {
     pub(crate) classes: Vec<ClassPath>,
     pub(crate) matching: Match,
+    pub(crate) terms: Terms,
+}
+
+/// On which terms something is invalidated, but for the deadline on the sidecar's clock.
+pub(crate) struct Terms {
     pub(crate) purge: PurgeMode,
     pub(crate) level: core::ReceiptLevel,
     pub(crate) timeout: Duration,
@@ -38,7 +43,25 @@ pub(super) fn read_invalidation(
     message: &v1::InvalidateRequest,
 ) -> Invalidation {
     let (classes, matching) = read_changed(violations, &message.classes, message.r#match);
-    let level = match v1::ReceiptLevel::try_from(message.receipt) {
+    let terms = read_terms(
+        violations,
+        (message.receipt, message.timeout_ms, message.purge),
+        message.session.as_ref(),
+    );
+    Invalidation {
+        classes,
+        matching,
+        terms,
+    }
+}
+
+/// Reads the terms of a call: receipt, timeout and purge mode, and its session.
+pub(super) fn read_terms(
+    violations: &mut Violations,
+    (receipt, timeout_ms, purge): (i32, u32, i32),
+    past: Option<&v1::Session>,
+) -> Terms {
+    let level = match v1::ReceiptLevel::try_from(receipt) {
         Ok(v1::ReceiptLevel::Unspecified | v1::ReceiptLevel::One) => core::ReceiptLevel::One,
         Ok(v1::ReceiptLevel::None) => core::ReceiptLevel::None,
         Ok(v1::ReceiptLevel::Quorum) => core::ReceiptLevel::Quorum,
@@ -46,26 +69,16 @@ pub(super) fn read_invalidation(
         Err(_) => {
             violations.add(
                 "receipt",
-                format!("{} is not a value of ReceiptLevel", message.receipt),
+                format!("{receipt} is not a value of ReceiptLevel"),
             );
             core::ReceiptLevel::One
         }
     };
-    let purge = read_purge(violations, message.purge);
-    let timeout = wait(
-        violations,
-        "timeout_ms",
-        message.timeout_ms,
-        TIMEOUT_DEFAULT,
-    );
-    let session = session(violations, message.session.as_ref());
-    Invalidation {
-        classes,
-        matching,
-        purge,
+    Terms {
+        purge: read_purge(violations, purge),
         level,
-        timeout,
-        session,
+        timeout: wait(violations, "timeout_ms", timeout_ms, TIMEOUT_DEFAULT),
+        session: session(violations, past),
     }
 }
 
