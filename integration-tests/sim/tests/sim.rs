@@ -200,6 +200,11 @@ fn arm_snapshot_never_ends_is_caught() {
 }
 
 #[test]
+fn arm_new_shapes_served_is_caught() {
+    is_caught(Arm::NewShapesServed, 1_000, &["G2", "G3", "G4"]);
+}
+
+#[test]
 fn arm_bypass_all_is_caught() {
     is_caught(Arm::BypassAll, 100, &["hits"]);
 }

@@ -54,8 +54,11 @@ const BUMPED: [&[&str]; 9] = [
 ];
 const JOINT: [&[&str]; 3] = [&["v/2", "w/1"], &["r/2", "w"], &["r", "w/1"]];
 
+/// Columns, and what is known of them.
+type Known = &'static [(&'static str, Criterion)];
+
 /// Reads by criteria, with the columns that they are by; those of `r` are registered.
-const OF_ROWS: [(&str, &str, &[(&str, Criterion)]); 9] = [
+const OF_ROWS: [(&str, &str, Known); 9] = [
     ("v1", "v", &[("c", Is(1))]),
     ("v2", "v", &[("c", Is(2))]),
     ("v3", "v", &[("c", Is(1)), ("d", Is(1))]),
