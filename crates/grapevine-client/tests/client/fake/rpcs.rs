@@ -44,6 +44,25 @@ impl State {
     }
 }
 
+impl State {
+    /// A change of rows, of which the fake knows the tables only, or the statement: as a call to invalidate these.
+    async fn bump_all(
+        &self,
+        classes: Vec<String>,
+        (receipt, timeout_ms, session): (i32, u32, Option<v1::Session>),
+    ) -> Result<v1::InvalidateResponse, Status> {
+        let invalidation = v1::InvalidateRequest {
+            classes,
+            receipt,
+            timeout_ms,
+            session,
+            ..Default::default()
+        };
+        let outcome = self.invalidate(Request::new(invalidation)).await?;
+        Ok(outcome.into_inner())
+    }
+}
+
 type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 #[tonic::async_trait]
@@ -233,15 +252,8 @@ impl ApplicationService for State {
     ) -> Result<Response<v1::RowChangedResponse>, Status> {
         let call = request.into_inner();
         let tables = call.changes.iter().map(|change| change.table.clone());
-        let invalidation = v1::InvalidateRequest {
-            classes: tables.collect(),
-            receipt: call.receipt,
-            timeout_ms: call.timeout_ms,
-            session: call.session,
-            ..Default::default()
-        };
-        let outcome = self.invalidate(Request::new(invalidation)).await?;
-        let outcome = Some(outcome.into_inner());
+        let terms = (call.receipt, call.timeout_ms, call.session);
+        let outcome = Some(self.bump_all(tables.collect(), terms).await?);
         Ok(Response::new(v1::RowChangedResponse { outcome }))
     }
 
@@ -252,15 +264,8 @@ impl ApplicationService for State {
         let call = request.into_inner();
         let mut classes: Vec<_> = call.rows.iter().map(|rows| rows.table.clone()).collect();
         classes.extend(Some(call.sql).filter(|sql| !sql.is_empty()));
-        let invalidation = v1::InvalidateRequest {
-            classes,
-            receipt: call.receipt,
-            timeout_ms: call.timeout_ms,
-            session: call.session,
-            ..Default::default()
-        };
-        let outcome = self.invalidate(Request::new(invalidation)).await?;
-        let outcome = Some(outcome.into_inner());
+        let terms = (call.receipt, call.timeout_ms, call.session);
+        let outcome = Some(self.bump_all(classes, terms).await?);
         Ok(Response::new(v1::InvalidateWhereResponse { outcome }))
     }
 
