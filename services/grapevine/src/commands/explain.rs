@@ -36,11 +36,16 @@ pub(crate) struct Args {
 /// What a statement needs beside its text.
 #[derive(Debug, clap::Args)]
 pub(super) struct StatementArgs {
-    /// Whose SQL it is
-    #[arg(long, value_enum, default_value = "postgres")]
-    dialect: DialectArg,
+    /// Whose SQL it is; postgres unless told
+    #[arg(long, value_enum)]
+    dialect: Option<DialectArg>,
     /// The value of the next placeholder: null, true, false, a number, or text; in single quotes it is text whatever it looks like
-    #[arg(long = "param", value_name = "VALUE", allow_hyphen_values = true)]
+    #[arg(
+        long = "param",
+        value_name = "VALUE",
+        allow_hyphen_values = true,
+        requires = "sql"
+    )]
     params: Vec<String>,
     /// The value of a placeholder that has a name
     #[arg(long = "named", value_name = "NAME=VALUE")]
@@ -48,10 +53,15 @@ pub(super) struct StatementArgs {
 }
 
 impl StatementArgs {
+    /// Whether nothing is said of a statement.
+    pub(super) fn is_empty(&self) -> bool {
+        self.dialect.is_none() && self.params.is_empty() && self.named.is_empty()
+    }
+
     /// As a call to a sidecar has it.
     pub(super) fn to_wire(&self) -> Result<(v1::SqlDialect, Vec<v1::SqlParameter>), Failure> {
         use v1::sql_parameter::Value;
-        let dialect = match self.dialect {
+        let dialect = match self.dialect.unwrap_or_default() {
             DialectArg::Postgres => v1::SqlDialect::Postgresql,
             DialectArg::Mysql => v1::SqlDialect::Mysql,
             DialectArg::Sqlite => v1::SqlDialect::Sqlite,
@@ -75,8 +85,9 @@ impl StatementArgs {
     }
 }
 
-#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, clap::ValueEnum)]
 enum DialectArg {
+    #[default]
     Postgres,
     Mysql,
     Sqlite,
@@ -115,7 +126,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
         sql => sql.to_owned(),
     };
     let options = Options {
-        dialect: args.with.dialect.into(),
+        dialect: args.with.dialect.unwrap_or_default().into(),
         volatile: args.volatile.into(),
         unparsable: args.unparsable.into(),
     };

@@ -140,6 +140,10 @@ impl<'a> HolderJson<'a> {
 }
 
 pub(crate) async fn run(args: Args) -> Result<(), Failure> {
+    if args.sql.is_none() && !args.with.is_empty() {
+        let message = "--dialect, --param and --named belong to --sql, which is not given";
+        return Err(Failure::Usage(message.to_owned()));
+    }
     let mut builder = args.connection.builder();
     for endpoint in &args.fail_over_to {
         builder = builder.fail_over_to(endpoint);

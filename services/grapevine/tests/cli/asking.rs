@@ -345,4 +345,9 @@ fn a_statement_makes_stale_what_it_may_concern() {
     sidecar
         .ask(&["invalidate", "items", "--sql", write])
         .code(2);
+    // What belongs to a statement says nothing of classes.
+    for option in [["--param", "5"], ["--named", "a=5"], ["--dialect", "mysql"]] {
+        let said = sidecar.ask(&[&["invalidate", "items"], &option[..]].concat());
+        assert!(said.code(2).err.contains("--sql"));
+    }
 }
