@@ -60,7 +60,8 @@ impl Core {
         effects: &mut Effects,
     ) {
         if !self.members.heard(from, now) {
-            self.counters.peer_messages_refused += 1;
+            // What was on its way when its sender left is nothing to look closer at.
+            self.counters.peer_messages_refused += u64::from(!self.is_parting(from));
             return;
         }
         if let PeerMessage::Probe { nonce, mark } = message

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use grapevine_core::event::Match;
+use grapevine_core::id::Incarnation;
 use grapevine_core::machine::effects::{
     Input, LeaseClaim, PeerMessage, ReceiptLevel, Reply, Verdict,
 };
@@ -216,4 +217,31 @@ fn g4_a_repeated_registration_is_judged_when_it_is_answered() {
             "call {call}"
         );
     }
+}
+
+/// Operators are to look closer at what is refused ever; an orderly departure is nothing of the kind.
+#[test]
+fn what_was_on_its_way_when_its_sender_left_is_not_counted_as_refused() {
+    let mut world = World::running(2);
+    let gone = world.incarnation(1);
+    world.input(1, Input::Drain);
+    world.settle();
+    let ack = || PeerMessage::Ack {
+        watermark: 1,
+        above: Vec::new(),
+    };
+    let refused = |world: &World| world.core(0).counters().peer_messages_refused;
+    let before = refused(&world);
+    let late = Input::Peer {
+        from: gone,
+        message: ack(),
+    };
+    world.input(0, late);
+    assert_eq!(refused(&world), before);
+    let stranger = Input::Peer {
+        from: Incarnation::from_random(77, 0),
+        message: ack(),
+    };
+    world.input(0, stranger);
+    assert_eq!(refused(&world), before + 1);
 }
