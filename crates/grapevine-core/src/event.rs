@@ -15,6 +15,8 @@ pub const CONJUNCTION_CLASSES_MAX: usize = 8;
 pub const ADDRESS_CLASSES_MAX: usize = 16;
 /// The most conjunctions that one change of rows may name.
 pub const CHANGED_ROWS_MAX: usize = 64;
+/// What a row weighs beside its columns: about as much as the classes that it concerns of two shapes, one with a range.
+pub const ROW_WEIGHT: usize = 16;
 /// The most bytes of names and values in one change of rows.
 pub const CHANGED_ROWS_BYTES_MAX: usize = 64 * 1024;
 /// The most registrations in one batch.
@@ -154,12 +156,15 @@ impl BumpEvent {
         }
     }
 
-    /// How much there is of it: of classes, of entries of vectors, or of what is known of rows.
+    /// How much there is of it: of classes, of entries of vectors, or of what is known of rows, each of which concerns several classes.
     pub fn weight(&self) -> usize {
         match self {
             Self::Bump(bump) => bump.classes.len(),
             Self::Rows(changed) => {
-                let cells = changed.rows.iter().map(|rows| 1 + rows.cells.len());
+                let cells = changed
+                    .rows
+                    .iter()
+                    .map(|rows| ROW_WEIGHT + rows.cells.len());
                 cells.sum()
             }
             Self::Floor(Floor { vector, .. }) | Self::Shape(NewShape { vector, .. }) => {

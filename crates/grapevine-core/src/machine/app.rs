@@ -174,30 +174,37 @@ impl Core {
             self.admitted.note(bump, &self.versions);
             writes = bump_writes(id, bump, false);
         }
-        writes.insert(
-            0,
-            Write::Log {
-                origin: id.origin,
-                sequence: id.sequence,
-                event: Event::Bump(event.clone()),
-            },
-        );
-        writes.push(Write::Progress {
+        self.write_own(id, (event, meant), writes, call, effects);
+        id
+    }
+
+    /// Has an own event of the bump lane written: its record in the log, what it means here, and the watermark.
+    pub(super) fn write_own(
+        &mut self,
+        id: EventId,
+        (event, meant): (Arc<BumpEvent>, Arc<BumpEvent>),
+        meaning: impl IntoIterator<Item = Write>,
+        call: Option<(Ticket, ReceiptLevel, Time)>,
+        effects: &mut Effects,
+    ) {
+        let log = Write::Log {
+            origin: id.origin,
+            sequence: id.sequence,
+            event: Event::Bump(event.clone()),
+        };
+        let progress = Write::Progress {
             origin: id.origin,
             lane: Lane::Bump,
             watermark: id.sequence,
-        });
-        self.write(
-            effects,
-            writes,
-            Pending::OwnBump {
-                id,
-                event,
-                meant,
-                call,
-            },
-        );
-        id
+        };
+        let pending = Pending::OwnBump {
+            id,
+            event,
+            meant,
+            call,
+        };
+        let writes = [log].into_iter().chain(meaning).chain([progress]);
+        self.write(effects, writes, pending);
     }
 
     pub(super) fn admit(&mut self, call: &Invalidate, now: Time) -> Result<Bump, Refusal> {

@@ -9,8 +9,8 @@ use std::sync::Arc;
 use super::Core;
 use super::effects::Effects;
 use super::flushed::Pending;
-use crate::event::{BumpEvent, Event, Floor};
-use crate::id::{EventId, Lane};
+use crate::event::{BumpEvent, Floor};
+use crate::id::EventId;
 use crate::names::ClassPath;
 use crate::store::{Recovered, Write};
 use crate::vector::VersionVector;
@@ -42,28 +42,8 @@ impl Core {
         let mut evict = self.versions.bucket_classes(top, bucket);
         evict.extend(self.unflushed_classes(top, bucket));
         let event = Arc::new(BumpEvent::Floor(floor.clone()));
-        let writes = [
-            Write::Log {
-                origin: id.origin,
-                sequence: id.sequence,
-                event: Event::Bump(event.clone()),
-            },
-            Write::JoinFloor { floor, evict },
-            Write::Progress {
-                origin: id.origin,
-                lane: Lane::Bump,
-                watermark: id.sequence,
-            },
-        ];
-        let meant = event.clone();
-        let call = None;
-        let pending = Pending::OwnBump {
-            id,
-            event,
-            meant,
-            call,
-        };
-        self.write(effects, writes, pending);
+        let meaning = [Write::JoinFloor { floor, evict }];
+        self.write_own(id, (event.clone(), event), meaning, None, effects);
     }
 
     /// Removes stored classes that a stored floor dominates: nothing else would ever name them again.

@@ -18,18 +18,22 @@ use super::effects::{Action, Effects, Refusal, Reply, RowsChange, Ticket};
 use super::flushed::Pending;
 use crate::criteria::{Conjunction, SHAPE_MARK, Shape, table_class};
 use crate::event::{
-    Bump, BumpEvent, CHANGED_ROWS_BYTES_MAX, CHANGED_ROWS_MAX, Event, Match, NewShape, PurgeMode,
+    Bump, BumpEvent, CHANGED_ROWS_BYTES_MAX, CHANGED_ROWS_MAX, Match, NewShape, PurgeMode,
     RowsChanged,
 };
-use crate::id::{EventId, Lane, Time};
+use crate::id::{EventId, Time};
 use crate::names::ClassPath;
 use crate::store::Write;
 use crate::vector::VersionVector;
 
 /// The most shapes of one table that this sidecar makes known; of those that others make known it takes twice as many.
 pub const SHAPES_PER_TABLE_MAX: usize = 64;
-/// The most classes of one shape that one change bumps; of more, it bumps all of the shape.
-const CLASSES_PER_SHAPE_MAX: usize = 128;
+/// The most classes of one shape that a change of rows of one table bumps; of more, it bumps all of the shape. A row that moves concerns 28
+/// of a shape with a range, and 32 rows that do concern 64 of one without.
+const CLASSES_PER_SHAPE_MAX: usize = 64;
+/// The same for all tables of a change together: each has its share. So a change bumps 128 times as many at most, however many shapes
+/// its tables have.
+const CLASSES_PER_CHANGE_MAX: usize = 128;
 
 /// How far a shape is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,7 +75,8 @@ impl Shapes {
         shape.is_of_all() || self.get(shape) == Some(Known::Applied)
     }
 
-    /// The classes that a change of rows concerns. They follow from the change and the known shapes alone.
+    /// The classes that a change of rows concerns. What it concerns of a shape follows from the change alone, so that all who know the
+    /// shape bump the same.
     fn classes(&self, rows: &[Conjunction]) -> Vec<ClassPath> {
         let mut by_table: BTreeMap<ClassPath, Vec<&Conjunction>> = BTreeMap::new();
         for row in rows {
@@ -80,13 +85,14 @@ impl Shapes {
                 .or_default()
                 .push(row);
         }
+        let most = (CLASSES_PER_CHANGE_MAX / by_table.len().max(1)).clamp(1, CLASSES_PER_SHAPE_MAX);
         let mut classes = BTreeSet::new();
         for (table, rows) in by_table {
             let shapes = self.0.get(&table).into_iter().flat_map(BTreeMap::keys);
             for shape in shapes {
                 let concerned = rows.iter().flat_map(|row| shape.classes_of_write(row));
                 let concerned: BTreeSet<_> = concerned.collect();
-                if concerned.len() > CLASSES_PER_SHAPE_MAX {
+                if concerned.len() > most {
                     classes.insert(shape.class());
                 } else {
                     classes.extend(concerned);
@@ -200,30 +206,9 @@ impl Core {
         self.shapes.put(shape.clone(), Known::Written(id));
         self.counters.shapes_made_known += 1;
         let new = NewShape { shape, vector };
-        let mut writes = shape_writes(&new, new.vector.clone());
+        let meaning = shape_writes(&new, new.vector.clone());
         let event = Arc::new(BumpEvent::Shape(new));
-        writes.insert(
-            0,
-            Write::Log {
-                origin: id.origin,
-                sequence: id.sequence,
-                event: Event::Bump(event.clone()),
-            },
-        );
-        writes.push(Write::Progress {
-            origin: id.origin,
-            lane: Lane::Bump,
-            watermark: id.sequence,
-        });
-        let meant = event.clone();
-        let call = None;
-        let pending = Pending::OwnBump {
-            id,
-            event,
-            meant,
-            call,
-        };
-        self.write(effects, writes, pending);
+        self.write_own(id, (event.clone(), event), meaning, None, effects);
     }
 
     /// An own shape is flushed and applied.

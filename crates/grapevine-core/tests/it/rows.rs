@@ -1,10 +1,6 @@
 //! Changes of rows, and the shapes of reads that they may concern (docs/decisions/0018).
 
-use std::time::Duration;
-
-use grapevine_core::criteria::{
-    Cell, Column, Conjunction, Datum, Dialect, Raw, Shape, Table, table_class,
-};
+use grapevine_core::criteria::{Cell, Column, Conjunction, Datum, Dialect, Raw, Shape, Table};
 use grapevine_core::id::EventId;
 use grapevine_core::machine::effects::{CondemnReason, LeaseClaim, Verdict};
 
@@ -67,17 +63,41 @@ fn g4_a_fill_of_a_shape_that_is_not_known_is_condemned() {
     assert!(matches!(world.verdict(0, call), Some(Verdict::Accepted(_))));
 }
 
-/// The holder of the snapshot had not known the shape when it applied the change, and does not know it now.
+/// A shape of a column of its own.
+fn column(name: &str) -> Conjunction {
+    let mut rows = Conjunction::all_of(Table::parse("items").unwrap());
+    let is = Datum::of(Dialect::Sqlite, Raw::Int(1)).unwrap();
+    rows.narrow(Column::parse(name).unwrap(), Cell::Is(is));
+    rows
+}
+
+fn classes_of(read: &Conjunction) -> Vec<String> {
+    let classes = Shape::of(read).classes_of_read(read);
+    classes
+        .iter()
+        .map(|class| class.as_str().to_owned())
+        .collect()
+}
+
+/// The holder of the snapshot had not known the shape when it applied the change, and has no room to know it: who takes the snapshot is
+/// the only one who can tell.
 #[test]
 fn g3_who_takes_a_snapshot_tells_what_a_shape_lacks() {
     let mut world = World::running(3);
     let five = list(5);
     world.cut(0, 2);
     world.cut(1, 2);
+    // Two sidecars make 64 shapes of the table known each; there is room for no more of others'.
+    for (at, letter) in [(0, 'a'), (1, 'b')] {
+        for number in 0..64 {
+            let classes = classes_of(&column(&format!("{letter}{number}")));
+            world.look_up(at, "list", &[&classes[0]]);
+        }
+    }
+    world.settle();
     let change: EventId = world.next_event(0);
     world.rows_changed(0, vec![category(5)]);
     world.settle();
-    assert!(!world.core(2).progress().has(change));
     world.look_up(2, "list", &[&five]);
     world.settle();
     let before = world.token(2, &[&five]);
@@ -85,27 +105,47 @@ fn g3_who_takes_a_snapshot_tells_what_a_shape_lacks() {
     for at in [0, 1] {
         world.nodes[at].disk.compact();
     }
-    world.connect(0, 2);
-    let all = table_class(&Table::parse("items").unwrap());
-    let all = Shape::of_all(all).class();
-    for _ in 0..200 {
-        // What the taker of the snapshot says, the news of its shape above all, comes last.
-        while world.pump(0)
-            || world.flush(0)
-            || world.flush(2)
-            || world.deliver(0, 2)
-            || world.deliver(2, 0)
-        {
-            if world.core(2).progress().has(change) {
-                let shown = world.resolve(2, "list", &[&five]);
-                let stale = shown.token == before && !shown.new_shape;
-                assert!(!stale, "it has the change, and the token from before it");
-            }
-        }
-        world.advance(Duration::from_millis(20));
-    }
-    let adopted = world.core(2).counters().snapshots_adopted > 0;
-    assert!(adopted, "no snapshot was taken");
+    world.connect_all();
+    world.converge().unwrap();
+    assert!(world.core(2).counters().snapshots_adopted > 0);
     assert!(world.core(2).progress().has(change));
-    assert_ne!(world.token(2, &[all.as_str()]), world.token(2, &["other"]));
+    assert!(world.resolve(0, "list", &[&five]).new_shape, "it has room");
+    let shown = world.resolve(2, "list", &[&five]);
+    assert!(
+        shown.new_shape || shown.token != before,
+        "it has the change, and the token from before it"
+    );
+}
+
+/// However many shapes a table has, and rows a change: what it becomes where it arrives has a bound, and misses nothing.
+#[test]
+fn g10_a_change_of_many_rows_bumps_whole_shapes() {
+    let mut world = World::running(1);
+    let (five, other) = (list(5), classes_of(&column("other")));
+    for class in [&five, &other[0]] {
+        world.look_up(0, "list", &[class]);
+    }
+    world.settle();
+    let bumped = |world: &mut World, rows: Vec<Conjunction>| {
+        let (held, before) = (world.core(0).versions().len(), world.token(0, &[&five]));
+        world.rows_changed(0, rows);
+        world.settle();
+        let more = world.core(0).versions().len() - held;
+        (more, world.token(0, &[&five]) != before)
+    };
+    // One for each category; nothing is known of the other column, so all of that shape, and all rows of the table.
+    let many = (1_000..1_064).map(category).collect();
+    let (more, stale) = bumped(&mut world, many);
+    assert!((64..=66).contains(&more) && !stale, "{more} {stale}");
+    // Two tables: each has half of the room, which 64 of one fit into.
+    let table = |name: &str| Conjunction::all_of(Table::parse(name).unwrap());
+    let mut two: Vec<_> = (2_000..2_063).map(category).collect();
+    two.push(table("bids"));
+    let (more, stale) = bumped(&mut world, two);
+    assert!((63..=65).contains(&more) && !stale, "{more} {stale}");
+    // Four tables: 61 of one do not, and all reads of the shape are stale.
+    let mut four: Vec<_> = (3_000..3_061).map(category).collect();
+    four.extend(["bids", "users", "comments"].map(table));
+    let (more, stale) = bumped(&mut world, four);
+    assert!(more <= 4 && stale, "{more} {stale}");
 }

@@ -16,7 +16,7 @@ mod writer;
 use std::sync::Arc;
 use std::time::Duration;
 
-use grapevine_core::event::{BumpEvent, Registration};
+use grapevine_core::event::{BumpEvent, ROW_WEIGHT, Registration};
 use grapevine_core::fill::FillKey;
 use grapevine_core::id::{EventId, Time};
 use grapevine_core::intent::IntentId;
@@ -99,9 +99,11 @@ impl Command {
                 1 + call.classes.len()
             }
             Self::Call(Call::BeginWrite(call), _) => 1 + call.classes.len(),
-            Self::Call(Call::RowsChanged(call), _) => {
-                call.rows.iter().map(|rows| 1 + rows.cells.len()).sum()
-            }
+            Self::Call(Call::RowsChanged(call), _) => call
+                .rows
+                .iter()
+                .map(|rows| ROW_WEIGHT + rows.cells.len())
+                .sum(),
             Self::Input(Input::Peer { message, .. }) => match message {
                 PeerMessage::Directory { batches, .. } => batches
                     .iter()
