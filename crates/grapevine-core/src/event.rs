@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use crate::criteria::{Conjunction, Shape};
 use crate::id::UnixSeconds;
+use crate::index::RowIdentity;
 use crate::names::{Address, ClassPath};
 use crate::vector::VersionVector;
 
@@ -118,9 +119,50 @@ pub struct Floor {
 pub struct RowsChanged {
     /// What is known of them, as they were and as they are: 1 to [`CHANGED_ROWS_MAX`], of
     /// [`CHANGED_ROWS_BYTES_MAX`] together.
-    pub rows: Vec<Conjunction>,
+    pub rows: Vec<RowImage>,
     /// What to do with known addresses.
     pub purge: PurgeMode,
+}
+
+/// What is known of rows that changed.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct RowImage {
+    /// What they have in common.
+    pub rows: Conjunction,
+    /// Of how many of them it speaks, and of when.
+    pub moment: Moment,
+    /// Which row it is, where it is one and the application says so.
+    pub identity: Option<RowIdentity>,
+}
+
+/// Of which rows an image speaks, and of when.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Moment {
+    /// Of any number of rows, before and after.
+    #[default]
+    Any,
+    /// Of one row as it was before the change.
+    Before,
+    /// Of one row as it is since the change.
+    After,
+}
+
+impl RowImage {
+    /// How long its names and values are.
+    pub fn bytes(&self) -> usize {
+        let id = self.identity.as_ref();
+        self.rows.bytes() + id.map_or(0, |identity| identity.id.bytes() + size_of::<u64>())
+    }
+}
+
+impl From<Conjunction> for RowImage {
+    fn from(rows: Conjunction) -> Self {
+        Self {
+            rows,
+            moment: Moment::Any,
+            identity: None,
+        }
+    }
 }
 
 /// "Reads of this shape are made." Changes of rows that were applied without knowledge of it may have concerned them: the vector joins them
@@ -164,7 +206,7 @@ impl BumpEvent {
                 let cells = changed
                     .rows
                     .iter()
-                    .map(|rows| ROW_WEIGHT + rows.cells.len());
+                    .map(|image| ROW_WEIGHT + image.rows.cells.len());
                 cells.sum()
             }
             Self::Floor(Floor { vector, .. }) | Self::Shape(NewShape { vector, .. }) => {

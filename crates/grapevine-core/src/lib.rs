@@ -9,6 +9,7 @@ mod entries;
 pub mod event;
 pub mod fill;
 pub mod id;
+pub mod index;
 pub mod intent;
 pub mod lease;
 pub mod machine;

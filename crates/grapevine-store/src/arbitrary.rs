@@ -6,10 +6,11 @@ use grapevine_core::criteria::{
     Cell, Column, Conjunction, Datum, Order, Range, Shape, Table, Value,
 };
 use grapevine_core::event::{
-    Bump, BumpEvent, Event, Floor, Match, NewShape, PurgeMode, Registration, RegistrationBatch,
-    RowsChanged,
+    Bump, BumpEvent, Event, Floor, Match, Moment, NewShape, PurgeMode, Registration,
+    RegistrationBatch, RowImage, RowsChanged,
 };
 use grapevine_core::id::{Incarnation, UnixSeconds};
+use grapevine_core::index::{RowId, RowIdentity};
 use grapevine_core::names::{Address, ClassPath};
 use grapevine_core::vector::VersionVector;
 use proptest::prelude::*;
@@ -72,6 +73,19 @@ fn conjunction() -> impl Strategy<Value = Conjunction> {
     })
 }
 
+fn image() -> impl Strategy<Value = RowImage> {
+    let moment = prop_oneof![Just(Moment::Any), Just(Moment::Before), Just(Moment::After)];
+    let identity = prop::option::of(("[0-9a-z]{1,30}", any::<u64>()));
+    (conjunction(), moment, identity).prop_map(|(rows, moment, identity)| RowImage {
+        rows,
+        moment,
+        identity: identity.map(|(id, version)| RowIdentity {
+            id: RowId::parse(&id).unwrap(),
+            version,
+        }),
+    })
+}
+
 pub(crate) fn shape() -> impl Strategy<Value = Shape> {
     conjunction().prop_map(|rows| Shape::of(&rows))
 }
@@ -101,15 +115,14 @@ pub(crate) fn event() -> impl Strategy<Value = Event> {
             registrations,
         },
     );
-    let rows =
-        (prop::collection::vec(conjunction(), 1..4), any::<bool>()).prop_map(|(rows, soft)| {
-            let purge = if soft {
-                PurgeMode::Soft
-            } else {
-                PurgeMode::Hard
-            };
-            BumpEvent::Rows(RowsChanged { rows, purge })
-        });
+    let rows = (prop::collection::vec(image(), 1..4), any::<bool>()).prop_map(|(rows, soft)| {
+        let purge = if soft {
+            PurgeMode::Soft
+        } else {
+            PurgeMode::Hard
+        };
+        BumpEvent::Rows(RowsChanged { rows, purge })
+    });
     let shape = (shape(), vector())
         .prop_map(|(shape, vector)| BumpEvent::Shape(NewShape { shape, vector }));
     prop_oneof![

@@ -1,7 +1,8 @@
 //! The bytes of what is known of rows.
 //!
 //! ```text
-//! rows:        1 flags (bit 0: soft), varint count of conjunctions
+//! rows:        1 flags (bit 0: soft), varint count of images
+//! image:       1 kind: 0 any rows, 1 a row before, 2 a row after, 4 more if its id is told: id, varint version; conjunction
 //! conjunction: table (2 length, text), varint count, then by column: name (2 length, text), 1 kind, and
 //!              0 a value of no order, 1 of numbers, 2 of times: the value
 //!              3 a range of numbers, 4 of times: 8 low, 8 high
@@ -9,11 +10,14 @@
 //! ```
 
 use grapevine_core::criteria::{Cell, Column, Conjunction, Datum, Order, Range, Table, Value};
-use grapevine_core::event::{PurgeMode, RowsChanged};
+use grapevine_core::event::{Moment, PurgeMode, RowImage, RowsChanged};
+use grapevine_core::index::{RowId, RowIdentity};
 
-use crate::codec::{DecodeError, Reader, put_count};
+use crate::codec::{DecodeError, Reader, put_count, put_varint};
 
 const SOFT: u8 = 0x01;
+/// Of an image: the id of its row follows.
+const IDENTITY: u8 = 0x04;
 
 pub(crate) fn put(out: &mut Vec<u8>, changed: &RowsChanged) {
     out.push(match changed.purge {
@@ -21,7 +25,25 @@ pub(crate) fn put(out: &mut Vec<u8>, changed: &RowsChanged) {
         PurgeMode::Soft => SOFT,
     });
     put_count(out, changed.rows.len());
-    for rows in &changed.rows {
+    for RowImage {
+        rows,
+        moment,
+        identity,
+    } in &changed.rows
+    {
+        let kind = match moment {
+            Moment::Any => 0,
+            Moment::Before => 1,
+            Moment::After => 2,
+        };
+        match identity {
+            None => out.push(kind),
+            Some(row) => {
+                out.push(kind | IDENTITY);
+                put_text(out, &row.id.to_string());
+                put_varint(out, row.version);
+            }
+        }
         put_text(out, rows.table.as_str());
         put_count(out, rows.cells.len());
         for (column, cell) in &rows.cells {
@@ -87,10 +109,33 @@ pub(crate) fn read(reader: &mut Reader<'_>) -> Result<RowsChanged, DecodeError> 
         SOFT => PurgeMode::Soft,
         _ => return Err(reader.error("a change of rows with unknown flags")),
     };
-    let rows = (0..reader.count()?).map(|_| read_conjunction(reader));
+    let rows = (0..reader.count()?).map(|_| read_image(reader));
     Ok(RowsChanged {
         rows: rows.collect::<Result<_, _>>()?,
         purge,
+    })
+}
+
+fn read_image(reader: &mut Reader<'_>) -> Result<RowImage, DecodeError> {
+    let kind = reader.u8()?;
+    let moment = match kind & !IDENTITY {
+        0 => Moment::Any,
+        1 => Moment::Before,
+        2 => Moment::After,
+        _ => return Err(reader.error("rows of an unknown moment")),
+    };
+    let identity = if kind & IDENTITY == 0 {
+        None
+    } else {
+        let id = RowId::parse(read_text(reader)?);
+        let id = id.map_err(|_| reader.error("not the id of a row"))?;
+        let version = reader.varint()?;
+        Some(RowIdentity { id, version })
+    };
+    Ok(RowImage {
+        rows: read_conjunction(reader)?,
+        moment,
+        identity,
     })
 }
 

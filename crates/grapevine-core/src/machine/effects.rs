@@ -4,6 +4,7 @@
 //! several calls, in order), and the flush is told back as [`Input::Flushed`]. `actions` may be carried out at once:
 //! whatever depends on a write is only emitted in answer to its flush.
 
+mod leaf;
 mod peer;
 mod refusal;
 
@@ -11,13 +12,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use leaf::{FillOutcome, LeafAnswer, LeafFill, LeafQuery, LeafTurn, LoadId, Prune};
 pub use peer::{PeerHello, PeerMessage, Sighting};
 pub use refusal::Refusal;
 
-use crate::criteria::Conjunction;
-use crate::event::{BumpEvent, Match, PurgeMode};
+use crate::event::{BumpEvent, Match, PurgeMode, RowImage};
 use crate::fill::{FillId, FillKey};
 use crate::id::{EventId, Incarnation, Lane, Time, UnixSeconds};
+use crate::index::LeafKey;
 use crate::intent::IntentId;
 use crate::lease::{Lease, ReadSnapshot};
 use crate::names::{Address, ClassPath, NodeId};
@@ -55,6 +57,12 @@ pub enum Input {
     AcquireFill(Ticket, FillKey, Time),
     /// A turn to fill has ended, with or without the value in the cache.
     EndFill(FillId, bool),
+    /// An application found a leaf absent, and would load it.
+    LoadLeaf(Ticket, LeafKey),
+    /// An application tells what the database has of a leaf.
+    FillLeaf(Ticket, LeafFill),
+    /// An application found rows elsewhere than a leaf has them.
+    PruneLeaf(Ticket, Prune),
     /// Nobody waits for these answers any more: what is asked for is done, and a receipt or a turn for nobody is not
     /// waited for.
     Gone(BTreeSet<Ticket>),
@@ -131,7 +139,7 @@ pub struct Invalidate {
 pub struct RowsChange {
     /// What is known of them, as they were and as they are: at least one. What is more than an event can say counts as
     /// all rows of the tables.
-    pub rows: Vec<Conjunction>,
+    pub rows: Vec<RowImage>,
     /// What to do with known addresses.
     pub purge: PurgeMode,
     /// Who must have it before the reply.
@@ -356,6 +364,12 @@ pub enum Reply {
     Registered(Vec<Verdict>),
     /// To [`Input::AcquireFill`].
     Fill(FillTurn),
+    /// To [`Input::LoadLeaf`].
+    LeafTurn(LeafTurn),
+    /// To [`Input::FillLeaf`].
+    LeafFilled(FillOutcome),
+    /// To [`Input::PruneLeaf`]: how many members were removed here.
+    Pruned(usize),
     /// To [`Input::Forget`]: it is being agreed on, or, without a majority, this sidecar goes on alone.
     Forgotten {
         /// Whether it goes on alone.
@@ -572,6 +586,14 @@ pub struct Counters {
     pub fills_put_off: u64,
     /// Turns to fill that this sidecar gave as the arbiter without remembering them, for want of room.
     pub elections_overfull: u64,
+    /// Leaves loaded.
+    pub leaves_loaded: u64,
+    /// Loads of leaves given up because something changed meanwhile that could not be followed.
+    pub leaves_condemned: u64,
+    /// Leaves dropped for want of room.
+    pub leaves_evicted: u64,
+    /// Members of leaves removed because somebody found their rows elsewhere, here or at a peer.
+    pub members_pruned: u64,
 }
 
 /// A member as this sidecar sees it.

@@ -99,7 +99,9 @@ impl Core {
                     meant,
                     call,
                 } => {
+                    let touched = self.leaves_touched(id, &event);
                     self.apply_own(id, &meant, effects);
+                    self.leaves_follow(&event, touched);
                     pushes.push((id.sequence, event));
                     if let Some(call) = call {
                         self.await_receipt(id, call, now);

@@ -4,7 +4,7 @@
 //! it shows is kept in a queue of pending work until its flush is told back. The parts: `app` takes calls, `flushed`
 //! lets out what is durable, `evict` keeps the classes within their limits, `remote` takes peers' events, `members` knows
 //! who is there, `views` and `wishes` have members agreed on, `freshness` and `grants` who may call itself fresh, `repair`
-//! finds and fills gaps, `rows` turns changes of rows into bumps of what is read, `snapshot` takes state over whole, `losses` gives up what nobody can fill, `receipts` tells who has
+//! finds and fills gaps, `rows` turns changes of rows into bumps of what is read, `leaves` keeps lists of ids right by them, `snapshot` takes state over whole, `losses` gives up what nobody can fill, `receipts` tells who has
 //! what, `retire` forgets runs that are over, `lost_track` helps who was away for too many of those, `intents` keeps what
 //! writers declared before their commits, `fills` has one of many callers fill, `read_snapshots` stamps fills that read
 //! inside database snapshots, `source_lag` knows what a lagging source may not show yet.
@@ -17,6 +17,7 @@ mod flushed;
 mod freshness;
 mod grants;
 mod intents;
+pub mod leaves;
 mod losses;
 mod lost_track;
 mod members;
@@ -78,6 +79,10 @@ pub struct Limits {
     /// Retirements that views repeat, for members that were away; who was away for more takes a snapshot. At most
     /// [`crate::roster::RETIRED_MAX`].
     pub retired_max: usize,
+    /// Members of leaves in all; beyond, the leaf that was loaded longest ago is dropped. About 100 bytes each.
+    pub index_members_max: usize,
+    /// Rows whose newest version is remembered, so that members which have moved on can be told. About 300 bytes each.
+    pub index_rows_max: usize,
 }
 
 impl Default for Limits {
@@ -92,6 +97,8 @@ impl Default for Limits {
             origins_max: 65_536,
             old_runs_max: 64,
             retired_max: crate::roster::RETIRED_MAX,
+            index_members_max: 2_000_000,
+            index_rows_max: 100_000,
         }
     }
 }
@@ -162,6 +169,7 @@ pub struct Core {
     repair: repair::Repair,
     retirements: retire::Retirements,
     shapes: rows::Shapes,
+    leaves: leaves::Leaves,
     caught_up: bool,
     /// How often this run had caught up and was catching up again.
     relapses: u32,
@@ -249,6 +257,7 @@ impl Core {
             repair: repair::Repair::default(),
             retirements: retire::Retirements::default(),
             shapes: rows::Shapes::recover(&recovered.shapes),
+            leaves: leaves::Leaves::default(),
             caught_up: false,
             relapses: 0,
             started: now,
@@ -301,6 +310,9 @@ impl Core {
                 self.acquire_fill(ticket, (key, deadline), now, &mut effects);
             }
             Input::EndFill(fill, stored) => self.end_fill(fill, stored, now, &mut effects),
+            Input::LoadLeaf(ticket, leaf) => self.load_leaf(ticket, leaf, now, &mut effects),
+            Input::FillLeaf(ticket, fill) => self.fill_leaf(ticket, fill, now, &mut effects),
+            Input::PruneLeaf(ticket, prune) => self.prune_leaf(ticket, prune, &mut effects),
             Input::Gone(tickets) => {
                 self.gone(&tickets, now, &mut effects);
                 self.fill_callers_gone(&tickets, now, &mut effects);

@@ -138,6 +138,11 @@ impl Core {
             PeerMessage::IntentSettled { intent, event } => {
                 self.intent_settled(intent, event, effects);
             }
+            PeerMessage::Pruned {
+                leaf,
+                places,
+                stamp,
+            } => self.pruned_by_peer(&leaf, &places, &stamp),
             PeerMessage::Fill { key, word } => self.fill_word(from, (key, word), now, effects),
             PeerMessage::Leave {
                 bump_head,
@@ -302,7 +307,10 @@ impl Core {
             BumpEvent::Floor(floor) => self.versions.bucket_classes(&floor.top, floor.bucket),
             _ => Vec::new(),
         };
-        if !self.apply_event(id, event) {
+        let touched = self.leaves_touched(id, &logged);
+        let changed = self.apply_event(id, event);
+        self.leaves_follow(&logged, touched);
+        if !changed {
             // The tokens stay, so what was registered under them counts as known; but the event takes it out.
             self.suppressed = Suppressed::default();
         }

@@ -211,6 +211,7 @@ impl Core {
         }
         self.finish_pieces(&here, name, effects);
         let dropped = self.progress.retire(&here);
+        self.leaves.forget_all();
         let rewritten = self.versions.retire(here.clone(), name);
         if !rewritten.is_empty() {
             let sequence = number;

@@ -19,7 +19,7 @@ use super::flushed::Pending;
 use crate::criteria::{Conjunction, SHAPE_MARK, Shape, table_class};
 use crate::event::{
     Bump, BumpEvent, CHANGED_ROWS_BYTES_MAX, CHANGED_ROWS_MAX, Match, NewShape, PurgeMode,
-    RowsChanged,
+    RowImage, RowsChanged,
 };
 use crate::id::{EventId, Time};
 use crate::names::ClassPath;
@@ -77,13 +77,13 @@ impl Shapes {
 
     /// The classes that a change of rows concerns. What it concerns of a shape follows from the change alone, so that all who know the
     /// shape bump the same.
-    fn classes(&self, rows: &[Conjunction]) -> Vec<ClassPath> {
+    fn classes(&self, images: &[RowImage]) -> Vec<ClassPath> {
         let mut by_table: BTreeMap<ClassPath, Vec<&Conjunction>> = BTreeMap::new();
-        for row in rows {
+        for RowImage { rows, .. } in images {
             by_table
-                .entry(table_class(&row.table))
+                .entry(table_class(&rows.table))
                 .or_default()
-                .push(row);
+                .push(rows);
         }
         let most = (CLASSES_PER_CHANGE_MAX / by_table.len().max(1)).clamp(1, CLASSES_PER_SHAPE_MAX);
         let mut classes = BTreeSet::new();
@@ -105,8 +105,8 @@ impl Shapes {
 }
 
 /// The bytes of names and values in what is known of rows.
-fn bytes(rows: &[Conjunction]) -> usize {
-    rows.iter().map(Conjunction::bytes).sum()
+fn bytes(rows: &[RowImage]) -> usize {
+    rows.iter().map(RowImage::bytes).sum()
 }
 
 impl Core {
@@ -134,7 +134,7 @@ impl Core {
     /// What is said of rows, if it may be. Too much of it becomes all rows of the tables that it names.
     fn admit_rows(
         &mut self,
-        mut rows: Vec<Conjunction>,
+        mut rows: Vec<RowImage>,
         purge: PurgeMode,
         level: super::effects::ReceiptLevel,
         now: Time,
@@ -142,10 +142,14 @@ impl Core {
         self.admit_receipt(level, now)?;
         if rows.len() > CHANGED_ROWS_MAX || bytes(&rows) > CHANGED_ROWS_BYTES_MAX {
             self.counters.escalations += 1;
-            let tables: BTreeSet<_> = rows.into_iter().map(|rows| rows.table).collect();
-            rows = tables.into_iter().map(Conjunction::all_of).collect();
+            let tables: BTreeSet<_> = rows.into_iter().map(|image| image.rows.table).collect();
+            let all = tables.into_iter().map(Conjunction::all_of);
+            rows = all.map(RowImage::from).collect();
         }
-        let tables: BTreeSet<_> = rows.iter().map(|rows| table_class(&rows.table)).collect();
+        let tables: BTreeSet<_> = rows
+            .iter()
+            .map(|image| table_class(&image.rows.table))
+            .collect();
         let tables: Vec<_> = tables.into_iter().collect();
         self.admit_bump(&tables, Match::Any, purge)?;
         if rows.len() > CHANGED_ROWS_MAX {
@@ -288,7 +292,7 @@ impl Core {
             Pending::OwnBump { event, .. } => match &**event {
                 BumpEvent::Rows(changed) => {
                     let mut rows = changed.rows.iter();
-                    rows.any(|rows| table_class(&rows.table) == *table)
+                    rows.any(|image| table_class(&image.rows.table) == *table)
                 }
                 _ => false,
             },

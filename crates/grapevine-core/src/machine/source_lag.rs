@@ -74,6 +74,13 @@ impl Lately {
 }
 
 impl Core {
+    /// What a source that lags by so much shows of what was applied here, at least.
+    pub(super) fn shown_by_source(&self, lag: Duration, now: Time) -> Stamp {
+        // Counted on a clock that may run too fast.
+        let lag = stretched(lag, self.config.clock_rate_ppm);
+        self.lately.applied(lag, now).unwrap_or_default()
+    }
+
     /// Has a fill that a lagging source could spoil read the primary, or store nothing.
     pub(super) fn heed_source_lag(
         &self,
@@ -85,9 +92,7 @@ impl Core {
         if policy.source_lag.is_zero() || policy.strategy == Strategy::Ttl {
             return;
         }
-        // Counted on a clock that may run too fast.
-        let lag = stretched(policy.source_lag, self.config.clock_rate_ppm);
-        let shown = self.lately.applied(lag, now).unwrap_or_default();
+        let shown = self.shown_by_source(policy.source_lag, now);
         // What no vector tells any more says nothing about any class.
         let lags = !self.history.knows(shown) || self.versions.changed_since(classes, shown);
         if lags && policy.on_source_lag == LagRule::Primary {

@@ -15,6 +15,7 @@ mod freshness;
 mod histories;
 mod intents;
 mod laws;
+mod leaves;
 mod lies;
 mod limits;
 mod lost_track;

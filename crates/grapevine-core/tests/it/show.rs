@@ -58,7 +58,10 @@ pub(crate) fn event(event: &BumpEvent) -> String {
             )
         }
         BumpEvent::Rows(changed) => {
-            let tables = changed.rows.iter().map(|rows| rows.table.to_string());
+            let tables = changed
+                .rows
+                .iter()
+                .map(|image| image.rows.table.to_string());
             format!("rows of {}", tables.collect::<Vec<_>>().join(" "))
         }
         BumpEvent::Shape(new) => format!("shape {} {}", new.shape.class(), vector(&new.vector)),
@@ -125,6 +128,9 @@ fn write(write: &Write) -> Option<String> {
 
 pub(crate) fn message(message: &PeerMessage) -> String {
     match message {
+        PeerMessage::Pruned { leaf, places, .. } => {
+            format!("pruned {} {places:?}", leaf.class)
+        }
         PeerMessage::Bumps {
             origin,
             first,
@@ -234,6 +240,9 @@ pub(crate) fn reply(reply: &Reply) -> String {
         Reply::Refused(refusal) => format!("refused: {refusal}"),
         Reply::Begun { intent, lease } => format!("begun {} for {lease:?}", name(*intent)),
         Reply::Fill(turn) => format!("fill: {turn:?}"),
+        Reply::LeafTurn(turn) => format!("leaf: {turn:?}"),
+        Reply::LeafFilled(outcome) => format!("leaf: {outcome:?}"),
+        Reply::Pruned(count) => format!("pruned: {count}"),
         Reply::Aborted(outcome) => format!("aborted: {outcome:?}"),
         Reply::Registered(verdicts) => list(verdicts, |verdict| {
             match verdict {

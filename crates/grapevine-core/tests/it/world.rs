@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use grapevine_core::criteria::Conjunction;
-use grapevine_core::event::{BumpEvent, Event, Match, PurgeMode};
+use grapevine_core::event::{BumpEvent, Event, Match, PurgeMode, RowImage};
 use grapevine_core::id::{EventId, Incarnation, Lane, Time, UnixSeconds};
 use grapevine_core::machine::effects::{
     Action, CommitId, Effects, Freshness, Input, Invalidate, LeaseClaim, PeerHello, PeerMessage,
@@ -736,6 +736,11 @@ impl World {
 
     /// Tells a node of changed rows.
     pub(crate) fn rows_changed(&mut self, at: usize, rows: Vec<Conjunction>) -> u64 {
+        self.images_changed(at, rows.into_iter().map(RowImage::from).collect())
+    }
+
+    /// The same, by row.
+    pub(crate) fn images_changed(&mut self, at: usize, rows: Vec<RowImage>) -> u64 {
         let ticket = self.ticket();
         let call = RowsChange {
             rows,

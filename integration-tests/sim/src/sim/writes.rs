@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use grapevine_core::event::{Bump, BumpEvent, Event as Logged, Match, PurgeMode};
+use grapevine_core::event::{Bump, BumpEvent, Event as Logged, Match, PurgeMode, RowImage};
 use grapevine_core::id::{EventId, Incarnation};
 use grapevine_core::intent::IntentId;
 use grapevine_core::machine::Core;
@@ -114,7 +114,7 @@ impl Sim<'_> {
         let input = match writing.intent {
             None if !kind.rows.is_empty() => {
                 let change = RowsChange {
-                    rows: kind.rows.clone(),
+                    rows: kind.rows.iter().cloned().map(RowImage::from).collect(),
                     purge: write.purge(),
                     level: write.level,
                     deadline,

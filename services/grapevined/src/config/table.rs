@@ -136,6 +136,12 @@ knobs! {
         /// together, which invalidates what was last bumped by them. An only member with more starts over at its next start.
         old_runs_max: usize = "64", from "1" to "1024",
             raising "costs memory for each class that they bumped, and bytes in what peers tell each other; lowering it costs needless misses more often.";
+        /// Members of all leaves of indices; with more, the leaf that was loaded longest ago is dropped, and read from the database anew.
+        index_members_max: usize = "2000000", from "1000" to "100000000",
+            raising "costs memory: about 100 bytes each; lowering it costs reads of the database.";
+        /// Rows whose newest version is remembered, so that readers who ask for it (`VERIFIED`) are not told of members that moved on.
+        index_rows_max: usize = "100000", from "0" to "10000000",
+            raising "costs memory: about 300 bytes each.";
         /// Registrations held, counting an address once per class; a further one is refused, and its value not stored.
         registrations_max: usize = "50000000", from "1" to "1000000000",
             raising "costs disk (about 50 to 150 bytes each) and memory for the store's index.";

@@ -351,6 +351,9 @@ impl EventLoop {
                 inputs.push(match call {
                     Call::Invalidate(call) => Input::Invalidate(ticket, call),
                     Call::RowsChanged(call) => Input::RowsChanged(ticket, call),
+                    Call::LoadLeaf(leaf) => Input::LoadLeaf(ticket, leaf),
+                    Call::FillLeaf(fill) => Input::FillLeaf(ticket, fill),
+                    Call::PruneLeaf(prune) => Input::PruneLeaf(ticket, prune),
                     Call::BeginWrite(call) => Input::BeginWrite(ticket, call),
                     Call::CommitWrite(intent, call) => Input::CommitWrite(ticket, intent, call),
                     Call::AbortWrite(intent) => Input::AbortWrite(ticket, intent),

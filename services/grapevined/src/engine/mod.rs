@@ -19,10 +19,12 @@ use std::time::Duration;
 use grapevine_core::event::{BumpEvent, ROW_WEIGHT, Registration};
 use grapevine_core::fill::FillKey;
 use grapevine_core::id::{EventId, Time};
+use grapevine_core::index::LeafKey;
 use grapevine_core::intent::IntentId;
 use grapevine_core::machine::Core;
 use grapevine_core::machine::effects::{
-    BeginWrite, Forget, Input, Invalidate, PeerMessage, RegisterItem, Reply, RowsChange,
+    BeginWrite, Forget, Input, Invalidate, LeafFill, PeerMessage, Prune, RegisterItem, Reply,
+    RowsChange,
 };
 use grapevine_store::{Store, StoreError};
 use parking_lot::RwLock;
@@ -102,9 +104,12 @@ impl Command {
             Self::Call(Call::RowsChanged(call), _) => call
                 .rows
                 .iter()
-                .map(|rows| ROW_WEIGHT + rows.cells.len())
+                .map(|image| ROW_WEIGHT + image.rows.cells.len())
                 .sum(),
+            Self::Call(Call::FillLeaf(fill), _) => 1 + fill.members.len(),
+            Self::Call(Call::PruneLeaf(prune), _) => 1 + prune.places.len(),
             Self::Input(Input::Peer { message, .. }) => match message {
+                PeerMessage::Pruned { places, .. } => 1 + places.len(),
                 PeerMessage::Directory { batches, .. } => batches
                     .iter()
                     .map(|batch| registrations(&batch.registrations))
@@ -134,7 +139,7 @@ impl Command {
     /// The same of registrations and snapshots, and nothing for anything else.
     fn bulk_weight(&self) -> usize {
         match self {
-            Self::Call(Call::Register(_), _)
+            Self::Call(Call::Register(_) | Call::FillLeaf(_), _)
             | Self::Input(Input::Peer {
                 message:
                     PeerMessage::Directory { .. }
@@ -163,6 +168,12 @@ pub(crate) enum Call {
     Register(Vec<RegisterItem>),
     /// To get a turn to fill, until a deadline.
     AcquireFill(FillKey, Time),
+    /// To be given the right to load a leaf.
+    LoadLeaf(LeafKey),
+    /// To tell a part of what the database has of a leaf.
+    FillLeaf(LeafFill),
+    /// To remove members of a leaf whose rows are elsewhere.
+    PruneLeaf(Prune),
     /// To forget a member.
     Forget(Forget),
 }
@@ -224,7 +235,7 @@ impl Engine {
         wait: Duration,
     ) -> Result<Answer, Status> {
         let queue = match call {
-            Call::Register(_) => &self.bulk,
+            Call::Register(_) | Call::FillLeaf(_) => &self.bulk,
             _ => &self.urgent,
         };
         let (sender, answer) = oneshot::channel();

@@ -291,6 +291,8 @@ fn core_config(config: &Config, incarnation: Incarnation) -> CoreConfig {
             origins_max: config.limits.origins_max,
             old_runs_max: config.limits.old_runs_max,
             retired_max: RETIRED_MAX,
+            index_members_max: config.limits.index_members_max,
+            index_rows_max: config.limits.index_rows_max,
         },
     }
 }

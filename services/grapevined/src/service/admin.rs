@@ -53,7 +53,7 @@ impl AdminService for Admin {
         let (waiting, elections) = core.fills_open();
         counters.insert("fills_waiting".to_owned(), waiting as u64);
         counters.insert("elections_open".to_owned(), elections as u64);
-        for (name, value) in decisions(core.counters()) {
+        for (name, value) in decisions(&core.counters()) {
             // What was refused at the door and what was refused behind it have one name.
             *counters.entry(name).or_default() += value;
         }
@@ -181,7 +181,7 @@ impl Admin {
 }
 
 /// The machine's counters by name.
-fn decisions(counters: Counters) -> BTreeMap<String, u64> {
+fn decisions(counters: &Counters) -> BTreeMap<String, u64> {
     [
         ("bumps_own", counters.bumps_own),
         ("bumps_remote", counters.bumps_remote),
@@ -189,6 +189,10 @@ fn decisions(counters: Counters) -> BTreeMap<String, u64> {
         ("floors_own", counters.floors_own),
         ("escalations", counters.escalations),
         ("shapes_made_known", counters.shapes_made_known),
+        ("leaves_loaded", counters.leaves_loaded),
+        ("leaves_condemned", counters.leaves_condemned),
+        ("leaves_evicted", counters.leaves_evicted),
+        ("members_pruned", counters.members_pruned),
         ("events_written_off", counters.events_written_off),
         ("histories_refused", counters.histories_refused),
         ("runs_retired", counters.runs_retired),

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use grapevine_core::event::RowImage;
 use grapevine_core::machine::effects::{Purpose, RegisterItem, Reply, Verdict};
 use grapevine_core::policy::PolicySet;
 use grapevine_proto::v1;
@@ -448,13 +449,41 @@ impl ApplicationService for Application {
         let (changed, terms) = app::changed_where(request.into_inner())?;
         let rows = match changed {
             app::Changed::Rows(rows) => rows,
-            app::Changed::By(statement) => {
-                self.explained(statement, |statement| app::rows_of_write(&statement))
-                    .await?
-            }
+            app::Changed::By(statement) => self
+                .explained(statement, |statement| app::rows_of_write(&statement))
+                .await?
+                .into_iter()
+                .map(RowImage::from)
+                .collect(),
         };
         let outcome = Some(self.change_rows(rows, terms, &carried).await?);
         Ok(Response::new(v1::InvalidateWhereResponse { outcome }))
+    }
+
+    async fn index_read(
+        &self,
+        request: Request<v1::IndexReadRequest>,
+    ) -> Result<Response<v1::IndexReadResponse>, Status> {
+        let carried = app::carried(request.metadata())?;
+        self.read_leaf(request.into_inner(), &carried)
+            .await
+            .map(Response::new)
+    }
+
+    async fn index_fill(
+        &self,
+        request: Request<v1::IndexFillRequest>,
+    ) -> Result<Response<v1::IndexFillResponse>, Status> {
+        let answer = self.fill_leaf(&request.into_inner()).await;
+        answer.map(Response::new)
+    }
+
+    async fn index_prune(
+        &self,
+        request: Request<v1::IndexPruneRequest>,
+    ) -> Result<Response<v1::IndexPruneResponse>, Status> {
+        let answer = self.prune_leaf(&request.into_inner()).await;
+        answer.map(Response::new)
     }
 
     async fn begin_write(

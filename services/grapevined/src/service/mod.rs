@@ -3,6 +3,7 @@
 pub(crate) mod admin;
 pub(crate) mod application;
 mod deadline;
+mod index;
 pub(crate) mod intake;
 mod listing;
 mod look_up;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use grapevine_core::criteria::Conjunction;
+use grapevine_core::event::RowImage;
 use grapevine_core::id::Time;
 use grapevine_core::machine::effects::{BeginWrite, Invalidate, Reply, RowsChange};
 use grapevine_proto::v1;
@@ -48,7 +48,7 @@ impl Application {
     /// Tells of changed rows, behind what the call's session names.
     pub(super) async fn change_rows(
         &self,
-        rows: Vec<Conjunction>,
+        rows: Vec<RowImage>,
         terms: app::Terms,
         carried: &app::Session,
     ) -> Result<v1::InvalidateResponse, Status> {

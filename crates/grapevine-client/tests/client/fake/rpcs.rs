@@ -257,6 +257,27 @@ impl ApplicationService for State {
         Ok(Response::new(v1::RowChangedResponse { outcome }))
     }
 
+    async fn index_read(
+        &self,
+        _: Request<v1::IndexReadRequest>,
+    ) -> Result<Response<v1::IndexReadResponse>, Status> {
+        Err(Status::unimplemented("no test asks the fake for it"))
+    }
+
+    async fn index_fill(
+        &self,
+        _: Request<v1::IndexFillRequest>,
+    ) -> Result<Response<v1::IndexFillResponse>, Status> {
+        Err(Status::unimplemented("no test asks the fake for it"))
+    }
+
+    async fn index_prune(
+        &self,
+        _: Request<v1::IndexPruneRequest>,
+    ) -> Result<Response<v1::IndexPruneResponse>, Status> {
+        Err(Status::unimplemented("no test asks the fake for it"))
+    }
+
     async fn invalidate_where(
         &self,
         request: Request<v1::InvalidateWhereRequest>,

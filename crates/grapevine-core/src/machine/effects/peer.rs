@@ -7,11 +7,13 @@ use crate::criteria::Shape;
 use crate::event::{BumpEvent, Floor, Registration, RegistrationBatch};
 use crate::fill::{FillKey, FillWord};
 use crate::id::{EventId, Incarnation, Lane};
+use crate::index::{LeafKey, Place};
 use crate::intent::{Intent, IntentId};
 use crate::names::NodeId;
 use crate::progress::{Hole, OriginHead};
 use crate::roster::{Mark, Say};
 use crate::store::RecoveredClass;
+use crate::vector::VersionVector;
 
 /// A peer's introduction.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -164,6 +166,15 @@ pub enum PeerMessage {
         key: FillKey,
         /// What is said.
         word: FillWord,
+    },
+    /// "Rows were found elsewhere than this leaf has them." A hint: nothing is lost with it.
+    Pruned {
+        /// Which leaf.
+        leaf: LeafKey,
+        /// Which of its members.
+        places: Vec<Place>,
+        /// What the speaker had applied before the rows were read.
+        stamp: VersionVector,
     },
     /// "I leave in order."
     Leave {

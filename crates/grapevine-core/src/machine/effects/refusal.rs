@@ -58,6 +58,16 @@ pub enum Refusal {
         "no peer can hold the write intent: none is linked or has room, or none answered before the deadline, and this sidecar alone is not enough; nothing was begun; call another one, or refuse the write"
     )]
     IntentNotHeld,
+    /// A leaf has more members than all leaves may have.
+    #[error(
+        "members: the leaf has {count} or more; the limit for all leaves is {limit} (limits.index_members_max); load only its first ones"
+    )]
+    LeafTooLarge {
+        /// How many came.
+        count: usize,
+        /// How many there may be.
+        limit: usize,
+    },
     /// The sidecar is leaving.
     #[error("this sidecar is draining; call another one")]
     Draining,

@@ -2,6 +2,7 @@
 
 mod carried;
 mod explain;
+mod index;
 mod intents;
 mod invalidate;
 mod register;
@@ -13,6 +14,9 @@ mod watch;
 
 pub(crate) use carried::carried;
 pub(crate) use explain::{Statement, explaining, explanation, rows_of_write};
+pub(crate) use index::{
+    index_fill, index_filled, index_found, index_prune, index_read, index_turn,
+};
 pub(crate) use intents::{aborted, aborting, beginning, begun, committing};
 pub(crate) use invalidate::{Invalidation, Terms, invalidation, receipt};
 pub(crate) use register::{Expiry, fills, registrations, verdict};

@@ -1,7 +1,8 @@
 //! Changes of rows: what is known of them, by row or by conditions.
 
 use grapevine_core::criteria::{Cell, Column, Conjunction, Datum, Dialect, Range, Raw, Table};
-use grapevine_core::event::CHANGED_ROWS_MAX;
+use grapevine_core::event::{CHANGED_ROWS_MAX, Moment, RowImage};
+use grapevine_core::index::{RowId, RowIdentity};
 use grapevine_proto::v1;
 use tonic::Status;
 
@@ -21,7 +22,7 @@ const VALUES_MAX: usize = 64;
 #[derive(Debug)]
 pub(crate) enum Changed {
     /// Rows of which this is known.
-    Rows(Vec<Conjunction>),
+    Rows(Vec<RowImage>),
     /// What this statement changes.
     By(Statement),
 }
@@ -29,7 +30,7 @@ pub(crate) enum Changed {
 /// Checks a call to tell of changed rows.
 pub(crate) fn changed_rows(
     request: &v1::RowChangedRequest,
-) -> Result<(Vec<Conjunction>, Terms), Status> {
+) -> Result<(Vec<RowImage>, Terms), Status> {
     let mut violations = Violations::default();
     let dialect = read_dialect(&mut violations, request.dialect);
     let terms = read_terms(
@@ -58,8 +59,9 @@ fn read_change(
     field: &str,
     change: &v1::RowChange,
     dialect: Dialect,
-    rows: &mut Vec<Conjunction>,
+    rows: &mut Vec<RowImage>,
 ) {
+    let identity = read_identity(violations, field, change);
     let kind = match v1::RowChangeKind::try_from(change.kind) {
         Ok(v1::RowChangeKind::Unspecified | v1::RowChangeKind::Update) => v1::RowChangeKind::Update,
         Ok(kind) => kind,
@@ -71,19 +73,21 @@ fn read_change(
     };
     let images = [
         (
+            Moment::Before,
             "old",
             &change.old,
             v1::RowChangeKind::Insert,
             "that is new has no old columns",
         ),
         (
+            Moment::After,
             "new",
             &change.new,
             v1::RowChangeKind::Delete,
             "that is gone has no new columns",
         ),
     ];
-    for (name, columns, without, reason) in images {
+    for (moment, name, columns, without, reason) in images {
         if kind == without {
             if !columns.is_empty() {
                 violations.add(format!("{field}.{name}"), format!("a row {reason}"));
@@ -91,8 +95,33 @@ fn read_change(
             continue;
         }
         let named = [("unchanged", &change.unchanged), (name, columns)];
-        rows.extend(read_row(violations, field, (&change.table, named), dialect));
+        let row = read_row(violations, field, (&change.table, named), dialect);
+        rows.extend(row.map(|rows| RowImage {
+            rows,
+            moment,
+            identity: identity.clone(),
+        }));
     }
+}
+
+/// Which row a change is of, if that is told.
+fn read_identity(
+    violations: &mut Violations,
+    field: &str,
+    change: &v1::RowChange,
+) -> Option<RowIdentity> {
+    let version = change.version;
+    if change.id.is_empty() {
+        if version > 0 {
+            violations.add(
+                format!("{field}.version"),
+                "it belongs to an id, which is not set",
+            );
+        }
+        return None;
+    }
+    let id = violations.check(|| format!("{field}.id"), RowId::parse(&change.id))?;
+    Some(RowIdentity { id, version })
 }
 
 /// A row as it was, or as it is.
@@ -159,6 +188,7 @@ pub(crate) fn changed_where(
     }
     violations.finish()?;
     if by_rows {
+        let rows = rows.into_iter().map(RowImage::from).collect();
         return Ok((Changed::Rows(rows), terms));
     }
     let statement = explaining(v1::ExplainRequest {
@@ -252,7 +282,7 @@ fn narrowed(alternatives: Vec<Conjunction>, column: &Column, cells: &[Cell]) -> 
 }
 
 /// A name as criteria have it.
-fn folded(dialect: Dialect, name: &str) -> String {
+pub(super) fn folded(dialect: Dialect, name: &str) -> String {
     match dialect {
         Dialect::Postgres => name.to_owned(),
         Dialect::MySql | Dialect::Sqlite => name.to_lowercase(),
@@ -260,7 +290,7 @@ fn folded(dialect: Dialect, name: &str) -> String {
 }
 
 /// The normal form of a value; none where it is not known what the database calls equal to it.
-fn datum(dialect: Dialect, value: Option<&v1::SqlValue>) -> Option<Datum> {
+pub(super) fn datum(dialect: Dialect, value: Option<&v1::SqlValue>) -> Option<Datum> {
     use v1::sql_value::Value;
     let raw = match value.and_then(|value| value.value.as_ref()) {
         None => Raw::Null,
@@ -310,6 +340,7 @@ mod tests {
             unchanged: vec![column("id", 1)],
             old: vec![column("Category", 5)],
             new: vec![column("Category", 6)],
+            ..Default::default()
         }
     }
 
@@ -319,7 +350,8 @@ mod tests {
             dialect: v1::SqlDialect::Mysql.into(),
             ..Default::default()
         };
-        changed_rows(&request).map(|(rows, _)| rows)
+        let images = changed_rows(&request)?.0.into_iter();
+        Ok(images.map(|image| image.rows).collect())
     }
 
     fn sets(conditions: Vec<v1::ColumnCondition>) -> Result<Vec<Conjunction>, Status> {
@@ -331,7 +363,7 @@ mod tests {
             ..Default::default()
         };
         match changed_where(request)?.0 {
-            Changed::Rows(rows) => Ok(rows),
+            Changed::Rows(images) => Ok(images.into_iter().map(|image| image.rows).collect()),
             Changed::By(statement) => panic!("{statement:?}"),
         }
     }
@@ -448,7 +480,7 @@ mod tests {
                 "rows[0].where[0]: either any_of",
             ),
             (
-                changed_rows(&v1::RowChangedRequest::default()).map(|(rows, _)| rows),
+                changed_rows(&v1::RowChangedRequest::default()).map(|_| Vec::new()),
                 "changes: ",
             ),
             (

@@ -178,6 +178,9 @@ fn vector_bytes(vector: &VersionVector) -> usize {
     vector.len() * DOT_BYTES
 }
 
+/// What is said of rows beside their names and values: the table's length, the moment, the id's length and the version.
+const KNOWN_ROWS_BYTES: usize = 3 + 2 + 20 + 3 + 11;
+
 pub(super) fn bump_bytes(event: &Arc<BumpEvent>) -> usize {
     let kind = match &**event {
         BumpEvent::Bump(bump) => {
@@ -188,8 +191,9 @@ pub(super) fn bump_bytes(event: &Arc<BumpEvent>) -> usize {
         // Beside its names and values, a column takes a kind, an order and their lengths.
         BumpEvent::Rows(changed) => {
             let rows = changed.rows.iter();
-            let rows = rows.map(|rows| {
-                NESTED_BYTES + 3 + rows.bytes() + rows.cells.len() * (2 * NESTED_BYTES + 12)
+            let rows = rows.map(|image| {
+                let columns = image.rows.cells.len() * (2 * NESTED_BYTES + 12);
+                NESTED_BYTES + KNOWN_ROWS_BYTES + image.bytes() + columns
             });
             2 + rows.sum::<usize>()
         }

@@ -11,7 +11,7 @@ use super::parts::{
     read_batch, read_bump_event, read_class_version, read_event, read_fill_word, read_floor,
     read_heads, read_holes, read_intent, read_intent_id, read_lane,
 };
-use super::rows::read_shape;
+use super::rows::{read_pruned, read_shape};
 use super::{BATCHES_MAX, Checked, EVENTS_MAX, count, field, first, origin, roster, some};
 
 /// A message from a peer, behind its hello.
@@ -85,6 +85,7 @@ pub(crate) fn read_message(message: v1::ExchangeRequest) -> Checked<PeerMessage>
             let (key, word) = read_fill_word(&fill)?;
             PeerMessage::Fill { key, word }
         }
+        Kind::Pruned(pruned) => read_pruned(&pruned)?,
         Kind::Leave(leave) => PeerMessage::Leave {
             bump_head: leave.bump_head,
             directory_head: leave.directory_head,

@@ -4,8 +4,12 @@ use grapevine_core::criteria::{
     Cell, Column, Conjunction, Datum, Order, Range, Shape, Table, Value,
 };
 use grapevine_core::event::{
-    CHANGED_ROWS_BYTES_MAX, CHANGED_ROWS_MAX, NewShape, PurgeMode, RowsChanged,
+    CHANGED_ROWS_BYTES_MAX, CHANGED_ROWS_MAX, Moment, NewShape, PurgeMode, RowImage, RowsChanged,
 };
+use grapevine_core::index::{LeafKey, Ordering, PLACES_MAX, Place, RowId, RowIdentity};
+use grapevine_core::machine::effects::PeerMessage;
+use grapevine_core::machine::leaves::leaf_shape;
+use grapevine_core::vector::VersionVector;
 use grapevine_proto::v1;
 
 use super::parts::{dots, read_dots};
@@ -22,7 +26,7 @@ pub(super) fn read_rows(changed: &v1::ChangedRows) -> Checked<RowsChanged> {
     some("rows", changed.rows.len(), CHANGED_ROWS_MAX)?;
     let rows = changed.rows.iter().map(read_known_rows);
     let rows: Vec<_> = rows.collect::<Checked<_>>()?;
-    let bytes = rows.iter().map(Conjunction::bytes).sum();
+    let bytes = rows.iter().map(RowImage::bytes).sum();
     count("rows.bytes", bytes, CHANGED_ROWS_BYTES_MAX)?;
     Ok(RowsChanged {
         rows,
@@ -34,10 +38,19 @@ pub(super) fn read_rows(changed: &v1::ChangedRows) -> Checked<RowsChanged> {
     })
 }
 
-fn known_rows(rows: &Conjunction) -> v1::KnownRows {
-    let columns = rows.cells.iter();
+fn known_rows(image: &RowImage) -> v1::KnownRows {
+    let columns = image.rows.cells.iter();
+    let moment = match image.moment {
+        Moment::Any => v1::RowMoment::Unspecified,
+        Moment::Before => v1::RowMoment::Before,
+        Moment::After => v1::RowMoment::After,
+    };
+    let identity = image.identity.as_ref();
     v1::KnownRows {
-        table: rows.table.as_str().to_owned(),
+        moment: moment.into(),
+        id: identity.map_or_else(String::new, |row| row.id.to_string()),
+        version: identity.map_or(0, |row| row.version),
+        table: image.rows.table.as_str().to_owned(),
         columns: columns
             .map(|(column, cell)| known_column(column, cell))
             .collect(),
@@ -77,7 +90,29 @@ fn known_column(column: &Column, cell: &Cell) -> v1::KnownColumn {
     }
 }
 
-fn read_known_rows(rows: &v1::KnownRows) -> Checked<Conjunction> {
+fn read_known_rows(rows: &v1::KnownRows) -> Checked<RowImage> {
+    let moment = match v1::RowMoment::try_from(rows.moment) {
+        Ok(v1::RowMoment::Unspecified) => Moment::Any,
+        Ok(v1::RowMoment::Before) => Moment::Before,
+        Ok(v1::RowMoment::After) => Moment::After,
+        Err(_) => return Err(field("rows.moment", format!("{} is none", rows.moment))),
+    };
+    let identity = if rows.id.is_empty() {
+        None
+    } else {
+        let id = RowId::parse(&rows.id);
+        let id = id.map_err(|error| field("rows.id", error.to_string()))?;
+        let version = rows.version;
+        Some(RowIdentity { id, version })
+    };
+    Ok(RowImage {
+        rows: read_known(rows)?,
+        moment,
+        identity,
+    })
+}
+
+fn read_known(rows: &v1::KnownRows) -> Checked<Conjunction> {
     let table = Table::parse(&rows.table);
     let table = table.map_err(|error| field("rows.table", error.to_string()))?;
     let mut known = Conjunction::all_of(table);
@@ -124,6 +159,47 @@ fn read_known_column(column: &v1::KnownColumn) -> Checked<Cell> {
         return Err(field("rows.order", reason));
     }
     Ok(Cell::Is(Datum { value, order }))
+}
+
+pub(super) fn pruned(leaf: &LeafKey, places: &[Place], stamp: &VersionVector) -> v1::PrunedMembers {
+    let by = leaf.ordering.by.as_ref();
+    let places = places.iter().map(|place| place.to_bytes().into());
+    v1::PrunedMembers {
+        class: leaf.class.as_str().to_owned(),
+        order_by: by.map_or_else(String::new, |column| column.as_str().to_owned()),
+        descending: leaf.ordering.descending,
+        nulls_high: leaf.ordering.nulls_high,
+        places: places.collect(),
+        stamp: dots(stamp),
+    }
+}
+
+pub(super) fn read_pruned(pruned: &v1::PrunedMembers) -> Checked<PeerMessage> {
+    let class = class(&pruned.class)?;
+    leaf_shape(&class).map_err(|error| field("pruned.class", format!("{class}: {error}")))?;
+    let by = if pruned.order_by.is_empty() {
+        None
+    } else {
+        let column = Column::parse(&pruned.order_by);
+        Some(column.map_err(|error| field("pruned.order_by", error.to_string()))?)
+    };
+    some("pruned.places", pruned.places.len(), PLACES_MAX)?;
+    let places = pruned.places.iter().map(|bytes| {
+        let place = Place::from_bytes(bytes);
+        place.ok_or_else(|| field("pruned.places", "one is no place"))
+    });
+    Ok(PeerMessage::Pruned {
+        leaf: LeafKey {
+            class,
+            ordering: Ordering {
+                by,
+                descending: pruned.descending,
+                nulls_high: pruned.nulls_high,
+            },
+        },
+        places: places.collect::<Checked<_>>()?,
+        stamp: read_dots(&pruned.stamp)?,
+    })
 }
 
 pub(super) fn new_shape(new: &NewShape) -> v1::NewShape {

@@ -8,6 +8,7 @@ use grapevine_proto::v1::exchange_request::Kind;
 use super::parts::{
     batch, bump_event, class_version, fill_word, floor, heads, hole, intent, intent_id, lane,
 };
+use super::rows::pruned;
 use super::{MESSAGE_BYTES_MAX, bytes, roster};
 
 /// A message for a peer. It is small if [`super::cut`] made it.
@@ -141,6 +142,11 @@ fn word(message: PeerMessage) -> Kind {
             first,
         }),
         PeerMessage::Fill { key, word } => Kind::Fill(fill_word(key, word)),
+        PeerMessage::Pruned {
+            leaf,
+            places,
+            stamp,
+        } => Kind::Pruned(pruned(&leaf, &places, &stamp)),
         PeerMessage::Leave {
             bump_head,
             directory_head,

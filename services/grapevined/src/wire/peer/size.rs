@@ -1,5 +1,6 @@
 //! How many bytes a message takes, at most, on the wire; in memory it is about as much. Queues to peers are bounded by it.
 
+use grapevine_core::index::{ID_BYTES_MAX, SORT_BYTES_MAX};
 use grapevine_core::machine::effects::PeerMessage;
 use grapevine_core::roster::{Say, View};
 
@@ -42,6 +43,9 @@ pub(crate) fn message_bytes(message: &PeerMessage) -> usize {
             classes.map(|class| text_bytes(class.as_str())).sum()
         }
         PeerMessage::IntentHeld(intents) => intents.len() * DOT_BYTES,
+        PeerMessage::Pruned { places, stamp, .. } => {
+            places.len() * (ID_BYTES_MAX + SORT_BYTES_MAX) + stamp.len() * DOT_BYTES
+        }
         PeerMessage::Probe { .. }
         | PeerMessage::Fill { .. }
         | PeerMessage::Pull { .. }

@@ -1,0 +1,497 @@
+//! Leaves: lists of ids that follow the changes of rows (G9, docs/decisions/0019).
+//!
+//! A leaf is *present* here when its list was loaded from the database and every change of its class since then is accounted for. The
+//! proof is the one of a cached value: it has the [`Stamp`] of its load, and is whole for as long as nothing that its class's token rests on
+//! has changed later. What a cached value cannot do is to follow a change: a leaf takes in the rows that the change says are in
+//! it now, and its stamp goes on to the moment behind it. Any other change of the class, of one above it or of a floor, and any state that is
+//! adopted whole, leaves the stamp behind, and the leaf is *absent* again: unknown, never empty.
+//!
+//! So a leaf is a matter of one sidecar. What is replicated are changes of rows, which are logged events, and hints of what was pruned. Nothing
+//! is merged between sidecars, and there is no list that an old copy of could come back.
+//!
+//! A leaf follows only changes that come *in the order of their run*. Of changes of one run a token shows the last one: an earlier one that
+//! arrives behind it changes no token. For a value that is computed behind the later one that is as it should be, for it has the
+//! earlier one, too. A leaf that had followed the later one would lack it. So a change with a gap before it leaves the leaf absent.
+//!
+//! A load is a race between the database's answer and the rows that change meanwhile. Whoever finds a leaf absent gets the right to load it,
+//! with a number; from then on changes are gathered as for a leaf that is present. The answer is united with them, and
+//! stands only if all that happened in between could be gathered. An answer to an earlier right, given before the leaf was last dropped, has
+//! another number, and is refused.
+
+mod newest;
+mod table;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use self::newest::Newest;
+use self::table::Table;
+use super::Core;
+use super::effects::{Action, Effects, Filling, LeafAnswer, LeafFill, LeafQuery, LeafTurn, Prune};
+use super::effects::{FillOutcome, PeerMessage, Refusal, Reply, Ticket};
+use crate::criteria::{Cell, Conjunction, SHAPE_MARK, Shape};
+use crate::event::{BumpEvent, Moment, RowImage};
+use crate::id::{
+    EventId, Incarnation, Lane, NAMED_BYTES, NamedError, Time, named_bytes, read_named,
+};
+use crate::index::{LeafKey, Member, Members, Ordering, Place, RowId, SortKey};
+use crate::lease::Lease;
+use crate::names::ClassPath;
+use crate::policy::LagRule;
+use crate::progress::LaneProgress;
+use crate::vector::VersionVector;
+use crate::versions::{Stamp, Versions};
+
+/// How long whoever finds that another caller loads a leaf is told to wait before it looks again.
+const RETRY_AFTER: Duration = Duration::from_millis(20);
+/// Members that a leaf of which not all are known may have beyond those that are wanted, and half as many again.
+const SLACK: usize = 16;
+/// Loads under way at most.
+const LOADS_MAX: usize = 4_096;
+
+/// Names one right to load a leaf.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LoadId {
+    /// The run that gave it.
+    pub run: Incarnation,
+    /// Its number there.
+    pub number: u64,
+}
+
+/// The version of the byte form of a [`LoadId`], first in it.
+const LOAD_VERSION: u8 = 3;
+
+impl LoadId {
+    /// The byte form.
+    pub fn to_bytes(self) -> [u8; NAMED_BYTES] {
+        named_bytes(LOAD_VERSION, self.run, self.number)
+    }
+
+    /// Reads the byte form.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self, NamedError> {
+        let (run, number) = read_named(bytes, LOAD_VERSION)?;
+        Ok(Self { run, number })
+    }
+}
+
+/// Why a class names no leaf.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("it is no class of the rows whose columns have certain values")]
+pub struct NotALeaf;
+
+/// The shape of the rows of a leaf, if it is one: of columns with values, and all of those told.
+pub fn leaf_shape(class: &ClassPath) -> Result<Shape, NotALeaf> {
+    let below = class.as_str().split_once('/').map(|(_, below)| below);
+    let shape = below
+        .filter(|below| below.starts_with(SHAPE_MARK))
+        .and_then(|_| Shape::parse(class))
+        .ok_or(NotALeaf)?;
+    let values = class.prefixes().count() - 2;
+    let told = shape.range.is_none() && values == shape.equal.len();
+    told.then_some(shape).ok_or(NotALeaf)
+}
+
+/// The leaves of this sidecar, and the newest versions of rows that it has heard of.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Leaves {
+    table: Table,
+    newest: Newest,
+}
+
+impl Leaves {
+    /// Drops all leaves, and refuses what is being loaded: a run is retired, and what it had told counts as applied, whether or not
+    /// anybody has followed it.
+    pub(super) fn forget_all(&mut self) {
+        self.table.clear();
+    }
+}
+
+/// A leaf that is present.
+#[derive(Clone, Debug)]
+struct Present {
+    /// All that changed up to here is accounted for.
+    stamp: Stamp,
+    members: Members,
+    /// How many members are wanted at least and at most, where not all of them are known.
+    keep: usize,
+    most: usize,
+}
+
+/// A leaf that somebody loads.
+#[derive(Clone, Debug)]
+struct Loading {
+    number: u64,
+    ends: Time,
+    /// All that changed up to here was applied before the right was given, or is gathered.
+    stamp: Stamp,
+    /// Rows that were added since the right was given.
+    gathered: Members,
+    /// What has come of the database's answer.
+    answer: Members,
+}
+
+/// A leaf.
+#[derive(Clone, Debug, Default)]
+struct Leaf {
+    present: Option<Present>,
+    loading: Option<Loading>,
+}
+
+/// What an event means for the leaves of a class.
+#[derive(Debug, Default)]
+struct Change<'a> {
+    /// Rows that are in it now, whoever they are.
+    added: Vec<&'a RowImage>,
+    /// Rows that were in it, by version.
+    left: Vec<&'a RowImage>,
+    /// Rows are in it of which too little is known.
+    lost: bool,
+}
+
+/// What is to be done with a leaf behind an event.
+#[derive(Debug)]
+pub(super) struct Touched {
+    key: LeafKey,
+    /// Whether all before the event was accounted for: of what is present, and of what is being loaded.
+    present: bool,
+    loading: bool,
+    added: Vec<(Place, u64)>,
+    left: Vec<(RowId, u64)>,
+}
+
+impl Core {
+    /// Reads a part of a leaf.
+    pub fn read_leaf(&self, query: &LeafQuery, now: Time) -> LeafAnswer {
+        let class = &query.leaf.class;
+        let policy = self.config.policies.of(class);
+        if self.bypass(policy.strategy, policy.on_unknown, now) {
+            return LeafAnswer::Bypass;
+        }
+        let Some(present) = self.present(&query.leaf) else {
+            return LeafAnswer::Absent;
+        };
+        let shape = leaf_shape(class).ok();
+        let found = present.members.find(&query.window, |place, member| {
+            !query.verified
+                || shape.as_ref().is_none_or(|shape| {
+                    let newest = &self.leaves.newest;
+                    newest.may_be_in(shape, class, &place.id, member.version)
+                })
+        });
+        let evidence = Lease {
+            incarnation: self.config.incarnation,
+            stamp: self.versions.stamp(),
+            ends: now.plus(self.config.lease_duration),
+        };
+        let bounded = !present.members.is_whole();
+        LeafAnswer::Found {
+            refill: !found.whole || bounded && present.members.len() < present.keep,
+            found,
+            evidence,
+        }
+    }
+
+    /// What is present of a leaf, if all changes are accounted for.
+    fn present(&self, key: &LeafKey) -> Option<&Present> {
+        let present = self.leaves.table.get(key)?.present.as_ref()?;
+        let class = std::slice::from_ref(&key.class);
+        let current = !self.versions.changed_since(class, present.stamp);
+        (current && self.shapes_are_known(class)).then_some(present)
+    }
+
+    /// Somebody found a leaf absent, or too short, and would load it.
+    pub(super) fn load_leaf(
+        &mut self,
+        ticket: Ticket,
+        key: LeafKey,
+        now: Time,
+        effects: &mut Effects,
+    ) {
+        let turn = self.turn_to_load(key, now, effects);
+        let reply = Action::Reply(ticket, Reply::LeafTurn(turn));
+        effects.actions.push(reply);
+    }
+
+    fn turn_to_load(&mut self, key: LeafKey, now: Time, effects: &mut Effects) -> LeafTurn {
+        let class = std::slice::from_ref(&key.class);
+        let policy = self.config.policies.of(&key.class);
+        if self.draining || self.bypass(policy.strategy, policy.on_unknown, now) {
+            return LeafTurn::Bypass;
+        }
+        if !self.shapes_are_known(class) {
+            self.meet_shapes(class, effects);
+            let after = RETRY_AFTER;
+            return LeafTurn::Wait { after };
+        }
+        // What a lagging source shows may be older than what was applied.
+        let mut stamp = self.versions.stamp();
+        let mut filling = Filling::Free;
+        if !policy.source_lag.is_zero() {
+            let shown = self.shown_by_source(policy.source_lag, now);
+            if self.versions.changed_since(class, shown) || !self.history.knows(shown) {
+                filling = match policy.on_source_lag {
+                    LagRule::Primary => Filling::Primary,
+                    LagRule::NoStore => return LeafTurn::Bypass,
+                };
+            } else {
+                stamp = shown;
+            }
+        }
+        let ends = now.plus(self.config.lease_duration);
+        let run = self.config.incarnation;
+        match self.leaves.table.begin_load(key, (stamp, ends), now) {
+            Some(number) => LeafTurn::Load {
+                load: LoadId { run, number },
+                lease: self.config.lease_duration,
+                filling,
+            },
+            None => LeafTurn::Wait { after: RETRY_AFTER },
+        }
+    }
+
+    /// A part of the database's answer, or the last one.
+    pub(super) fn fill_leaf(
+        &mut self,
+        ticket: Ticket,
+        fill: LeafFill,
+        now: Time,
+        effects: &mut Effects,
+    ) {
+        let reply = match self.take_fill(fill, now) {
+            Ok(outcome) => Reply::LeafFilled(outcome),
+            Err(refusal) => Reply::Refused(refusal),
+        };
+        effects.actions.push(Action::Reply(ticket, reply));
+    }
+
+    fn take_fill(&mut self, fill: LeafFill, now: Time) -> Result<FillOutcome, Refusal> {
+        let class = std::slice::from_ref(&fill.leaf.class);
+        let limit = self.config.limits.index_members_max;
+        // When the answer was read is not known, but it was before now.
+        let added = self.versions.stamp();
+        let current = |stamp| !self.versions.changed_since(class, stamp);
+        let known = self.caught_up && self.shapes_are_known(class);
+        let own = fill.load.run == self.config.incarnation;
+        let Some(loading) = self.leaves.table.loading(&fill.leaf, fill.load.number, now) else {
+            return Ok(FillOutcome::Over);
+        };
+        let ok = own && known && current(loading.stamp);
+        if !ok {
+            self.leaves.table.end_load(&fill.leaf);
+            self.counters.leaves_condemned += 1;
+            return Ok(FillOutcome::Condemned);
+        }
+        for (place, version) in fill.members {
+            loading.answer.add(place, Member { added, version });
+        }
+        let count = loading.answer.len();
+        if count > limit {
+            self.leaves.table.end_load(&fill.leaf);
+            return Err(Refusal::LeafTooLarge { count, limit });
+        }
+        if fill.more {
+            return Ok(FillOutcome::More);
+        }
+        let Some(loading) = self.leaves.table.end_load(&fill.leaf) else {
+            return Ok(FillOutcome::Over);
+        };
+        let Loading {
+            stamp,
+            gathered,
+            mut answer,
+            ..
+        } = loading;
+        if !fill.whole {
+            answer.end_here();
+        }
+        let keep = match fill.keep {
+            0 => answer.len(),
+            keep => keep.min(answer.len()),
+        };
+        let most = answer.len().max(keep + keep / 2 + SLACK);
+        answer.unite(gathered);
+        let present = Present {
+            stamp,
+            members: answer,
+            keep,
+            most,
+        };
+        self.leaves.table.put(&fill.leaf, present);
+        self.counters.leaves_loaded += 1;
+        self.counters.leaves_evicted += self.leaves.table.evict(limit);
+        Ok(FillOutcome::Stored)
+    }
+
+    /// Somebody has looked at rows, behind the moment of its evidence, and found them elsewhere.
+    pub(super) fn prune_leaf(&mut self, ticket: Ticket, prune: Prune, effects: &mut Effects) {
+        let Prune {
+            leaf,
+            places,
+            evidence,
+        } = prune;
+        let ours = evidence.incarnation == self.config.incarnation
+            && evidence.stamp <= self.versions.stamp();
+        if !ours {
+            let reply = Action::Reply(ticket, Reply::Pruned(0));
+            return effects.actions.push(reply);
+        }
+        let removed = self.leaves.table.prune(&leaf, &places, evidence.stamp);
+        self.counters.members_pruned += removed as u64;
+        let reply = Action::Reply(ticket, Reply::Pruned(removed));
+        effects.actions.push(reply);
+        if removed == 0 || !self.history.knows(evidence.stamp) {
+            return;
+        }
+        let watermarks = self.progress.covered_bumps();
+        let stamp = self.history.vectors_at(&[evidence.stamp], &watermarks);
+        if let Some(stamp) = stamp.into_iter().next() {
+            let hint = PeerMessage::Pruned {
+                leaf,
+                places,
+                stamp,
+            };
+            effects.actions.push(Action::Broadcast(hint));
+        }
+    }
+
+    /// The same at a peer, which had applied this much. It counts here if nothing that concerns the leaf was applied here beyond that.
+    pub(super) fn pruned_by_peer(
+        &mut self,
+        leaf: &LeafKey,
+        places: &[Place],
+        stamp: &VersionVector,
+    ) {
+        let class = std::slice::from_ref(&leaf.class);
+        if !self.versions.exceeds(class, stamp) {
+            let until = self.versions.stamp();
+            let removed = self.leaves.table.prune(leaf, places, until);
+            self.counters.members_pruned += removed as u64;
+        }
+    }
+
+    /// What an event will mean for the leaves here. To be asked before it is applied.
+    pub(super) fn leaves_touched(&self, id: EventId, event: &BumpEvent) -> Vec<Touched> {
+        let BumpEvent::Rows(changed) = event else {
+            return Vec::new();
+        };
+        let lane = self.progress.lane(id.origin, Lane::Bump);
+        let watermark = lane.map_or(0, LaneProgress::watermark);
+        if id.sequence != watermark + 1 {
+            return Vec::new();
+        }
+        let changes = self.leaves.table.changes(&changed.rows);
+        let mut touched = Vec::new();
+        for (class, change) in changes {
+            for (ordering, leaf) in self.leaves.table.of_class(&class) {
+                touched.extend(leaf.touched(&class, ordering, &change, &self.versions));
+            }
+        }
+        touched
+    }
+
+    /// An event was applied, which meant this for the leaves here.
+    pub(super) fn leaves_follow(&mut self, event: &BumpEvent, touched: Vec<Touched>) {
+        let stamp = self.versions.stamp();
+        for one in touched {
+            self.leaves.table.follow(one, stamp);
+        }
+        if let BumpEvent::Rows(changed) = event {
+            let limit = self.config.limits.index_rows_max;
+            self.leaves.newest.note(&changed.rows, limit);
+        }
+        let limit = self.config.limits.index_members_max;
+        self.counters.leaves_evicted += self.leaves.table.evict(limit);
+    }
+
+    /// Leaves present here, and their members.
+    pub fn leaf_counts(&self) -> (usize, usize) {
+        self.leaves.table.counts()
+    }
+}
+
+impl Leaf {
+    /// What an event means for it; nothing if it cannot be followed.
+    fn touched(
+        &self,
+        class: &ClassPath,
+        ordering: &Ordering,
+        change: &Change<'_>,
+        versions: &Versions,
+    ) -> Option<Touched> {
+        if change.lost {
+            return None;
+        }
+        let current = |stamp| !versions.changed_since(std::slice::from_ref(class), stamp);
+        let present = self
+            .present
+            .as_ref()
+            .is_some_and(|present| current(present.stamp));
+        let loading = self
+            .loading
+            .as_ref()
+            .is_some_and(|loading| current(loading.stamp));
+        if !present && !loading {
+            return None;
+        }
+        let added = change.added.iter().map(|image| {
+            let identity = image.identity.as_ref()?;
+            let key = sort_key(&image.rows, ordering)?;
+            let id = identity.id.clone();
+            Some((Place { key, id }, identity.version))
+        });
+        let left = change.left.iter().filter_map(|image| {
+            let identity = image.identity.as_ref()?;
+            (identity.version > 0).then(|| (identity.id.clone(), identity.version))
+        });
+        Some(Touched {
+            key: LeafKey {
+                class: class.clone(),
+                ordering: ordering.clone(),
+            },
+            present,
+            loading,
+            // One whose place is not known is not lost: the leaf is.
+            added: added.collect::<Option<_>>()?,
+            left: left.collect(),
+        })
+    }
+}
+
+/// By what a row is sorted; `None` if that is not known.
+fn sort_key(row: &Conjunction, ordering: &Ordering) -> Option<SortKey> {
+    let Some(column) = &ordering.by else {
+        return Some(SortKey::NONE);
+    };
+    match row.cells.get(column) {
+        Some(Cell::Is(datum)) => Some(SortKey::of(&datum.value, ordering.nulls_high)),
+        _ => None,
+    }
+}
+
+/// Which leaves, by class, images of rows concern, and how.
+fn changes<'a>(
+    images: &'a [RowImage],
+    shapes: impl Iterator<Item = &'a Shape>,
+    leaves_below: impl Fn(&ClassPath, bool) -> Vec<ClassPath>,
+) -> BTreeMap<ClassPath, Change<'a>> {
+    let mut changes: BTreeMap<ClassPath, Change<'a>> = BTreeMap::new();
+    for shape in shapes {
+        for image in images {
+            for class in shape.classes_of_write(&image.rows) {
+                // With fewer values not all of them are known.
+                let exact = class.prefixes().count() == 2 + shape.equal.len();
+                for leaf in leaves_below(&class, exact) {
+                    let change = changes.entry(leaf).or_default();
+                    match image.moment {
+                        Moment::After if exact => change.added.push(image),
+                        // A row that left takes nothing from who does not know it.
+                        Moment::Before if exact => change.left.push(image),
+                        Moment::Before => {}
+                        Moment::After | Moment::Any => change.lost = true,
+                    }
+                }
+            }
+        }
+    }
+    changes
+}

@@ -1,0 +1,303 @@
+//! Reads, fills and prunes of an index's leaves.
+
+use grapevine_core::criteria::{
+    Cell, Column, Conjunction, Dialect, SHAPE_COLUMNS_MAX, Shape, Table,
+};
+use grapevine_core::index::{LeafKey, Ordering, PLACES_MAX, Place, RowId, SortKey, Window};
+use grapevine_core::lease::Lease;
+use grapevine_core::machine::effects as core;
+use grapevine_proto::v1;
+use tonic::Status;
+
+use super::explain::read_dialect;
+use super::rows::{datum, folded};
+use super::{Session, counted, session};
+use crate::wire::status::Violations;
+
+/// Members of one answer.
+const LIMIT_MAX: u32 = 10_000;
+const LIMIT_DEFAULT: u32 = 100;
+/// Members passed over by one read.
+const OFFSET_MAX: u32 = 1_000_000;
+/// Rows in one part of a fill.
+const FILL_ROWS_MAX: usize = 10_000;
+
+/// Checks a read of a leaf.
+pub(crate) fn index_read(
+    request: &v1::IndexReadRequest,
+) -> Result<(core::LeafQuery, Session), Status> {
+    let mut violations = Violations::default();
+    let leaf = read_leaf(&mut violations, request.leaf.as_ref());
+    if request.limit > LIMIT_MAX {
+        let reason = format!("{}; the limit is {LIMIT_MAX}", request.limit);
+        violations.add("limit", reason);
+    }
+    if request.offset > OFFSET_MAX {
+        let reason = format!("{}; the limit is {OFFSET_MAX}", request.offset);
+        violations.add("offset", reason);
+    }
+    let limit = match request.limit {
+        0 => LIMIT_DEFAULT,
+        limit => limit,
+    };
+    let verified = match v1::IndexConsistency::try_from(request.consistency) {
+        Ok(v1::IndexConsistency::Unspecified | v1::IndexConsistency::Local) => false,
+        Ok(v1::IndexConsistency::Verified) => true,
+        Err(_) => {
+            let reason = format!("{} is not a value of IndexConsistency", request.consistency);
+            violations.add("consistency", reason);
+            false
+        }
+    };
+    let after = if request.cursor.is_empty() {
+        None
+    } else {
+        let place = Place::from_bytes(&request.cursor);
+        violations.check(|| "cursor".to_owned(), place.ok_or("it is none"))
+    };
+    let mut ends = [None, None];
+    if let Some((dialect, leaf)) = &leaf {
+        let given = [("from", &request.from), ("to", &request.to)];
+        for (end, (field, value)) in ends.iter_mut().zip(given) {
+            if leaf.ordering.by.is_none() && value.is_some() {
+                violations.add(field, "the leaf has no order_by");
+            } else if value.is_some() {
+                *end = sort_key(&mut violations, field, (*dialect, leaf), value.as_ref());
+            }
+        }
+    }
+    let [least, most] = ends;
+    let past = session(&mut violations, request.session.as_ref());
+    violations.finish()?;
+    let (_, leaf) = leaf.ok_or_else(unchecked)?;
+    let window = Window {
+        after,
+        offset: request.offset as usize,
+        limit: limit as usize,
+        least,
+        most,
+    };
+    let query = core::LeafQuery {
+        leaf,
+        window,
+        verified,
+    };
+    Ok((query, past))
+}
+
+/// Checks a part of a fill.
+pub(crate) fn index_fill(request: &v1::IndexFillRequest) -> Result<core::LeafFill, Status> {
+    let mut violations = Violations::default();
+    let leaf = read_leaf(&mut violations, request.leaf.as_ref());
+    let load = core::LoadId::from_bytes(&request.load);
+    let load = violations.check(
+        || "load".to_owned(),
+        load.map_err(|wrong| format!("a right of {wrong}")),
+    );
+    let count = request.rows.len();
+    counted(&mut violations, "rows", count, 0..=FILL_ROWS_MAX);
+    let mut members = Vec::with_capacity(count.min(FILL_ROWS_MAX));
+    if let Some((dialect, leaf)) = &leaf {
+        for (at, row) in request.rows.iter().take(FILL_ROWS_MAX).enumerate() {
+            let field = || format!("rows[{at}].id");
+            let id = violations.check(field, RowId::parse(&row.id));
+            let field = format!("rows[{at}].order_value");
+            let of = (*dialect, leaf);
+            let key = sort_key(&mut violations, &field, of, row.order_value.as_ref());
+            members.extend(
+                id.zip(key)
+                    .map(|(id, key)| (Place { key, id }, row.version)),
+            );
+        }
+    }
+    let alone = !request.more && request.partial && request.rows.is_empty();
+    if alone {
+        violations.add("partial", "the first rows of a leaf are at least one");
+    }
+    violations.finish()?;
+    let (_, leaf) = leaf.ok_or_else(unchecked)?;
+    Ok(core::LeafFill {
+        leaf,
+        load: load.ok_or_else(unchecked)?,
+        members,
+        more: request.more,
+        whole: !request.partial,
+        keep: request.keep as usize,
+    })
+}
+
+/// Checks a prune.
+pub(crate) fn index_prune(request: &v1::IndexPruneRequest) -> Result<core::Prune, Status> {
+    let mut violations = Violations::default();
+    let leaf = read_leaf(&mut violations, request.leaf.as_ref());
+    let evidence = Lease::from_bytes(&request.evidence);
+    let evidence = evidence.ok_or("it is not what IndexRead answered");
+    let evidence = violations.check(|| "evidence".to_owned(), evidence);
+    counted(
+        &mut violations,
+        "places",
+        request.places.len(),
+        1..=PLACES_MAX,
+    );
+    let places = request.places.iter().take(PLACES_MAX).enumerate();
+    let places: Vec<_> = places
+        .filter_map(|(at, place)| {
+            let place = Place::from_bytes(place).ok_or("it is none");
+            violations.check(|| format!("places[{at}]"), place)
+        })
+        .collect();
+    violations.finish()?;
+    let (_, leaf) = leaf.ok_or_else(unchecked)?;
+    Ok(core::Prune {
+        leaf,
+        places,
+        evidence: evidence.ok_or_else(unchecked)?,
+    })
+}
+
+/// A bug: something is missing although nothing was wrong.
+fn unchecked() -> Status {
+    Status::internal("a call was checked and is not whole")
+}
+
+fn read_leaf(
+    violations: &mut Violations,
+    leaf: Option<&v1::IndexLeaf>,
+) -> Option<(Dialect, LeafKey)> {
+    let Some(leaf) = leaf else {
+        violations.add("leaf", "it must be set");
+        return None;
+    };
+    let dialect = read_dialect(violations, leaf.dialect);
+    let table = Table::parse(&folded(dialect, &leaf.table));
+    let table = violations.check(|| "leaf.table".to_owned(), table);
+    counted(
+        violations,
+        "leaf.equal",
+        leaf.equal.len(),
+        1..=SHAPE_COLUMNS_MAX,
+    );
+    let mut rows = Conjunction::all_of(table?);
+    for (at, given) in leaf.equal.iter().take(SHAPE_COLUMNS_MAX).enumerate() {
+        let field = || format!("leaf.equal[{at}].column");
+        let column = violations.check(field, Column::parse(&folded(dialect, &given.column)))?;
+        if rows.cells.contains_key(&column) {
+            violations.add(field(), format!("{column} is named twice"));
+        }
+        match datum(dialect, given.value.as_ref()) {
+            Some(datum) => rows.narrow(column, Cell::Is(datum)),
+            None => violations.add(
+                format!("leaf.equal[{at}].value"),
+                "it cannot be told what the database calls equal to it",
+            ),
+        }
+    }
+    let by = if leaf.order_by.is_empty() {
+        None
+    } else {
+        let column = Column::parse(&folded(dialect, &leaf.order_by));
+        Some(violations.check(|| "leaf.order_by".to_owned(), column)?)
+    };
+    let shape = Shape::of(&rows);
+    if shape.left_out(&rows).next().is_some() {
+        violations.add(
+            "leaf.equal",
+            "the names of the columns are too long; the limit is 47 bytes for all of them",
+        );
+    }
+    let mut classes = shape.classes_of_read(&rows);
+    let ordering = Ordering {
+        by,
+        descending: leaf.descending,
+        nulls_high: dialect == Dialect::Postgres,
+    };
+    let class = classes.pop()?;
+    Some((dialect, LeafKey { class, ordering }))
+}
+
+/// By what a row is sorted.
+fn sort_key(
+    violations: &mut Violations,
+    field: &str,
+    (dialect, leaf): (Dialect, &LeafKey),
+    value: Option<&v1::SqlValue>,
+) -> Option<SortKey> {
+    if leaf.ordering.by.is_none() {
+        if value.is_some_and(|value| value.value.is_some()) {
+            violations.add(field, "the leaf has no order_by");
+        }
+        return Some(SortKey::NONE);
+    }
+    let Some(datum) = datum(dialect, value) else {
+        violations.add(field, "it cannot be told how the database orders it");
+        return None;
+    };
+    Some(SortKey::of(&datum.value, leaf.ordering.nulls_high))
+}
+
+/// What was found of a leaf.
+pub(crate) fn index_found(answer: core::LeafAnswer) -> v1::IndexReadResponse {
+    let state = |state: v1::IndexState| v1::IndexReadResponse {
+        state: state.into(),
+        ..Default::default()
+    };
+    let (found, evidence) = match answer {
+        core::LeafAnswer::Absent => return state(v1::IndexState::Absent),
+        core::LeafAnswer::Bypass => return state(v1::IndexState::Bypass),
+        core::LeafAnswer::Found {
+            found, evidence, ..
+        } => (found, evidence),
+    };
+    let mut next_cursor = Vec::new();
+    let members = found.members.into_iter().map(|(place, member)| {
+        let bytes = place.to_bytes();
+        next_cursor.clone_from(&bytes);
+        v1::IndexMember {
+            id: place.id.to_string(),
+            version: member.version,
+            place: bytes.into(),
+        }
+    });
+    let members = members.collect();
+    v1::IndexReadResponse {
+        members,
+        complete: found.whole,
+        more: found.more,
+        next_cursor: next_cursor.into(),
+        evidence: evidence.to_bytes().to_vec().into(),
+        filtered: u32::try_from(found.filtered).unwrap_or(u32::MAX),
+        ..state(v1::IndexState::Present)
+    }
+}
+
+/// Whether the caller is to load it.
+pub(crate) fn index_turn(response: &mut v1::IndexReadResponse, turn: core::LeafTurn) {
+    let millis =
+        |duration: std::time::Duration| u32::try_from(duration.as_millis()).unwrap_or(u32::MAX);
+    match turn {
+        core::LeafTurn::Load {
+            load,
+            lease,
+            filling,
+        } => {
+            response.load = load.to_bytes().to_vec().into();
+            response.load_lease_ms = millis(lease);
+            response.read_primary = filling == core::Filling::Primary;
+        }
+        core::LeafTurn::Wait { after } => response.retry_after_ms = millis(after),
+        core::LeafTurn::Bypass => {}
+    }
+}
+
+/// What a fill came to.
+pub(crate) fn index_filled(outcome: core::FillOutcome) -> v1::IndexFillResponse {
+    let outcome = match outcome {
+        core::FillOutcome::Stored => v1::IndexFillOutcome::Stored,
+        core::FillOutcome::More => v1::IndexFillOutcome::More,
+        core::FillOutcome::Condemned => v1::IndexFillOutcome::Condemned,
+        core::FillOutcome::Over => v1::IndexFillOutcome::Over,
+    };
+    v1::IndexFillResponse {
+        outcome: outcome.into(),
+    }
+}
