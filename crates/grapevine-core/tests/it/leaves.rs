@@ -270,7 +270,11 @@ impl Shelves {
             }
             7 if y % 4 == 0 => self.commit_where(x % 2, x / 2 % CATEGORIES),
             7..=13 => self.tell(at, y),
-            14..=19 => drop(self.world.flush(at)),
+            14..=18 => drop(self.world.flush(at)),
+            19 => {
+                self.world.settle();
+                (0..4).for_each(|_| self.go_on_loading(y));
+            }
             20..=24 => {
                 let links = self.world.links.get(&(at, to));
                 let count = links.map_or(0, std::collections::VecDeque::len);
@@ -660,5 +664,5 @@ fn g9_the_schedules_do_what_they_are_for() {
     println!("60 schedules: {sum:?}");
     let rare: Vec<_> = sum.iter().filter(|(_, count)| **count < 3).collect();
     assert!(rare.is_empty(), "{rare:?}");
-    assert!(sum["found"] > 200 && sum["pruned"] > 20, "{sum:?}");
+    assert!(sum["found"] > 200 && sum["extra"] > 40, "{sum:?}");
 }
