@@ -14,6 +14,7 @@ mod fills;
 mod freshness;
 mod full_disk;
 mod identity;
+mod index;
 mod intents;
 mod known_failures;
 mod known_failures_of_fills;
