@@ -6,6 +6,9 @@ use std::ops::Bound;
 use super::place::{Place, RowId, SortKey};
 use crate::versions::Stamp;
 
+/// The most members that one read leaves out. Behind them it ends, as where nothing more is known.
+const FILTERED_MAX: usize = 10_000;
+
 /// What is known of a member.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Member {
@@ -195,10 +198,14 @@ impl Members {
         };
         let range = self.by_place.range(range);
         let mut skip = window.offset;
+        let mut cut = false;
         let mut take = |(place, member): (&Place, &Member)| {
             if !keep(place, *member) {
                 found.filtered += 1;
-            } else if skip > 0 {
+                cut = found.filtered == FILTERED_MAX;
+                return !cut;
+            }
+            if skip > 0 {
                 skip -= 1;
             } else if found.members.len() < window.limit {
                 found.members.push((place.clone(), *member));
@@ -214,7 +221,7 @@ impl Members {
             range.into_iter().all(&mut take);
         }
         let full = found.members.len() == window.limit;
-        found.whole = full || self.covers(window);
+        found.whole = full || !cut && self.covers(window);
         found.more |= !found.whole || full && !self.covers(window);
         found
     }

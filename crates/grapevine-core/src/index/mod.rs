@@ -10,6 +10,8 @@
 
 mod members;
 mod place;
+#[cfg(test)]
+mod tests;
 
 pub use self::members::{Found, Member, Members, Window};
 pub use self::place::{ID_BYTES_MAX, IdError, Place, RowId, SORT_BYTES_MAX, SortKey};

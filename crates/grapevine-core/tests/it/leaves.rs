@@ -616,6 +616,129 @@ impl Shelves {
     }
 }
 
+/// A list by id that is read, loaded and pruned step by step.
+const LIST: (usize, usize, bool) = (0, 0, false);
+
+impl Shelves {
+    /// Has a row told of by a node, everywhere if `settled`.
+    fn move_to(&mut self, at: usize, id: usize, category: usize, settled: bool) {
+        self.commit(0, id, Some((category, 1)), 0);
+        self.tell(at, 0);
+        self.world.flush(at);
+        if settled {
+            self.world.settle();
+        }
+    }
+
+    /// Has a node's leaf loaded.
+    fn load(&mut self, at: usize) {
+        for _ in 0..2 {
+            self.read(at, LIST, 1).unwrap();
+            self.world.settle();
+        }
+        while !self.loads.is_empty() {
+            self.go_on_loading(0);
+        }
+        self.looking.clear();
+        assert!(self.listed(at).is_some(), "node {at} has loaded it");
+    }
+
+    fn listed(&self, at: usize) -> Option<Vec<String>> {
+        let query = Self::query(LIST, 100, false);
+        match self.world.core(at).read_leaf(&query, self.world.now) {
+            LeafAnswer::Found { found, .. } => {
+                let members = found.members.into_iter();
+                Some(members.map(|(place, _)| place.id.to_string()).collect())
+            }
+            _ => None,
+        }
+    }
+}
+
+/// Race 7, at one sidecar: whoever read the leaf before the row came back prunes it after that.
+#[test]
+fn g9_a_row_that_came_back_is_not_pruned_by_who_saw_it_elsewhere() {
+    let mut shelves = Shelves::new();
+    shelves.move_to(0, 3, 0, true);
+    shelves.load(0);
+    shelves.move_to(1, 3, 1, true);
+    shelves.read(0, LIST, 1).unwrap();
+    shelves.go_on_looking(0);
+    assert_eq!(shelves.counts.extra, 1, "it was seen elsewhere");
+    shelves.move_to(1, 3, 0, true);
+    shelves.go_on_looking(0);
+    assert_eq!(shelves.listed(0).unwrap(), ["3"]);
+}
+
+/// Race 7, between two: the hint of a prune comes to a sidecar where the row has come back already.
+#[test]
+fn g9_a_hint_does_not_prune_what_its_speaker_had_not_applied() {
+    let mut shelves = Shelves::new();
+    shelves.move_to(0, 3, 0, true);
+    (0..2).for_each(|at| shelves.load(at));
+    shelves.move_to(1, 3, 1, true);
+    shelves.read(0, LIST, 1).unwrap();
+    shelves.go_on_looking(0);
+    shelves.move_to(1, 3, 0, false);
+    shelves.go_on_looking(0);
+    assert_eq!(
+        shelves.listed(0).unwrap().len(),
+        0,
+        "it has not heard of it"
+    );
+    shelves.world.settle();
+    assert_eq!(shelves.listed(0).unwrap(), ["3"]);
+    assert_eq!(shelves.listed(1).unwrap(), ["3"]);
+    // Where nothing else has happened the hint does what it is for.
+    shelves.move_to(1, 3, 1, true);
+    shelves.read(0, LIST, 1).unwrap();
+    (0..2).for_each(|_| shelves.go_on_looking(0));
+    shelves.world.settle();
+    assert_eq!(shelves.listed(1).unwrap().len(), 0);
+}
+
+/// Race 8: a leaf is dropped while it is loaded, and loaded anew; the first answer comes last.
+#[test]
+fn g9_an_answer_for_an_earlier_right_is_refused() {
+    let mut shelves = Shelves::new();
+    shelves.load(0);
+    shelves.commit_where(0, 1);
+    shelves.tell(0, 0);
+    shelves.world.settle();
+    shelves.read(0, LIST, 1).unwrap();
+    let mut first = shelves.loads.pop().unwrap();
+    first.answer = Some(Vec::new());
+    // What was read then lacks this, and the right is over.
+    shelves.world.advance(LEASE + Duration::from_millis(1));
+    shelves.move_to(0, 4, 0, true);
+    shelves.read(0, LIST, 1).unwrap();
+    let second = shelves.loads.pop().unwrap();
+    assert_ne!(first.right, second.right);
+    shelves.loads.push(first);
+    shelves.go_on_loading(0);
+    assert_eq!(shelves.counts.over, 1);
+    assert_eq!(shelves.listed(0), None);
+    shelves.loads.push(second);
+    (0..2).for_each(|_| shelves.go_on_loading(0));
+    assert_eq!(shelves.listed(0).unwrap(), ["4"]);
+}
+
+/// A change that arrives behind a later one of its run shows in no token: the leaf that had the later one must not go on.
+#[test]
+fn g9_only_changes_in_the_order_of_their_run_are_followed() {
+    let mut shelves = Shelves::new();
+    shelves.load(0);
+    shelves.move_to(1, 3, 0, false);
+    assert_eq!(shelves.world.drop_all(1, 0), 1, "node 0 misses it");
+    shelves.move_to(1, 4, 0, false);
+    shelves.world.deliver_all(1, 0);
+    assert_eq!(shelves.listed(0), None);
+    shelves.load(0);
+    let mut listed = shelves.listed(0).unwrap();
+    listed.sort();
+    assert_eq!(listed, ["3", "4"]);
+}
+
 fn run(steps: &[Step]) -> Result<Counts, String> {
     let mut shelves = Shelves::new();
     for step in steps {

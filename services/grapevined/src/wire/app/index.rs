@@ -18,7 +18,7 @@ use crate::wire::status::Violations;
 const LIMIT_MAX: u32 = 10_000;
 const LIMIT_DEFAULT: u32 = 100;
 /// Members passed over by one read.
-const OFFSET_MAX: u32 = 1_000_000;
+const OFFSET_MAX: u32 = 100_000;
 /// Rows in one part of a fill.
 const FILL_ROWS_MAX: usize = 10_000;
 

@@ -1,0 +1,175 @@
+//! Leaves' content against a list that is sorted and cut.
+
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+use std::collections::BTreeMap;
+
+use proptest::prelude::*;
+
+use super::{Member, Members, Place, RowId, SortKey, Window};
+use crate::versions::Stamp;
+
+fn place(key: u64, id: i64) -> Place {
+    Place {
+        key: SortKey::Bits(key),
+        id: RowId::Number(id),
+    }
+}
+
+fn member(added: u64, version: u64) -> Member {
+    Member {
+        added: Stamp(added),
+        version,
+    }
+}
+
+/// A leaf without versions, and the places in it, in its order.
+fn filled(places: &[(u64, i64)], descending: bool) -> (Members, Vec<Place>) {
+    let mut members = Members::new(descending);
+    let mut all: Vec<_> = places.iter().map(|(key, id)| place(*key, *id)).collect();
+    for place in &all {
+        members.add(place.clone(), member(1, 0));
+    }
+    all.sort();
+    all.dedup();
+    if descending {
+        all.reverse();
+    }
+    (members, all)
+}
+
+fn places() -> impl Strategy<Value = Vec<(u64, i64)>> {
+    prop::collection::vec((0..6_u64, 0..5_i64), 0..25)
+}
+
+proptest! {
+    #[test]
+    fn g9_a_window_is_what_a_sorted_list_has_there(
+        places in places(),
+        descending: bool,
+        (after, least, most) in (prop::option::of((0..6_u64, 0..5_i64)), prop::option::of(0..6_u64), prop::option::of(0..6_u64)),
+        (offset, limit, known) in (0..4_usize, 1..6_usize, prop::option::of(1..20_usize)),
+    ) {
+        let (mut members, mut all) = filled(&places, descending);
+        let mut whole = true;
+        if let Some(known) = known && known < all.len() {
+            members.keep(known);
+            all.truncate(known);
+            whole = false;
+        }
+        let window = Window {
+            after: after.map(|(key, id)| place(key, id)),
+            offset,
+            limit,
+            least: least.map(SortKey::Bits),
+            most: most.map(SortKey::Bits),
+        };
+        let behind = |one: &Place, other: &Place| if descending { one < other } else { one > other };
+        let within: Vec<_> = all
+            .iter()
+            .filter(|place| window.after.as_ref().is_none_or(|after| behind(place, after)))
+            .filter(|place| window.least.as_ref().is_none_or(|least| place.key >= *least))
+            .filter(|place| window.most.as_ref().is_none_or(|most| place.key <= *most))
+            .cloned()
+            .collect();
+        let expected: Vec<_> = within.iter().skip(offset).take(limit).cloned().collect();
+        let found = members.find(&window, |_, _| true);
+        let listed: Vec<_> = found.members.into_iter().map(|(place, _)| place).collect();
+        prop_assert_eq!(&listed, &expected);
+        let more = within.len() > offset + limit;
+        if whole {
+            prop_assert!(found.whole);
+            prop_assert_eq!(found.more, more);
+        } else {
+            // It never answers beyond what is known.
+            let last = all.last().unwrap();
+            let end = if descending { window.least } else { window.most };
+            let passed = end.is_some_and(|end| if descending { last.key < end } else { last.key > end });
+            let empty = least.zip(most).is_some_and(|(least, most)| least > most);
+            prop_assert!(!found.whole || listed.len() == limit || passed || empty || listed.is_empty());
+            prop_assert!(found.more || !more);
+        }
+    }
+
+    /// Pages by cursor are the whole list, though members come and go elsewhere.
+    #[test]
+    fn g9_cursors_miss_nothing_that_stays(
+        places in places(),
+        others in places(),
+        descending: bool,
+        limit in 1..5_usize,
+    ) {
+        let (mut members, all) = filled(&places, descending);
+        let mut seen = Vec::new();
+        let mut after = None;
+        for (round, other) in others.iter().cycle().take(60).enumerate() {
+            let window = Window { after: after.clone(), limit, ..Window::default() };
+            let found = members.find(&window, |_, _| true);
+            seen.extend(found.members.iter().map(|(place, _)| place.clone()));
+            let Some((last, _)) = found.members.last() else { break };
+            after = Some(last.clone());
+            let other = place(other.0, 100 + other.1);
+            if round % 2 == 0 {
+                members.add(other, member(2, 0));
+            } else {
+                members.remove(&other, Stamp(9));
+            }
+        }
+        if !others.is_empty() {
+            seen.retain(|place| all.contains(place));
+            prop_assert_eq!(seen, all);
+        }
+    }
+
+    /// Of the versions of a row the newest one counts, in whatever order they come.
+    #[test]
+    fn g9_the_newest_version_of_a_row_counts(
+        rows in prop::collection::vec((0..6_u64, 0..3_i64), 1..12),
+        order in prop::collection::vec(any::<prop::sample::Index>(), 12),
+    ) {
+        let mut told: Vec<_> = rows.iter().zip(1..).map(|((key, id), version)| (*key, *id, version)).collect();
+        let mut newest = BTreeMap::new();
+        for (key, id, _) in &told {
+            newest.insert(*id, *key);
+        }
+        let mut members = Members::new(false);
+        for index in order {
+            if told.is_empty() {
+                break;
+            }
+            let (key, id, version) = told.remove(index.index(told.len()));
+            members.add(place(key, id), member(version, version));
+        }
+        let window = Window { limit: 100, ..Window::default() };
+        let found = members.find(&window, |_, _| true);
+        let listed: BTreeMap<_, _> = found
+            .members
+            .into_iter()
+            .map(|(place, _)| (place.id, place.key))
+            .collect();
+        let newest: BTreeMap<_, _> = newest
+            .into_iter()
+            .map(|(id, key)| (RowId::Number(id), SortKey::Bits(key)))
+            .collect();
+        prop_assert_eq!(members.len(), newest.len());
+        prop_assert_eq!(listed, newest);
+    }
+}
+
+#[test]
+fn g9_a_prune_removes_what_was_there_when_it_was_read() {
+    let mut members = Members::new(false);
+    let one = place(1, 1);
+    members.add(one.clone(), member(3, 0));
+    assert!(!members.remove(&one, Stamp(2)), "it was added since");
+    members.add(one.clone(), member(5, 0));
+    assert!(!members.remove(&one, Stamp(4)), "it was added again");
+    assert!(members.remove(&one, Stamp(5)));
+    assert!(!members.remove(&one, Stamp(9)), "it is gone");
+    // A row that left in a version takes older ones along, and no newer one.
+    members.add(one.clone(), member(6, 2));
+    members.retire(&one.id, 2);
+    assert_eq!(members.len(), 1);
+    members.retire(&one.id, 3);
+    assert!(members.is_empty());
+}
