@@ -723,6 +723,68 @@ fn g9_an_answer_for_an_earlier_right_is_refused() {
     assert_eq!(shelves.listed(0).unwrap(), ["4"]);
 }
 
+/// A leaf that has missed something is not whole again by what it could have followed afterwards: neither present nor while it is loaded.
+#[test]
+fn g9_what_was_missed_stays_missed_whatever_follows() {
+    let mut shelves = Shelves::new();
+    shelves.load(0);
+    shelves.load(1);
+    shelves.commit(0, 2, Some((1, 1)), 0);
+    shelves.commit_where(0, 1);
+    (0..2).for_each(|_| shelves.tell(1, 0));
+    shelves.world.settle();
+    shelves.move_to(1, 3, 0, true);
+    assert_eq!(shelves.listed(0), None);
+    // The same while it is loaded: the answer is from before.
+    shelves.read(0, LIST, 1).unwrap();
+    shelves.go_on_loading(0);
+    shelves.commit(0, 4, Some((1, 1)), 0);
+    shelves.commit_where(0, 1);
+    (0..2).for_each(|_| shelves.tell(1, 0));
+    shelves.world.settle();
+    shelves.move_to(1, 1, 0, true);
+    shelves.go_on_loading(0);
+    assert_eq!(shelves.counts.condemned, 1);
+    assert_eq!(shelves.listed(0), None);
+}
+
+/// Of a list of which only the first rows are known, what is added behind them is no part: there may be others before it.
+#[test]
+fn g9_a_bounded_leaf_never_answers_beyond_what_is_known() {
+    let list = (0, 0, true);
+    let mut shelves = Shelves::new();
+    for (id, price) in [(0, 3), (1, 2), (2, 1)] {
+        shelves.commit(0, id, Some((0, price)), 0);
+        shelves.tell(0, 0);
+    }
+    for _ in 0..2 {
+        shelves.read(0, list, 1).unwrap();
+        shelves.world.settle();
+    }
+    shelves.go_on_loading(8);
+    shelves.loads[0].whole = false;
+    shelves.loads[0].answer.as_mut().unwrap().truncate(2);
+    shelves.go_on_loading(16);
+    assert_eq!(shelves.counts.stored, 1);
+    shelves.commit(0, 3, Some((0, 0)), 0);
+    shelves.tell(0, 0);
+    shelves.world.settle();
+    let found = |limit| {
+        let query = Shelves::query(list, limit, false);
+        match shelves.world.core(0).read_leaf(&query, shelves.world.now) {
+            LeafAnswer::Found { found, .. } => found,
+            other => panic!("{other:?}"),
+        }
+    };
+    let three = found(3);
+    assert_eq!(
+        (three.members.len(), three.whole, three.more),
+        (2, false, true)
+    );
+    let two = found(2);
+    assert_eq!((two.members.len(), two.whole, two.more), (2, true, true));
+}
+
 /// A change that arrives behind a later one of its run shows in no token: the leaf that had the later one must not go on.
 #[test]
 fn g9_only_changes_in_the_order_of_their_run_are_followed() {
