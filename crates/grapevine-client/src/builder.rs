@@ -65,8 +65,8 @@ impl ClientBuilder {
         }
     }
 
-    /// Adds a sidecar that `invalidate` may fail over to when the own one does not answer. They are tried in order.
-    /// Everything else is asked of the own sidecar only: another one's tokens would be true as well, but its fill leases
+    /// Adds a sidecar that `invalidate`, and reads of an index, may fail over to when the own one does not answer. They are tried in
+    /// order. Everything else is asked of the own sidecar only: another one's tokens would be true as well, but its fill leases
     /// and its distance are not the own one's.
     #[must_use]
     pub fn fail_over_to(mut self, other: impl Into<String>) -> Self {

@@ -114,6 +114,14 @@ impl CachedClient {
         self.snapshot.is_some()
     }
 
+    pub(crate) fn snapshot_of(&self) -> Option<&Snapshot> {
+        self.snapshot.as_deref()
+    }
+
+    pub(crate) fn session_of(&self) -> Option<&Session> {
+        self.session.as_deref()
+    }
+
     pub(crate) fn shared(&self) -> &Shared {
         &self.shared
     }

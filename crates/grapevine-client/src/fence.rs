@@ -239,6 +239,33 @@ impl CachedClient {
         self.elected(unit, lead, fill).await
     }
 
+    /// What of `found` may be served, for values that are read many at a time.
+    pub(crate) async fn glance(&self, unit: &Unit<'_>, found: Option<Bytes>) -> Option<Bytes> {
+        match self.judge(unit, found).await {
+            Look::Hit(value) => Some(value.bytes),
+            Look::Miss | Look::Bypass(_) => None,
+        }
+    }
+
+    /// Stores a value that was read from the source after the look-up, with others, if that is allowed. Nobody waits for it, and
+    /// nobody was asked for a turn: tokens fence it all the same.
+    pub(crate) async fn keep(&self, unit: &Unit<'_>, bytes: Bytes) -> bool {
+        self.shared().counters.fills.increment();
+        if unit.resolution.fill_forbidden {
+            self.shared().counters.fills_of_lagging_source.increment();
+            return false;
+        }
+        let Permission::Store(depends) = self.commit(unit, Vec::new(), None).await else {
+            return false;
+        };
+        let value = Value {
+            bytes,
+            depends,
+            good_until: None,
+        };
+        self.store(unit, &value).await
+    }
+
     /// A value that soft bumps alone have replaced, if the cache has one and nothing that is current. One with dependencies
     /// is none: nobody says of those whether they changed.
     pub(crate) async fn stale_outcome(

@@ -6,9 +6,10 @@
 //! ```no_run
 //! use std::sync::Arc;
 //! use bytes::Bytes;
-//! use grapevine_client::{CachedClient, Client};
+//! use grapevine_client::{CachedClient, Client, IndexRow, Want, v1};
 //!
 //! # async fn items_of_cart(_: u64) -> Result<Bytes, std::io::Error> { Ok(Bytes::new()) }
+//! # async fn first_items(_: Want) -> Result<Vec<IndexRow>, std::io::Error> { Ok(Vec::new()) }
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
 //! let client = Client::builder("unix:/run/grapevine/app.sock").fail_over_to("10.0.0.2:7600").build()?;
 //! let cached = CachedClient::new(client.clone(), grapevine_cache::connect("memcached://127.0.0.1:11211")?);
@@ -19,6 +20,11 @@
 //!     items_of_cart(13).await
 //! }).await?;
 //! println!("{} bytes, {:?}", cart.value.len(), cart.how);
+//!
+//! // Lists: ids by criterion from the sidecar, or else from the database, which it is then told.
+//! let items = client.index("item", v1::SqlDialect::Postgresql).by("category_id", 5).order_by("price");
+//! let page = items.limit(20).ids(|want| first_items(want)).await?;
+//! println!("{:?}, {} ids, more behind them: {}", page.how, page.ids.len(), page.more);
 //!
 //! // Writes: after the commit, and refused before it when no sidecar answers, if that matters.
 //! let outcome = client.invalidate(["get_items_in_cart/13"]).await?;
@@ -49,6 +55,7 @@ mod explain;
 mod fence;
 mod fill;
 mod gate;
+mod index;
 mod invalidate;
 mod list;
 mod names;
@@ -79,6 +86,11 @@ pub use error::{
     CallError, ClientError, ConfigError, InvalidRequest, InvalidateError, ResolveError, Violation,
 };
 pub use fill::{Fill, PageFill};
+pub use index::{
+    Ask, Cursor, CursorError, Evidence, INDEX_COLUMNS_MAX, INDEX_ID_BYTES_MAX, INDEX_LIMIT_MAX,
+    INDEX_OFFSET_MAX, IdPage, Index, IndexObjects, IndexRow, IndexedObject, LeafExtent, LeafFill,
+    LeafId, LeafMember, LeafPage, LeafState, LoadRight, ObjectPage, Objects, SqlScalar, Want,
+};
 pub use invalidate::{Invalidate, InvalidateOutcome};
 pub use list::{Chunk, Listing};
 pub use names::{

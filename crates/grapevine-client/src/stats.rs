@@ -62,6 +62,14 @@ counters! {
         commit_items,
         /// `CommitFill` RPCs that carried them.
         commit_rpcs,
+        /// `IndexRead` RPCs.
+        index_reads,
+        /// Pages of ids that a leaf had.
+        index_hits,
+        /// Leaves loaded from the database, and kept.
+        index_fills,
+        /// Members removed from leaves because their rows were elsewhere.
+        index_pruned,
         /// Invalidations that another sidecar than the own one acknowledged.
         invalidate_failovers,
         /// Invalidations that no sidecar acknowledged.

@@ -8,6 +8,8 @@ mod calls;
 mod dependencies;
 mod fake;
 mod flights;
+mod index;
+mod index_objects;
 mod invalidate;
 mod pages;
 mod resolve;

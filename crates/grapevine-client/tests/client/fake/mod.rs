@@ -5,6 +5,7 @@
 //! picks the policy. The server runs on a runtime of its own, so that stopping it breaks its connections as the end of a
 //! process would.
 
+mod leaves;
 mod rpcs;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -24,6 +25,7 @@ use tonic::transport::server::TcpIncoming;
 use tonic::{Code, Request, Response, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
+use self::leaves::Leaves;
 use self::rpcs::invalid;
 
 /// Items on a page of the classes below `paged` and `paged_registered`.
@@ -47,6 +49,9 @@ pub(crate) enum Method {
     Acquire,
     Register,
     Explain,
+    IndexRead,
+    IndexFill,
+    IndexPrune,
 }
 
 /// What a method does instead of its work, once.
@@ -101,6 +106,7 @@ pub(crate) struct State {
     pub(crate) turn_waits: Mutex<Vec<u32>>,
     /// Writes begun, and how each ended.
     pub(crate) writes: Mutex<Vec<Write>>,
+    leaves: Mutex<Leaves>,
     news: broadcast::Sender<v1::WatchResponse>,
 }
 
@@ -244,6 +250,7 @@ impl State {
             receipt_timeouts: Mutex::default(),
             turn_waits: Mutex::default(),
             writes: Mutex::default(),
+            leaves: Mutex::default(),
             news: broadcast::channel(8).0,
         })
     }
