@@ -142,6 +142,11 @@ pub(crate) enum Event {
         /// Which of its reads.
         nth: usize,
     },
+    /// A reader of a list goes on.
+    List {
+        /// The operation.
+        op: usize,
+    },
     /// A reader that has a session looks again.
     Session {
         /// The operation.

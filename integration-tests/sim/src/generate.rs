@@ -14,6 +14,7 @@ use rand::rngs::SmallRng;
 use crate::clock::{MILLISECOND, Micros};
 use crate::declare;
 use crate::inside;
+use crate::leaves;
 use crate::motifs;
 use crate::network::Weather;
 use crate::refresh;
@@ -24,7 +25,7 @@ use crate::shop::{ADDRESSES_MAX, Shop};
 use crate::stampede;
 
 /// The end of the time in which a cluster comes up undisturbed.
-const BEGIN: Micros = 400 * MILLISECOND;
+pub(crate) const BEGIN: Micros = 400 * MILLISECOND;
 /// After how long the only silent member loses its seat, by seed.
 const CRASH_TIMEOUTS: [Duration; 3] = [
     Duration::from_millis(600),
@@ -53,6 +54,8 @@ pub(crate) struct Plan {
     pub(crate) retired_max: usize,
     /// How many bumped classes a top-level class may have.
     pub(crate) classes_per_top: usize,
+    /// How many members all leaves of a sidecar may have.
+    pub(crate) index_members: usize,
     /// Whether nothing goes wrong, so that hits are asserted.
     pub(crate) calm: bool,
 }
@@ -132,7 +135,7 @@ impl Climate {
         }
     }
 
-    fn is_calm(self) -> bool {
+    pub(crate) fn is_calm(self) -> bool {
         !(self.network || self.disks || self.pauses || self.caches || self.replica)
     }
 }
@@ -178,6 +181,12 @@ pub(crate) fn generate(seed: u64, size: usize, scenario: Scenario, shop: &Shop) 
     stampede::add(&mut generator);
     refresh::add(&mut generator);
     inside::add(&mut generator);
+    let index_members = if climate.is_calm() {
+        1_000
+    } else {
+        [5, 8, 1_000][generator.rng.random_range(0..3)]
+    };
+    leaves::add(&mut generator);
     let crash_timeout = generator.crash_timeout;
     let lost_track = scenario == Scenario::LostTrack;
     let long_life = lost_track || scenario == Scenario::LongLife;
@@ -202,6 +211,7 @@ pub(crate) fn generate(seed: u64, size: usize, scenario: Scenario, shop: &Shop) 
         old_runs_max: if long_life { 0 } else { 64 },
         retired_max: if lost_track { 3 } else { 1_024 },
         classes_per_top,
+        index_members,
         calm: climate.is_calm(),
     }
 }
@@ -339,7 +349,7 @@ impl Generator<'_> {
             0..75 => self.rng.random_range(0..common - 3),
             75..80 => self.rng.random_range(common - 3..common - 1),
             80 => common - 1,
-            _ => self.rng.random_range(common..self.shop.kinds.len()),
+            _ => self.rng.random_range(common..self.shop.shifts),
         }
     }
 
@@ -376,6 +386,7 @@ impl Generator<'_> {
             level: self.level(),
             dies: self.climate.disks && self.rng.random_range(0..40) == 0,
             declared: None,
+            shift: None,
         }
     }
 

@@ -41,6 +41,8 @@ pub(crate) enum Call {
     Fill(usize),
     /// A question for a turn to fill: which operation, and which attempt.
     Turn(usize, u32),
+    /// What a reader of a list asks.
+    List(usize),
     /// A registration that nobody waits for.
     Plain,
 }

@@ -7,7 +7,7 @@ use std::ops::Range;
 use serde_json::{Value, json};
 
 use crate::batch::Request;
-use crate::tally::{NOT_YET, Race, Tally};
+use crate::tally::{Race, Tally};
 use crate::violation::Violation;
 
 /// A violation and how to see it again.
@@ -151,6 +151,15 @@ impl Report {
             .map_or(0, |(_, count)| count)
     }
 
+    /// How often something became of leaves, by its name in reports.
+    pub fn leaves(&self, what: &str) -> u64 {
+        let named = self.tally.leaves.named();
+        named
+            .into_iter()
+            .find(|(name, _)| *name == what)
+            .map_or(0, |(_, count)| count)
+    }
+
     /// How often a race occurred.
     pub fn race(&self, race: Race) -> u64 {
         self.tally.races.get(&race).copied().unwrap_or(0)
@@ -172,10 +181,6 @@ impl Report {
                     self.race(*race),
                 )
             })
-            .collect();
-        let not_yet: BTreeMap<_, _> = NOT_YET
-            .iter()
-            .map(|(number, why)| (format!("{number:02}"), *why))
             .collect();
         let found: Vec<_> = self.found.iter().map(Found::json).collect();
         let excused: Vec<_> = self.excused.iter().map(Found::json).collect();
@@ -210,6 +215,7 @@ impl Report {
                 "ended": tally.inside.ended,
                 "forbidden": tally.inside.forbidden,
             },
+            "leaves": BTreeMap::from(tally.leaves.named()),
             "stale": { "offered": tally.stale.0, "served": tally.stale.1 },
             "sessions": { "reads": tally.sessions.0, "timed_out": tally.sessions.1 },
             "floors": tally.floors,
@@ -219,7 +225,7 @@ impl Report {
             "violations": self.violations,
             "violated_seeds": self.violated_seeds,
             "expected": self.expected,
-            "occurrences": { "races": races, "not_yet": not_yet, "faults": tally.faults },
+            "occurrences": { "races": races, "faults": tally.faults },
             "steps": tally.steps,
             "transcript": format!("{:016x}", self.hash),
             "found": found,
@@ -288,6 +294,9 @@ impl Report {
         for (name, count) in tally.turns.named() {
             row(&format!("turns {name}"), count.to_string());
         }
+        for (name, count) in tally.leaves.named() {
+            row(&format!("leaves {name}"), count.to_string());
+        }
         row(
             "session reads, timed out",
             format!("{}, {}", tally.sessions.0, tally.sessions.1),
@@ -301,9 +310,6 @@ impl Report {
         for race in Race::ALL {
             let name = format!("race {:>2} {}", race.number(), race.name());
             row(&name, self.race(race).to_string());
-        }
-        for (number, why) in NOT_YET {
-            row(&format!("race {number:>2}"), format!("not yet: {why}"));
         }
         for (fault, count) in &tally.faults {
             row(&format!("fault {fault}"), count.to_string());

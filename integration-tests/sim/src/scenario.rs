@@ -61,6 +61,7 @@ impl Gap {
         let unmoved = [
             Guarantee::G3,
             Guarantee::G4,
+            Guarantee::G9,
             Guarantee::G10,
             Guarantee::Turns,
             Guarantee::Hits,

@@ -7,6 +7,7 @@ use grapevine_core::event::PurgeMode;
 use grapevine_core::machine::effects::ReceiptLevel;
 
 use crate::clock::{MILLISECOND, Micros};
+use crate::shelves::{List, Shift};
 
 /// One operation and when it begins.
 #[derive(Clone, Debug)]
@@ -90,6 +91,23 @@ pub(crate) struct InsideOp {
     pub(crate) reads: [(Micros, ReadOp); 4],
 }
 
+/// A read of a list, by a reader that loads it where it is absent and prunes it where it has too much.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct LeafOp {
+    /// At which sidecar, where it reads the database, and how long each of its steps takes.
+    pub(crate) read: ReadOp,
+    /// Which list.
+    pub(crate) list: List,
+    /// How many members it asks for.
+    pub(crate) limit: usize,
+    /// Whether members are left out of which the sidecar knows a newer version elsewhere.
+    pub(crate) verified: bool,
+    /// Of how many first ones it loads the list, where there are more; 0 for all.
+    pub(crate) first: usize,
+    /// Whether it stores what it has read in two parts.
+    pub(crate) in_parts: bool,
+}
+
 /// A write, and the invalidation after it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct WriteOp {
@@ -107,6 +125,8 @@ pub(crate) struct WriteOp {
     pub(crate) dies: bool,
     /// How it was declared before it was committed, if it was.
     pub(crate) declared: Option<Declared>,
+    /// What it changes of rows that are in lists, if it does.
+    pub(crate) shift: Option<Shift>,
 }
 
 impl WriteOp {
@@ -169,6 +189,8 @@ pub(crate) enum What {
     Read(ReadOp),
     /// An application reads inside a database snapshot.
     Inside(Box<InsideOp>),
+    /// An application reads a list.
+    Leaf(Box<LeafOp>),
     /// An application writes.
     Write(WriteOp),
     /// An application registers an address that it filled without a lease.
@@ -335,7 +357,7 @@ impl What {
     /// The fault that it is, for counting; `None` for what applications do.
     pub(crate) fn fault(&self) -> Option<&'static str> {
         Some(match self {
-            Self::Read(_) | Self::Inside(_) | Self::Register { .. } => return None,
+            Self::Read(_) | Self::Inside(_) | Self::Leaf(_) | Self::Register { .. } => return None,
             Self::Write(write) => {
                 let dies = write
                     .declared

@@ -9,12 +9,14 @@ use grapevine_core::criteria::{
     Cell, Column, Conjunction, Datum, Dialect, Range, Raw, Shape, Table,
 };
 use grapevine_core::event::Match;
+use grapevine_core::index::LeafKey;
 use grapevine_core::machine::effects::Query;
 use grapevine_core::names::{Address, ClassPath};
 use grapevine_core::policy::{FillRule, LagRule, OnUnknown, Pattern, Policy, PolicySet, Strategy};
 use grapevine_core::versions::bucket_of;
 
 use crate::clock::Micros;
+use crate::shelves::{List, TABLES};
 
 /// The most addresses.
 pub(crate) const ADDRESSES_MAX: usize = 27;
@@ -179,10 +181,14 @@ pub(crate) struct Kind {
 pub(crate) struct Shop {
     /// The addresses.
     pub(crate) items: Vec<Item>,
-    /// The kinds of writes: common ones, then fillers.
+    /// The kinds of writes: common ones, then fillers, and last what changes rows of lists.
     pub(crate) kinds: Vec<Kind>,
     /// How many of the kinds are not fillers.
     pub(crate) common: usize,
+    /// Which kind changes rows of lists.
+    pub(crate) shifts: usize,
+    /// The leaf of each list, by its number.
+    leaves: Vec<LeafKey>,
     /// The policies of every sidecar.
     pub(crate) policies: PolicySet,
 }
@@ -264,12 +270,26 @@ impl Shop {
             let filler = |path| kind(vec![class(path)], Match::Any);
             kinds.extend(fillers(path).iter().map(|path| filler(path)));
         }
+        let shifts = kinds.len();
+        kinds.push(Kind {
+            classes: TABLES.iter().map(|table| class(table)).collect(),
+            matching: Match::Any,
+            rows: Vec::new(),
+            covers: Mask::default(),
+        });
         Self {
             items,
             kinds,
             common,
+            shifts,
+            leaves: List::all().map(List::leaf).collect(),
             policies,
         }
+    }
+
+    /// The leaf that a list is.
+    pub(crate) fn leaf(&self, list: List) -> &LeafKey {
+        &self.leaves[list.number()]
     }
 
     /// The addresses of which what a soft write replaced may be served for a while.
@@ -381,6 +401,7 @@ fn policies(lags: bool) -> PolicySet {
         source_lag: if lags { SOURCE_LAG } else { Duration::ZERO },
         on_source_lag: match strategy {
             Strategy::Bucketed(_) => LagRule::Primary,
+            _ if TABLES.iter().any(|table| pattern.starts_with(table)) => LagRule::Primary,
             _ => LagRule::NoStore,
         },
         ..Policy::fallback()
@@ -398,6 +419,8 @@ fn policies(lags: bool) -> PolicySet {
             hour,
         ),
         policy("c/**", Strategy::Versioned, bypass, hour),
+        policy("l/**", Strategy::Versioned, bypass, hour),
+        policy("m/**", Strategy::Versioned, bypass, hour),
         policy("t/**", Strategy::Ttl, bypass, SHORT_TTL),
         elected(policy("e/**", Strategy::Versioned, bypass, hour)),
         elected(policy("f/**", Strategy::Registered, bypass, hour)),
@@ -417,7 +440,7 @@ mod tests {
     #[test]
     fn fillers_share_a_bucket_and_change_no_address() {
         let shop = Shop::new(false);
-        assert_eq!(shop.kinds.len(), shop.common + CROWDED.len() * FILLERS);
+        assert_eq!(shop.shifts, shop.common + CROWDED.len() * FILLERS);
         for kind in &shop.kinds[shop.common..] {
             let mut covered = kind.covers.iter();
             // All but the address of the top-level class itself, which lies above.

@@ -1,7 +1,7 @@
 //! What occurred: reads and hits, races of design section 7, faults.
 //!
 //! A race counts when it has really happened, not when a fault that may lead to it was injected. Each is defined at its
-//! variant; those that wait for something that is not built stand in [`NOT_YET`].
+//! variant.
 
 use std::collections::BTreeMap;
 
@@ -22,6 +22,11 @@ pub enum Race {
     Undead = 5,
     /// A sidecar starts on a wiped disk, on an older copy, or under a node id that is in use.
     OldDisk = 6,
+    /// A reader that has seen a member's row elsewhere comes to prune it, and by now it is back in the list.
+    CameBack = 7,
+    /// A leaf is stored that must hold a row which the database's answer did not have: it was added while that was under way; or
+    /// something else changed meanwhile, so that the leaf that was to be loaded is dropped.
+    LoadedWhileAdded = 8,
     /// While a sidecar was cut off, writes were made on both sides of the cut.
     SplitBrain = 9,
     /// An application dies between the commit of a write that it had declared and the call that tells of it; or the
@@ -44,13 +49,15 @@ pub enum Race {
 
 impl Race {
     /// All that are counted.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 16] = [
         Self::LateSet,
         Self::LateRegistration,
         Self::OldSnapshot,
         Self::OvertakenToken,
         Self::Undead,
         Self::OldDisk,
+        Self::CameBack,
+        Self::LoadedWhileAdded,
         Self::SplitBrain,
         Self::Orphaned,
         Self::Stampede,
@@ -75,6 +82,8 @@ impl Race {
             Self::OvertakenToken => "overtaken token",
             Self::Undead => "cache came back",
             Self::OldDisk => "old disk, node id twice",
+            Self::CameBack => "came back while pruned",
+            Self::LoadedWhileAdded => "leaf loaded while a row is added",
             Self::SplitBrain => "both sides write",
             Self::Orphaned => "declared, and left alone",
             Self::Stampede => "many miss at once",
@@ -86,15 +95,6 @@ impl Race {
         }
     }
 }
-
-/// Races that cannot occur here, and why.
-pub const NOT_YET: [(usize, &str); 2] = [
-    (
-        7,
-        "a member leaves and comes back while a reader prunes: needs indices",
-    ),
-    (8, "a leaf is loaded while a row is added: needs indices"),
-];
 
 /// What became of write intents.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -192,6 +192,83 @@ impl Turns {
     }
 }
 
+/// What became of leaves.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Leaves {
+    /// Readers of leaves.
+    pub(crate) asked: u64,
+    /// Of these, answered with members at once, and after they had to wait for another one to load it.
+    pub(crate) found: u64,
+    pub(crate) found_later: u64,
+    /// Of what was found, all that was asked for, and such as is too short.
+    pub(crate) whole: u64,
+    pub(crate) short: u64,
+    /// Of the readers, answered as absent at first, and told to bypass.
+    pub(crate) absent: u64,
+    pub(crate) bypassed: u64,
+    /// Members answered, and of these such as were not in the list at that moment.
+    pub(crate) members: u64,
+    pub(crate) extra: u64,
+    /// Questions for the right to load one that were put off.
+    pub(crate) waited: u64,
+    /// Loads that came to a leaf, that were condemned, and whose right was over.
+    pub(crate) stored: u64,
+    pub(crate) condemned: u64,
+    pub(crate) over: u64,
+    /// Members that readers pruned, and members removed by these and by the hints of peers.
+    pub(crate) pruned: u64,
+    pub(crate) removed: u64,
+    /// Leaves evicted.
+    pub(crate) evicted: u64,
+    /// Rows that came, as a sidecar applies it, into a list whose leaf it does not have.
+    pub(crate) added_absent: u64,
+}
+
+impl Leaves {
+    fn add(&mut self, other: Self) {
+        self.asked += other.asked;
+        self.found += other.found;
+        self.found_later += other.found_later;
+        self.whole += other.whole;
+        self.short += other.short;
+        self.absent += other.absent;
+        self.bypassed += other.bypassed;
+        self.members += other.members;
+        self.extra += other.extra;
+        self.waited += other.waited;
+        self.stored += other.stored;
+        self.condemned += other.condemned;
+        self.over += other.over;
+        self.pruned += other.pruned;
+        self.removed += other.removed;
+        self.evicted += other.evicted;
+        self.added_absent += other.added_absent;
+    }
+
+    /// By name.
+    pub(crate) fn named(self) -> [(&'static str, u64); 17] {
+        [
+            ("asked", self.asked),
+            ("found", self.found),
+            ("found_later", self.found_later),
+            ("whole", self.whole),
+            ("short", self.short),
+            ("absent", self.absent),
+            ("bypassed", self.bypassed),
+            ("members", self.members),
+            ("extra", self.extra),
+            ("waited", self.waited),
+            ("stored", self.stored),
+            ("condemned", self.condemned),
+            ("over", self.over),
+            ("pruned", self.pruned),
+            ("removed", self.removed),
+            ("evicted", self.evicted),
+            ("added_absent", self.added_absent),
+        ]
+    }
+}
+
 /// Counts of one run, or of many.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Tally {
@@ -217,6 +294,8 @@ pub(crate) struct Tally {
     pub(crate) turns: Turns,
     /// Database snapshots that sidecars were told of.
     pub(crate) inside: Inside,
+    /// Leaves.
+    pub(crate) leaves: Leaves,
     /// Look-ups of readers that were offered what a soft write replaced, and those of them that found and were served it.
     pub(crate) stale: (u64, u64),
     /// Reads with a session, and those of them that timed out.
@@ -261,6 +340,7 @@ impl Tally {
         self.intents.add(other.intents);
         self.turns.add(other.turns);
         self.inside.add(other.inside);
+        self.leaves.add(other.leaves);
         self.stale.0 += other.stale.0;
         self.stale.1 += other.stale.1;
         self.sessions.0 += other.sessions.0;

@@ -21,6 +21,8 @@ pub enum Guarantee {
     G7,
     /// Write intents.
     G8,
+    /// Leaf contains truth.
+    G9,
     /// Bounded tables.
     G10,
     /// Absence is not freshness.
@@ -48,6 +50,7 @@ impl Guarantee {
             Self::G6 => "G6",
             Self::G7 => "G7",
             Self::G8 => "G8",
+            Self::G9 => "G9",
             Self::G10 => "G10",
             Self::G11 => "G11",
             Self::G12 => "G12",

@@ -83,6 +83,27 @@ fn g3_g4_what_is_read_inside_a_snapshot_that_has_ended_or_is_too_old_is_not_stor
 }
 
 #[test]
+fn g9_leaves_are_answered_loaded_pruned_and_evicted_and_hold_the_truth() {
+    let report = passes(&Request::new(600..660));
+    for what in ["whole", "stored", "condemned", "pruned", "evicted", "extra"] {
+        assert!(report.leaves(what) > 0, "{what}:\n{}", report.text());
+    }
+}
+
+#[test]
+fn g9_most_reads_of_leaves_in_calm_weather_find_them() {
+    let mut request = Request::new(0..30);
+    request.scenario = Scenario::Calm;
+    let report = passes(&request);
+    let (asked, found) = (report.leaves("asked"), report.leaves("found"));
+    assert!(
+        asked > 1_500 && found * 100 > asked * 70,
+        "{}",
+        report.text()
+    );
+}
+
+#[test]
 fn hits_in_calm_weather_are_nearly_those_of_the_oracle() {
     let mut request = Request::new(0..30);
     request.scenario = Scenario::Calm;
@@ -212,4 +233,29 @@ fn arm_bypass_all_is_caught() {
 #[test]
 fn arm_source_lag_ignored_is_caught() {
     is_caught(Arm::SourceLagIgnored, 50, &["G3", "G4", "G7"]);
+}
+
+#[test]
+fn arm_list_written_back_is_caught() {
+    is_caught(Arm::ListWrittenBack, 100, &["G9"]);
+}
+
+#[test]
+fn arm_remove_by_value_is_caught() {
+    is_caught(Arm::RemoveByValue, 1_000, &["G9"]);
+}
+
+#[test]
+fn arm_prune_without_stamp_is_caught() {
+    is_caught(Arm::PruneWithoutStamp, 100, &["G9"]);
+}
+
+#[test]
+fn arm_fill_overwrites_is_caught() {
+    is_caught(Arm::FillOverwrites, 100, &["G9"]);
+}
+
+#[test]
+fn arm_epochs_merged_is_caught() {
+    is_caught(Arm::EpochsMerged, 200, &["G9"]);
 }

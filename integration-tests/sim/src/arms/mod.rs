@@ -44,6 +44,16 @@ pub enum Arm {
     SnapshotNeverEnds,
     /// Reads of a shape that a sidecar does not know yet are served from the cache.
     NewShapesServed,
+    /// Who finds that members have moved on writes back the list that it has read, without them.
+    ListWrittenBack,
+    /// What a peer has pruned is removed, whatever was applied here since.
+    RemoveByValue,
+    /// What a reader prunes is removed, whenever it was added.
+    PruneWithoutStamp,
+    /// What was added while a leaf was loaded is thrown away for the database's answer.
+    FillOverwrites,
+    /// An answer whose right is over, or whose leaf was dropped meanwhile, is stored under a later right.
+    EpochsMerged,
     /// Every read goes to the database: safe, and useless.
     BypassAll,
     /// Fills store what a replica shows right after a bump; in scenario `replica-lag`.

@@ -36,6 +36,7 @@ impl Sim<'_> {
         match what {
             What::Read(read) => self.begin_read(op, read),
             What::Inside(inside) => self.open_inside(op, inside),
+            What::Leaf(_) => self.begin_listing(op),
             What::Write(write) => self.begin_write(op, write),
             What::Register { node, address } => self.register_plainly(*node, *address),
             _ => self.go_wrong(op, what),
@@ -82,7 +83,11 @@ impl Sim<'_> {
                     self.oracle.evict(address);
                 }
             }
-            What::Read(_) | What::Inside(_) | What::Write(_) | What::Register { .. } => {}
+            What::Read(_)
+            | What::Inside(_)
+            | What::Leaf(_)
+            | What::Write(_)
+            | What::Register { .. } => {}
         }
     }
 

@@ -72,6 +72,10 @@ impl Sim<'_> {
         self.check_tokens();
         self.check_tables();
         self.read_everything();
+        for at in 0..self.size {
+            self.read_all_leaves(at);
+            self.count_leaves(at);
+        }
         self.check_hits();
     }
 

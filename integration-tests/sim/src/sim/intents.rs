@@ -132,7 +132,7 @@ impl Sim<'_> {
         Some((write, write.declared?))
     }
 
-    fn ticket(&mut self, at: usize, call: Call) -> Ticket {
+    pub(super) fn ticket(&mut self, at: usize, call: Call) -> Ticket {
         self.tickets += 1;
         let ticket = Ticket(self.tickets);
         self.nodes[at].calls.insert(ticket, call);

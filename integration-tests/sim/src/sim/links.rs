@@ -277,7 +277,7 @@ impl Sim<'_> {
     }
 
     /// A message arrives.
-    pub(super) fn deliver(&mut self, link: LinkId, message: PeerMessage) {
+    pub(super) fn deliver(&mut self, link: LinkId, mut message: PeerMessage) {
         let (from, to) = (self.net.link(link).from, self.net.link(link).to);
         if !to.up {
             return;
@@ -297,6 +297,12 @@ impl Sim<'_> {
                 }
             }
             _ => {}
+        }
+        if let PeerMessage::Pruned { stamp, .. } = &mut message
+            && self.is(Arm::RemoveByValue)
+            && let Some(core) = &self.nodes[at].core
+        {
+            stamp.join(&core.progress().covered_bumps());
         }
         let registers = matches!(message, PeerMessage::Directory { .. });
         let condemned = |sim: &Self| {

@@ -2,7 +2,7 @@
 //!
 //! A discrete-event loop: take the next event, let it happen, judge. `process` runs sidecars as `grapevined` does,
 //! `links` carries their messages, `serve` sends logs and snapshots, `gossip` tells whom they see, `reads`, `turns`, `soft`, `snapshots`,
-//! `writes` and `intents` are the applications, `faults` is what goes wrong, `losses` counts
+//! `leaves`, `writes` and `intents` are the applications, `faults` is what goes wrong, `losses` counts
 //! the disks that did, `receipts` judges answers, `finish` heals everything and checks what
 //! must hold at the end.
 
@@ -10,6 +10,7 @@ mod faults;
 mod finish;
 mod gossip;
 mod intents;
+mod leaves;
 mod links;
 mod losses;
 mod process;
@@ -44,11 +45,13 @@ use crate::oracle::Oracle;
 use crate::queue::Queue;
 use crate::rng::stream;
 use crate::schedule::HORIZON;
+use crate::shelves::Shelves;
 use crate::shop::Shop;
 use crate::tally::Tally;
 use crate::transcript::Transcript;
 use crate::violation::{Guarantee, Violation};
 use intents::{Declaring, Owed};
+use leaves::{Listings, Rights};
 use reads::Reading;
 use sessions::{Session, SessionWait};
 use snapshots::Opened;
@@ -92,6 +95,7 @@ pub(crate) struct Sim<'a> {
     nodes: Vec<Node>,
     net: Network,
     db: Database,
+    shelves: Shelves,
     cache: Cache,
     oracle: Oracle,
     checker: Checker,
@@ -106,6 +110,10 @@ pub(crate) struct Sim<'a> {
     turns: OpenTurns,
     /// Readers that wait for what their session has seen.
     waits: BTreeMap<usize, SessionWait>,
+    /// Readers of lists, the rights to load given last, and what a session of theirs carries.
+    listings: Listings,
+    rights: Rights,
+    list_session: Session,
     writes: Vec<Option<Writing>>,
     /// Writes that were declared, by operation.
     declaring: BTreeMap<usize, Declaring>,
@@ -173,6 +181,7 @@ impl<'a> Sim<'a> {
             nodes,
             net: Network::new(plan.weather, stream(seed, 3)),
             db: Database::new(),
+            shelves: Shelves::new(),
             cache: Cache::default(),
             oracle: Oracle::default(),
             checker: Checker::new(staleness, serve, windows),
@@ -183,6 +192,9 @@ impl<'a> Sim<'a> {
             opened: BTreeMap::new(),
             turns: OpenTurns::new(),
             waits: BTreeMap::new(),
+            listings: Listings::new(),
+            rights: Rights::new(),
+            list_session: Session::default(),
             writes: plan.ops.iter().map(|_| None).collect(),
             declaring: BTreeMap::new(),
             owed: Vec::new(),
@@ -307,6 +319,7 @@ impl<'a> Sim<'a> {
             Event::Exit { node, down, .. } => self.exit(node, down),
             Event::InsideBegins { op } => self.inside_begins(op),
             Event::InsideReads { op, nth } => self.inside_reads(op, nth),
+            Event::List { op } => self.list_on(op),
             Event::Session { op, attempt } => self.look_with_session(op, attempt),
             Event::Got { op } => self.got(op),
             Event::Ask { op, attempt } => self.ask(op, attempt),

@@ -46,6 +46,8 @@ impl Sim<'_> {
                 classes_per_top_max: self.plan.classes_per_top,
                 old_runs_max: self.plan.old_runs_max,
                 retired_max: self.plan.retired_max,
+                index_members_max: self.plan.index_members,
+                index_rows_max: 3,
                 ..Limits::default()
             },
         }
@@ -269,6 +271,7 @@ impl Sim<'_> {
         if covered.is_none() {
             self.checker.everything_applied(at, event);
         }
+        self.note_adds(at, event);
         let concerned = match (covered, what) {
             (Some(covers), _) => covers,
             (None, BumpEvent::Bump(_) | BumpEvent::Rows(_)) => Mask::ALL,
@@ -378,6 +381,7 @@ impl Sim<'_> {
             return;
         }
         self.note_crash_races(at);
+        self.count_leaves(at);
         self.turns_end(at);
         let groups = std::mem::take(&mut self.nodes[at].flushing);
         let kept = groups.len() * usize::from(keep) / 255;
@@ -421,7 +425,7 @@ impl Sim<'_> {
                     };
                     self.after(5 * MILLISECOND, fails);
                 }
-                Call::Abort(_) | Call::Fill(_) | Call::Plain => {}
+                Call::Abort(_) | Call::Fill(_) | Call::List(_) | Call::Plain => {}
             }
         }
         self.lose_links_of(at, run, if vanish { KEEPALIVE } else { 0 });

@@ -66,12 +66,18 @@ impl Sim<'_> {
     pub(super) fn commit(&mut self, op: usize, write: &WriteOp) -> u64 {
         let kind = &self.shop.kinds[write.kind];
         let index = self.db.commit(self.now, kind.covers);
+        if let Some(shift) = write.shift {
+            self.shelves.commit(index, shift);
+        }
         self.tally.writes += 1;
         self.transcript.fold(&[30, op as u64, index]);
         let letter = self.nodes[write.node].letter;
         self.transcript.say(self.now, || {
             let classes: Vec<_> = kind.classes.iter().map(ClassPath::as_str).collect();
             let dies = if write.dies { ", and dies" } else { "" };
+            if let Some(shift) = write.shift {
+                return format!("writer {op} at {letter} commits write {index}, {shift:?}{dies}");
+            }
             format!(
                 "writer {op} at {letter} commits write {index}, which changes {:?} of {}{dies}",
                 kind.matching,
@@ -112,9 +118,13 @@ impl Sim<'_> {
         let kind = &self.shop.kinds[write.kind];
         let deadline = self.time(at).plus(PATIENCE);
         let input = match writing.intent {
-            None if !kind.rows.is_empty() => {
+            None if write.shift.is_some() || !kind.rows.is_empty() => {
+                let images = kind.rows.iter().cloned().map(RowImage::from);
                 let change = RowsChange {
-                    rows: kind.rows.iter().cloned().map(RowImage::from).collect(),
+                    rows: match write.shift {
+                        Some(_) => self.shelves.images(writing.index),
+                        None => images.collect(),
+                    },
                     purge: write.purge(),
                     level: write.level,
                     deadline,
@@ -149,6 +159,7 @@ impl Sim<'_> {
             let (covers, index) = (kind.covers, writing.index);
             self.checker
                 .issued(event, (covers, soft), index, everything);
+            self.shelves.tell(index, event);
             let stamp = self.nodes[at].wall.stamp(self.now);
             self.stamps.insert(event, stamp);
             let letter = self.nodes[at].letter;
@@ -228,6 +239,7 @@ impl Sim<'_> {
             }
             (Call::Abort(op), reply) => self.abort_answered(at, op, &reply),
             (Call::Turn(op, attempt), reply) => self.ask_answered(at, (op, attempt), &reply),
+            (Call::List(op), reply) => self.listing_answered(at, op, &reply),
             (Call::Fill(op), Reply::Registered(verdicts)) => {
                 if let Some(verdict) = verdicts.first() {
                     self.fill_answered(op, *verdict);
@@ -260,9 +272,15 @@ impl Sim<'_> {
         let early = !self.caught_up(at);
         self.checker.answered(self.now, event, all, early);
         self.check_receipt(event, receipt);
+        let shifts = self.write_op(op).is_some_and(|it| it.shift.is_some());
         if let Some(writing) = &mut self.writes[op] {
             writing.done = true;
-            self.session.wrote(event, writing.index);
+            let session = if shifts {
+                &mut self.list_session
+            } else {
+                &mut self.session
+            };
+            session.wrote(event, writing.index);
         }
         if self.is(Arm::NoFence)
             && let Some(known) = self.checker.known(event)
