@@ -20,6 +20,7 @@ use crate::error::InvalidRequest;
 use crate::fence::{FlightKey, FlightResult, Settled, Unit};
 use crate::fill::Fill;
 use crate::outcome::{BypassReason, GetError, GetOutcome, How};
+use crate::query::Explained;
 use crate::refresh::{Got, Revalidations};
 use crate::session::Session;
 use crate::single_flight::{Finished, Flights};
@@ -35,6 +36,7 @@ pub struct CachedClient {
     shared: Arc<Shared>,
     session: Option<Arc<Session>>,
     snapshot: Option<Arc<Snapshot>>,
+    dialect: v1::SqlDialect,
 }
 
 pub(crate) struct Shared {
@@ -44,6 +46,7 @@ pub(crate) struct Shared {
     pub(crate) counters: CacheCounters,
     pub(crate) revalidations: Revalidations,
     pub(crate) audits: Audits,
+    pub(crate) explained: Explained,
 }
 
 impl fmt::Debug for CachedClient {
@@ -68,11 +71,13 @@ impl CachedClient {
             flights: Flights::new(),
             counters: CacheCounters::default(),
             revalidations: Revalidations::default(),
+            explained: Explained::default(),
         };
         Self {
             shared: Arc::new(shared),
             session: None,
             snapshot: None,
+            dialect: v1::SqlDialect::Postgresql,
         }
     }
 
@@ -81,9 +86,8 @@ impl CachedClient {
     #[must_use]
     pub fn session(&self, session: &Session) -> Self {
         Self {
-            shared: Arc::clone(&self.shared),
             session: (!session.is_empty()).then(|| Arc::new(session.clone())),
-            snapshot: self.snapshot.clone(),
+            ..self.clone()
         }
     }
 
@@ -94,9 +98,17 @@ impl CachedClient {
     #[must_use]
     pub fn in_snapshot(&self, snapshot: &Snapshot) -> Self {
         Self {
-            shared: Arc::clone(&self.shared),
-            session: self.session.clone(),
             snapshot: Some(Arc::new(snapshot.clone())),
+            ..self.clone()
+        }
+    }
+
+    /// The same client, for whose [`cached_query`](Self::cached_query) statements are of this dialect. PostgreSQL's unless told.
+    #[must_use]
+    pub fn dialect(&self, dialect: v1::SqlDialect) -> Self {
+        Self {
+            dialect,
+            ..self.clone()
         }
     }
 
@@ -112,6 +124,10 @@ impl CachedClient {
 
     pub(crate) fn in_a_snapshot(&self) -> bool {
         self.snapshot.is_some()
+    }
+
+    pub(crate) fn dialect_of(&self) -> v1::SqlDialect {
+        self.dialect
     }
 
     pub(crate) fn snapshot_of(&self) -> Option<&Snapshot> {
@@ -300,6 +316,7 @@ impl CachedClient {
             BypassReason::Session => &counters.bypass_session,
             BypassReason::Snapshot => &counters.bypass_snapshot,
             BypassReason::Refused => &counters.bypass_refused,
+            BypassReason::NotCacheable => &counters.bypass_not_cacheable,
         };
         counter.increment();
     }

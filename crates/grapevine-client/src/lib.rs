@@ -21,6 +21,11 @@
 //! }).await?;
 //! println!("{} bytes, {:?}", cart.value.len(), cart.how);
 //!
+//! // Reads by statement: it tells which rows it depends on, and their changes make the answer stale.
+//! let sql = "SELECT sum(price) FROM item WHERE category_id = $1";
+//! let total = cached.cached_query(sql, [5], None, |_| items_of_cart(13)).await?;
+//! println!("{} bytes, {:?}", total.value.len(), total.how);
+//!
 //! // Lists: ids by criterion from the sidecar, or else from the database, which it is then told.
 //! let items = client.index("item", v1::SqlDialect::Postgresql).by("category_id", 5).order_by("price");
 //! let page = items.limit(20).ids(|want| first_items(want)).await?;
@@ -62,6 +67,7 @@ mod names;
 mod outcome;
 mod page;
 mod paged;
+mod query;
 mod refresh;
 mod register;
 mod rows;

@@ -40,6 +40,9 @@ pub enum BypassReason {
     Snapshot,
     /// The sidecar refused, or answered against the contract.
     Refused,
+    /// The answer of a [cached query](crate::CachedClient::cached_query)'s statement cannot be cached, or the sidecar does not
+    /// understand it.
+    NotCacheable,
 }
 
 /// A value and where it came from.

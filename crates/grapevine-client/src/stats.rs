@@ -148,6 +148,8 @@ counters! {
         bypass_snapshot,
         /// ... because the sidecar refused, or answered against the contract.
         bypass_refused,
+        /// ... because a statement's answer cannot be cached, or the statement is not understood.
+        bypass_not_cacheable,
     }
 }
 
@@ -161,6 +163,7 @@ impl CacheStats {
             + self.bypass_session
             + self.bypass_snapshot
             + self.bypass_refused
+            + self.bypass_not_cacheable
     }
 
     /// Cache operations that failed.

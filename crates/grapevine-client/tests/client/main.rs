@@ -12,6 +12,7 @@ mod index;
 mod index_objects;
 mod invalidate;
 mod pages;
+mod queries;
 mod resolve;
 mod snapshots;
 mod support;

@@ -441,9 +441,20 @@ impl ApplicationService for State {
         request: Request<v1::ExplainRequest>,
     ) -> Result<Response<v1::ExplainResponse>, Status> {
         self.play(Method::Explain).await?;
-        // What was asked, for tests to see it.
+        let sql = request.into_inner().sql;
+        if sql.contains("nonsense") {
+            return Err(invalid("sql", "not understood"));
+        }
+        // The word behind FROM is the class.
+        let table = sql
+            .split(" FROM ")
+            .nth(1)
+            .and_then(|rest| rest.split(' ').next());
         Ok(Response::new(v1::ExplainResponse {
-            tables: vec![request.into_inner().sql],
+            cacheable: table.is_some() && !sql.contains("volatile"),
+            classes: table.map(str::to_owned).into_iter().collect(),
+            // What was asked, for tests to see it.
+            tables: vec![sql],
             ..v1::ExplainResponse::default()
         }))
     }
