@@ -40,7 +40,7 @@ use crate::names::ClassPath;
 use crate::policy::LagRule;
 use crate::progress::LaneProgress;
 use crate::vector::VersionVector;
-use crate::versions::{Stamp, Versions};
+use crate::versions::Stamp;
 
 /// How long whoever finds that another caller loads a leaf is told to wait before it looks again.
 const RETRY_AFTER: Duration = Duration::from_millis(20);
@@ -382,8 +382,12 @@ impl Core {
         let changes = self.leaves.table.changes(&changed.rows);
         let mut touched = Vec::new();
         for (class, change) in changes {
+            if change.lost {
+                continue;
+            }
+            let last = self.versions.last_change(std::slice::from_ref(&class));
             for (ordering, leaf) in self.leaves.table.of_class(&class) {
-                touched.extend(leaf.touched(&class, ordering, &change, &self.versions));
+                touched.extend(leaf.touched(&class, ordering, &change, last));
             }
         }
         touched
@@ -410,26 +414,18 @@ impl Core {
 }
 
 impl Leaf {
-    /// What an event means for it; nothing if it cannot be followed.
+    /// What an event means for it, whose class changed last at that moment; nothing if it cannot be followed.
     fn touched(
         &self,
         class: &ClassPath,
         ordering: &Ordering,
         change: &Change<'_>,
-        versions: &Versions,
+        last: Stamp,
     ) -> Option<Touched> {
-        if change.lost {
-            return None;
-        }
-        let current = |stamp| !versions.changed_since(std::slice::from_ref(class), stamp);
-        let present = self
-            .present
-            .as_ref()
-            .is_some_and(|present| current(present.stamp));
-        let loading = self
-            .loading
-            .as_ref()
-            .is_some_and(|loading| current(loading.stamp));
+        let present = self.present.as_ref();
+        let present = present.is_some_and(|present| last <= present.stamp);
+        let loading = self.loading.as_ref();
+        let loading = loading.is_some_and(|loading| last <= loading.stamp);
         if !present && !loading {
             return None;
         }
@@ -479,7 +475,8 @@ fn changes<'a>(
         for image in images {
             for class in shape.classes_of_write(&image.rows) {
                 // With fewer values not all of them are known.
-                let exact = class.prefixes().count() == 2 + shape.equal.len();
+                let slashes = class.as_str().bytes().filter(|byte| *byte == b'/');
+                let exact = slashes.count() == 1 + shape.equal.len();
                 for leaf in leaves_below(&class, exact) {
                     let change = changes.entry(leaf).or_default();
                     match image.moment {

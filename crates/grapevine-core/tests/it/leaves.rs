@@ -748,6 +748,44 @@ fn g9_what_was_missed_stays_missed_whatever_follows() {
     assert_eq!(shelves.listed(0), None);
 }
 
+/// A row of which too little is told to have its place, or its name, leaves the lists that it is in absent; others take it in.
+#[test]
+fn g9_a_row_without_a_place_or_a_name_is_not_passed_over() {
+    let mut shelves = Shelves::new();
+    shelves.load(0);
+    let ordered = LeafQuery {
+        leaf: leaf(0, 0, true),
+        ..Shelves::query(LIST, 100, false)
+    };
+    let answer = |shelves: &Shelves| {
+        let core = shelves.world.core(0);
+        core.read_leaf(&ordered, shelves.world.now)
+    };
+    shelves.read(0, (0, 0, true), 1).unwrap();
+    (0..2).for_each(|_| shelves.go_on_loading(0));
+    assert!(matches!(answer(&shelves), LeafAnswer::Found { .. }));
+    let identity = Some(RowIdentity {
+        id: RowId::parse("3").unwrap(),
+        version: 0,
+    });
+    let image = |identity| RowImage {
+        rows: row(0, &[("category", 0)]),
+        moment: Moment::After,
+        identity,
+    };
+    shelves.world.images_changed(0, vec![image(identity)]);
+    shelves.world.settle();
+    assert_eq!(
+        answer(&shelves),
+        LeafAnswer::Absent,
+        "its price is not told"
+    );
+    assert_eq!(shelves.listed(0).unwrap(), ["3"]);
+    shelves.world.images_changed(0, vec![image(None)]);
+    shelves.world.settle();
+    assert_eq!(shelves.listed(0), None, "its id is not told");
+}
+
 /// Of a list of which only the first rows are known, what is added behind them is no part: there may be others before it.
 #[test]
 fn g9_a_bounded_leaf_never_answers_beyond_what_is_known() {
