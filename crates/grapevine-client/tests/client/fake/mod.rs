@@ -99,6 +99,8 @@ pub(crate) struct State {
     /// It cannot show that it is fresh, and policy serves all the same.
     pub(crate) unknown: AtomicBool,
     pub(crate) resolve_items: AtomicU64,
+    /// The session of the last look-ups.
+    pub(crate) resolve_session: Mutex<Option<v1::Session>>,
     pub(crate) committed: Mutex<Vec<v1::Fill>>,
     /// The receipt timeouts of the invalidations, in milliseconds.
     pub(crate) receipt_timeouts: Mutex<Vec<u32>>,
@@ -246,6 +248,7 @@ impl State {
             elect: AtomicBool::new(false),
             unknown: AtomicBool::new(false),
             resolve_items: AtomicU64::new(0),
+            resolve_session: Mutex::default(),
             committed: Mutex::default(),
             receipt_timeouts: Mutex::default(),
             turn_waits: Mutex::default(),

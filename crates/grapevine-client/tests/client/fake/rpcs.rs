@@ -74,6 +74,7 @@ impl ApplicationService for State {
         let instead = self.play(Method::Resolve).await?;
         let request = request.into_inner();
         self.check_session(request.session.as_ref())?;
+        self.resolve_session.lock().clone_from(&request.session);
         self.resolve_items
             .fetch_add(request.items.len() as u64, Ordering::Relaxed);
         let results = request
