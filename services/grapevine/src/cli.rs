@@ -9,8 +9,8 @@ use std::process::ExitCode;
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 use crate::commands::{
-    addresses, classes, completions, demo, drain, explain, forget, invalidate, members, register,
-    replay, resolve, status, watch, write,
+    addresses, classes, completions, demo, drain, explain, forget, index, invalidate, members,
+    register, replay, resolve, status, watch, write,
 };
 use crate::exit::{EXIT_CODES, Failure, of_clap};
 
@@ -38,6 +38,7 @@ enum Command {
     Drain(drain::Args),
     Forget(forget::Args),
     Explain(explain::Args),
+    Index(index::Args),
     Demo(demo::Args),
     Replay(replay::Args),
     Completions(completions::Args),
@@ -117,6 +118,7 @@ impl Command {
             Self::Drain(args) => drain::run(args).await,
             Self::Forget(args) => forget::run(args).await,
             Self::Explain(args) => explain::run(&args),
+            Self::Index(args) => index::run(args).await,
             Self::Demo(args) => demo::run(args).await,
             Self::Replay(args) => replay::run(args).await,
             Self::Completions(args) => completions::run(&args),
@@ -138,6 +140,7 @@ impl Command {
             Self::Drain(args) => args.connection.json,
             Self::Forget(args) => args.connection.json,
             Self::Explain(args) => args.json,
+            Self::Index(args) => args.json(),
             Self::Demo(args) => args.json,
             Self::Replay(args) => args.json,
             Self::Completions(_) => false,
@@ -200,6 +203,7 @@ mod tests {
             "drain",
             "forget",
             "explain",
+            "index",
             "completions",
         ] {
             assert!(names.contains(&name), "{name} is missing from {names:?}");

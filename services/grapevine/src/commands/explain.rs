@@ -61,11 +61,7 @@ impl StatementArgs {
     /// As a call to a sidecar has it.
     pub(super) fn to_wire(&self) -> Result<(v1::SqlDialect, Vec<v1::SqlParameter>), Failure> {
         use v1::sql_parameter::Value;
-        let dialect = match self.dialect.unwrap_or_default() {
-            DialectArg::Postgres => v1::SqlDialect::Postgresql,
-            DialectArg::Mysql => v1::SqlDialect::Mysql,
-            DialectArg::Sqlite => v1::SqlDialect::Sqlite,
-        };
+        let dialect = self.dialect.unwrap_or_default().to_wire();
         let parameters = parameters(self)?.into_iter().map(|parameter| {
             let value = match parameter.value {
                 Scalar::Null => None,
@@ -86,7 +82,7 @@ impl StatementArgs {
 }
 
 #[derive(Clone, Copy, Debug, Default, clap::ValueEnum)]
-enum DialectArg {
+pub(super) enum DialectArg {
     #[default]
     Postgres,
     Mysql,
@@ -99,6 +95,17 @@ enum UnsureArg {
     Refuse,
     /// It depends on all rows of its tables
     Table,
+}
+
+impl DialectArg {
+    /// As a call to a sidecar has it.
+    pub(super) fn to_wire(self) -> v1::SqlDialect {
+        match self {
+            Self::Postgres => v1::SqlDialect::Postgresql,
+            Self::Mysql => v1::SqlDialect::Mysql,
+            Self::Sqlite => v1::SqlDialect::Sqlite,
+        }
+    }
 }
 
 impl From<DialectArg> for Dialect {
@@ -181,7 +188,8 @@ fn parameters(args: &StatementArgs) -> Result<Vec<Parameter>, Failure> {
     by_place.chain(named).collect()
 }
 
-fn scalar(text: &str) -> Scalar {
+/// A value as people write it.
+pub(super) fn scalar(text: &str) -> Scalar {
     let quoted = text
         .strip_prefix('\'')
         .and_then(|rest| rest.strip_suffix('\''));

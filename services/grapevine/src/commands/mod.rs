@@ -7,6 +7,7 @@ pub(crate) mod demo;
 pub(crate) mod drain;
 pub(crate) mod explain;
 pub(crate) mod forget;
+pub(crate) mod index;
 pub(crate) mod invalidate;
 pub(crate) mod members;
 pub(crate) mod register;

@@ -8,6 +8,7 @@ mod cluster;
 mod documents;
 mod explaining;
 mod feeding;
+mod indexing;
 mod kit;
 mod lab;
 mod misuse;
