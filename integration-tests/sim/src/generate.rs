@@ -54,7 +54,7 @@ pub(crate) struct Plan {
     pub(crate) retired_max: usize,
     /// How many bumped classes a top-level class may have.
     pub(crate) classes_per_top: usize,
-    /// How many members all leaves of a sidecar may have.
+    /// How many members all leaves of a sidecar may have, with eight more for each leaf.
     pub(crate) index_members: usize,
     /// Whether nothing goes wrong, so that hits are asserted.
     pub(crate) calm: bool,
@@ -184,7 +184,7 @@ pub(crate) fn generate(seed: u64, size: usize, scenario: Scenario, shop: &Shop) 
     let index_members = if climate.is_calm() {
         1_000
     } else {
-        [5, 8, 1_000][generator.rng.random_range(0..3)]
+        [24, 36, 1_000][generator.rng.random_range(0..3)]
     };
     leaves::add(&mut generator);
     let crash_timeout = generator.crash_timeout;

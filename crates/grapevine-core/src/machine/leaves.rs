@@ -34,7 +34,7 @@ use crate::event::{BumpEvent, Moment, RowImage};
 use crate::id::{
     EventId, Incarnation, Lane, NAMED_BYTES, NamedError, Time, named_bytes, read_named,
 };
-use crate::index::{LeafKey, Member, Members, Ordering, Place, RowId, SortKey};
+use crate::index::{LeafKey, Members, Ordering, Place, RowId, SortKey};
 use crate::lease::Lease;
 use crate::names::ClassPath;
 use crate::policy::LagRule;
@@ -109,6 +109,8 @@ impl Leaves {
 /// A leaf that is present.
 #[derive(Clone, Debug)]
 struct Present {
+    /// That of its load.
+    number: u64,
     /// All that changed up to here is accounted for.
     stamp: Stamp,
     members: Members,
@@ -281,21 +283,20 @@ impl Core {
             self.counters.leaves_condemned += 1;
             return Ok(FillOutcome::Condemned);
         }
-        for (place, version) in fill.members {
-            loading.answer.add(place, Member { added, version });
-        }
-        let count = loading.answer.len();
+        let count = self.leaves.table.answer(&fill.leaf, fill.members, added);
         if count > limit {
             self.leaves.table.end_load(&fill.leaf);
             return Err(Refusal::LeafTooLarge { count, limit });
         }
         if fill.more {
+            self.counters.leaves_evicted += self.leaves.table.evict(limit);
             return Ok(FillOutcome::More);
         }
         let Some(loading) = self.leaves.table.end_load(&fill.leaf) else {
             return Ok(FillOutcome::Over);
         };
         let Loading {
+            number,
             stamp,
             gathered,
             mut answer,
@@ -311,6 +312,7 @@ impl Core {
         let most = answer.len().max(keep + keep / 2 + SLACK);
         answer.unite(gathered);
         let present = Present {
+            number,
             stamp,
             members: answer,
             keep,

@@ -15,7 +15,7 @@ use grapevine_core::id::{EventId, Incarnation, Lane};
 use grapevine_core::index::{LeafKey, Ordering, Place, RowId, RowIdentity, SortKey, Window};
 use grapevine_core::lease::Lease;
 use grapevine_core::machine::effects::{
-    FillOutcome, Input, LeafAnswer, LeafFill, LeafQuery, LeafTurn, LoadId, Prune, Reply,
+    FillOutcome, Input, LeafAnswer, LeafFill, LeafQuery, LeafTurn, LoadId, Prune, Refusal, Reply,
 };
 use grapevine_core::store::Write;
 use proptest::collection::vec;
@@ -136,7 +136,7 @@ impl Shelves {
         let world = World::running_with(NODES, |config| {
             config.lease_duration = LEASE;
             config.limits.classes_per_top_max = 3;
-            config.limits.index_members_max = 12;
+            config.limits.index_members_max = 60;
             config.limits.index_rows_max = 4;
         });
         Self {
@@ -784,6 +784,60 @@ fn g9_a_row_without_a_place_or_a_name_is_not_passed_over() {
     shelves.world.images_changed(0, vec![image(None)]);
     shelves.world.settle();
     assert_eq!(shelves.listed(0), None, "its id is not told");
+}
+
+/// Leaves without members, and loads that nobody finishes, take up room as well.
+#[test]
+fn g10_leaves_and_loads_are_bounded_together() {
+    let mut shelves = Shelves::new();
+    shelves.load(0);
+    let right = |shelves: &mut Shelves, category| {
+        let ticket = shelves.world.ticket();
+        let key = leaf(0, category, false);
+        shelves.world.input(0, Input::LoadLeaf(ticket, key));
+        match shelves.world.nodes[0].replies.get(&ticket.0) {
+            Some(Reply::LeafTurn(LeafTurn::Load { load, .. })) => *load,
+            other => panic!("{other:?}"),
+        }
+    };
+    let fill = |shelves: &mut Shelves, category, load, members: usize, more| {
+        let ticket = shelves.world.ticket();
+        let members = (0..members).map(|id| {
+            let id = RowId::parse(&id.to_string()).unwrap();
+            let key = SortKey::NONE;
+            (Place { key, id }, 0)
+        });
+        let fill = LeafFill {
+            leaf: leaf(0, category, false),
+            load,
+            members: members.collect(),
+            more,
+            whole: true,
+            keep: 0,
+        };
+        shelves.world.input(0, Input::FillLeaf(ticket, fill));
+        shelves.world.nodes[0].replies.remove(&ticket.0).unwrap()
+    };
+    for category in 10..60 {
+        let load = right(&mut shelves, category);
+        fill(&mut shelves, category, load, 0, false);
+        let (leaves, _) = shelves.world.core(0).leaf_counts();
+        assert!(leaves * 8 <= 60, "{leaves} empty leaves");
+    }
+    // One that is half loaded drops what is present, and then gives way itself.
+    let first = right(&mut shelves, 1);
+    fill(&mut shelves, 1, first, 40, true);
+    assert!(shelves.world.core(0).leaf_counts().0 <= 1);
+    let second = right(&mut shelves, 2);
+    fill(&mut shelves, 2, second, 40, true);
+    let reply = fill(&mut shelves, 1, first, 0, false);
+    assert!(matches!(reply, Reply::LeafFilled(FillOutcome::Over)));
+    let reply = fill(&mut shelves, 2, second, 61, false);
+    assert!(
+        matches!(reply, Reply::Refused(Refusal::LeafTooLarge { .. })),
+        "{reply:?}"
+    );
+    assert_eq!(shelves.world.core(0).leaf_counts(), (0, 0));
 }
 
 /// Of a list of which only the first rows are known, what is added behind them is no part: there may be others before it.

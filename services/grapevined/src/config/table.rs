@@ -136,7 +136,7 @@ knobs! {
         /// together, which invalidates what was last bumped by them. An only member with more starts over at its next start.
         old_runs_max: usize = "64", from "1" to "1024",
             raising "costs memory for each class that they bumped, and bytes in what peers tell each other; lowering it costs needless misses more often.";
-        /// Members of all leaves of indices; with more, the leaf that was loaded longest ago is dropped, and read from the database anew.
+        /// Members of all leaves of indices, and eight more for each leaf; with more, the leaf that was loaded longest ago is dropped, and read from the database anew.
         index_members_max: usize = "2000000", from "1000" to "100000000",
             raising "costs memory: about 100 bytes each; lowering it costs reads of the database.";
         /// Rows whose newest version is remembered, so that readers who ask for it (`VERIFIED`) are not told of members that moved on.

@@ -16,7 +16,12 @@ pub(super) struct Newest {
     rows: HashMap<Row, (u64, Option<Conjunction>)>,
     /// As they were first heard of.
     order: VecDeque<Row>,
+    /// What their names and values take up.
+    bytes: usize,
 }
+
+/// What a row takes up on average, at most; with longer names and values fewer of them are known.
+const ROW_BYTES: usize = 512;
 
 impl Newest {
     /// Takes note of what a change says of rows; of more than `limit` the one known longest is forgotten.
@@ -27,20 +32,27 @@ impl Newest {
             };
             let row = (table_class(&image.rows.table), identity.id.clone());
             let now = (image.moment == Moment::After).then(|| image.rows.clone());
+            let bytes = |now: &Option<Conjunction>| now.as_ref().map_or(0, Conjunction::bytes);
             match self.rows.get_mut(&row) {
                 Some((version, _)) if *version > identity.version => {}
                 // As it is now says more than as it was.
                 Some((version, _)) if *version == identity.version && now.is_none() => {}
-                Some(known) => *known = (identity.version, now),
+                Some(known) => {
+                    self.bytes = self.bytes + bytes(&now) - bytes(&known.1);
+                    *known = (identity.version, now);
+                }
                 None => {
+                    self.bytes += bytes(&now);
                     self.order.push_back(row.clone());
                     self.rows.insert(row, (identity.version, now));
                 }
             }
-            if self.order.len() > limit
+            while (self.order.len() > limit || self.bytes > limit.saturating_mul(ROW_BYTES))
                 && let Some(oldest) = self.order.pop_front()
             {
-                self.rows.remove(&oldest);
+                if let Some((_, now)) = self.rows.remove(&oldest) {
+                    self.bytes -= bytes(&now);
+                }
             }
         }
     }

@@ -1,6 +1,6 @@
 //! The leaves of a sidecar, by class and order, within a bound.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 
 use super::{Change, LOADS_MAX, Leaf, Loading, Present, Touched, changes, leaf_shape};
 use crate::criteria::Shape;
@@ -16,15 +16,18 @@ pub(super) struct Table {
     leaves: BTreeMap<ClassPath, BTreeMap<Ordering, Leaf>>,
     /// What leaves there are of, and how many classes of each.
     shapes: BTreeMap<Shape, usize>,
-    /// Those that are present, the one loaded longest ago first. Names of such as are no longer are passed over.
-    loaded: VecDeque<LeafKey>,
-    /// When loads end, as they were begun.
-    ends: VecDeque<(Time, LeafKey)>,
-    /// Members of those that are present.
+    /// Those that are present, as they were loaded.
+    loaded: BTreeMap<u64, LeafKey>,
+    /// Loads under way, by when they end, and their numbers.
+    ends: BTreeMap<(Time, u64), LeafKey>,
+    /// Members of those that are present, and of those that are being loaded.
     members: usize,
-    present: usize,
+    loading: usize,
     loads: u64,
 }
+
+/// As how many members a leaf counts that has none.
+const LEAF_WEIGHT: usize = 8;
 
 impl Table {
     pub(super) fn get(&self, key: &LeafKey) -> Option<&Leaf> {
@@ -40,7 +43,13 @@ impl Table {
     }
 
     pub(super) fn counts(&self) -> (usize, usize) {
-        (self.present, self.members)
+        (self.loaded.len(), self.members)
+    }
+
+    /// What all of them take up, in members.
+    fn weight(&self) -> usize {
+        let leaves = self.loaded.len() + self.ends.len();
+        self.members + self.loading + LEAF_WEIGHT * leaves
     }
 
     /// Which leaves images of rows concern, and how.
@@ -67,16 +76,11 @@ impl Table {
         (stamp, ends): (Stamp, Time),
         now: Time,
     ) -> Option<u64> {
-        while let Some((ended, _)) = self.ends.front()
-            && *ended <= now
+        while let Some((&(ended, _), over)) = self.ends.first_key_value()
+            && ended <= now
         {
-            let Some((ended, key)) = self.ends.pop_front() else {
-                break;
-            };
-            let leaf = self.get(&key).and_then(|leaf| leaf.loading.as_ref());
-            if leaf.is_some_and(|loading| loading.ends <= ended) {
-                self.end_load(&key);
-            }
+            let over = over.clone();
+            self.end_load(&over);
         }
         let taken = self.get(&key).is_some_and(|leaf| leaf.loading.is_some());
         if taken || self.ends.len() >= LOADS_MAX {
@@ -84,7 +88,7 @@ impl Table {
         }
         self.loads += 1;
         let number = self.loads;
-        self.ends.push_back((ends, key.clone()));
+        self.ends.insert((ends, number), key.clone());
         let descending = key.ordering.descending;
         self.entry(key).loading = Some(Loading {
             number,
@@ -117,19 +121,39 @@ impl Table {
         (loading.number == number && now < loading.ends).then_some(loading)
     }
 
+    /// Takes a part of the database's answer; how many members that makes.
+    pub(super) fn answer(
+        &mut self,
+        key: &LeafKey,
+        members: Vec<(Place, u64)>,
+        added: Stamp,
+    ) -> usize {
+        let Some(loading) = self.get_mut(key).and_then(|leaf| leaf.loading.as_mut()) else {
+            return 0;
+        };
+        let before = loading.answer.len();
+        for (place, version) in members {
+            loading.answer.add(place, Member { added, version });
+        }
+        let count = loading.answer.len();
+        self.loading = self.loading + count - before;
+        count
+    }
+
     /// Ends a load, whatever it came to.
     pub(super) fn end_load(&mut self, key: &LeafKey) -> Option<Loading> {
-        let ended = self.get_mut(key)?.loading.take();
+        let ended = self.get_mut(key)?.loading.take()?;
+        self.ends.remove(&(ended.ends, ended.number));
+        self.loading -= ended.answer.len() + ended.gathered.len();
         self.forget_if_empty(key);
-        ended
+        Some(ended)
     }
 
     /// Puts what was loaded in the place of what was there.
     pub(super) fn put(&mut self, key: &LeafKey, present: Present) {
         self.drop_present(key);
         self.members += present.members.len();
-        self.present += 1;
-        self.loaded.push_back(key.clone());
+        self.loaded.insert(present.number, key.clone());
         self.entry(key.clone()).present = Some(present);
     }
 
@@ -161,7 +185,7 @@ impl Table {
         let Some(leaf) = self.get_mut(&key) else {
             return;
         };
-        let mut grown = (0, 0);
+        let (mut grown, mut gathered) = ((0, 0), (0, 0));
         if let Some(found) = leaf.present.as_mut().filter(|_| present) {
             found.stamp = stamp;
             let before = found.members.len();
@@ -173,9 +197,12 @@ impl Table {
         }
         if let Some(found) = leaf.loading.as_mut().filter(|_| loading) {
             found.stamp = stamp;
+            let before = found.gathered.len();
             change(&mut found.gathered, &added, &left, stamp);
+            gathered = (before, found.gathered.len());
         }
         self.members = self.members + grown.1 - grown.0;
+        self.loading = self.loading + gathered.1 - gathered.0;
     }
 
     /// Drops all leaves, and ends all loads.
@@ -187,29 +214,32 @@ impl Table {
         };
     }
 
-    /// Drops leaves until there are no more members than that; how many it dropped.
+    /// Drops leaves, the one loaded longest ago first, and then loads, the one begun longest ago first, until there are no more members than
+    /// that; how many it dropped.
     pub(super) fn evict(&mut self, most: usize) -> u64 {
         let mut evicted = 0;
-        while self.members > most
-            && let Some(oldest) = self.loaded.pop_front()
-        {
-            // A leaf that was loaded again stands behind, too.
-            if !self.loaded.contains(&oldest) {
-                evicted += u64::from(self.drop_present(&oldest));
+        while self.weight() > most {
+            if let Some((_, oldest)) = self.loaded.first_key_value() {
+                let oldest = oldest.clone();
+                self.drop_present(&oldest);
                 self.forget_if_empty(&oldest);
+            } else if let Some((_, oldest)) = self.ends.first_key_value() {
+                let oldest = oldest.clone();
+                self.end_load(&oldest);
+            } else {
+                break;
             }
+            evicted += 1;
         }
         evicted
     }
 
-    fn drop_present(&mut self, key: &LeafKey) -> bool {
+    fn drop_present(&mut self, key: &LeafKey) {
         let dropped = self.get_mut(key).and_then(|leaf| leaf.present.take());
-        let Some(dropped) = dropped else {
-            return false;
-        };
-        self.members -= dropped.members.len();
-        self.present -= 1;
-        true
+        if let Some(dropped) = dropped {
+            self.members -= dropped.members.len();
+            self.loaded.remove(&dropped.number);
+        }
     }
 
     fn forget_if_empty(&mut self, key: &LeafKey) {
