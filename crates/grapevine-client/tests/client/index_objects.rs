@@ -318,7 +318,8 @@ async fn g5_the_session_counts_for_the_objects_too() {
     let page = page.objects(&setup.cached, &shop).await.unwrap();
     assert_eq!((shown(&page), page.hits), (vec!["1"], 0));
     let past = setup.fake.state.leaves().lock().reads[1].session.clone();
-    assert_eq!(past.unwrap().tokens, [written.session_token.clone()]);
+    let expected = std::slice::from_ref(&written.session_token);
+    assert_eq!(past.unwrap().tokens, expected);
     let past = setup.fake.state.resolve_session.lock().clone();
     assert_eq!(past.unwrap().tokens, [written.session_token]);
 }

@@ -10,6 +10,7 @@ mod load;
 mod outage;
 mod scenario;
 mod screen;
+mod shelves;
 mod stage;
 mod story;
 mod table;
@@ -73,6 +74,11 @@ async fn tell(options: &DemoOptions) -> anyhow::Result<DemoOutcome> {
             rows.push(kill_chapter(&mut stage, screen).await?);
         }
     }
+    screen.heading(
+        "lists",
+        "Lists of ids by category. Items are added where they come, at once, and left out where they were.",
+    );
+    let lists = shelves::tell(&stage, screen).await?;
     stage.clear().await?;
     if options.json {
         print(table::json_line(&rows, begun.elapsed()));
@@ -80,7 +86,11 @@ async fn tell(options: &DemoOptions) -> anyhow::Result<DemoOutcome> {
     screen.heading("What the auditor saw", "");
     screen.block(table::table(&rows));
     screen.line(table::NOTE);
-    let failures: Vec<String> = rows.iter().flat_map(Row::failures).collect();
+    let mut failures: Vec<String> = rows.iter().flat_map(Row::failures).collect();
+    if lists.missing > 0 {
+        let missing = lists.missing;
+        failures.push(format!("lists: {missing} lacked an item that had come"));
+    }
     for failure in &failures {
         screen.line(&screen.news(false, failure));
     }
