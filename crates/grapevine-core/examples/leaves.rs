@@ -3,6 +3,8 @@
 //! One machine without a disk or a network: what a row costs that is added to ten leaves, how long a page of a large leaf takes, and how much memory
 //! a member. Prints one line per measurement.
 
+#![expect(clippy::cast_precision_loss, reason = "figures for people")]
+
 use std::time::{Duration, Instant};
 
 use grapevine_core::criteria::{Cell, Column, Conjunction, Datum, Dialect, Raw, Shape, Table};
