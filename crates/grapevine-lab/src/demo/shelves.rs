@@ -79,14 +79,19 @@ pub(super) async fn tell(stage: &Stage, screen: Screen) -> anyhow::Result<Seen> 
         all.missing += seen.missing;
     }
     screen.line(&format!(
-        "{:.0} s of {ITEMS} items that wander between {CATEGORIES} categories, on {NODES} nodes: {} moves, each followed by a read of the list at another \
-         node; {} from the sidecar, {} lists loaded from the database; {} ids left out because their items had moved on; {} lists without an item that had come.",
+        "{:.0} s of {ITEMS} items that wander between {CATEGORIES} categories on {NODES} nodes: {} moves, each followed by a read at another node.",
         OPEN.as_secs_f64(),
         count(all.moves),
+    ));
+    screen.line(&format!(
+        "{} of the lists came from the sidecar, {} were loaded from the database; {} ids were left out, for their items had moved on.",
         screen.strong(&percent(all.from_the_leaf, all.moves)),
         count(all.loads),
         count(all.moved_on),
-        screen.verdict(all.missing),
+    ));
+    screen.line(&format!(
+        "Lists without an item that had come: {}.",
+        screen.verdict(all.missing)
     ));
     Ok(all)
 }

@@ -140,7 +140,7 @@ knobs! {
         index_members_max: usize = "2000000", from "1000" to "100000000",
             raising "costs memory: about 100 bytes each; lowering it costs reads of the database.";
         /// Rows whose newest version is remembered, so that readers who ask for it (`VERIFIED`) are not told of members that moved on.
-        index_rows_max: usize = "100000", from "0" to "10000000",
+        index_rows_max: usize = "100000", from "1" to "10000000",
             raising "costs memory: about 300 bytes each.";
         /// Registrations held, counting an address once per class; a further one is refused, and its value not stored.
         registrations_max: usize = "50000000", from "1" to "1000000000",
