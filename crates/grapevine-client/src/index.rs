@@ -58,6 +58,8 @@ pub struct Index {
     session: Session,
     first: Option<u32>,
     load_wait: Duration,
+    /// Rows are read inside a database snapshot.
+    in_a_snapshot: bool,
 }
 
 impl Client {
@@ -80,6 +82,7 @@ impl Client {
             session: Session::new(),
             first: None,
             load_wait: LOAD_WAIT_DEFAULT,
+            in_a_snapshot: false,
         }
     }
 }

@@ -466,6 +466,29 @@ async fn wrong_calls_of_indices_are_told_field_value_and_limit() {
         ..Default::default()
     });
     assert_eq!(fields(&refused.await.unwrap_err()), ["load", "rows[0].id"]);
+    // The first rows only: of what the database orders as the sidecar does, and in that order.
+    let text = v1::SqlValue {
+        value: Some(v1::sql_value::Value::Text("a".to_owned())),
+    };
+    for (values, field) in [
+        ([integer(1), integer(2)], "rows"),
+        ([integer(1 << 54), integer(1)], "partial"),
+        ([text, integer(1)], "partial"),
+    ] {
+        let rows = values.into_iter().zip(1..).map(|(value, id)| v1::IndexRow {
+            id: id.to_string(),
+            order_value: Some(value),
+            version: 0,
+        });
+        let refused = app.index_fill(v1::IndexFillRequest {
+            leaf: Some(items_of(5)),
+            load: [&[3; 17][..], &[0; 8]].concat().into(),
+            rows: rows.collect(),
+            partial: true,
+            ..Default::default()
+        });
+        assert_eq!(fields(&refused.await.unwrap_err()), [field]);
+    }
     let refused = app.index_prune(v1::IndexPruneRequest {
         leaf: Some(items_of(5)),
         ..Default::default()

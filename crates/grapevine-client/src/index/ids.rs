@@ -199,6 +199,10 @@ impl Index {
 
     /// Tells the sidecar what the database has. Says whether it is kept.
     async fn tell(&self, right: LoadRight, rows: Vec<IndexRow>, asked: Option<u64>) -> bool {
+        if self.in_a_snapshot {
+            // What is read there may be older than the right.
+            return false;
+        }
         let extent = match (self.first, asked) {
             (Some(keep), Some(asked)) if rows.len() as u64 >= asked => LeafExtent::First { keep },
             _ => LeafExtent::Whole,

@@ -139,13 +139,14 @@ impl Index {
     /// criterion are left out, and removed from the leaf if the primary database says so; the next members take their place.
     ///
     /// The index's session counts for the objects, too; that of `cached` does where the index has none. In a database snapshot
-    /// (`cached` of [`CachedClient::in_snapshot`]) nothing is removed.
+    /// (`cached` of [`CachedClient::in_snapshot`]) nothing is removed, and no leaf is loaded.
     pub async fn objects<O: IndexObjects>(
         &self,
         cached: &CachedClient,
         source: &O,
     ) -> Result<ObjectPage, GetError<O::Error>> {
         let mut index = self.clone();
+        index.in_a_snapshot = cached.in_a_snapshot();
         if index.session.is_empty() {
             index.session = cached.session_of().cloned().unwrap_or_default();
         }

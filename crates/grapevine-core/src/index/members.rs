@@ -1,5 +1,6 @@
 //! The members of a leaf, in order.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Bound;
 
@@ -120,9 +121,24 @@ impl Members {
             self.versioned.remove(&place.id);
             return;
         }
-        let known = self.by_place.entry(place).or_insert(member);
-        known.added = known.added.max(member.added);
-        known.version = known.version.max(member.version);
+        match self.by_place.entry(place) {
+            Entry::Vacant(entry) => {
+                entry.insert(member);
+            }
+            Entry::Occupied(mut entry) => {
+                let known = entry.get_mut();
+                known.added = known.added.max(member.added);
+                known.version = if known.version == 0 || member.version == 0 {
+                    0
+                } else {
+                    known.version.max(member.version)
+                };
+                if known.version == 0 {
+                    // Whoever said so without a version may have known a newer one.
+                    self.versioned.remove(&entry.key().id);
+                }
+            }
+        }
     }
 
     /// Removes a member if it was not added behind a moment; tells whether it was there.
@@ -222,7 +238,7 @@ impl Members {
         }
         let full = found.members.len() == window.limit;
         found.whole = full || !cut && self.covers(window);
-        found.more |= !found.whole || full && !self.covers(window);
+        found.more |= cut || !found.whole || full && !self.covers(window);
         found
     }
 
@@ -247,14 +263,14 @@ impl Members {
             key: key.clone(),
             id: RowId::Number(i64::MIN),
         };
-        let mut low = window
-            .least
-            .as_ref()
-            .map_or(Bound::Unbounded, |key| Bound::Included(first(key)));
-        let mut high = window
-            .most
-            .as_ref()
-            .map_or(Bound::Unbounded, |key| Bound::Excluded(first(&next(key))));
+        // NULL lies in no range, wherever it stands in the order.
+        let ranged = window.least.is_some() || window.most.is_some();
+        let least = window.least.clone();
+        let least = least.or_else(|| ranged.then_some(SortKey::Bits(1)));
+        let mut low = least.map_or(Bound::Unbounded, |key| Bound::Included(first(&key)));
+        let above = window.most.as_ref().map(next);
+        let above = above.or_else(|| ranged.then(SortKey::null_above));
+        let mut high = above.map_or(Bound::Unbounded, |key| Bound::Excluded(first(&key)));
         if let Some(after) = &window.after {
             let end = Bound::Excluded(after.clone());
             let inner = |bound: &Bound<Place>, beyond: fn(&Place, &Place) -> bool| match bound {

@@ -86,10 +86,15 @@ impl SortKey {
     /// The one key of what is not ordered.
     pub const NONE: Self = Self::Bits(0);
 
+    /// The key of NULL where it is higher than every value: a byte that begins no text.
+    pub(super) fn null_above() -> Self {
+        Self::Bytes([0xFF].into())
+    }
+
     /// The key of a value.
     pub fn of(value: &Value, nulls_high: bool) -> Self {
         match value {
-            Value::Null if nulls_high => Self::Bytes([0xFF].into()),
+            Value::Null if nulls_high => Self::null_above(),
             Value::Null => Self::NONE,
             Value::Number(bits) => Self::Bits(rising(*bits)),
             Value::Time(micros) => Self::Bits(micros.cast_unsigned() ^ SIGN),

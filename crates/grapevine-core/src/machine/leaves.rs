@@ -21,7 +21,7 @@
 mod newest;
 mod table;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use self::newest::Newest;
@@ -46,6 +46,8 @@ use crate::versions::Stamp;
 const RETRY_AFTER: Duration = Duration::from_millis(20);
 /// Members that a leaf of which not all are known may have beyond those that are wanted, and half as many again.
 const SLACK: usize = 16;
+/// Leaves that follow a row which left one of them, it is not told which; the others are absent then.
+const LEAVES_FOLLOWED_MAX: usize = 4_096;
 /// Loads under way at most.
 const LOADS_MAX: usize = 4_096;
 
@@ -466,31 +468,46 @@ fn sort_key(row: &Conjunction, ordering: &Ordering) -> Option<SortKey> {
     }
 }
 
-/// Which leaves, by class, images of rows concern, and how.
+/// Which leaves, by class, images of rows concern, and how. Those that no image names are left out where they cannot be followed.
 fn changes<'a>(
     images: &'a [RowImage],
     shapes: impl Iterator<Item = &'a Shape>,
     leaves_below: impl Fn(&ClassPath, bool) -> Vec<ClassPath>,
 ) -> BTreeMap<ClassPath, Change<'a>> {
     let mut changes: BTreeMap<ClassPath, Change<'a>> = BTreeMap::new();
+    // Classes above leaves: of rows of which it is not known in which of them they are, or were.
+    let (mut lost, mut left) = (BTreeSet::new(), BTreeSet::new());
     for shape in shapes {
         for image in images {
             for class in shape.classes_of_write(&image.rows) {
                 // With fewer values not all of them are known.
                 let slashes = class.as_str().bytes().filter(|byte| *byte == b'/');
                 let exact = slashes.count() == 1 + shape.equal.len();
-                for leaf in leaves_below(&class, exact) {
-                    let change = changes.entry(leaf).or_default();
-                    match image.moment {
-                        Moment::After if exact => change.added.push(image),
-                        // A row that left takes nothing from who does not know it.
-                        Moment::Before if exact => change.left.push(image),
-                        Moment::Before => {}
-                        Moment::After | Moment::Any => change.lost = true,
+                match (image.moment, exact) {
+                    (Moment::Before, false) => drop(left.insert(class)),
+                    (Moment::After | Moment::Any, false) => drop(lost.insert(class)),
+                    (moment, true) => {
+                        for leaf in leaves_below(&class, true) {
+                            let change = changes.entry(leaf).or_default();
+                            match moment {
+                                Moment::After => change.added.push(image),
+                                // A row that left takes nothing from who does not know it.
+                                Moment::Before => change.left.push(image),
+                                Moment::Any => change.lost = true,
+                            }
+                        }
                     }
                 }
             }
         }
+    }
+    for class in left {
+        for leaf in leaves_below(&class, false) {
+            changes.entry(leaf).or_default();
+        }
+    }
+    for (leaf, change) in &mut changes {
+        change.lost |= lost.iter().any(|class| class.covers(leaf.as_str()));
     }
     changes
 }

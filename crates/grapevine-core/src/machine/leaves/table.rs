@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use super::{Change, LOADS_MAX, Leaf, Loading, Present, Touched, changes, leaf_shape};
+use super::{
+    Change, LEAVES_FOLLOWED_MAX, LOADS_MAX, Leaf, Loading, Present, Touched, changes, leaf_shape,
+};
 use crate::criteria::Shape;
 use crate::event::RowImage;
 use crate::id::Time;
@@ -62,10 +64,8 @@ impl Table {
             let from = self.leaves.range(class.clone()..);
             let below = from.map(|(leaf, _)| leaf);
             let below = below.take_while(|leaf| leaf.as_str().starts_with(class.as_str()));
-            below
-                .filter(|leaf| class.covers(leaf.as_str()))
-                .cloned()
-                .collect()
+            let below = below.filter(|leaf| class.covers(leaf.as_str()));
+            below.take(LEAVES_FOLLOWED_MAX).cloned().collect()
         })
     }
 

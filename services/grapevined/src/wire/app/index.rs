@@ -110,6 +110,9 @@ pub(crate) fn index_fill(request: &v1::IndexFillRequest) -> Result<core::LeafFil
             );
         }
     }
+    if request.partial && !request.more {
+        check_partial(&mut violations, request, leaf.as_ref(), &members);
+    }
     let alone = !request.more && request.partial && request.rows.is_empty();
     if alone {
         violations.add("partial", "the first rows of a leaf are at least one");
@@ -124,6 +127,51 @@ pub(crate) fn index_fill(request: &v1::IndexFillRequest) -> Result<core::LeafFil
         whole: !request.partial,
         keep: request.keep as usize,
     })
+}
+
+/// Whether the first rows of a leaf are those that the sidecar would take for the first: by numbers that it tells apart, or by times.
+fn check_partial(
+    violations: &mut Violations,
+    request: &v1::IndexFillRequest,
+    leaf: Option<&(Dialect, LeafKey)>,
+    members: &[(Place, u64)],
+) {
+    use v1::sql_value::Value;
+    const EXACT: u64 = 1 << 53;
+    let Some((_, leaf)) = leaf else { return };
+    let exact = |row: &v1::IndexRow, place: &Place| {
+        match row
+            .order_value
+            .as_ref()
+            .and_then(|value| value.value.as_ref())
+        {
+            None | Some(Value::Boolean(_) | Value::Float(_)) => true,
+            Some(Value::Integer(value)) => value.unsigned_abs() <= EXACT,
+            Some(Value::Unsigned(value)) => *value <= EXACT,
+            // A time: it reads as one. Other texts are in an order of their own in the database.
+            Some(Value::Text(text)) => {
+                matches!(place.key, SortKey::Bits(_)) && text.parse::<f64>().is_err()
+            }
+            Some(Value::Bytes(_)) => false,
+        }
+    };
+    let rows = request.rows.iter().zip(members);
+    if leaf.ordering.by.is_some() && !rows.clone().all(|(row, (place, _))| exact(row, place)) {
+        let reason = "the first rows only are kept of leaves that are ordered by times, or by numbers below 2^53; load all of this one";
+        violations.add("partial", reason);
+    }
+    let rising = members.windows(2).all(|pair| {
+        let (one, next) = (&pair[0].0, &pair[1].0);
+        if leaf.ordering.descending {
+            one > next
+        } else {
+            one < next
+        }
+    });
+    if !rising {
+        let reason = "the rows are not in the leaf's order: by order_by and then by id, whole numbers before other ids";
+        violations.add("rows", reason);
+    }
 }
 
 /// Checks a prune.
