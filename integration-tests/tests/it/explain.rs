@@ -10,7 +10,7 @@ use tonic::transport::Channel;
 use tonic_types::StatusExt as _;
 
 use crate::bad_input::{invalidate, resolve};
-use crate::support::SOON;
+use crate::support::{SOON, column, integer};
 
 fn statement(sql: &str, parameters: &[i64]) -> v1::ExplainRequest {
     let parameters = parameters.iter().map(|value| v1::SqlParameter {
@@ -91,19 +91,6 @@ async fn shown_by_all(apps: &[App], reads: &[Vec<String>]) -> Vec<Shown> {
 fn went_stale(before: &[Shown], after: &[Shown]) -> Vec<bool> {
     let pairs = before.iter().zip(after);
     pairs.map(|(before, after)| before != after).collect()
-}
-
-fn integer(value: i64) -> v1::SqlValue {
-    v1::SqlValue {
-        value: Some(v1::sql_value::Value::Integer(value)),
-    }
-}
-
-fn column(column: &str, value: i64) -> v1::ColumnValue {
-    v1::ColumnValue {
-        column: column.to_owned(),
-        value: Some(integer(value)),
-    }
 }
 
 /// Changes of rows find reads by what both say of them, though neither knows of the other; what they do not concern stays.

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use grapevine_integration_tests::Api;
+use grapevine_proto::v1;
 use grapevine_proto::v1::{Freshness, ReceiptLevel};
 
 /// What a healthy cluster does at once, on a busy machine.
@@ -82,4 +83,19 @@ pub(crate) async fn check_catching_up(api: &Api) -> Result<()> {
         "it catches up and does not say to bypass"
     );
     Ok(())
+}
+
+/// A number, as SQL has it.
+pub(crate) fn integer(value: i64) -> v1::SqlValue {
+    v1::SqlValue {
+        value: Some(v1::sql_value::Value::Integer(value)),
+    }
+}
+
+/// A column that has a number.
+pub(crate) fn column(column: &str, value: i64) -> v1::ColumnValue {
+    v1::ColumnValue {
+        column: column.to_owned(),
+        value: Some(integer(value)),
+    }
 }
