@@ -1,26 +1,27 @@
 //! The newest versions of rows that were heard of, so that members which have moved on can be told without their rows.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use crate::criteria::{Conjunction, Shape, table_class};
 use crate::event::{Moment, RowImage};
 use crate::index::RowId;
 use crate::names::ClassPath;
 
-/// A row: its table's class, and its id.
-type Row = (ClassPath, RowId);
+/// A row's newest version, and what is known of it as it is then; nothing if it is gone, or elsewhere.
+type Known = (u64, Option<Conjunction>);
 
 /// What is known of rows whose versions the application counts.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Newest {
-    rows: HashMap<Row, (u64, Option<Conjunction>)>,
+    /// By the class of their table.
+    tables: BTreeMap<ClassPath, HashMap<RowId, Known>>,
     /// As they were first heard of.
-    order: VecDeque<Row>,
+    order: VecDeque<(ClassPath, RowId)>,
     /// What their names and values take up.
     bytes: usize,
 }
 
-/// What a row takes up on average, at most; with longer names and values fewer of them are known.
+/// What the names and values of a row take up on average, at most; with longer ones fewer rows are known.
 const ROW_BYTES: usize = 512;
 
 impl Newest {
@@ -30,30 +31,41 @@ impl Newest {
             let Some(identity) = image.identity.as_ref().filter(|row| row.version > 0) else {
                 continue;
             };
-            let row = (table_class(&image.rows.table), identity.id.clone());
+            let (class, id) = (table_class(&image.rows.table), identity.id.clone());
             let now = (image.moment == Moment::After).then(|| image.rows.clone());
-            let bytes = |now: &Option<Conjunction>| now.as_ref().map_or(0, Conjunction::bytes);
-            match self.rows.get_mut(&row) {
+            let table = self.tables.entry(class.clone()).or_default();
+            match table.get_mut(&id) {
                 Some((version, _)) if *version > identity.version => {}
                 // As it is now says more than as it was.
                 Some((version, _)) if *version == identity.version && now.is_none() => {}
                 Some(known) => {
-                    self.bytes = self.bytes + bytes(&now) - bytes(&known.1);
+                    self.bytes = self.bytes + bytes(now.as_ref()) - bytes(known.1.as_ref());
                     *known = (identity.version, now);
                 }
                 None => {
-                    self.bytes += bytes(&now);
-                    self.order.push_back(row.clone());
-                    self.rows.insert(row, (identity.version, now));
+                    self.bytes += bytes(now.as_ref());
+                    table.insert(id.clone(), (identity.version, now));
+                    self.order.push_back((class, id));
                 }
             }
-            while (self.order.len() > limit || self.bytes > limit.saturating_mul(ROW_BYTES))
-                && let Some(oldest) = self.order.pop_front()
-            {
-                if let Some((_, now)) = self.rows.remove(&oldest) {
-                    self.bytes -= bytes(&now);
-                }
+            while self.order.len() > limit || self.bytes > limit.saturating_mul(ROW_BYTES) {
+                self.forget_oldest();
             }
+        }
+    }
+
+    fn forget_oldest(&mut self) {
+        let Some((class, id)) = self.order.pop_front() else {
+            return;
+        };
+        let Some(table) = self.tables.get_mut(&class) else {
+            return;
+        };
+        if let Some((_, now)) = table.remove(&id) {
+            self.bytes -= bytes(now.as_ref());
+        }
+        if table.is_empty() {
+            self.tables.remove(&class);
         }
     }
 
@@ -65,10 +77,14 @@ impl Newest {
         id: &RowId,
         version: u64,
     ) -> bool {
-        if version == 0 || self.rows.is_empty() {
+        if version == 0 {
             return true;
         }
-        match self.rows.get(&(shape.table.clone(), id.clone())) {
+        let known = self
+            .tables
+            .get(&shape.table)
+            .and_then(|table| table.get(id));
+        match known {
             Some((newer, row)) if *newer > version => row.as_ref().is_some_and(|row| {
                 let classes = shape.classes_of_write(row);
                 classes.iter().any(|class| class.covers(leaf.as_str()))
@@ -76,4 +92,8 @@ impl Newest {
             _ => true,
         }
     }
+}
+
+fn bytes(now: Option<&Conjunction>) -> usize {
+    now.map_or(0, Conjunction::bytes)
 }
