@@ -87,8 +87,8 @@ impl Members {
         self.by_place.get(place).copied()
     }
 
-    /// Whether a place lies behind another one.
-    fn behind(&self, place: &Place, other: &Place) -> bool {
+    /// Whether a place lies behind another one, in the leaf's direction.
+    pub fn is_behind(&self, place: &Place, other: &Place) -> bool {
         if self.descending {
             place < other
         } else {
@@ -116,7 +116,7 @@ impl Members {
         if self
             .end
             .as_ref()
-            .is_some_and(|end| self.behind(&place, end))
+            .is_some_and(|end| self.is_behind(&place, end))
         {
             self.versioned.remove(&place.id);
             return;

@@ -132,6 +132,30 @@ struct Loading {
     gathered: Members,
     /// What has come of the database's answer.
     answer: Members,
+    /// The last place that came, where these are to be the first ones of the leaf.
+    last: Option<Place>,
+}
+
+impl Loading {
+    /// Whether a part of the answer may follow what has come. First rows only are those up to the last one if nothing lies before it that
+    /// is not among them: so they must rise in the leaf's order, through all parts.
+    fn is_continued_by(&mut self, fill: &LeafFill) -> bool {
+        if fill.whole {
+            return self.last.is_none();
+        }
+        if self.last.is_none() && !self.answer.is_empty() {
+            return false;
+        }
+        for (place, _) in &fill.members {
+            if let Some(last) = &self.last
+                && !self.answer.is_behind(place, last)
+            {
+                return false;
+            }
+            self.last = Some(place.clone());
+        }
+        true
+    }
 }
 
 /// A leaf.
@@ -275,15 +299,21 @@ impl Core {
         let added = self.versions.stamp();
         let current = |stamp| !self.versions.changed_since(class, stamp);
         let known = self.caught_up && self.shapes_are_known(class);
-        let own = fill.load.run == self.config.incarnation;
+        if fill.load.run != self.config.incarnation {
+            // Numbers of other runs say nothing of the loads here.
+            return Ok(FillOutcome::Over);
+        }
         let Some(loading) = self.leaves.table.loading(&fill.leaf, fill.load.number, now) else {
             return Ok(FillOutcome::Over);
         };
-        let ok = own && known && current(loading.stamp);
-        if !ok {
+        if !(known && current(loading.stamp)) {
             self.leaves.table.end_load(&fill.leaf);
             self.counters.leaves_condemned += 1;
             return Ok(FillOutcome::Condemned);
+        }
+        if !loading.is_continued_by(&fill) {
+            self.leaves.table.end_load(&fill.leaf);
+            return Err(Refusal::LeafOutOfOrder);
         }
         let count = self.leaves.table.answer(&fill.leaf, fill.members, added);
         if count > limit {

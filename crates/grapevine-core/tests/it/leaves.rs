@@ -6,6 +6,8 @@
 //! was applied at the sidecar that answers. At the end, when all is told and applied, a leaf has after one pass of pruning what the
 //! database has, and nothing else, in its order.
 
+mod steps;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -15,7 +17,7 @@ use grapevine_core::id::{EventId, Incarnation, Lane};
 use grapevine_core::index::{LeafKey, Ordering, Place, RowId, RowIdentity, SortKey, Window};
 use grapevine_core::lease::Lease;
 use grapevine_core::machine::effects::{
-    FillOutcome, Input, LeafAnswer, LeafFill, LeafQuery, LeafTurn, LoadId, Prune, Refusal, Reply,
+    FillOutcome, Input, LeafAnswer, LeafFill, LeafQuery, LeafTurn, LoadId, Prune, Reply,
 };
 use grapevine_core::store::Write;
 use proptest::collection::vec;
@@ -119,10 +121,12 @@ struct Counts {
     evicted: u64,
     floors: u64,
     snapshots: u64,
+    retired: u64,
 }
 
 struct Shelves {
     world: World,
+    retires: bool,
     rows: [[Row; ROWS]; 2],
     commits: Vec<Commit>,
     untold: Vec<usize>,
@@ -133,7 +137,16 @@ struct Shelves {
 
 impl Shelves {
     fn new() -> Self {
+        Self::with(false)
+    }
+
+    /// The same, where runs that are over may be retired soon.
+    fn with(retires: bool) -> Self {
         let world = World::running_with(NODES, |config| {
+            if retires {
+                config.limits.old_runs_max = 0;
+                config.retire_after = Duration::from_millis(100);
+            }
             config.lease_duration = LEASE;
             config.limits.classes_per_top_max = 3;
             config.limits.index_members_max = 60;
@@ -141,6 +154,7 @@ impl Shelves {
         });
         Self {
             world,
+            retires,
             rows: Default::default(),
             commits: Vec::new(),
             untold: Vec::new(),
@@ -291,15 +305,34 @@ impl Shelves {
             37 => self.world.nodes[at].disk.compact(),
             38 => self.crash(at, x % 4 == 0),
             39..=40 if !self.world.up(at) => self.world.start(at),
+            43 if self.retires => self.let_retire(),
             41..=43 => self.world.settle(),
             44..=50 => self.go_on_loading(y),
             51..=54 => self.go_on_looking(y),
             _ => self.read(at, list, y)?,
         }
-        for node in &self.world.nodes {
-            if let Some(reason) = &node.stopped {
-                return Err(format!("{} stopped: {reason}", node.name));
+        self.check_stops()
+    }
+
+    /// Long enough for two looks at what is over.
+    fn let_retire(&mut self) {
+        for _ in 0..10 {
+            self.world.settle();
+            self.world.advance(Duration::from_millis(101));
+        }
+        self.world.settle();
+    }
+
+    /// Nobody stops, but for a run that learns that it was retired: then the next one takes its place.
+    fn check_stops(&mut self) -> Result<(), String> {
+        for at in 0..NODES {
+            let Some(reason) = self.world.nodes[at].stopped.take() else {
+                continue;
+            };
+            if !self.retires || !reason.contains("retired this run") {
+                return Err(format!("{} stopped: {reason}", self.world.nodes[at].name));
             }
+            self.crash(at, false);
         }
         Ok(())
     }
@@ -549,15 +582,24 @@ impl Shelves {
     }
 
     fn finish(&mut self) -> Result<(), String> {
-        for at in 0..NODES {
-            if !self.world.up(at) {
-                self.world.start(at);
+        for _ in 0..=NODES {
+            for at in 0..NODES {
+                if !self.world.up(at) {
+                    self.world.start(at);
+                }
+            }
+            self.world.connect_all();
+            self.world
+                .converge_on(&[Lane::Bump])
+                .map_err(|error| format!("stuck:\n{error}"))?;
+            if self.retires {
+                self.let_retire();
+            }
+            self.check_stops()?;
+            if (0..NODES).all(|at| self.world.up(at)) {
+                break;
             }
         }
-        self.world.connect_all();
-        self.world
-            .converge_on(&[Lane::Bump])
-            .map_err(|error| format!("stuck:\n{error}"))?;
         while !self.untold.is_empty() {
             self.tell(0, 0);
         }
@@ -575,6 +617,7 @@ impl Shelves {
             self.counts.evicted += counters.leaves_evicted;
             self.counts.floors += counters.floors_own;
             self.counts.snapshots += counters.snapshots_adopted;
+            self.counts.retired += counters.runs_retired;
         }
         Ok(())
     }
@@ -616,285 +659,8 @@ impl Shelves {
     }
 }
 
-/// A list by id that is read, loaded and pruned step by step.
-const LIST: (usize, usize, bool) = (0, 0, false);
-
-impl Shelves {
-    /// Has a row told of by a node, everywhere if `settled`.
-    fn move_to(&mut self, at: usize, id: usize, category: usize, settled: bool) {
-        self.commit(0, id, Some((category, 1)), 0);
-        self.tell(at, 0);
-        self.world.flush(at);
-        if settled {
-            self.world.settle();
-        }
-    }
-
-    /// Has a node's leaf loaded.
-    fn load(&mut self, at: usize) {
-        for _ in 0..2 {
-            self.read(at, LIST, 1).unwrap();
-            self.world.settle();
-        }
-        while !self.loads.is_empty() {
-            self.go_on_loading(0);
-        }
-        self.looking.clear();
-        assert!(self.listed(at).is_some(), "node {at} has loaded it");
-    }
-
-    fn listed(&self, at: usize) -> Option<Vec<String>> {
-        let query = Self::query(LIST, 100, false);
-        match self.world.core(at).read_leaf(&query, self.world.now) {
-            LeafAnswer::Found { found, .. } => {
-                let members = found.members.into_iter();
-                Some(members.map(|(place, _)| place.id.to_string()).collect())
-            }
-            _ => None,
-        }
-    }
-}
-
-/// Race 7, at one sidecar: whoever read the leaf before the row came back prunes it after that.
-#[test]
-fn g9_a_row_that_came_back_is_not_pruned_by_who_saw_it_elsewhere() {
-    let mut shelves = Shelves::new();
-    shelves.move_to(0, 3, 0, true);
-    shelves.load(0);
-    shelves.move_to(1, 3, 1, true);
-    shelves.read(0, LIST, 1).unwrap();
-    shelves.go_on_looking(0);
-    assert_eq!(shelves.counts.extra, 1, "it was seen elsewhere");
-    shelves.move_to(1, 3, 0, true);
-    shelves.go_on_looking(0);
-    assert_eq!(shelves.listed(0).unwrap(), ["3"]);
-}
-
-/// Race 7, between two: the hint of a prune comes to a sidecar where the row has come back already.
-#[test]
-fn g9_a_hint_does_not_prune_what_its_speaker_had_not_applied() {
-    let mut shelves = Shelves::new();
-    shelves.move_to(0, 3, 0, true);
-    (0..2).for_each(|at| shelves.load(at));
-    shelves.move_to(1, 3, 1, true);
-    shelves.read(0, LIST, 1).unwrap();
-    shelves.go_on_looking(0);
-    shelves.move_to(1, 3, 0, false);
-    shelves.go_on_looking(0);
-    assert_eq!(
-        shelves.listed(0).unwrap().len(),
-        0,
-        "it has not heard of it"
-    );
-    shelves.world.settle();
-    assert_eq!(shelves.listed(0).unwrap(), ["3"]);
-    assert_eq!(shelves.listed(1).unwrap(), ["3"]);
-    // Where nothing else has happened the hint does what it is for.
-    shelves.move_to(1, 3, 1, true);
-    shelves.read(0, LIST, 1).unwrap();
-    (0..2).for_each(|_| shelves.go_on_looking(0));
-    shelves.world.settle();
-    assert_eq!(shelves.listed(1).unwrap().len(), 0);
-}
-
-/// Race 8: a leaf is dropped while it is loaded, and loaded anew; the first answer comes last.
-#[test]
-fn g9_an_answer_for_an_earlier_right_is_refused() {
-    let mut shelves = Shelves::new();
-    shelves.load(0);
-    shelves.commit_where(0, 1);
-    shelves.tell(0, 0);
-    shelves.world.settle();
-    shelves.read(0, LIST, 1).unwrap();
-    let mut first = shelves.loads.pop().unwrap();
-    first.answer = Some(Vec::new());
-    // What was read then lacks this, and the right is over.
-    shelves.world.advance(LEASE + Duration::from_millis(1));
-    shelves.move_to(0, 4, 0, true);
-    shelves.read(0, LIST, 1).unwrap();
-    let second = shelves.loads.pop().unwrap();
-    assert_ne!(first.right, second.right);
-    shelves.loads.push(first);
-    shelves.go_on_loading(0);
-    assert_eq!(shelves.counts.over, 1);
-    assert_eq!(shelves.listed(0), None);
-    shelves.loads.push(second);
-    (0..2).for_each(|_| shelves.go_on_loading(0));
-    assert_eq!(shelves.listed(0).unwrap(), ["4"]);
-}
-
-/// A leaf that has missed something is not whole again by what it could have followed afterwards: neither present nor while it is loaded.
-#[test]
-fn g9_what_was_missed_stays_missed_whatever_follows() {
-    let mut shelves = Shelves::new();
-    shelves.load(0);
-    shelves.load(1);
-    shelves.commit(0, 2, Some((1, 1)), 0);
-    shelves.commit_where(0, 1);
-    (0..2).for_each(|_| shelves.tell(1, 0));
-    shelves.world.settle();
-    shelves.move_to(1, 3, 0, true);
-    assert_eq!(shelves.listed(0), None);
-    // The same while it is loaded: the answer is from before.
-    shelves.read(0, LIST, 1).unwrap();
-    shelves.go_on_loading(0);
-    shelves.commit(0, 4, Some((1, 1)), 0);
-    shelves.commit_where(0, 1);
-    (0..2).for_each(|_| shelves.tell(1, 0));
-    shelves.world.settle();
-    shelves.move_to(1, 1, 0, true);
-    shelves.go_on_loading(0);
-    assert_eq!(shelves.counts.condemned, 1);
-    assert_eq!(shelves.listed(0), None);
-}
-
-/// A row of which too little is told to have its place, or its name, leaves the lists that it is in absent; others take it in.
-#[test]
-fn g9_a_row_without_a_place_or_a_name_is_not_passed_over() {
-    let mut shelves = Shelves::new();
-    shelves.load(0);
-    let ordered = LeafQuery {
-        leaf: leaf(0, 0, true),
-        ..Shelves::query(LIST, 100, false)
-    };
-    let answer = |shelves: &Shelves| {
-        let core = shelves.world.core(0);
-        core.read_leaf(&ordered, shelves.world.now)
-    };
-    shelves.read(0, (0, 0, true), 1).unwrap();
-    (0..2).for_each(|_| shelves.go_on_loading(0));
-    assert!(matches!(answer(&shelves), LeafAnswer::Found { .. }));
-    let identity = Some(RowIdentity {
-        id: RowId::parse("3").unwrap(),
-        version: 0,
-    });
-    let image = |identity| RowImage {
-        rows: row(0, &[("category", 0)]),
-        moment: Moment::After,
-        identity,
-    };
-    shelves.world.images_changed(0, vec![image(identity)]);
-    shelves.world.settle();
-    assert_eq!(
-        answer(&shelves),
-        LeafAnswer::Absent,
-        "its price is not told"
-    );
-    assert_eq!(shelves.listed(0).unwrap(), ["3"]);
-    shelves.world.images_changed(0, vec![image(None)]);
-    shelves.world.settle();
-    assert_eq!(shelves.listed(0), None, "its id is not told");
-}
-
-/// Leaves without members, and loads that nobody finishes, take up room as well.
-#[test]
-fn g10_leaves_and_loads_are_bounded_together() {
-    let mut shelves = Shelves::new();
-    shelves.load(0);
-    let right = |shelves: &mut Shelves, category| {
-        let ticket = shelves.world.ticket();
-        let key = leaf(0, category, false);
-        shelves.world.input(0, Input::LoadLeaf(ticket, key));
-        match shelves.world.nodes[0].replies.get(&ticket.0) {
-            Some(Reply::LeafTurn(LeafTurn::Load { load, .. })) => *load,
-            other => panic!("{other:?}"),
-        }
-    };
-    let fill = |shelves: &mut Shelves, category, load, members: usize, more| {
-        let ticket = shelves.world.ticket();
-        let members = (0..members).map(|id| {
-            let id = RowId::parse(&id.to_string()).unwrap();
-            let key = SortKey::NONE;
-            (Place { key, id }, 0)
-        });
-        let fill = LeafFill {
-            leaf: leaf(0, category, false),
-            load,
-            members: members.collect(),
-            more,
-            whole: true,
-            keep: 0,
-        };
-        shelves.world.input(0, Input::FillLeaf(ticket, fill));
-        shelves.world.nodes[0].replies.remove(&ticket.0).unwrap()
-    };
-    for category in 10..60 {
-        let load = right(&mut shelves, category);
-        fill(&mut shelves, category, load, 0, false);
-        let (leaves, _) = shelves.world.core(0).leaf_counts();
-        assert!(leaves * 8 <= 60, "{leaves} empty leaves");
-    }
-    // One that is half loaded drops what is present, and then gives way itself.
-    let first = right(&mut shelves, 1);
-    fill(&mut shelves, 1, first, 40, true);
-    assert!(shelves.world.core(0).leaf_counts().0 <= 1);
-    let second = right(&mut shelves, 2);
-    fill(&mut shelves, 2, second, 40, true);
-    let reply = fill(&mut shelves, 1, first, 0, false);
-    assert!(matches!(reply, Reply::LeafFilled(FillOutcome::Over)));
-    let reply = fill(&mut shelves, 2, second, 61, false);
-    assert!(
-        matches!(reply, Reply::Refused(Refusal::LeafTooLarge { .. })),
-        "{reply:?}"
-    );
-    assert_eq!(shelves.world.core(0).leaf_counts(), (0, 0));
-}
-
-/// Of a list of which only the first rows are known, what is added behind them is no part: there may be others before it.
-#[test]
-fn g9_a_bounded_leaf_never_answers_beyond_what_is_known() {
-    let list = (0, 0, true);
-    let mut shelves = Shelves::new();
-    for (id, price) in [(0, 3), (1, 2), (2, 1)] {
-        shelves.commit(0, id, Some((0, price)), 0);
-        shelves.tell(0, 0);
-    }
-    for _ in 0..2 {
-        shelves.read(0, list, 1).unwrap();
-        shelves.world.settle();
-    }
-    shelves.go_on_loading(8);
-    shelves.loads[0].whole = false;
-    shelves.loads[0].answer.as_mut().unwrap().truncate(2);
-    shelves.go_on_loading(16);
-    assert_eq!(shelves.counts.stored, 1);
-    shelves.commit(0, 3, Some((0, 0)), 0);
-    shelves.tell(0, 0);
-    shelves.world.settle();
-    let found = |limit| {
-        let query = Shelves::query(list, limit, false);
-        match shelves.world.core(0).read_leaf(&query, shelves.world.now) {
-            LeafAnswer::Found { found, .. } => found,
-            other => panic!("{other:?}"),
-        }
-    };
-    let three = found(3);
-    assert_eq!(
-        (three.members.len(), three.whole, three.more),
-        (2, false, true)
-    );
-    let two = found(2);
-    assert_eq!((two.members.len(), two.whole, two.more), (2, true, true));
-}
-
-/// A change that arrives behind a later one of its run shows in no token: the leaf that had the later one must not go on.
-#[test]
-fn g9_only_changes_in_the_order_of_their_run_are_followed() {
-    let mut shelves = Shelves::new();
-    shelves.load(0);
-    shelves.move_to(1, 3, 0, false);
-    assert_eq!(shelves.world.drop_all(1, 0), 1, "node 0 misses it");
-    shelves.move_to(1, 4, 0, false);
-    shelves.world.deliver_all(1, 0);
-    assert_eq!(shelves.listed(0), None);
-    shelves.load(0);
-    let mut listed = shelves.listed(0).unwrap();
-    listed.sort();
-    assert_eq!(listed, ["3", "4"]);
-}
-
-fn run(steps: &[Step]) -> Result<Counts, String> {
-    let mut shelves = Shelves::new();
+fn run(steps: &[Step], retires: bool) -> Result<Counts, String> {
+    let mut shelves = Shelves::with(retires);
     for step in steps {
         shelves.step(*step)?;
     }
@@ -911,17 +677,23 @@ proptest! {
 
     #[test]
     fn g9_leaves_hold_the_truth_under_random_schedules(schedule in steps()) {
-        run(&schedule).map_err(TestCaseError::fail)?;
+        run(&schedule, false).map_err(TestCaseError::fail)?;
+    }
+
+    #[test]
+    fn g9_leaves_hold_the_truth_while_runs_are_retired(schedule in steps()) {
+        run(&schedule, true).map_err(TestCaseError::fail)?;
     }
 }
 
 #[test]
 fn g9_the_schedules_do_what_they_are_for() {
     let mut runner = TestRunner::deterministic();
-    let mut sum = BTreeMap::new();
+    let (mut sum, mut retired) = (BTreeMap::new(), 0);
     for _ in 0..60 {
         let schedule = steps().new_tree(&mut runner).unwrap().current();
-        let counts = run(&schedule).unwrap();
+        let counts = run(&schedule, false).unwrap();
+        retired += run(&schedule, true).unwrap().retired;
         for (name, count) in [
             ("commits", counts.commits as u64),
             ("found", counts.found),
@@ -938,7 +710,8 @@ fn g9_the_schedules_do_what_they_are_for() {
             *sum.entry(name).or_insert(0) += count;
         }
     }
-    println!("60 schedules: {sum:?}");
+    println!("60 schedules: {sum:?}; {retired} runs are retired where they may be");
+    assert!(retired > 20, "{retired}");
     let rare: Vec<_> = sum.iter().filter(|(_, count)| **count < 3).collect();
     assert!(rare.is_empty(), "{rare:?}");
     assert!(sum["found"] > 200 && sum["extra"] > 40, "{sum:?}");

@@ -1,8 +1,15 @@
 //! Changes of rows, and the shapes of reads that they may concern (docs/decisions/0018).
 
+use std::time::Duration;
+
 use grapevine_core::criteria::{Cell, Column, Conjunction, Datum, Dialect, Raw, Shape, Table};
+use grapevine_core::event::{Moment, RowImage};
 use grapevine_core::id::EventId;
-use grapevine_core::machine::effects::{CondemnReason, LeaseClaim, Verdict};
+use grapevine_core::index::{LeafKey, Ordering, RowId, RowIdentity, Window};
+use grapevine_core::machine::effects::{
+    CondemnReason, Input, LeafAnswer, LeafFill, LeafQuery, LeafTurn, LeaseClaim, Reply, Verdict,
+};
+use grapevine_core::names::ClassPath;
 
 use crate::world::World;
 
@@ -115,6 +122,95 @@ fn g3_who_takes_a_snapshot_tells_what_a_shape_lacks() {
         shown.new_shape || shown.token != before,
         "it has the change, and the token from before it"
     );
+}
+
+/// The same of a leaf that follows rows: from when the change counts as applied until its shape's class has been told of it, the leaf is absent.
+#[test]
+fn g9_a_leaf_is_absent_while_its_shape_is_told_what_it_lacks() {
+    let mut world = World::running(3);
+    let five = list(5);
+    world.cut(0, 2);
+    world.cut(1, 2);
+    for (at, letter) in [(0, 'a'), (1, 'b')] {
+        for number in 0..64 {
+            let classes = classes_of(&column(&format!("{letter}{number}")));
+            world.look_up(at, "list", &[&classes[0]]);
+        }
+    }
+    world.settle();
+    // Grants are over at the two, which may have changes that the third one does not hear of; its own are not.
+    let change: EventId = world.next_event(0);
+    let mut row = RowImage::from(category(5));
+    row.moment = Moment::After;
+    row.identity = Some(RowIdentity {
+        id: RowId::parse("3").unwrap(),
+        version: 0,
+    });
+    world.images_changed(0, vec![row]);
+    world.settle();
+    world.look_up(2, "list", &[&five]);
+    world.settle();
+    let leaf = LeafKey {
+        class: ClassPath::parse(&five).unwrap(),
+        ordering: Ordering::default(),
+    };
+    let ticket = world.ticket();
+    world.input(2, Input::LoadLeaf(ticket, leaf.clone()));
+    let Some(Reply::LeafTurn(LeafTurn::Load { load, .. })) = world.nodes[2].replies.get(&ticket.0)
+    else {
+        panic!("{:?}", world.nodes[2].replies);
+    };
+    // As the database had it before the change.
+    let fill = LeafFill {
+        leaf: leaf.clone(),
+        load: *load,
+        members: Vec::new(),
+        more: false,
+        whole: true,
+        keep: 0,
+    };
+    let ticket = world.ticket();
+    world.input(2, Input::FillLeaf(ticket, fill));
+    let query = LeafQuery {
+        leaf,
+        window: Window {
+            limit: 10,
+            ..Window::default()
+        },
+        verified: false,
+    };
+    let found = |world: &World| {
+        let answer = world.core(2).read_leaf(&query, world.now);
+        matches!(answer, LeafAnswer::Found { .. })
+    };
+    assert!(found(&world));
+    for at in [0, 1] {
+        world.nodes[at].disk.compact();
+    }
+    world.connect_all();
+    let check = |world: &World| {
+        let applied = world.core(2).progress().has(change);
+        assert!(!applied || !found(world), "it lacks what counts as applied");
+        applied
+    };
+    let mut seen = 0;
+    for _ in 0..60 {
+        for (from, to) in [(0, 2), (2, 0), (1, 2), (2, 1), (0, 1), (1, 0)] {
+            while world.deliver(from, to) {
+                seen += u32::from(check(&world));
+            }
+        }
+        for at in 0..3 {
+            world.flush(at);
+            seen += u32::from(check(&world));
+            while world.pump(at) {
+                seen += u32::from(check(&world));
+            }
+        }
+        world.advance(Duration::from_millis(20));
+    }
+    assert!(world.core(2).counters().snapshots_adopted > 0);
+    assert!(seen > 0, "it has the change");
 }
 
 /// However many shapes a table has, and rows a change: what it becomes where it arrives has a bound, and misses nothing.

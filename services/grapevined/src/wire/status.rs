@@ -146,7 +146,7 @@ pub(crate) fn refusal(refusal: &Refusal) -> Status {
         }
         Refusal::Receipts { after, .. } => exhausted(refusal.to_string(), *after),
         Refusal::Intents { .. } => exhausted(refusal.to_string(), Duration::from_secs(1)),
-        Refusal::LeafTooLarge { .. } => invalid_refusal("rows", refusal),
+        Refusal::LeafTooLarge { .. } | Refusal::LeafOutOfOrder => invalid_refusal("rows", refusal),
         Refusal::Draining => Status::unavailable(refusal.to_string()),
         Refusal::NoSeat { .. } | Refusal::ForgetOneself { .. } => {
             invalid_refusal("node_id", refusal)

@@ -69,7 +69,7 @@ pub struct LeafFill {
     pub members: Vec<(Place, u64)>,
     /// Another part follows.
     pub more: bool,
-    /// Of the last part: these are all, and not only the first ones in the leaf's order.
+    /// These are all, and not only the first ones in the leaf's order; the same of every part. First ones come in that order.
     pub whole: bool,
     /// Of the last part, where they are not all: how many members there are to be; 0 for as many as came.
     pub keep: usize,

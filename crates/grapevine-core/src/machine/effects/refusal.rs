@@ -68,6 +68,11 @@ pub enum Refusal {
         /// How many there may be.
         limit: usize,
     },
+    /// The first rows of a leaf that are not certain to be those.
+    #[error(
+        "rows: the first rows of a leaf come in its order, by order_by and then by id (whole numbers before other ids), and every part of them says that it is partial"
+    )]
+    LeafOutOfOrder,
     /// The sidecar is leaving.
     #[error("this sidecar is draining; call another one")]
     Draining,

@@ -96,6 +96,7 @@ impl Table {
             stamp,
             gathered: Members::new(descending),
             answer: Members::new(descending),
+            last: None,
         });
         Some(number)
     }
