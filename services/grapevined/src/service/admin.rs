@@ -53,6 +53,9 @@ impl AdminService for Admin {
         let (waiting, elections) = core.fills_open();
         counters.insert("fills_waiting".to_owned(), waiting as u64);
         counters.insert("elections_open".to_owned(), elections as u64);
+        let (leaves, members) = core.leaf_counts();
+        counters.insert("leaves_present".to_owned(), leaves as u64);
+        counters.insert("leaf_members".to_owned(), members as u64);
         for (name, value) in decisions(&core.counters()) {
             // What was refused at the door and what was refused behind it have one name.
             *counters.entry(name).or_default() += value;

@@ -27,19 +27,24 @@ impl Application {
             let core = self.engine.core.read();
             (core.read_leaf(&query, now), core.freshness(now))
         };
-        let wants_load = match &answer {
-            LeafAnswer::Found { refill, .. } => *refill,
-            LeafAnswer::Absent => true,
-            LeafAnswer::Bypass => false,
+        let (wants_load, known) = match &answer {
+            LeafAnswer::Found { refill, found, .. } => (*refill, found.whole),
+            LeafAnswer::Absent => (true, false),
+            LeafAnswer::Bypass => (false, false),
         };
         let mut response = app::index_found(answer);
         let (state, reason) = wire::freshness(freshness);
         (response.freshness, response.freshness_reason) = (state.into(), reason);
         if wants_load {
             let call = Call::LoadLeaf(query.leaf);
-            match self.engine.call(call, None, LOOP_WAIT).await?.reply {
-                Reply::LeafTurn(turn) => app::index_turn(&mut response, turn),
-                _ => return Err(mistaken("a read of an index")),
+            match self.engine.call(call, None, LOOP_WAIT).await {
+                Ok(answer) => match answer.reply {
+                    Reply::LeafTurn(turn) => app::index_turn(&mut response, turn),
+                    _ => return Err(mistaken("a read of an index")),
+                },
+                // The page is as good without the right to load what lies behind it.
+                Err(_) if known => {}
+                Err(busy) => return Err(busy),
             }
         }
         Ok(response)
