@@ -156,7 +156,8 @@ impl Index {
         self
     }
 
-    /// Has the sidecar keep the leaf's first rows only, so many: for criteria that many rows meet. By default it keeps all.
+    /// Has the sidecar keep the leaf's first rows only, so many: for criteria that many rows meet. By default it keeps all. For leaves by
+    /// id, by numbers below 2^53 and by times; others are not kept then, for a database orders them in its own way.
     #[must_use]
     pub fn keep_first(mut self, rows: u32) -> Self {
         self.first = Some(rows);

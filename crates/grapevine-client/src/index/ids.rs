@@ -11,12 +11,12 @@ use tokio::time::Instant;
 
 use super::leaf::{LeafExtent, LeafFill, LeafPage, LeafState, LoadRight, check_rows};
 use super::{Cursor, Evidence, Index, IndexRow};
+use crate::error::CallError;
 use crate::outcome::{BypassReason, GetError, How};
 
 /// What a loader is to read: rows of the leaf from its start, in its order.
 ///
-/// That is `ORDER BY` the index's column *and then the id*, both in the index's direction; a text column by its bytes, where not all
-/// rows are wanted.
+/// That is `ORDER BY` the index's column *and then the id*, both in the index's direction.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Want {
     /// So many of the first rows; `None`: all of them.
@@ -216,6 +216,11 @@ impl Index {
             Ok(LeafFill::Stored) => true,
             Ok(outcome) => {
                 tracing::debug!(table, ?outcome, "a leaf that was loaded is not kept");
+                false
+            }
+            Err(error @ CallError::Invalid(_)) => {
+                // It would be so each time, and the leaf be read from the database for ever.
+                tracing::warn!(table, %error, "a leaf's rows are not as they must be: it is not kept");
                 false
             }
             Err(error) => {

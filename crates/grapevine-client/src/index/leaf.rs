@@ -77,7 +77,7 @@ pub enum LeafExtent {
     /// All that there are.
     Whole,
     /// The first ones, in the leaf's order: by `order_by` and then by id, in the same direction, or rows would be lacking where the
-    /// last ones are equal. A text column must be ordered by its bytes there.
+    /// last ones are equal. For leaves by id, by numbers below 2^53 and by times: a database orders other columns in its own way.
     First {
         /// How many members it is to have at least; with fewer left, a reader is asked to load it anew. 0: as many as came.
         keep: u32,
