@@ -31,6 +31,10 @@ use crate::session::Session;
 
 /// The most columns that name a leaf.
 pub const INDEX_COLUMNS_MAX: usize = 4;
+/// The most leaves that one read unites.
+pub const INDEX_UNITED_MAX: usize = 32;
+/// The most leaves that one read intersects.
+pub const INDEX_INTERSECTED_MAX: usize = 4;
 /// The most members in one answer.
 pub const INDEX_LIMIT_MAX: u32 = 10_000;
 /// The most members that a read passes over.
@@ -49,6 +53,9 @@ const LOAD_WAIT_DEFAULT: Duration = Duration::from_millis(200);
 pub struct Index {
     client: Client,
     leaf: v1::IndexLeaf,
+    /// Criteria of further leaves, of one kind.
+    any_of: Vec<v1::IndexCriteria>,
+    all_of: Vec<v1::IndexCriteria>,
     limit: u32,
     offset: u32,
     after: Option<Cursor>,
@@ -73,6 +80,8 @@ impl Client {
                 dialect: dialect.into(),
                 ..Default::default()
             },
+            any_of: Vec::new(),
+            all_of: Vec::new(),
             limit: LIMIT_DEFAULT,
             offset: 0,
             after: None,
@@ -95,6 +104,31 @@ impl Index {
             column: column.into(),
             value: Some(value.into().into()),
         });
+        self
+    }
+
+    /// Or of rows whose columns have these values: each row once, in the order of all of them (OR, IN). A leaf for each, at most
+    /// [`INDEX_UNITED_MAX`]; each of them follows the changes of rows and is loaded for itself.
+    #[must_use]
+    pub fn or<C, V>(mut self, criteria: impl IntoIterator<Item = (C, V)>) -> Self
+    where
+        C: Into<String>,
+        V: Into<SqlScalar>,
+    {
+        self.any_of.push(criteria_of(criteria));
+        self
+    }
+
+    /// And of rows whose columns have these values, from a leaf of their own (AND by intersection), at most [`INDEX_INTERSECTED_MAX`]: for
+    /// combinations that are asked for too seldom to have [leaves](Self::by) of their own. Not together with [`or`](Self::or). Members
+    /// whose rows are elsewhere are left out of [`objects`](Self::objects), and not removed: it cannot be told from which leaf.
+    #[must_use]
+    pub fn and<C, V>(mut self, criteria: impl IntoIterator<Item = (C, V)>) -> Self
+    where
+        C: Into<String>,
+        V: Into<SqlScalar>,
+    {
+        self.all_of.push(criteria_of(criteria));
         self
     }
 
@@ -173,6 +207,24 @@ impl Index {
         self
     }
 
+    fn is_intersection(&self) -> bool {
+        !self.all_of.is_empty()
+    }
+
+    /// All leaves, by their numbers.
+    fn leaves(&self) -> Vec<v1::IndexLeaf> {
+        let further = self.any_of.iter().chain(&self.all_of);
+        let further = further.map(|criteria| v1::IndexLeaf {
+            equal: criteria.equal.clone(),
+            ..self.leaf.clone()
+        });
+        std::iter::once(self.leaf.clone()).chain(further).collect()
+    }
+
+    fn is_combined(&self) -> bool {
+        !self.any_of.is_empty() || self.is_intersection()
+    }
+
     fn has_range(&self) -> bool {
         self.from.is_some() || self.to.is_some()
     }
@@ -214,15 +266,40 @@ impl Index {
             to: self.to.clone(),
             consistency: consistency.into(),
             session: (!self.session.is_empty()).then(|| self.session.to_wire()),
+            any_of: self.any_of.clone(),
+            all_of: self.all_of.clone(),
         })
+    }
+
+    fn check_further(&self) -> Result<(), InvalidRequest> {
+        if self.is_intersection() && !self.any_of.is_empty() {
+            let reason = "the index has criteria of `or`, too: only one kind may be";
+            return Err(InvalidRequest::one("and", reason.to_owned()));
+        }
+        if self.is_intersection() && self.first.is_some() {
+            let reason = "first rows of two leaves need not be those of both: keep all of them";
+            return Err(InvalidRequest::one("keep_first", reason.to_owned()));
+        }
+        let kinds = [
+            ("or", &self.any_of, INDEX_UNITED_MAX),
+            ("and", &self.all_of, INDEX_INTERSECTED_MAX),
+        ];
+        for (field, criteria, most) in kinds {
+            if criteria.len() >= most {
+                let reason = format!("{} leaves are more than {most}", criteria.len() + 1);
+                return Err(InvalidRequest::one(field, reason));
+            }
+            for (at, criteria) in criteria.iter().enumerate() {
+                check_criteria(&format!("{field}[{at}]"), &criteria.equal)?;
+            }
+        }
+        Ok(())
     }
 
     fn check(&self) -> Result<(), InvalidRequest> {
         check_name("table", &self.leaf.table)?;
-        check_count("by", self.leaf.equal.len(), INDEX_COLUMNS_MAX)?;
-        for (at, equal) in self.leaf.equal.iter().enumerate() {
-            check_name(&format!("by[{at}].column"), &equal.column)?;
-        }
+        check_criteria("by", &self.leaf.equal)?;
+        self.check_further()?;
         if !self.leaf.order_by.is_empty() {
             check_name("order_by", &self.leaf.order_by)?;
         } else if self.has_range() {
@@ -238,6 +315,26 @@ impl Index {
         }
         Ok(())
     }
+}
+
+fn criteria_of<C: Into<String>, V: Into<SqlScalar>>(
+    criteria: impl IntoIterator<Item = (C, V)>,
+) -> v1::IndexCriteria {
+    let criteria = criteria.into_iter().map(|(column, value)| v1::ColumnValue {
+        column: column.into(),
+        value: Some(value.into().into()),
+    });
+    v1::IndexCriteria {
+        equal: criteria.collect(),
+    }
+}
+
+fn check_criteria(field: &str, equal: &[v1::ColumnValue]) -> Result<(), InvalidRequest> {
+    check_count(field, equal.len(), INDEX_COLUMNS_MAX)?;
+    for (at, equal) in equal.iter().enumerate() {
+        check_name(&format!("{field}[{at}].column"), &equal.column)?;
+    }
+    Ok(())
 }
 
 fn check_name(field: &str, name: &str) -> Result<(), InvalidRequest> {

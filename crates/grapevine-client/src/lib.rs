@@ -93,9 +93,10 @@ pub use error::{
 };
 pub use fill::{Fill, PageFill};
 pub use index::{
-    Ask, Cursor, CursorError, Evidence, INDEX_COLUMNS_MAX, INDEX_ID_BYTES_MAX, INDEX_LIMIT_MAX,
-    INDEX_OFFSET_MAX, IdPage, Index, IndexObjects, IndexRow, IndexedObject, LeafExtent, LeafFill,
-    LeafId, LeafMember, LeafPage, LeafState, LoadRight, ObjectPage, Objects, SqlScalar, Want,
+    Ask, Cursor, CursorError, Evidence, INDEX_COLUMNS_MAX, INDEX_ID_BYTES_MAX,
+    INDEX_INTERSECTED_MAX, INDEX_LIMIT_MAX, INDEX_OFFSET_MAX, INDEX_UNITED_MAX, IdPage, Index,
+    IndexObjects, IndexRow, IndexedObject, LeafExtent, LeafFill, LeafId, LeafMember, LeafPage,
+    LeafState, LoadRight, ObjectPage, Objects, SqlScalar, Want,
 };
 pub use invalidate::{Invalidate, InvalidateOutcome};
 pub use list::{Chunk, Listing};

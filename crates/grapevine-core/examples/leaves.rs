@@ -10,7 +10,9 @@ use std::time::{Duration, Instant};
 use grapevine_core::criteria::{Cell, Column, Conjunction, Datum, Dialect, Raw, Shape, Table};
 use grapevine_core::event::{Moment, PurgeMode, RowImage};
 use grapevine_core::id::{Incarnation, Time, UnixSeconds};
-use grapevine_core::index::{LeafKey, Ordering, Place, RowId, RowIdentity, SortKey, Window};
+use grapevine_core::index::{
+    Combine, LeafKey, Ordering, Place, RowId, RowIdentity, SortKey, Window,
+};
 use grapevine_core::machine::effects::{
     Action, Effects, FillOutcome, Input, LeafAnswer, LeafFill, LeafQuery, LeafTurn, ReceiptLevel,
     Reply, RowsChange, Ticket,
@@ -236,7 +238,8 @@ fn pages(members: u64) {
     for round in 0..PAGES {
         let id = round * 104_729 % members;
         let query = LeafQuery {
-            leaf: list.clone(),
+            leaves: vec![list.clone()],
+            combine: Combine::Any,
             window: Window {
                 after: Some(place(price(id), id)),
                 limit: 100,

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use anyhow::ensure;
+use anyhow::{anyhow, ensure};
 use grapevine_integration_tests::{Setup, eventually};
 use grapevine_proto::v1;
 use grapevine_proto::v1::application_service_client::ApplicationServiceClient;
@@ -159,6 +159,12 @@ async fn fill(app: &App, category: i64, load: &[u8], items: &[Item]) -> v1::Inde
     answer.unwrap().into_inner().outcome()
 }
 
+/// The right to load the leaf, if there is one.
+fn right_of(answer: &v1::IndexReadResponse) -> Option<Vec<u8>> {
+    let turn = answer.turns.first()?;
+    (!turn.load.is_empty()).then(|| turn.load.to_vec())
+}
+
 /// Reads a leaf, and loads it from the database where it is absent.
 async fn present(
     app: &App,
@@ -170,9 +176,9 @@ async fn present(
     request.session = session;
     eventually("the leaf is present", SOON, async || {
         let answer = read(app, request.clone()).await;
-        if !answer.load.is_empty() {
+        if let Some(load) = right_of(&answer) {
             let items = shop.of_category(category);
-            fill(app, category, &answer.load, &items).await;
+            fill(app, category, &load, &items).await;
         }
         ensure!(answer.state() == v1::IndexState::Present, "{answer:?}");
         Ok(answer)
@@ -286,14 +292,13 @@ async fn g9_what_changes_while_a_leaf_is_loaded_is_in_it_or_condemns_it() {
         let reader = &reader;
         eventually("there is a right to load", SOON, async move || {
             let answer = read(reader, whole(items_of(category))).await;
-            ensure!(!answer.load.is_empty(), "{answer:?}");
-            Ok(answer.load)
+            right_of(&answer).ok_or_else(|| anyhow!("{answer:?}"))
         })
     };
     let right = load(5).await.unwrap();
     let early = read(&reader, whole(items_of(5))).await;
     assert!(
-        early.load.is_empty() && early.retry_after_ms > 0,
+        right_of(&early).is_none() && early.turns[0].retry_after_ms > 0,
         "one loads"
     );
     let added = Item {

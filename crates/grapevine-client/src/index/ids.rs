@@ -19,6 +19,9 @@ use crate::outcome::{BypassReason, GetError, How};
 /// That is `ORDER BY` the index's column *and then the id*, both in the index's direction.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Want {
+    /// Of an index of [several leaves](Index::or): the rows of this one alone, 0 for the index's own criteria and from 1 those of
+    /// [`Index::or`] or [`Index::and`]. `None`: the rows of the index.
+    pub part: Option<usize>,
     /// So many of the first rows; `None`: all of them.
     pub rows: Option<u64>,
     /// Only those whose `order_by` is at least this.
@@ -74,7 +77,8 @@ impl Index {
     /// A leaf may have members whose rows are no longer in it: [`objects`](Self::objects) leaves those out and has them removed. It
     /// lacks none whose change was acknowledged, in what the sidecar has applied or the [session](Self::session) has seen.
     ///
-    /// `load` begins its read when it is called. It runs once, or twice for a [range](Self::between) of a leaf that could not be kept.
+    /// `load` begins its read when it is called. It runs once, or twice for a [range](Self::between) of a leaf that could not be kept; of
+    /// an index of several leaves once for each that is absent, and once more if they could not be kept.
     /// An error of it is the call's, unless the leaf had the page. Without a sidecar that answers it runs at once.
     pub async fn ids<E, F, Fut>(&self, load: F) -> Result<IdPage, GetError<E>>
     where
@@ -98,8 +102,9 @@ impl Index {
         Fut: Future<Output = Result<Vec<IndexRow>, E>>,
     {
         let until = Instant::now() + self.load_wait;
+        let mut loaded = None;
         loop {
-            let page = match self.read().await {
+            let mut page = match self.read().await {
                 Ok(page) => page,
                 Err(error) => {
                     tracing::debug!(table = self.leaf.table, %error, "no sidecar tells of a leaf");
@@ -108,13 +113,24 @@ impl Index {
                 }
             };
             if page.state == LeafState::Present && page.complete {
-                return Ok(self.page_of_leaf(page, load).await);
+                let how = if loaded.is_some() {
+                    How::Filled
+                } else {
+                    How::Hit
+                };
+                let mut listed = self.page_of_leaf(page, how, load).await;
+                listed.stored |= loaded == Some(true);
+                return Ok(listed);
             }
             if page.state == LeafState::Bypass {
                 let how = How::Bypassed(BypassReason::Policy);
                 return self.page_of_database(how, load).await;
             }
-            if let Some(right) = page.load {
+            if self.is_combined() && !page.loads.is_empty() && loaded.is_none() {
+                loaded = Some(self.load_each(page.loads, load).await?);
+                continue;
+            }
+            if let Some(right) = page.loads.pop().filter(|_| !self.is_combined()) {
                 return self.load(right, load).await;
             }
             let left = until.saturating_duration_since(Instant::now());
@@ -125,33 +141,50 @@ impl Index {
         }
     }
 
-    /// A page that a sidecar has. If it would have the leaf loaded anew, that is done, too, and the page is as good without.
-    async fn page_of_leaf<E, F, Fut>(&self, mut page: LeafPage, load: &F) -> Listed
+    /// A page that a sidecar has. If it would have leaves loaded anew, that is done, too, and the page is as good without.
+    async fn page_of_leaf<E, F, Fut>(&self, mut page: LeafPage, how: How, load: &F) -> Listed
     where
         F: Fn(Want) -> Fut,
         Fut: Future<Output = Result<Vec<IndexRow>, E>>,
     {
-        self.client.counters().index_hits.increment();
-        let mut stored = false;
-        if let Some(right) = page.load.take() {
-            let want = self.want_leaf(right.read_primary());
-            let asked = want.rows;
-            if let Ok(rows) = load(want).await {
-                stored = self.tell(right, rows, asked).await;
-            }
+        if how == How::Hit {
+            self.client.counters().index_hits.increment();
         }
-        let mut listed = listed(page, How::Hit);
+        let loads = std::mem::take(&mut page.loads);
+        let stored = self.load_each(loads, load).await.unwrap_or(false);
+        let mut listed = listed(page, how);
         listed.stored = stored;
         listed
     }
 
+    /// Loads leaves, and tells the sidecar. Says whether one of them is kept.
+    async fn load_each<E, F, Fut>(
+        &self,
+        rights: Vec<LoadRight>,
+        load: &F,
+    ) -> Result<bool, GetError<E>>
+    where
+        F: Fn(Want) -> Fut,
+        Fut: Future<Output = Result<Vec<IndexRow>, E>>,
+    {
+        let mut stored = false;
+        for right in rights {
+            let want = self.want_leaf(&right);
+            let asked = want.rows;
+            let rows = load(want).await.map_err(failed)?;
+            stored |= self.tell(right, rows, asked).await;
+        }
+        Ok(stored)
+    }
+
     /// The leaf from its start, as far as the page and what is kept of it go.
-    fn want_leaf(&self, read_primary: bool) -> Want {
+    fn want_leaf(&self, right: &LoadRight) -> Want {
         Want {
+            part: self.is_combined().then(|| right.part()),
             rows: self.first.map(|first| self.needed().max(first.into())),
             from: None,
             to: None,
-            read_primary,
+            read_primary: right.read_primary(),
         }
     }
 
@@ -166,10 +199,7 @@ impl Index {
         F: Fn(Want) -> Fut,
         Fut: Future<Output = Result<Vec<IndexRow>, E>>,
     {
-        let (link, want) = (
-            Arc::clone(right.link()),
-            self.want_leaf(right.read_primary()),
-        );
+        let (link, want) = (Arc::clone(right.link()), self.want_leaf(&right));
         let asked = want.rows;
         let rows = load(want).await.map_err(failed)?;
         if !self.has_range() {
@@ -238,6 +268,7 @@ impl Index {
     {
         let needed = self.needed();
         let want = Want {
+            part: None,
             rows: Some(needed),
             from: self.from.clone(),
             to: self.to.clone(),

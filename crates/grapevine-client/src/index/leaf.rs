@@ -50,11 +50,11 @@ pub struct LeafPage {
     pub freshness: v1::Freshness,
     /// Why not, for people.
     pub freshness_reason: String,
-    /// Set if this caller is to load the leaf. Others are told to wait for it until it ends: use it, and soon.
-    pub load: Option<LoadRight>,
-    /// Another caller loads it: when to look again.
+    /// One for each leaf that this caller is to load. Others are told to wait for it until it ends: use it, and soon.
+    pub loads: Vec<LoadRight>,
+    /// Another caller loads one: when to look again.
     pub retry_after: Option<Duration>,
-    /// With members: to have some of them removed.
+    /// With members, but for those of [`Index::and`]: to have some of them removed.
     pub evidence: Option<Evidence>,
     /// The endpoint that answered, as configured.
     pub answered_by: Arc<str>,
@@ -95,17 +95,18 @@ pub enum LeafFill {
     Over,
 }
 
-/// Which leaf, at which sidecar.
+/// Whom to call.
 #[derive(Clone)]
 struct Pin {
     client: Client,
     link: Arc<Link>,
-    leaf: v1::IndexLeaf,
 }
 
 /// The right to load a leaf, at the sidecar that gave it.
 pub struct LoadRight {
     pin: Pin,
+    leaf: v1::IndexLeaf,
+    number: usize,
     load: Bytes,
     ends: Instant,
     read_primary: bool,
@@ -116,7 +117,8 @@ pub struct LoadRight {
 #[derive(Clone)]
 pub struct Evidence {
     pin: Pin,
-    evidence: Bytes,
+    leaves: Vec<v1::IndexLeaf>,
+    moment: Bytes,
 }
 
 impl fmt::Debug for LoadRight {
@@ -198,28 +200,39 @@ impl Index {
         let pin = || Pin {
             client: self.client.clone(),
             link: Arc::clone(link),
-            leaf: self.leaf.clone(),
         };
+        let leaves = self.leaves();
+        let mut loads = Vec::new();
+        for turn in answer.turns.iter().filter(|turn| !turn.load.is_empty()) {
+            let number = turn.leaf as usize;
+            let Some(leaf) = leaves.get(number) else {
+                return Err(link.bad_answer(format!("a right to load leaf {number}")));
+            };
+            loads.push(LoadRight {
+                pin: pin(),
+                leaf: leaf.clone(),
+                number,
+                load: turn.load.clone(),
+                ends: Instant::now() + Duration::from_millis(turn.lease_ms.into()),
+                read_primary: turn.read_primary,
+            });
+        }
         let passed = self.passed().saturating_add(answer.members.len() as u64);
         let last = answer.members.last();
         let next = last.map(|last| Cursor::new(answer.next_cursor.clone(), &last.id, passed));
         let freshness = answer.freshness();
-        let load = (!answer.load.is_empty()).then(|| LoadRight {
+        let waits = answer.turns.iter().map(|turn| turn.retry_after_ms);
+        let wait = waits.filter(|millis| *millis > 0).max();
+        let evidence = (!answer.evidence.is_empty() && !self.is_intersection()).then(|| Evidence {
             pin: pin(),
-            load: answer.load,
-            ends: Instant::now() + Duration::from_millis(answer.load_lease_ms.into()),
-            read_primary: answer.read_primary,
-        });
-        let evidence = (!answer.evidence.is_empty()).then(|| Evidence {
-            pin: pin(),
-            evidence: answer.evidence,
+            leaves,
+            moment: answer.evidence,
         });
         let members = answer.members.into_iter().map(|member| LeafMember {
             id: member.id,
             version: member.version,
             place: member.place,
         });
-        let retry_after = Duration::from_millis(answer.retry_after_ms.into());
         Ok(LeafPage {
             state,
             members: members.collect(),
@@ -229,8 +242,8 @@ impl Index {
             filtered: answer.filtered,
             freshness,
             freshness_reason: answer.freshness_reason,
-            load,
-            retry_after: (!retry_after.is_zero()).then_some(retry_after),
+            loads,
+            retry_after: wait.map(|millis| Duration::from_millis(millis.into())),
             evidence,
             answered_by: Arc::clone(link.name()),
         })
@@ -248,6 +261,11 @@ impl LoadRight {
         self.read_primary
     }
 
+    /// Which leaf it is of: 0 for the index's own criteria, from 1 those of [`Index::or`] or [`Index::and`].
+    pub fn part(&self) -> usize {
+        self.number
+    }
+
     pub(super) fn link(&self) -> &Arc<Link> {
         &self.pin.link
     }
@@ -259,7 +277,7 @@ impl LoadRight {
         rows: Vec<IndexRow>,
         extent: LeafExtent,
     ) -> Result<LeafFill, CallError> {
-        check_rows(&self.pin.leaf, &rows, extent)?;
+        check_rows(&self.leaf, &rows, extent)?;
         let mut rows = rows.into_iter().peekable();
         loop {
             if self.remaining().is_zero() {
@@ -292,7 +310,7 @@ impl LoadRight {
             LeafExtent::First { keep } => (true, keep),
         };
         let request = v1::IndexFillRequest {
-            leaf: Some(self.pin.leaf.clone()),
+            leaf: Some(self.leaf.clone()),
             load: self.load.clone(),
             rows: rows.into_iter().map(IndexRow::into_wire).collect(),
             more,
@@ -376,26 +394,31 @@ pub(super) fn check_rows(
 impl Evidence {
     /// Has members removed, by their places, and tells how many were; those that were added again meanwhile stay. They travel in calls
     /// of up to 1,000; each takes at most the client's `resolve_deadline`. That none is removed is no error: the sidecar may have
-    /// restarted.
+    /// restarted. Of leaves that were [read together](Index::or) they are removed from each.
     ///
     /// Only for rows that the *primary database* showed not to meet the criterion, or to be gone, in a read that began *after* the
     /// answer that this came with. What a cache or a replica shows, or a transaction that had begun before, is no evidence: a row
     /// that came back would be lost.
     pub async fn prune(&self, places: &[Bytes]) -> Result<u64, CallError> {
         let mut removed = 0;
-        for places in places.chunks(PRUNE_PLACES_MAX) {
-            let request = v1::IndexPruneRequest {
-                leaf: Some(self.pin.leaf.clone()),
-                evidence: self.evidence.clone(),
-                places: places.to_vec(),
-            };
-            let deadline = self.pin.client.settings().resolve_deadline;
-            let mut application = self.pin.link.application();
-            let call = application.index_prune(request);
-            let answer = self.pin.link.call(Gated::Yes, deadline, call).await?;
-            removed += u64::from(answer.removed);
+        for leaf in &self.leaves {
+            for places in places.chunks(PRUNE_PLACES_MAX) {
+                removed += self.prune_part(leaf, places).await?;
+            }
         }
         self.pin.client.counters().index_pruned.add(removed);
         Ok(removed)
+    }
+    async fn prune_part(&self, leaf: &v1::IndexLeaf, places: &[Bytes]) -> Result<u64, CallError> {
+        let request = v1::IndexPruneRequest {
+            leaf: Some(leaf.clone()),
+            evidence: self.moment.clone(),
+            places: places.to_vec(),
+        };
+        let deadline = self.pin.client.settings().resolve_deadline;
+        let mut application = self.pin.link.application();
+        let call = application.index_prune(request);
+        let answer = self.pin.link.call(Gated::Yes, deadline, call).await?;
+        Ok(answer.removed.into())
     }
 }

@@ -76,7 +76,7 @@ async fn a_leaf_is_asked_for_by_its_name_and_part_and_its_answer_is_typed() {
         .verified();
     let page = index.read().await.unwrap();
     assert_eq!(page.state, LeafState::Present);
-    assert!(page.complete && page.more && page.load.is_none());
+    assert!(page.complete && page.more && page.loads.is_empty());
     let ids: Vec<&str> = page.members.iter().map(|member| &*member.id).collect();
     assert_eq!(ids, ["7", "8"]);
     let next = page.next.unwrap();
@@ -134,7 +134,7 @@ async fn malformed_reads_and_rows_are_refused_here_with_field_value_and_limit() 
         // Without the order by ids a row that is equal to the last one may be lacking.
         (rows([9, 10, 2]), first, "rows[2]"),
     ] {
-        let load = items.read().await.unwrap().load.unwrap();
+        let load = items.read().await.unwrap().loads.remove(0);
         let Err(CallError::Invalid(invalid)) = load.fill(rows, extent).await else {
             panic!("{field}");
         };
@@ -149,7 +149,7 @@ async fn a_large_fill_travels_in_parts_and_a_large_prune_in_pieces() {
     let fake = Fake::unix();
     let client = client(&fake);
     let index = items(&client).limit(10_000);
-    let load = index.read().await.unwrap().load.unwrap();
+    let load = index.read().await.unwrap().loads.remove(0);
     let filled = load.fill(rows(0..25_000), LeafExtent::Whole).await.unwrap();
     assert_eq!(filled, LeafFill::Stored);
     {
@@ -180,7 +180,7 @@ async fn a_large_fill_travels_in_parts_and_a_large_prune_in_pieces() {
 async fn long_rows_travel_in_parts_that_a_sidecar_takes() {
     let fake = Fake::unix();
     let index = items(&client(&fake)).order_by("name");
-    let load = index.read().await.unwrap().load.unwrap();
+    let load = index.read().await.unwrap().loads.remove(0);
     let long = |id: u32| IndexRow::new(id).ordered_by("x".repeat(1_000));
     let filled = load.fill((0..3_000).map(long).collect(), LeafExtent::Whole);
     assert_eq!(filled.await.unwrap(), LeafFill::Stored);
@@ -195,13 +195,13 @@ async fn another_sidecar_is_asked_and_rights_stay_with_the_one_that_gave_them() 
         .build()
         .unwrap();
     let index = items(&client);
-    let of_own = index.read().await.unwrap().load.unwrap();
+    let of_own = index.read().await.unwrap().loads.remove(0);
     have(&own, &[1]);
     let own_page = index.read().await.unwrap();
     own.stop();
-    let page = index.read().await.unwrap();
+    let mut page = index.read().await.unwrap();
     assert_eq!(&*page.answered_by, &*other.endpoint);
-    let of_other = page.load.unwrap();
+    let of_other = page.loads.remove(0);
     of_own.fill(rows([1]), LeafExtent::Whole).await.unwrap_err();
     let place = own_page.members[0].place.clone();
     own_page
@@ -243,6 +243,7 @@ async fn an_absent_leaf_is_loaded_from_its_start_once_and_kept() {
     assert!(page.more && page.stored);
     assert_eq!(page.how, How::Filled);
     let whole = Want {
+        part: None,
         rows: None,
         from: None,
         to: None,

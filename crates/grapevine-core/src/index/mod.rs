@@ -8,12 +8,14 @@
 //! remove lazily*. A member is an id *at a place in the order*. A row whose sort column changed is at both places until the old one is
 //! pruned, unless the application numbers the versions of its rows: then the newest one counts.
 
+mod find;
 mod members;
 mod place;
 #[cfg(test)]
 mod tests;
 
-pub use self::members::{Found, Member, Members, Window};
+pub use self::find::{Combine, Found, INTERSECTED_MAX, UNITED_MAX, Window, covers, find};
+pub use self::members::{Member, Members};
 pub use self::place::{ID_BYTES_MAX, IdError, Place, RowId, SORT_BYTES_MAX, SortKey};
 use crate::criteria::Column;
 use crate::names::ClassPath;

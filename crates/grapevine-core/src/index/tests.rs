@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 
-use super::{Member, Members, Place, RowId, SortKey, Window};
+use super::{Combine, Found, Member, Members, Place, RowId, SortKey, Window, find};
 use crate::versions::Stamp;
 
 fn place(key: u64, id: i64) -> Place {
@@ -21,6 +21,10 @@ fn member(added: u64, version: u64) -> Member {
         added: Stamp(added),
         version,
     }
+}
+
+fn find_all(members: &Members, window: &Window) -> Found {
+    find(&[members], Combine::Any, window, |_, _, _| true)
 }
 
 /// A leaf without versions, and the places in it, in its order.
@@ -73,7 +77,7 @@ proptest! {
             .cloned()
             .collect();
         let expected: Vec<_> = within.iter().skip(offset).take(limit).cloned().collect();
-        let found = members.find(&window, |_, _| true);
+        let found = find_all(&members, &window);
         let listed: Vec<_> = found.members.into_iter().map(|(place, _)| place).collect();
         prop_assert_eq!(&listed, &expected);
         let more = within.len() > offset + limit;
@@ -91,6 +95,65 @@ proptest! {
         }
     }
 
+    /// Several leaves read together are the union, or the intersection, of what they have, up to where all of them are known.
+    #[test]
+    fn g9_several_leaves_are_read_as_one_sorted_list(
+        lists in prop::collection::vec((places(), prop::option::of(1..20_usize)), 1..4),
+        (descending, together) in any::<(bool, bool)>(),
+        (after, least) in (prop::option::of((1..7_u64, 0..5_i64)), prop::option::of(1..7_u64)),
+        (offset, limit) in (0..4_usize, 1..6_usize),
+    ) {
+        let combine = if together { Combine::All } else { Combine::Any };
+        let behind = |one: &Place, other: &Place| if descending { one < other } else { one > other };
+        let mut end: Option<Place> = None;
+        let mut leaves = Vec::new();
+        let mut expected: Option<std::collections::BTreeSet<Place>> = None;
+        for (places, known) in lists {
+            let (mut members, all) = filled(&places, descending);
+            if let Some(known) = known && known < all.len() {
+                members.keep(known);
+                let last = all[known - 1].clone();
+                end = Some(match end {
+                    Some(end) if behind(&last, &end) => end,
+                    _ => last,
+                });
+            }
+            let all = all.into_iter().collect();
+            expected = Some(match expected {
+                None => all,
+                Some(others) if together => others.intersection(&all).cloned().collect(),
+                Some(others) => others.union(&all).cloned().collect(),
+            });
+            leaves.push(members);
+        }
+        let window = Window {
+            after: after.map(|(key, id)| place(key, id)),
+            offset,
+            limit,
+            least: least.map(SortKey::Bits),
+            most: None,
+        };
+        let mut expected: Vec<_> = expected.unwrap().into_iter().collect();
+        if descending {
+            expected.reverse();
+        }
+        expected.retain(|place| {
+            window.after.as_ref().is_none_or(|after| behind(place, after))
+                && window.least.as_ref().is_none_or(|least| place.key >= *least)
+        });
+        let all = expected.iter().skip(offset).count();
+        expected.retain(|place| end.as_ref().is_none_or(|end| !behind(place, end)));
+        let expected: Vec<_> = expected.into_iter().skip(offset).take(limit).collect();
+        let leaves: Vec<_> = leaves.iter().collect();
+        let found = find(&leaves, combine, &window, |_, _, _| true);
+        let listed: Vec<_> = found.members.into_iter().map(|(place, _)| place).collect();
+        prop_assert_eq!(&listed, &expected);
+        prop_assert!(found.more || all <= limit);
+        prop_assert!(end.is_some() || found.whole && found.more == (all > limit));
+        // What is called whole lacks nothing.
+        prop_assert!(!found.whole || listed.len() == limit.min(all));
+    }
+
     /// Pages by cursor are the whole list, though members come and go elsewhere.
     #[test]
     fn g9_cursors_miss_nothing_that_stays(
@@ -104,7 +167,7 @@ proptest! {
         let mut after = None;
         for (round, other) in others.iter().cycle().take(60).enumerate() {
             let window = Window { after: after.clone(), limit, ..Window::default() };
-            let found = members.find(&window, |_, _| true);
+            let found = find_all(&members, &window);
             seen.extend(found.members.iter().map(|(place, _)| place.clone()));
             let Some((last, _)) = found.members.last() else { break };
             after = Some(last.clone());
@@ -141,7 +204,7 @@ proptest! {
             members.add(place(key, id), member(version, version));
         }
         let window = Window { limit: 100, ..Window::default() };
-        let found = members.find(&window, |_, _| true);
+        let found = find_all(&members, &window);
         let listed: BTreeMap<_, _> = found
             .members
             .into_iter()
@@ -208,7 +271,7 @@ fn g9_null_lies_in_no_range() {
                 most: most.map(SortKey::Bits),
                 ..Window::default()
             };
-            members.find(&window, |_, _| true).members.len()
+            find_all(&members, &window).members.len()
         };
         assert_eq!(found(None, None), 3);
         assert_eq!(found(Some(5), None), 1);
@@ -228,6 +291,8 @@ fn g9_what_is_left_out_in_great_number_ends_a_page_and_not_the_list() {
     };
     let hidden = 100..10_100;
     let keep = |place: &Place, _| !matches!(place.id, RowId::Number(id) if hidden.contains(&id));
-    let found = members.find(&window, keep);
+    let found = find(&[&members], Combine::Any, &window, |_, place, member| {
+        keep(place, member)
+    });
     assert_eq!((found.members.len(), found.more), (100, true));
 }

@@ -34,7 +34,7 @@ use crate::event::{BumpEvent, Moment, RowImage};
 use crate::id::{
     EventId, Incarnation, Lane, NAMED_BYTES, NamedError, Time, named_bytes, read_named,
 };
-use crate::index::{LeafKey, Members, Ordering, Place, RowId, SortKey};
+use crate::index::{Found, LeafKey, Members, Ordering, Place, RowId, SortKey, covers, find};
 use crate::lease::Lease;
 use crate::names::ClassPath;
 use crate::policy::LagRule;
@@ -188,35 +188,60 @@ pub(super) struct Touched {
 }
 
 impl Core {
-    /// Reads a part of a leaf.
+    /// Reads a part of a leaf, or of several.
     pub fn read_leaf(&self, query: &LeafQuery, now: Time) -> LeafAnswer {
-        let class = &query.leaf.class;
-        let policy = self.config.policies.of(class);
-        if self.bypass(policy.strategy, policy.on_unknown, now) {
+        let bypassed = query.leaves.iter().any(|leaf| {
+            let policy = self.config.policies.of(&leaf.class);
+            self.bypass(policy.strategy, policy.on_unknown, now)
+        });
+        if bypassed {
             return LeafAnswer::Bypass;
         }
-        let Some(present) = self.present(&query.leaf) else {
-            return LeafAnswer::Absent;
-        };
-        let shape = leaf_shape(class).ok();
-        let found = present.members.find(&query.window, |place, member| {
-            !query.verified
-                || shape.as_ref().is_none_or(|shape| {
-                    let newest = &self.leaves.newest;
-                    newest.may_be_in(shape, class, &place.id, member.version)
-                })
-        });
+        let leaves: Vec<_> = query.leaves.iter().map(|leaf| self.present(leaf)).collect();
+        let numbered = || leaves.iter().enumerate();
+        if leaves.iter().any(Option::is_none) {
+            let absent = numbered().filter(|(_, leaf)| leaf.is_none());
+            return LeafAnswer::Absent(absent.map(|(number, _)| number).collect());
+        }
+        let present: Vec<&Present> = leaves.iter().copied().flatten().collect();
+        let found = self.find(query, &present);
         let evidence = Lease {
             incarnation: self.config.incarnation,
             stamp: self.versions.stamp(),
             ends: now.plus(self.config.lease_duration),
         };
-        let bounded = !present.members.is_whole();
+        let refill = |leaf: &Present| {
+            let members = &leaf.members;
+            let short = !members.is_whole() && members.len() < leaf.keep;
+            short || !found.whole && (found.filtered > 0 || !covers(members, &query.window))
+        };
+        let refill = present.iter().enumerate().filter(|(_, leaf)| refill(leaf));
         LeafAnswer::Found {
-            refill: !found.whole || bounded && present.members.len() < present.keep,
+            refill: refill.map(|(number, _)| number).collect(),
             found,
             evidence,
         }
+    }
+
+    fn find(&self, query: &LeafQuery, present: &[&Present]) -> Found {
+        let members: Vec<_> = present.iter().map(|leaf| &leaf.members).collect();
+        let of_leaves = query.leaves.iter();
+        // Only for these it is looked up what is known of the rows.
+        let shapes: Vec<_> = of_leaves
+            .map(|leaf| leaf_shape(&leaf.class).ok().filter(|_| query.verified))
+            .collect();
+        let newest = &self.leaves.newest;
+        find(
+            &members,
+            query.combine,
+            &query.window,
+            |number, place, member| {
+                shapes[number].as_ref().is_none_or(|shape| {
+                    let class = &query.leaves[number].class;
+                    newest.may_be_in(shape, class, &place.id, member.version)
+                })
+            },
+        )
     }
 
     /// What is present of a leaf, if all changes are accounted for.

@@ -14,7 +14,9 @@ use std::time::Duration;
 use grapevine_core::criteria::{Cell, Column, Conjunction, Datum, Dialect, Raw, Shape, Table};
 use grapevine_core::event::{BumpEvent, Event, Moment, RowImage};
 use grapevine_core::id::{EventId, Incarnation, Lane};
-use grapevine_core::index::{LeafKey, Ordering, Place, RowId, RowIdentity, SortKey, Window};
+use grapevine_core::index::{
+    Combine, LeafKey, Ordering, Place, RowId, RowIdentity, SortKey, Window,
+};
 use grapevine_core::lease::Lease;
 use grapevine_core::machine::effects::{
     FillOutcome, Input, LeafAnswer, LeafFill, LeafQuery, LeafTurn, LoadId, Prune, Reply,
@@ -372,7 +374,8 @@ impl Shelves {
     fn query(list: (usize, usize, bool), limit: usize, verified: bool) -> LeafQuery {
         let (table, category, ordered) = list;
         LeafQuery {
-            leaf: leaf(table, category, ordered),
+            leaves: vec![leaf(table, category, ordered)],
+            combine: Combine::Any,
             window: Window {
                 limit,
                 ..Window::default()
@@ -390,7 +393,7 @@ impl Shelves {
         let query = Self::query(list, limit, x.is_multiple_of(2));
         match self.world.core(at).read_leaf(&query, self.world.now) {
             LeafAnswer::Bypass => {}
-            LeafAnswer::Absent => self.begin(at, list),
+            LeafAnswer::Absent(_) => self.begin(at, list),
             LeafAnswer::Found {
                 found,
                 evidence,
@@ -404,7 +407,7 @@ impl Shelves {
                     .map(|(place, _)| place.clone())
                     .collect();
                 self.judge(at, list, (&places, limit, found.whole))?;
-                if refill {
+                if !refill.is_empty() {
                     self.begin(at, list);
                 }
                 let looking = Looking {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use grapevine_core::criteria::{Cell, Column, Conjunction, Datum, Dialect, Raw, Shape, Table};
 use grapevine_core::event::{Moment, RowImage};
 use grapevine_core::id::EventId;
-use grapevine_core::index::{LeafKey, Ordering, RowId, RowIdentity, Window};
+use grapevine_core::index::{Combine, LeafKey, Ordering, RowId, RowIdentity, Window};
 use grapevine_core::machine::effects::{
     CondemnReason, Input, LeafAnswer, LeafFill, LeafQuery, LeafTurn, LeaseClaim, Reply, Verdict,
 };
@@ -172,7 +172,8 @@ fn g9_a_leaf_is_absent_while_its_shape_is_told_what_it_lacks() {
     let ticket = world.ticket();
     world.input(2, Input::FillLeaf(ticket, fill));
     let query = LeafQuery {
-        leaf,
+        leaves: vec![leaf],
+        combine: Combine::Any,
         window: Window {
             limit: 10,
             ..Window::default()

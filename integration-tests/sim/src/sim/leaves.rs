@@ -11,7 +11,7 @@
 use std::collections::BTreeMap;
 
 use grapevine_core::id::EventId;
-use grapevine_core::index::{Found, Place, Window};
+use grapevine_core::index::{Combine, Found, Place, Window};
 use grapevine_core::lease::Lease;
 use grapevine_core::machine::Core;
 use grapevine_core::machine::effects::{
@@ -158,7 +158,8 @@ impl Sim<'_> {
             return;
         }
         let query = LeafQuery {
-            leaf: self.shop.leaf(leaf.list).clone(),
+            leaves: vec![self.shop.leaf(leaf.list).clone()],
+            combine: Combine::Any,
             window: Window {
                 limit: leaf.limit,
                 ..Window::default()
@@ -174,7 +175,7 @@ impl Sim<'_> {
             LeafAnswer::Bypass => {
                 self.listings.remove(&op);
             }
-            LeafAnswer::Absent => {
+            LeafAnswer::Absent(_) => {
                 self.next_step(op, leaf.read.get, Step::Ask);
             }
             LeafAnswer::Found {
@@ -186,7 +187,7 @@ impl Sim<'_> {
                 self.judge_leaf(at, leaf.list, leaf.limit, &found);
                 let whole = found.whole && !found.more;
                 let members: Vec<_> = found.members.into_iter().map(|(place, _)| place).collect();
-                if refill {
+                if !refill.is_empty() {
                     return self.next_step(op, leaf.read.get, Step::Ask);
                 }
                 if members.is_empty() {
@@ -205,11 +206,11 @@ impl Sim<'_> {
         counted.asked += u64::from(!again);
         match answer {
             LeafAnswer::Bypass => counted.bypassed += u64::from(!again),
-            LeafAnswer::Absent => counted.absent += u64::from(!again),
+            LeafAnswer::Absent(_) => counted.absent += u64::from(!again),
             LeafAnswer::Found { found, refill, .. } => {
                 counted.found += u64::from(!again);
                 counted.found_later += u64::from(again);
-                counted.short += u64::from(*refill);
+                counted.short += u64::from(!refill.is_empty());
                 counted.whole += u64::from(found.whole);
                 counted.members += found.members.len() as u64;
                 let extra = |place: &&(Place, _)| !self.shelves.has(list, &place.0);
@@ -222,7 +223,7 @@ impl Sim<'_> {
         let at = leaf.read.node;
         let code = match answer {
             LeafAnswer::Bypass => 1,
-            LeafAnswer::Absent => 2,
+            LeafAnswer::Absent(_) => 2,
             LeafAnswer::Found { found, .. } => {
                 let sums = [found.members.len(), found.filtered].map(|count| count as u64);
                 10 + sums[0] * 64 + sums[1] * 4 + u64::from(found.whole)
@@ -236,7 +237,8 @@ impl Sim<'_> {
             match answer {
                 LeafAnswer::Found { found, refill, .. } => {
                     let places: Vec<_> = found.members.iter().map(|(place, _)| place).collect();
-                    let (whole, more) = (found.whole, if *refill { ", refill" } else { "" });
+                    let (whole, more) =
+                        (found.whole, if refill.is_empty() { "" } else { ", refill" });
                     format!(
                         "reader {op} at {letter} finds in {list}: {places:?}, whole {whole}{more}"
                     )
@@ -549,11 +551,12 @@ impl Sim<'_> {
         };
         let absent = self.shelves.came_to(known.index).filter(|list| {
             let query = LeafQuery {
-                leaf: self.shop.leaf(*list).clone(),
+                leaves: vec![self.shop.leaf(*list).clone()],
+                combine: Combine::Any,
                 window: Window::default(),
                 verified: false,
             };
-            core.read_leaf(&query, now) == LeafAnswer::Absent
+            core.read_leaf(&query, now) == LeafAnswer::Absent(vec![0])
         });
         self.tally.leaves.added_absent += absent.count() as u64;
     }
@@ -562,7 +565,8 @@ impl Sim<'_> {
     pub(super) fn read_all_leaves(&mut self, at: usize) {
         for list in List::all() {
             let query = LeafQuery {
-                leaf: self.shop.leaf(list).clone(),
+                leaves: vec![self.shop.leaf(list).clone()],
+                combine: Combine::Any,
                 window: Window {
                     limit: usize::MAX,
                     ..Window::default()

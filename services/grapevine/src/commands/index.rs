@@ -38,6 +38,12 @@ struct ReadArgs {
         required = true
     )]
     equal: Vec<String>,
+    /// Or those with this value: OR and IN by the union of lists, one for each; up to 31
+    #[arg(long = "or", value_name = "COLUMN=VALUE", conflicts_with = "and")]
+    or: Vec<String>,
+    /// And only those with this value: AND by the intersection of lists, one for each; up to 3. A list of both columns, by --where, is faster
+    #[arg(long = "and", value_name = "COLUMN=VALUE")]
+    and: Vec<String>,
     /// The column by which they are ordered; without it by their ids
     #[arg(long, value_name = "COLUMN")]
     order_by: Option<String>,
@@ -127,11 +133,14 @@ impl ReadArgs {
         let index = client.index(&self.table, self.dialect.to_wire());
         let mut index = index.limit(self.limit).offset(self.offset);
         for pair in &self.equal {
-            let Some((column, value)) = pair.split_once('=') else {
-                let message = format!("--where {pair}: it must be COLUMN=VALUE");
-                return Err(Failure::Usage(message));
-            };
-            index = index.by(column, value_of(value));
+            let (column, value) = equality("--where", pair)?;
+            index = index.by(column, value);
+        }
+        for pair in &self.or {
+            index = index.or([equality("--or", pair)?]);
+        }
+        for pair in &self.and {
+            index = index.and([equality("--and", pair)?]);
         }
         if let Some(column) = &self.order_by {
             index = index.order_by(column);
@@ -154,6 +163,13 @@ impl ReadArgs {
         }
         Ok(index.session(&self.session.session()?))
     }
+}
+
+fn equality<'a>(option: &str, pair: &'a str) -> Result<(&'a str, SqlScalar), Failure> {
+    let parts = pair.split_once('=');
+    let (column, value) =
+        parts.ok_or_else(|| Failure::Usage(format!("{option} {pair}: it must be COLUMN=VALUE")))?;
+    Ok((column, value_of(value)))
 }
 
 fn value_of(text: &str) -> SqlScalar {

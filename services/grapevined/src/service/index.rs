@@ -27,19 +27,19 @@ impl Application {
             let core = self.engine.core.read();
             (core.read_leaf(&query, now), core.freshness(now))
         };
-        let (wants_load, known) = match &answer {
-            LeafAnswer::Found { refill, found, .. } => (*refill, found.whole),
-            LeafAnswer::Absent => (true, false),
-            LeafAnswer::Bypass => (false, false),
+        let (wanted, known) = match &answer {
+            LeafAnswer::Found { refill, found, .. } => (refill.clone(), found.whole),
+            LeafAnswer::Absent(absent) => (absent.clone(), false),
+            LeafAnswer::Bypass => (Vec::new(), false),
         };
         let mut response = app::index_found(answer);
         let (state, reason) = wire::freshness(freshness);
         (response.freshness, response.freshness_reason) = (state.into(), reason);
-        if wants_load {
-            let call = Call::LoadLeaf(query.leaf);
+        for number in wanted {
+            let call = Call::LoadLeaf(query.leaves[number].clone());
             match self.engine.call(call, None, LOOP_WAIT).await {
                 Ok(answer) => match answer.reply {
-                    Reply::LeafTurn(turn) => app::index_turn(&mut response, turn),
+                    Reply::LeafTurn(turn) => response.turns.push(app::index_turn(number, turn)),
                     _ => return Err(mistaken("a read of an index")),
                 },
                 // The page is as good without the right to load what lies behind it.

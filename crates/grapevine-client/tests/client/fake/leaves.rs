@@ -84,15 +84,17 @@ impl Leaves {
             response.evidence = evidence;
         }
         if self.refill || !response.complete {
+            let mut turn = v1::IndexTurn::default();
             if self.loading || self.load.is_some() {
-                response.retry_after_ms = 1;
+                turn.retry_after_ms = 1;
             } else {
                 self.loads += 1;
                 self.load = Some(self.loads);
-                response.load = Bytes::from(vec![self.loads]);
-                response.load_lease_ms = 60_000;
-                response.read_primary = self.read_primary;
+                turn.load = Bytes::from(vec![self.loads]);
+                turn.lease_ms = 60_000;
+                turn.read_primary = self.read_primary;
             }
+            response.turns.push(turn);
         }
         response
     }

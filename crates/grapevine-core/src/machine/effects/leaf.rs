@@ -3,16 +3,18 @@
 use std::time::Duration;
 
 use super::Filling;
-use crate::index::{Found, LeafKey, Place, Window};
+use crate::index::{Combine, Found, LeafKey, Place, Window};
 use crate::lease::Lease;
 
 pub use crate::machine::leaves::LoadId;
 
-/// A read of a part of a leaf.
+/// A read of a part of a leaf, or of several that are of one table and in one order.
 #[derive(Clone, Debug)]
 pub struct LeafQuery {
-    /// Which leaf.
-    pub leaf: LeafKey,
+    /// Which leaves, one at least.
+    pub leaves: Vec<LeafKey>,
+    /// What is wanted of several.
+    pub combine: Combine,
     /// Which part.
     pub window: Window,
     /// Leave out members of whose row a newer version is known that is elsewhere.
@@ -28,11 +30,11 @@ pub enum LeafAnswer {
         found: Found,
         /// Whoever reads rows of the primary database after this may show what it does not find.
         evidence: Lease,
-        /// Too little of the leaf is known: whoever reads on in the database is asked to load it anew.
-        refill: bool,
+        /// The numbers of leaves of which too little is known: whoever reads on in the database is asked to load them anew.
+        refill: Vec<usize>,
     },
-    /// The leaf is not known here.
-    Absent,
+    /// The leaves of these numbers are not known here.
+    Absent(Vec<usize>),
     /// This sidecar cannot show that it is fresh: read the database.
     Bypass,
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use grapevine_core::event::{Moment, RowImage};
-use grapevine_core::index::{Place, RowId, RowIdentity, SortKey};
+use grapevine_core::index::{Combine, Place, RowId, RowIdentity, SortKey};
 use grapevine_core::machine::effects::{
     FillOutcome, Input, LeafAnswer, LeafFill, LeafQuery, LeafTurn, Refusal, Reply,
 };
@@ -148,7 +148,8 @@ fn g9_a_row_without_a_place_or_a_name_is_not_passed_over() {
     let mut shelves = Shelves::new();
     shelves.load(0);
     let ordered = LeafQuery {
-        leaf: leaf(0, 0, true),
+        leaves: vec![leaf(0, 0, true)],
+        combine: Combine::Any,
         ..Shelves::query(LIST, 100, false)
     };
     let answer = |shelves: &Shelves| {
@@ -171,7 +172,7 @@ fn g9_a_row_without_a_place_or_a_name_is_not_passed_over() {
     shelves.world.settle();
     assert_eq!(
         answer(&shelves),
-        LeafAnswer::Absent,
+        LeafAnswer::Absent(vec![0]),
         "its price is not told"
     );
     assert_eq!(shelves.listed(0).unwrap(), ["3"]);

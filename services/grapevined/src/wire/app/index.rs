@@ -3,7 +3,10 @@
 use grapevine_core::criteria::{
     Cell, Column, Conjunction, Dialect, SHAPE_COLUMNS_MAX, Shape, Table,
 };
-use grapevine_core::index::{LeafKey, Ordering, PLACES_MAX, Place, RowId, SortKey, Window};
+use grapevine_core::index::{
+    Combine, INTERSECTED_MAX, LeafKey, Ordering, PLACES_MAX, Place, RowId, SortKey, UNITED_MAX,
+    Window,
+};
 use grapevine_core::lease::Lease;
 use grapevine_core::machine::effects as core;
 use grapevine_proto::v1;
@@ -28,6 +31,7 @@ pub(crate) fn index_read(
 ) -> Result<(core::LeafQuery, Session), Status> {
     let mut violations = Violations::default();
     let leaf = read_leaf(&mut violations, request.leaf.as_ref());
+    let (combine, further) = further_leaves(&mut violations, request);
     if request.limit > LIMIT_MAX {
         let reason = format!("{}; the limit is {LIMIT_MAX}", request.limit);
         violations.add("limit", reason);
@@ -70,6 +74,7 @@ pub(crate) fn index_read(
     let past = session(&mut violations, request.session.as_ref());
     violations.finish()?;
     let (_, leaf) = leaf.ok_or_else(unchecked)?;
+    let leaves = std::iter::once(leaf).chain(further).collect();
     let window = Window {
         after,
         offset: request.offset as usize,
@@ -78,7 +83,8 @@ pub(crate) fn index_read(
         most,
     };
     let query = core::LeafQuery {
-        leaf,
+        leaves,
+        combine,
         window,
         verified,
     };
@@ -196,6 +202,34 @@ fn unchecked() -> Status {
     Status::internal("a call was checked and is not whole")
 }
 
+/// The leaves that are read together with the first one.
+fn further_leaves(
+    violations: &mut Violations,
+    request: &v1::IndexReadRequest,
+) -> (Combine, Vec<LeafKey>) {
+    let (any, all) = (&request.any_of, &request.all_of);
+    if !any.is_empty() && !all.is_empty() {
+        violations.add("all_of", "any_of is set, too: only one of them may be");
+    }
+    counted(violations, "any_of", any.len(), 0..=UNITED_MAX - 1);
+    counted(violations, "all_of", all.len(), 0..=INTERSECTED_MAX - 1);
+    let (combine, field, criteria) = if all.is_empty() {
+        (Combine::Any, "any_of", any)
+    } else {
+        (Combine::All, "all_of", all)
+    };
+    let Some(first) = &request.leaf else {
+        return (combine, Vec::new());
+    };
+    let criteria = criteria.iter().take(UNITED_MAX).enumerate();
+    let leaves = criteria.filter_map(|(at, criteria)| {
+        let field = format!("{field}[{at}]");
+        let (_, leaf) = leaf_of(violations, &field, first, &criteria.equal)?;
+        Some(leaf)
+    });
+    (combine, leaves.collect())
+}
+
 fn read_leaf(
     violations: &mut Violations,
     leaf: Option<&v1::IndexLeaf>,
@@ -204,26 +238,38 @@ fn read_leaf(
         violations.add("leaf", "it must be set");
         return None;
     };
+    leaf_of(violations, "leaf", leaf, &leaf.equal)
+}
+
+/// The leaf of these criteria, in the table and order of another one. `field` names the criteria.
+fn leaf_of(
+    violations: &mut Violations,
+    field: &str,
+    leaf: &v1::IndexLeaf,
+    equal: &[v1::ColumnValue],
+) -> Option<(Dialect, LeafKey)> {
     let dialect = read_dialect(violations, leaf.dialect);
     let table = Table::parse(&folded(dialect, &leaf.table));
     let table = violations.check(|| "leaf.table".to_owned(), table);
+    let counted_field = format!("{field}.equal");
     counted(
         violations,
-        "leaf.equal",
-        leaf.equal.len(),
+        &counted_field,
+        equal.len(),
         1..=SHAPE_COLUMNS_MAX,
     );
     let mut rows = Conjunction::all_of(table?);
-    for (at, given) in leaf.equal.iter().take(SHAPE_COLUMNS_MAX).enumerate() {
-        let field = || format!("leaf.equal[{at}].column");
-        let column = violations.check(field, Column::parse(&folded(dialect, &given.column)))?;
+    for (at, given) in equal.iter().take(SHAPE_COLUMNS_MAX).enumerate() {
+        let column_field = || format!("{field}.equal[{at}].column");
+        let column = Column::parse(&folded(dialect, &given.column));
+        let column = violations.check(column_field, column)?;
         if rows.cells.contains_key(&column) {
-            violations.add(field(), format!("{column} is named twice"));
+            violations.add(column_field(), format!("{column} is named twice"));
         }
         match datum(dialect, given.value.as_ref()) {
             Some(datum) => rows.narrow(column, Cell::Is(datum)),
             None => violations.add(
-                format!("leaf.equal[{at}].value"),
+                format!("{field}.equal[{at}].value"),
                 "it cannot be told what the database calls equal to it",
             ),
         }
@@ -237,7 +283,7 @@ fn read_leaf(
     let shape = Shape::of(&rows);
     if shape.left_out(&rows).next().is_some() {
         violations.add(
-            "leaf.equal",
+            counted_field,
             "the names of the columns are too long; the limit is 47 bytes for all of them",
         );
     }
@@ -278,7 +324,7 @@ pub(crate) fn index_found(answer: core::LeafAnswer) -> v1::IndexReadResponse {
         ..Default::default()
     };
     let (found, evidence) = match answer {
-        core::LeafAnswer::Absent => return state(v1::IndexState::Absent),
+        core::LeafAnswer::Absent(_) => return state(v1::IndexState::Absent),
         core::LeafAnswer::Bypass => return state(v1::IndexState::Bypass),
         core::LeafAnswer::Found {
             found, evidence, ..
@@ -306,22 +352,30 @@ pub(crate) fn index_found(answer: core::LeafAnswer) -> v1::IndexReadResponse {
     }
 }
 
-/// Whether the caller is to load it.
-pub(crate) fn index_turn(response: &mut v1::IndexReadResponse, turn: core::LeafTurn) {
+/// Whether the caller is to load the leaf of this number.
+pub(crate) fn index_turn(number: usize, turn: core::LeafTurn) -> v1::IndexTurn {
     let millis =
         |duration: std::time::Duration| u32::try_from(duration.as_millis()).unwrap_or(u32::MAX);
+    let leaf = v1::IndexTurn {
+        leaf: u32::try_from(number).unwrap_or(u32::MAX),
+        ..Default::default()
+    };
     match turn {
         core::LeafTurn::Load {
             load,
             lease,
             filling,
-        } => {
-            response.load = load.to_bytes().to_vec().into();
-            response.load_lease_ms = millis(lease);
-            response.read_primary = filling == core::Filling::Primary;
-        }
-        core::LeafTurn::Wait { after } => response.retry_after_ms = millis(after),
-        core::LeafTurn::Bypass => {}
+        } => v1::IndexTurn {
+            load: load.to_bytes().to_vec().into(),
+            lease_ms: millis(lease),
+            read_primary: filling == core::Filling::Primary,
+            ..leaf
+        },
+        core::LeafTurn::Wait { after } => v1::IndexTurn {
+            retry_after_ms: millis(after),
+            ..leaf
+        },
+        core::LeafTurn::Bypass => leaf,
     }
 }
 
