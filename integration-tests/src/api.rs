@@ -144,6 +144,7 @@ impl Api {
     ) -> Result<v1::InvalidateResponse, Status> {
         let request = v1::CommitWriteRequest {
             intent: begun.intent.clone(),
+            rows: None,
             invalidation: Some(v1::InvalidateRequest {
                 classes: vec![class.to_owned()],
                 ..Default::default()

@@ -249,6 +249,7 @@ impl Invalidate {
         let call = application.commit_write(v1::CommitWriteRequest {
             intent: intent.clone(),
             invalidation: Some(request),
+            rows: None,
         });
         let answer = link.call(Gated::No, deadline, call).await?;
         Ok(answer.outcome.unwrap_or_default())
@@ -265,14 +266,24 @@ impl Invalidate {
         let mut application = link.application();
         let outcome = match rows {
             Changed::Rows(call) => {
-                let call = application.row_changed(v1::RowChangedRequest {
+                let call = v1::RowChangedRequest {
                     receipt: self.receipt.into(),
                     timeout_ms,
                     purge: self.purge.into(),
                     session,
                     ..call.clone()
-                });
-                link.call(Gated::No, deadline, call).await?.outcome
+                };
+                if let Some(intent) = &self.intent {
+                    let call = application.commit_write(v1::CommitWriteRequest {
+                        intent: intent.clone(),
+                        rows: Some(call),
+                        invalidation: None,
+                    });
+                    link.call(Gated::No, deadline, call).await?.outcome
+                } else {
+                    let call = application.row_changed(call);
+                    link.call(Gated::No, deadline, call).await?.outcome
+                }
             }
             Changed::Where(call) => {
                 let call = application.invalidate_where(v1::InvalidateWhereRequest {

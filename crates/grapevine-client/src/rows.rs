@@ -20,10 +20,7 @@ pub(crate) enum Changed {
 
 impl Changed {
     pub(crate) fn check(&self, matching: v1::Match) -> Result<(), InvalidRequest> {
-        if matching == v1::Match::All {
-            let reason = "it is for classes; rows are told by conditions";
-            return Err(InvalidRequest::one("match_all", reason.to_owned()));
-        }
+        check_matching(matching)?;
         match self {
             Self::Rows(call) => check_count("changes", call.changes.len(), CHANGES_MAX),
             Self::Where(call) if call.sql.is_empty() => {
@@ -32,6 +29,14 @@ impl Changed {
             Self::Where(_) => Ok(()),
         }
     }
+}
+
+pub(crate) fn check_matching(matching: v1::Match) -> Result<(), InvalidRequest> {
+    if matching == v1::Match::All {
+        let reason = "it is for classes; rows are told by conditions";
+        return Err(InvalidRequest::one("match_all", reason.to_owned()));
+    }
+    Ok(())
 }
 
 impl Client {

@@ -15,9 +15,10 @@ use thiserror::Error;
 use tokio::time::Instant;
 
 use crate::channel::{Gated, Link};
-use crate::client::Client;
+use crate::client::{Client, check_count};
 use crate::error::{CallError, InvalidRequest, list, without_field};
 use crate::invalidate::{Invalidate, Line, all_behind, check_classes_meant, check_timeout};
+use crate::rows::{CHANGES_MAX, check_matching};
 use crate::session::Session;
 
 /// The shortest lease of a write.
@@ -30,7 +31,10 @@ pub const WRITE_LEASE_MAX: Duration = Duration::from_mins(10);
 #[must_use = "nothing is begun until it is awaited"]
 pub struct BeginWrite {
     client: Client,
+    /// Either these or `changes`.
     classes: Vec<String>,
+    changes: Vec<v1::RowChange>,
+    dialect: v1::SqlDialect,
     matching: v1::Match,
     purge: v1::PurgeMode,
     lease: Option<Duration>,
@@ -137,8 +141,35 @@ impl Client {
     /// ```
     pub fn begin_write<C: Into<String>>(&self, classes: impl IntoIterator<Item = C>) -> BeginWrite {
         BeginWrite {
-            client: self.clone(),
             classes: classes.into_iter().map(Into::into).collect(),
+            ..self.begin()
+        }
+    }
+
+    /// The same for a write of rows (1 to 32), by what is known of them as they are and as they will be: what
+    /// [`row_changed`](Self::row_changed) would tell behind it. Until the write ends, leaves of [indices](Self::index) show the rows where they
+    /// will be as well, at every sidecar that hears of it, and nobody removes them; if it ends with its lease, leaves that they may
+    /// concern are absent.
+    ///
+    /// What the application has cached under classes of its own names is not bumped by it.
+    pub fn begin_row_write(
+        &self,
+        dialect: v1::SqlDialect,
+        changes: impl IntoIterator<Item = v1::RowChange>,
+    ) -> BeginWrite {
+        BeginWrite {
+            changes: changes.into_iter().collect(),
+            dialect,
+            ..self.begin()
+        }
+    }
+
+    fn begin(&self) -> BeginWrite {
+        BeginWrite {
+            client: self.clone(),
+            classes: Vec::new(),
+            changes: Vec::new(),
+            dialect: v1::SqlDialect::Unspecified,
             matching: v1::Match::Any,
             purge: v1::PurgeMode::Hard,
             lease: None,
@@ -196,7 +227,12 @@ impl BeginWrite {
 
     /// Says what [`send`](Self::send) would refuse before it asks anybody.
     pub fn check(&self) -> Result<(), InvalidRequest> {
-        check_classes_meant(&self.classes, self.matching)?;
+        if self.is_of_rows() {
+            check_count("changes", self.changes.len(), CHANGES_MAX)?;
+            check_matching(self.matching)?;
+        } else {
+            check_classes_meant(&self.classes, self.matching)?;
+        }
         check_timeout(self.timeout)?;
         if let Some(lease) = self.lease
             && !(WRITE_LEASE_MIN..=WRITE_LEASE_MAX).contains(&lease)
@@ -205,6 +241,10 @@ impl BeginWrite {
             return Err(InvalidRequest::one("lease", reason));
         }
         Ok(())
+    }
+
+    fn is_of_rows(&self) -> bool {
+        self.classes.is_empty() && !self.changes.is_empty()
     }
 
     /// Sends it; the same as awaiting it.
@@ -266,6 +306,8 @@ impl BeginWrite {
             purge: self.purge.into(),
             lease_ms: self.lease.map_or(0, millis),
             timeout_ms: millis(self.timeout),
+            changes: self.changes.clone(),
+            dialect: self.dialect.into(),
         };
         let mut application = link.application();
         let call = application.begin_write(self.session.request(request));
@@ -307,18 +349,25 @@ impl WriteIntent {
         &self.begun_by
     }
 
-    /// Ends it after the database committed: an invalidation of its classes, with the same options and outcome, to be
+    /// Ends it after the database committed: an invalidation of its classes or rows, with the same options and outcome, to be
     /// awaited. It goes to the sidecar that began the write first, then to the others; a lease that has ended does not
     /// matter. If nobody answers, the classes are bumped when the lease ends.
     pub fn commit(self) -> Invalidate {
+        let is_of_rows = self.call.is_of_rows();
         let BeginWrite {
             client,
             classes,
+            changes,
+            dialect,
             matching,
             purge,
             ..
         } = self.call;
-        let mut commit = client.invalidate(classes);
+        let mut commit = if is_of_rows {
+            client.row_changed(dialect, changes)
+        } else {
+            client.invalidate(classes)
+        };
         if matching == v1::Match::All {
             commit = commit.match_all();
         }
@@ -326,6 +375,17 @@ impl WriteIntent {
             commit = commit.soft();
         }
         commit.of_write(self.intent, self.position)
+    }
+
+    /// The same where the rows are known only now, as those of a database that numbers them are: what the write was begun with and is not
+    /// among these is bumped as when a lease ends.
+    pub fn commit_rows(self, changes: impl IntoIterator<Item = v1::RowChange>) -> Invalidate {
+        let call = BeginWrite {
+            classes: Vec::new(),
+            changes: changes.into_iter().collect(),
+            ..self.call
+        };
+        Self { call, ..self }.commit()
     }
 
     /// Ends it without a bump. Only for a transaction that has not committed and never will: after a timeout or a broken

@@ -1,15 +1,18 @@
 //! Write intents: what a writer declares before its database commits.
 //!
-//! An intent names the classes of a write under way and a lease. While it is open, somebody owes those classes a bump: the
+//! An intent names the classes, or the rows, of a write under way and a lease. While it is open, somebody owes those a bump: the
 //! application by its commit, or else, when the lease ends, the sidecar that took the intent or a peer that holds it for
 //! that case. The lease counts, for the application, from when it made the call; every sidecar counts from a later
 //! moment and stretches it by the clock-rate bound, so none of them bumps while the application's lease still holds. The
 //! bytes of an intent's name are opaque to applications; docs/formats.md draws them.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
-use crate::event::Bump;
+use crate::criteria::table_class;
+use crate::event::{Bump, BumpEvent, PurgeMode, RowImage, RowsChanged};
 use crate::id::{Incarnation, NAMED_BYTES, NamedError, named_bytes, read_named};
+use crate::names::ClassPath;
 
 /// The shortest lease of an intent: a few round trips and flushes.
 pub const INTENT_LEASE_MIN: Duration = Duration::from_millis(100);
@@ -44,13 +47,88 @@ impl IntentId {
     }
 }
 
+/// What an intent owes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Owed {
+    /// A bump of classes.
+    Classes(Bump),
+    /// A change of rows.
+    Rows(RowsChanged),
+}
+
+/// So many bytes of what is known of rows weigh as much as a class.
+const BYTES_PER_CLASS: usize = 32;
+
+impl Owed {
+    /// As how many classes it counts.
+    pub fn weight(&self) -> usize {
+        match self {
+            Self::Classes(bump) => bump.classes.len(),
+            Self::Rows(changed) => {
+                let images = changed.rows.iter();
+                let weights = images.map(|image| 1 + image.bytes() / BYTES_PER_CLASS);
+                weights.sum()
+            }
+        }
+    }
+
+    /// The classes that it names: of rows, those of their tables.
+    pub fn classes(&self) -> Cow<'_, [ClassPath]> {
+        match self {
+            Self::Classes(bump) => Cow::Borrowed(&bump.classes),
+            Self::Rows(changed) => {
+                let images = changed.rows.iter();
+                Cow::Owned(images.map(|image| table_class(&image.rows.table)).collect())
+            }
+        }
+    }
+
+    /// Whether an event does what is owed, and as hard. An answer no may be wrong.
+    pub fn is_covered_by(&self, event: &BumpEvent) -> bool {
+        match (self, event) {
+            (Self::Classes(owed), BumpEvent::Bump(bump)) => bump.covers(owed),
+            (Self::Rows(owed), BumpEvent::Rows(changed)) => {
+                let hard = changed.purge == PurgeMode::Hard || owed.purge == PurgeMode::Soft;
+                // A row that is new may have had no id when it was declared.
+                let same = |owed: &RowImage, image: &RowImage| {
+                    let identity = owed.identity.is_none() || owed.identity == image.identity;
+                    identity && owed.moment == image.moment && owed.rows == image.rows
+                };
+                let covered = |owed| changed.rows.iter().any(|image| same(owed, image));
+                hard && owed.rows.iter().all(covered)
+            }
+            _ => false,
+        }
+    }
+
+    /// What is owed where nobody knows whether the rows were written: of none of them it is said where it is now.
+    #[must_use]
+    pub fn unsure(mut self) -> Self {
+        if let Self::Rows(changed) = &mut self {
+            for image in &mut changed.rows {
+                *image = RowImage::from(image.rows.clone());
+            }
+        }
+        self
+    }
+}
+
+impl From<Owed> for BumpEvent {
+    fn from(owed: Owed) -> Self {
+        match owed {
+            Owed::Classes(bump) => Self::Bump(bump),
+            Owed::Rows(changed) => Self::Rows(changed),
+        }
+    }
+}
+
 /// A write intent, as it is stored and told to peers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Intent {
     /// Its name.
     pub id: IntentId,
-    /// The bump that is owed.
-    pub bump: Bump,
+    /// What is owed.
+    pub owed: Owed,
     /// How long it holds: stored at its origin, all of it; told to a peer, what is left of it.
     pub lease: Duration,
 }

@@ -3,7 +3,7 @@
 //! ```text
 //! varint length, then that many bytes, the whole cut into parts of 4,096 as a logged event is:
 //! 8  lease in nanoseconds
-//! the bump, as a logged event's bytes
+//! the bump, or the change of rows, as a logged event's bytes
 //! ```
 //!
 //! Most have one part. An intent may name 1,000 classes of 200 bytes, and the engine takes no such values well (see `log`).
@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use grapevine_core::event::{BumpEvent, Event};
-use grapevine_core::intent::{Intent, IntentId};
+use grapevine_core::intent::{Intent, IntentId, Owed};
 
 use crate::codec::{Reader, put_count};
 use crate::keys::{self, Table};
@@ -72,13 +72,13 @@ pub(crate) fn read(txn: &Txn<'_>) -> Result<Vec<Intent>, StoreError> {
 }
 
 fn encode(intent: &Intent) -> Vec<u8> {
-    let bump = Event::Bump(Arc::new(BumpEvent::Bump(intent.bump.clone())));
-    let bump = event::encode(&bump);
-    let mut framed = Vec::with_capacity(bump.len() + 12);
-    put_count(&mut framed, 8 + bump.len());
+    let owed = Arc::new(BumpEvent::from(intent.owed.clone()));
+    let owed = event::encode(&Event::Bump(owed));
+    let mut framed = Vec::with_capacity(owed.len() + 12);
+    put_count(&mut framed, 8 + owed.len());
     let lease = u64::try_from(intent.lease.as_nanos()).unwrap_or(u64::MAX);
     framed.extend_from_slice(&lease.to_be_bytes());
-    framed.extend_from_slice(&bump);
+    framed.extend_from_slice(&owed);
     framed
 }
 
@@ -86,14 +86,17 @@ fn decode(id: IntentId, framed: &[u8]) -> Result<Intent, StoreError> {
     let mut reader = Reader::new(framed);
     reader.varint()?;
     let lease = Duration::from_nanos(reader.u64()?);
-    if let Event::Bump(event) = event::decode(reader.rest())?
-        && let BumpEvent::Bump(bump) = Arc::unwrap_or_clone(event)
-    {
-        return Ok(Intent { id, bump, lease });
-    }
-    Err(StoreError::Corrupt(format!(
-        "{id:?} owes something else than a bump"
-    )))
+    let owed = match event::decode(reader.rest())? {
+        Event::Bump(event) => match Arc::unwrap_or_clone(event) {
+            BumpEvent::Bump(bump) => Some(Owed::Classes(bump)),
+            BumpEvent::Rows(changed) => Some(Owed::Rows(changed)),
+            BumpEvent::Floor(_) | BumpEvent::Shape(_) => None,
+        },
+        Event::Directory(_) => None,
+    };
+    let wrong = || StoreError::Corrupt(format!("{id:?} owes something else than a bump"));
+    let owed = owed.ok_or_else(wrong)?;
+    Ok(Intent { id, owed, lease })
 }
 
 #[cfg(test)]
@@ -113,11 +116,11 @@ mod tests {
                 origin: Incarnation::new(7).unwrap(),
                 number: 2,
             },
-            bump: Bump {
+            owed: Owed::Classes(Bump {
                 classes: classes.map(|text| ClassPath::parse(text).unwrap()).into(),
                 matching: Match::Any,
                 purge: PurgeMode::Hard,
-            },
+            }),
             lease: Duration::from_secs(10),
         };
         let framed = encode(&intent);

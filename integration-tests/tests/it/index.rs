@@ -340,6 +340,61 @@ async fn g9_what_changes_while_a_leaf_is_loaded_is_in_it_or_condemns_it() {
     );
 }
 
+/// A row is announced at one sidecar: it is in the list of another one at once, whoever looks for it in vain; and is a member once it is committed.
+/// Another one is never committed: nobody knows, and its list is unknown.
+#[tokio::test(flavor = "multi_thread")]
+async fn g8_g9_a_row_that_is_being_written_is_in_the_list_until_its_write_ends() {
+    let cluster = Setup::of(2).start().await.unwrap();
+    let [writer, other] = [0, 1].map(|node| crate::fence::client(&cluster[node]));
+    let shop = Shop::open();
+    let reader = cluster[1].api.app.clone();
+    present(&reader, &shop, 5, None).await;
+    let change = |id: i64| v1::RowChange {
+        table: "items".to_owned(),
+        kind: v1::RowChangeKind::Insert.into(),
+        new: vec![column("category", 5), column("price", id)],
+        id: id.to_string(),
+        ..Default::default()
+    };
+    let shown = |expected: &'static [i64]| {
+        let reader = &reader;
+        eventually("it is shown", SOON, async move || {
+            let answer = read(reader, whole(items_of(5))).await;
+            let present = answer.state() == v1::IndexState::Present;
+            ensure!(present && ids(&answer) == expected, "{answer:?}");
+            Ok(answer)
+        })
+    };
+    let dialect = v1::SqlDialect::Sqlite;
+    let write = writer.begin_row_write(dialect, [change(7)]).await.unwrap();
+    let early = shown(&[7]).await.unwrap();
+    assert_eq!(prune(&reader, 5, &early, |id| id == 7).await, 0, "in doubt");
+    shown(&[7]).await.unwrap();
+    write.commit().receipt(v1::ReceiptLevel::All).await.unwrap();
+    assert_eq!(
+        prune(&reader, 5, &early, |id| id == 7).await,
+        0,
+        "it came since"
+    );
+    shown(&[7]).await.unwrap();
+    // What was announced is gone with the abort, whoever is told of it.
+    let write = writer.begin_row_write(dialect, [change(8)]).await.unwrap();
+    shown(&[8, 7]).await.unwrap();
+    other.abort_write(write.intent().clone()).await.unwrap();
+    shown(&[7]).await.unwrap();
+    let lease = Duration::from_secs(1);
+    let write = writer.begin_row_write(dialect, [change(9)]).lease(lease);
+    drop(write.await.unwrap());
+    eventually("the list is unknown", SOON, async || {
+        let answer = read(&reader, whole(items_of(5))).await;
+        let state = answer.state();
+        ensure!(state == v1::IndexState::Absent, "{answer:?}");
+        Ok(())
+    })
+    .await
+    .unwrap();
+}
+
 /// Random rows and changes, told at any sidecar with or without what they were, and read at any other with the session: what is read,
 /// looked at and pruned is what SQLite has. `GRAPEVINE_SEED` replays one.
 #[tokio::test(flavor = "multi_thread")]

@@ -50,6 +50,39 @@ async fn g8_a_commit_bumps_what_was_begun() {
 }
 
 #[tokio::test]
+async fn g8_a_write_of_rows_begins_and_commits_by_rows() {
+    let fake = Fake::unix();
+    let client = patient(&fake.endpoint).build().unwrap();
+    let change = |table: &str| v1::RowChange {
+        table: table.to_owned(),
+        ..Default::default()
+    };
+    let dialect = v1::SqlDialect::Mysql;
+    let begin = |table| client.begin_row_write(dialect, [change(table)]);
+    let write = begin("items").soft().await.unwrap();
+    let begun = fake.state.writes.lock()[0].begun.clone();
+    assert_eq!(begun.changes, [change("items")]);
+    assert_eq!(begun.dialect(), dialect);
+    assert!(begun.classes.is_empty());
+    write.commit().await.unwrap();
+    let other = begin("items").await.unwrap();
+    other.commit_rows([change("bids")]).await.unwrap();
+    let [Ended::Committed(as_begun), Ended::Committed(as_written)] = &ended(&fake)[..] else {
+        panic!("{:?}", ended(&fake));
+    };
+    assert_eq!(as_begun.classes, ["items"]);
+    assert_eq!(as_begun.purge(), v1::PurgeMode::Soft);
+    assert_eq!(as_written.classes, ["bids"]);
+    let none = client.begin_row_write(dialect, []).await.unwrap_err();
+    assert!(none.to_string().contains("classes"), "{none}");
+    let many = vec![change("items"); 33];
+    let many = client.begin_row_write(dialect, many).await.unwrap_err();
+    assert!(many.to_string().contains("changes"), "{many}");
+    let all = begin("items").match_all().await.unwrap_err();
+    assert!(all.to_string().contains("match_all"), "{all}");
+}
+
+#[tokio::test]
 async fn g8_a_dropped_guard_leaves_the_write_open_for_nobody_knows_whether_it_was_committed() {
     let fake = Fake::unix();
     let client = patient(&fake.endpoint).build().unwrap();

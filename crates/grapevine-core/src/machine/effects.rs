@@ -16,7 +16,7 @@ pub use leaf::{FillOutcome, LeafAnswer, LeafFill, LeafQuery, LeafTurn, LoadId, P
 pub use peer::{PeerHello, PeerMessage, Sighting};
 pub use refusal::Refusal;
 
-use crate::event::{BumpEvent, Match, PurgeMode, RowImage};
+use crate::event::{BumpEvent, Match, PurgeMode, ROW_WEIGHT, RowImage};
 use crate::fill::{FillId, FillKey};
 use crate::id::{EventId, Incarnation, Lane, Time, UnixSeconds};
 use crate::index::LeafKey;
@@ -48,7 +48,7 @@ pub enum Input {
     /// An application is about to commit a write.
     BeginWrite(Ticket, BeginWrite),
     /// An application committed a write that it had declared.
-    CommitWrite(Ticket, IntentId, Invalidate),
+    CommitWrite(Ticket, IntentId, Written),
     /// An application did not commit a write that it had declared.
     AbortWrite(Ticket, IntentId),
     /// An application commits fills or registers addresses.
@@ -158,14 +158,48 @@ pub struct Forget {
     pub alone: bool,
 }
 
+/// What a write will change.
+#[derive(Clone, Debug)]
+pub enum Announced {
+    /// Classes.
+    Classes {
+        /// 1 to 1,000 of them, in any order.
+        classes: Vec<ClassPath>,
+        /// Any or all of them.
+        matching: Match,
+    },
+    /// Rows, as they are before it and will be after it.
+    Rows(Vec<RowImage>),
+}
+
+impl Announced {
+    /// As how much work it counts.
+    pub fn weight(&self) -> usize {
+        match self {
+            Self::Classes { classes, .. } => classes.len(),
+            Self::Rows(rows) => rows
+                .iter()
+                .map(|image| ROW_WEIGHT + image.rows.cells.len())
+                .sum(),
+        }
+    }
+}
+
+/// What a write has changed.
+#[derive(Clone, Debug)]
+pub enum Written {
+    /// Classes.
+    Classes(Invalidate),
+    /// Rows.
+    Rows(RowsChange),
+}
+
 /// A call to begin a write.
 #[derive(Clone, Debug)]
 pub struct BeginWrite {
-    /// 1 to 1,000 classes, in any order.
-    pub classes: Vec<ClassPath>,
-    /// Any or all of them.
-    pub matching: Match,
-    /// What to do with known addresses when they are bumped.
+    /// What it will change.
+    pub announced: Announced,
+    /// What to do with known addresses when that is bumped.
     pub purge: PurgeMode,
     /// How long the application may take from now on, between [`INTENT_LEASE_MIN`](crate::intent::INTENT_LEASE_MIN) and
     /// [`INTENT_LEASE_MAX`](crate::intent::INTENT_LEASE_MAX).

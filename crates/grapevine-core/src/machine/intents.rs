@@ -21,14 +21,14 @@ use std::time::Duration;
 
 use super::Core;
 use super::effects::{
-    AbortOutcome, Action, BeginWrite, Effects, Invalidate, PeerMessage, ReceiptLevel, Refusal,
-    Reply, Ticket,
+    AbortOutcome, Action, Announced, BeginWrite, Effects, PeerMessage, ReceiptLevel, Refusal,
+    Reply, Ticket, Written,
 };
 use super::flushed::Pending;
 use super::freshness::stretched;
-use crate::event::Bump;
+use crate::event::BumpEvent;
 use crate::id::{EventId, Incarnation, Time};
-use crate::intent::{INTENT_LEASE_MAX, INTENT_LEASE_MIN, Intent, IntentId};
+use crate::intent::{INTENT_LEASE_MAX, INTENT_LEASE_MIN, Intent, IntentId, Owed};
 use crate::names::ClassPath;
 use crate::store::Write;
 pub(super) use holding::concerned;
@@ -55,7 +55,7 @@ pub(super) enum Work {
 /// An intent begun here.
 #[derive(Clone, Debug)]
 struct Own {
-    bump: Bump,
+    owed: Owed,
     lease: Duration,
     ends: Time,
     flushed: bool,
@@ -76,7 +76,7 @@ struct Own {
 /// An intent held for another run.
 #[derive(Clone, Debug)]
 struct Held {
-    bump: Bump,
+    owed: Owed,
     /// When its lease is certain to be over.
     ends: Time,
     /// The bump that it ended in, as a peer told.
@@ -91,6 +91,15 @@ struct Held {
 enum Outcome {
     Aborted,
     Bumped(EventId),
+}
+
+impl Outcome {
+    fn event(self) -> Option<EventId> {
+        match self {
+            Self::Aborted => None,
+            Self::Bumped(event) => Some(event),
+        }
+    }
 }
 
 /// The intents that this sidecar knows.
@@ -131,18 +140,18 @@ impl Intents {
     }
 
     fn put_own(&mut self, id: IntentId, own: Own) {
-        for top in tops(&own.bump) {
+        for top in tops(&own.owed) {
             let reserved = self.tops.entry(top.top().into());
-            reserved.or_insert_with(|| (top.clone(), 0)).1 += 1;
+            reserved.or_insert((top, 0)).1 += 1;
         }
-        self.own_classes += own.bump.classes.len();
+        self.own_classes += own.owed.weight();
         self.wakes.insert((own.wake, id));
         self.own.insert(id.number, own);
     }
 
     fn take_own(&mut self, id: IntentId) -> Option<Own> {
         let own = self.own.remove(&id.number)?;
-        for top in tops(&own.bump) {
+        for top in tops(&own.owed) {
             if let Some((_, count)) = self.tops.get_mut(top.top()) {
                 *count -= 1;
                 if *count == 0 {
@@ -150,7 +159,7 @@ impl Intents {
                 }
             }
         }
-        self.own_classes -= own.bump.classes.len();
+        self.own_classes -= own.owed.weight();
         self.wakes.remove(&(own.wake, id));
         Some(own)
     }
@@ -167,24 +176,24 @@ impl Intents {
     }
 
     fn put_held(&mut self, id: IntentId, held: Held) {
-        self.held_classes += held.bump.classes.len();
+        self.held_classes += held.owed.weight();
         self.wakes.insert((held.wake, id));
         self.held.insert(id, held);
     }
 
     fn take_held(&mut self, id: IntentId) -> Option<Held> {
         let held = self.held.remove(&id)?;
-        self.held_classes -= held.bump.classes.len();
+        self.held_classes -= held.owed.weight();
         self.wakes.remove(&(held.wake, id));
         Some(held)
     }
 
-    /// The bump that an open intent of this run, or of another one, owes, if it is known here.
-    fn owed(&self, id: IntentId, own: bool) -> Option<&Bump> {
+    /// What an open intent of this run, or of another one, owes, if it is known here.
+    fn owed(&self, id: IntentId, own: bool) -> Option<&Owed> {
         if own {
-            self.own.get(&id.number).map(|own| &own.bump)
+            self.own.get(&id.number).map(|own| &own.owed)
         } else {
-            self.held.get(&id).map(|held| &held.bump)
+            self.held.get(&id).map(|held| &held.owed)
         }
     }
 
@@ -200,17 +209,13 @@ impl Intents {
     }
 }
 
-/// One class of each of a bump's top-level classes.
-fn tops(bump: &Bump) -> impl Iterator<Item = &ClassPath> {
-    let mut last = None;
-    let classes = bump.classes.iter().filter(|class| !class.is_reserved());
-    // They are sorted by bytes, and `/` is not the lowest: the classes of one top-level class need not be neighbours.
+/// One class of each of the top-level classes that are named.
+fn tops(owed: &Owed) -> Vec<ClassPath> {
     let mut seen = BTreeSet::new();
-    classes.filter(move |class| {
-        let same = last == Some(class.top());
-        last = Some(class.top());
-        !same && seen.insert(class.top())
-    })
+    let classes = owed.classes();
+    let classes = classes.iter().filter(|class| !class.is_reserved());
+    let first = classes.filter(|class| seen.insert(class.top().to_owned()));
+    first.cloned().collect()
 }
 
 impl Core {
@@ -237,8 +242,8 @@ impl Core {
         now: Time,
         effects: &mut Effects,
     ) {
-        let bump = match self.admit_intent(call) {
-            Ok(bump) => bump,
+        let owed = match self.admit_intent(call, now) {
+            Ok(owed) => owed,
             Err(refusal) => return refuse(ticket, refusal, effects),
         };
         let id = self.new_intent_id(call.random);
@@ -246,7 +251,7 @@ impl Core {
         let ends = now.plus(stretched(lease, self.config.clock_rate_ppm));
         let deadline = call.deadline.min(now.plus(lease));
         let own = Own {
-            bump: bump.clone(),
+            owed: owed.clone(),
             lease,
             ends,
             flushed: false,
@@ -258,7 +263,17 @@ impl Core {
             wake: deadline,
         };
         self.intents.put_own(id, own);
-        let write = Write::PutIntent(Intent { id, bump, lease });
+        self.rows_come(id, &owed, ends, now);
+        if matches!(owed, Owed::Rows(_)) {
+            let intent = Intent {
+                id,
+                owed: owed.clone(),
+                lease,
+            };
+            let told = PeerMessage::RowsCome(intent);
+            effects.actions.push(Action::Broadcast(told));
+        }
+        let write = Write::PutIntent(Intent { id, owed, lease });
         self.write(effects, [write], Pending::Intent(Work::Begun(id.number)));
     }
 
@@ -276,12 +291,20 @@ impl Core {
     }
 
     /// Admits the bump to come, so that no limit can refuse it then.
-    fn admit_intent(&mut self, call: &BeginWrite) -> Result<Bump, Refusal> {
-        let bump = self.admit_bump(&call.classes, call.matching, call.purge)?;
+    fn admit_intent(&mut self, call: &BeginWrite, now: Time) -> Result<Owed, Refusal> {
+        let owed = match &call.announced {
+            Announced::Classes { classes, matching } => {
+                Owed::Classes(self.admit_bump(classes, *matching, call.purge)?)
+            }
+            Announced::Rows(rows) => {
+                let level = ReceiptLevel::None;
+                Owed::Rows(self.admit_rows(rows.clone(), call.purge, level, now)?)
+            }
+        };
         let limit = self.config.limits.intents_max;
         let classes_max = limit.saturating_mul(CLASSES_EACH);
         let open = self.intents.own.len();
-        let classes = self.intents.own_classes + bump.classes.len();
+        let classes = self.intents.own_classes + owed.weight();
         // A single one is not refused for its classes, however low the limit.
         if open >= limit || open > 0 && classes > classes_max {
             return Err(Refusal::Intents {
@@ -291,24 +314,35 @@ impl Core {
                 classes_max,
             });
         }
-        Ok(bump)
+        Ok(owed)
     }
 
     pub(super) fn commit_write(
         &mut self,
         ticket: Ticket,
         id: IntentId,
-        call: &Invalidate,
+        call: Written,
         now: Time,
         effects: &mut Effects,
     ) {
-        let bump = match self.admit(call, now) {
-            Ok(bump) => bump,
+        let (level, deadline) = match &call {
+            Written::Classes(call) => (call.level, call.deadline),
+            Written::Rows(call) => (call.level, call.deadline),
+        };
+        let event = match call {
+            Written::Classes(call) => self.admit(&call, now).map(BumpEvent::Bump),
+            Written::Rows(call) => {
+                let changed = self.admit_rows(call.rows, call.purge, level, now);
+                changed.map(BumpEvent::Rows)
+            }
+        };
+        let event = match event {
+            Ok(event) => event,
             Err(refusal) => return refuse(ticket, refusal, effects),
         };
-        self.receipts.reserve(call.level);
+        self.receipts.reserve(level);
         self.counters.intents_committed += 1;
-        let event = self.issue_commit(bump, id, (ticket, call.level, call.deadline), effects);
+        let event = self.issue_commit(event, id, (ticket, level, deadline), effects);
         if id.origin == self.config.incarnation {
             if self.intents.own.contains_key(&id.number) {
                 self.end_own(id, Outcome::Bumped(event), effects);
@@ -319,28 +353,31 @@ impl Core {
             intent: id,
             event: Some(event),
         };
+        self.rows_came(id, Some(event));
         self.forget_held(id, Some(Action::Broadcast(told)), effects);
     }
 
-    /// Issues the bump of a commit, together with what its intent owes beside it.
+    /// Issues the event of a commit, together with what its intent owes beside it.
     fn issue_commit(
         &mut self,
-        bump: Bump,
+        event: BumpEvent,
         id: IntentId,
         call: (Ticket, ReceiptLevel, Time),
         effects: &mut Effects,
     ) -> EventId {
         let own = id.origin == self.config.incarnation;
-        let owed = self.intents.owed(id, own).filter(|owed| !bump.covers(owed));
-        match owed.map(|owed| (bump.join(owed), owed.clone())) {
-            None => self.issue(bump, Some(call), effects),
-            Some((Some(joined), _)) => self.issue_owed(joined, Some(call), effects),
-            Some((None, owed)) => {
-                // Too many for one event: the commit's own is the one that its caller hears of.
-                self.issue_owed(owed, None, effects);
-                self.issue(bump, Some(call), effects)
-            }
+        let owed = self.intents.owed(id, own);
+        let Some(owed) = owed.filter(|owed| !owed.is_covered_by(&event)).cloned() else {
+            return self.issue_event(event, Some(call), effects);
+        };
+        if let (BumpEvent::Bump(bump), Owed::Classes(owed)) = (&event, &owed)
+            && let Some(joined) = bump.join(owed)
+        {
+            return self.issue_owed(Owed::Classes(joined), Some(call), effects);
         }
+        // They do not go into one event: the commit's own is the one that its caller hears of.
+        self.issue_owed(owed, None, effects);
+        self.issue_event(event, Some(call), effects)
     }
 
     pub(super) fn abort_write(&mut self, ticket: Ticket, id: IntentId, effects: &mut Effects) {
@@ -351,6 +388,7 @@ impl Core {
                 intent: id,
                 event: None,
             };
+            self.rows_came(id, None);
             self.forget_held(id, Some(Action::Broadcast(told)), effects);
             match self.intents.ended.get(&id) {
                 Some(Outcome::Bumped(event)) => AbortOutcome::Bumped(*event),
@@ -385,12 +423,20 @@ impl Core {
             return;
         };
         self.intents.note_end(id, outcome);
-        let message = settled(id, outcome);
-        let told = own.asked.into_iter().map(|to| Action::Send {
-            to,
-            message: message.clone(),
-        });
-        let work = Work::Then(told.collect());
+        let (message, event) = (settled(id, outcome), outcome.event());
+        self.rows_came(id, event);
+        let told = match own.owed {
+            // All were told of it.
+            Owed::Rows(_) => vec![Action::Broadcast(message)],
+            Owed::Classes(_) => {
+                let asked = own.asked.into_iter().map(|to| Action::Send {
+                    to,
+                    message: message.clone(),
+                });
+                asked.collect()
+            }
+        };
+        let work = Work::Then(told);
         self.write(effects, [Write::RemoveIntent(id)], Pending::Intent(work));
     }
 
@@ -411,9 +457,6 @@ fn refuse(ticket: Ticket, refusal: Refusal, effects: &mut Effects) {
 }
 
 fn settled(intent: IntentId, outcome: Outcome) -> PeerMessage {
-    let event = match outcome {
-        Outcome::Aborted => None,
-        Outcome::Bumped(event) => Some(event),
-    };
+    let event = outcome.event();
     PeerMessage::IntentSettled { intent, event }
 }

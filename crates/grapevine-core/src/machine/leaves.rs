@@ -18,12 +18,14 @@
 //! stands only if all that happened in between could be gathered. An answer to an earlier right, given before the leaf was last dropped, has
 //! another number, and is refused.
 
+mod coming;
 mod newest;
 mod table;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use self::coming::Coming;
 use self::newest::Newest;
 use self::table::Table;
 use super::Core;
@@ -34,7 +36,10 @@ use crate::event::{BumpEvent, Moment, RowImage};
 use crate::id::{
     EventId, Incarnation, Lane, NAMED_BYTES, NamedError, Time, named_bytes, read_named,
 };
-use crate::index::{Found, LeafKey, Members, Ordering, Place, RowId, SortKey, covers, find};
+use crate::index::{
+    Combine, Found, LeafKey, Member, Members, Ordering, Place, RowId, SortKey, covers, find,
+};
+use crate::intent::{INTENT_GRACE, IntentId, Owed};
 use crate::lease::Lease;
 use crate::names::ClassPath;
 use crate::policy::LagRule;
@@ -98,6 +103,7 @@ pub fn leaf_shape(class: &ClassPath) -> Result<Shape, NotALeaf> {
 pub(super) struct Leaves {
     table: Table,
     newest: Newest,
+    coming: Coming,
 }
 
 impl Leaves {
@@ -204,7 +210,7 @@ impl Core {
             return LeafAnswer::Absent(absent.map(|(number, _)| number).collect());
         }
         let present: Vec<&Present> = leaves.iter().copied().flatten().collect();
-        let found = self.find(query, &present);
+        let found = self.find(query, &present, now);
         let evidence = Lease {
             incarnation: self.config.incarnation,
             stamp: self.versions.stamp(),
@@ -223,25 +229,52 @@ impl Core {
         }
     }
 
-    fn find(&self, query: &LeafQuery, present: &[&Present]) -> Found {
-        let members: Vec<_> = present.iter().map(|leaf| &leaf.members).collect();
+    fn find(&self, query: &LeafQuery, present: &[&Present], now: Time) -> Found {
+        let coming = self.coming(query, now);
+        let members = present.iter().map(|leaf| &leaf.members);
+        let members: Vec<_> = members.chain(&coming).collect();
         let of_leaves = query.leaves.iter();
         // Only for these it is looked up what is known of the rows.
         let shapes: Vec<_> = of_leaves
             .map(|leaf| leaf_shape(&leaf.class).ok().filter(|_| query.verified))
             .collect();
         let newest = &self.leaves.newest;
-        find(
-            &members,
-            query.combine,
-            &query.window,
-            |number, place, member| {
-                shapes[number].as_ref().is_none_or(|shape| {
-                    let class = &query.leaves[number].class;
-                    newest.may_be_in(shape, class, &place.id, member.version)
-                })
-            },
-        )
+        let keep = |number: usize, place: &Place, member: Member| {
+            let shape = shapes.get(number).and_then(Option::as_ref);
+            shape.is_none_or(|shape| {
+                let class = &query.leaves[number].class;
+                newest.may_be_in(shape, class, &place.id, member.version)
+            })
+        };
+        find(&members, query.combine, &query.window, keep)
+    }
+
+    /// What writes under way will add. It is not shown in an intersection, of which it would have to be known leaf by leaf.
+    fn coming(&self, query: &LeafQuery, now: Time) -> Vec<Members> {
+        let coming = &self.leaves.coming;
+        if coming.is_empty() || query.combine == Combine::All {
+            return Vec::new();
+        }
+        let applied = |event| self.progress.has_through(event);
+        let leaves = query.leaves.iter();
+        let members = leaves.filter_map(|leaf| coming.members(leaf, now, applied));
+        members.collect()
+    }
+
+    /// A write of rows has begun, whose lease ends then.
+    pub(super) fn rows_come(&mut self, id: IntentId, owed: &Owed, lease_ends: Time, now: Time) {
+        if let Owed::Rows(changed) = owed {
+            let ends = lease_ends.plus(INTENT_GRACE);
+            let progress = &self.progress;
+            let applied = |event| progress.has_through(event);
+            let coming = &mut self.leaves.coming;
+            coming.begin(id, &changed.rows, (now, ends), applied);
+        }
+    }
+
+    /// A write has ended, in an event or in none.
+    pub(super) fn rows_came(&mut self, id: IntentId, event: Option<EventId>) {
+        self.leaves.coming.end(id, event);
     }
 
     /// What is present of a leaf, if all changes are accounted for.

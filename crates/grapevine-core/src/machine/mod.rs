@@ -303,7 +303,7 @@ impl Core {
             Input::MeetShapes(classes) => self.meet_shapes(&classes, &mut effects),
             Input::BeginWrite(ticket, call) => self.begin_write(ticket, &call, now, &mut effects),
             Input::CommitWrite(ticket, intent, call) => {
-                self.commit_write(ticket, intent, &call, now, &mut effects);
+                self.commit_write(ticket, intent, call, now, &mut effects);
             }
             Input::AbortWrite(ticket, intent) => self.abort_write(ticket, intent, &mut effects),
             Input::Register(ticket, items) => self.register(ticket, items, now, &mut effects),

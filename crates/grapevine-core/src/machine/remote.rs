@@ -133,11 +133,10 @@ impl Core {
                 self.snapshot_directory(from, id, registrations, now, effects);
             }
             PeerMessage::SnapshotEnd { id } => self.snapshot_ended(from, id, now, effects),
-            PeerMessage::Intent(intent) => self.hold_intent(from, intent, now, effects),
-            PeerMessage::IntentHeld(intents) => self.intents_held_by(from, &intents, effects),
-            PeerMessage::IntentSettled { intent, event } => {
-                self.intent_settled(intent, event, effects);
-            }
+            PeerMessage::Intent(_)
+            | PeerMessage::IntentHeld(_)
+            | PeerMessage::IntentSettled { .. }
+            | PeerMessage::RowsCome(_) => self.intent_message(from, message, now, effects),
             PeerMessage::Pruned {
                 leaf,
                 places,

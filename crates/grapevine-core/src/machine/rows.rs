@@ -132,7 +132,7 @@ impl Core {
     }
 
     /// What is said of rows, if it may be. Too much of it becomes all rows of the tables that it names.
-    fn admit_rows(
+    pub(super) fn admit_rows(
         &mut self,
         mut rows: Vec<RowImage>,
         purge: PurgeMode,

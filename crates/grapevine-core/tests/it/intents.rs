@@ -8,7 +8,8 @@ use grapevine_core::event::{BumpEvent, Match, PurgeMode};
 use grapevine_core::id::EventId;
 use grapevine_core::intent::{INTENT_GRACE, IntentId};
 use grapevine_core::machine::effects::{
-    AbortOutcome, BeginWrite, Forget, Input, Invalidate, PeerMessage, ReceiptLevel, Refusal, Reply,
+    AbortOutcome, Announced, BeginWrite, Forget, Input, Invalidate, PeerMessage, ReceiptLevel,
+    Refusal, Reply, Written,
 };
 use grapevine_core::names::NodeId;
 use proptest::collection::vec;
@@ -28,8 +29,10 @@ const EARLIER: Duration = Duration::from_millis(3_950);
 fn begin(world: &mut World, at: usize, paths: &[&str]) -> u64 {
     let ticket = world.ticket();
     let call = BeginWrite {
-        classes: classes(paths),
-        matching: Match::Any,
+        announced: Announced::Classes {
+            classes: classes(paths),
+            matching: Match::Any,
+        },
         purge: PurgeMode::Hard,
         lease: LEASE,
         deadline: world.now.plus(PATIENCE),
@@ -73,7 +76,10 @@ fn commit(world: &mut World, at: usize, intent: IntentId, paths: &[&str]) -> u64
         level: ReceiptLevel::None,
         deadline: world.now.plus(PATIENCE),
     };
-    world.input(at, Input::CommitWrite(ticket, intent, call));
+    world.input(
+        at,
+        Input::CommitWrite(ticket, intent, Written::Classes(call)),
+    );
     ticket.0
 }
 
@@ -392,7 +398,10 @@ fn g8_a_soft_commit_does_not_soften_what_was_declared() {
         level: ReceiptLevel::None,
         deadline: world.now.plus(PATIENCE),
     };
-    world.input(0, Input::CommitWrite(ticket, intent, call));
+    world.input(
+        0,
+        Input::CommitWrite(ticket, intent, Written::Classes(call)),
+    );
     world.settle();
     let hard = world.nodes[1].applied.iter().any(|(_, applied)| {
         matches!(applied, BumpEvent::Bump(bump) if bump.purge == PurgeMode::Hard && bump.classes == classes(&["cart/13"]))
@@ -469,8 +478,10 @@ fn g8_an_intents_number_is_what_the_caller_drew_and_never_another_ones() {
     let drawn = |world: &mut World, random: u64| {
         let ticket = world.ticket();
         let call = BeginWrite {
-            classes: classes(&["cart/13"]),
-            matching: Match::Any,
+            announced: Announced::Classes {
+                classes: classes(&["cart/13"]),
+                matching: Match::Any,
+            },
             purge: PurgeMode::Hard,
             lease: LEASE,
             deadline: world.now.plus(PATIENCE),

@@ -6,6 +6,7 @@
 //! was applied at the sidecar that answers. At the end, when all is told and applied, a leaf has after one pass of pruning what the
 //! database has, and nothing else, in its order.
 
+mod coming;
 mod steps;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -124,6 +125,10 @@ struct Counts {
     floors: u64,
     snapshots: u64,
     retired: u64,
+    begun: u64,
+    committed: u64,
+    aborted: u64,
+    expired: u64,
 }
 
 struct Shelves {
@@ -134,6 +139,8 @@ struct Shelves {
     untold: Vec<usize>,
     loads: Vec<Load>,
     looking: Vec<Looking>,
+    /// Calls to begin a write, by node and run.
+    writes: Vec<(usize, Incarnation, u64)>,
     counts: Counts,
 }
 
@@ -162,6 +169,7 @@ impl Shelves {
             untold: Vec::new(),
             loads: Vec::new(),
             looking: Vec::new(),
+            writes: Vec::new(),
             counts: Counts::default(),
         }
     }
@@ -258,9 +266,13 @@ impl Shelves {
         }
         let commit = self.untold.remove(which % self.untold.len());
         let images = self.commits[commit].images.clone();
-        self.world.images_changed(at, images);
+        match self.begun_write(which) {
+            Some(intent) if which.is_multiple_of(3) => self.commit_write(at, intent, images),
+            _ => drop(self.world.images_changed(at, images)),
+        }
         let (_, writes) = self.world.nodes[at].unflushed.back().unwrap();
-        let event = writes.iter().find_map(|write| match write {
+        // What a write's intent owes beside it comes before it.
+        let event = writes.iter().rev().find_map(|write| match write {
             Write::Log {
                 origin,
                 sequence,
@@ -280,7 +292,9 @@ impl Shelves {
         let to = (at + 1 + x % (NODES - 1)) % NODES;
         let list = (y % 2, x % CATEGORIES, x / 2 % 2 == 0);
         match what % 64 {
-            0..=6 => {
+            6 => self.begin_write(at, y / 64 % 2, x / 2 % ROWS, (y % CATEGORIES, y / 8 % 4)),
+            58..=59 => self.abort_write(at, y),
+            0..=5 => {
                 let state = (y % 5 != 0).then_some((y % CATEGORIES, y / 8 % 4));
                 self.commit(y / 64 % 2, x % ROWS, state, x / 16);
             }
@@ -606,6 +620,7 @@ impl Shelves {
         while !self.untold.is_empty() {
             self.tell(0, 0);
         }
+        self.let_writes_end();
         self.world
             .converge_on(&[Lane::Bump])
             .map_err(|error| format!("stuck:\n{error}"))?;
@@ -621,6 +636,9 @@ impl Shelves {
             self.counts.floors += counters.floors_own;
             self.counts.snapshots += counters.snapshots_adopted;
             self.counts.retired += counters.runs_retired;
+            self.counts.committed += counters.intents_committed;
+            self.counts.aborted += counters.intents_aborted;
+            self.counts.expired += counters.intents_expired + counters.intents_expired_for_others;
         }
         Ok(())
     }
@@ -709,6 +727,10 @@ fn g9_the_schedules_do_what_they_are_for() {
             ("evicted", counts.evicted),
             ("floors", counts.floors),
             ("snapshots", counts.snapshots),
+            ("writes begun", counts.begun),
+            ("committed", counts.committed),
+            ("aborted", counts.aborted),
+            ("expired", counts.expired),
         ] {
             *sum.entry(name).or_insert(0) += count;
         }

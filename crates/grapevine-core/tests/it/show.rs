@@ -108,7 +108,7 @@ fn write(write: &Write) -> Option<String> {
         Write::PutIntent(intent) => format!(
             "intent {} of {}",
             name(intent.id),
-            list(&intent.bump.classes, ToString::to_string)
+            list(&*intent.owed.classes(), ToString::to_string)
         ),
         Write::RemoveIntent(id) => format!("intent {} is gone", name(*id)),
         Write::PutShape(shape) => format!("knows {}", shape.class()),
@@ -190,8 +190,9 @@ pub(crate) fn message(message: &PeerMessage) -> String {
         PeerMessage::Intent(intent) => format!(
             "hold {} of {}",
             name(intent.id),
-            list(&intent.bump.classes, ToString::to_string)
+            list(&*intent.owed.classes(), ToString::to_string)
         ),
+        PeerMessage::RowsCome(intent) => format!("rows of {} come", name(intent.id)),
         PeerMessage::IntentHeld(ids) => format!("holds {}", list(ids, |id| name(*id))),
         PeerMessage::IntentSettled { intent, event } => {
             let event = event.map(|it| format!("{}:{}", run(it.origin), it.sequence));

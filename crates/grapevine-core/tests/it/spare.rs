@@ -5,7 +5,7 @@ use std::time::Duration;
 use grapevine_core::event::{Match, PurgeMode};
 use grapevine_core::machine::CoreConfig;
 use grapevine_core::machine::effects::{
-    BeginWrite, Freshness, Input, PeerMessage, ReceiptLevel, Reply,
+    Announced, BeginWrite, Freshness, Input, PeerMessage, ReceiptLevel, Reply,
 };
 use grapevine_core::names::ClassPath;
 use grapevine_core::token::Token;
@@ -405,8 +405,10 @@ fn g8_a_write_whose_sidecar_and_holder_are_spared_one_after_the_other_is_bumped(
     let mut world = World::running_with(5, usual);
     let ticket = world.ticket();
     let call = BeginWrite {
-        classes: vec![ClassPath::parse("cart/13").unwrap()],
-        matching: Match::Any,
+        announced: Announced::Classes {
+            classes: vec![ClassPath::parse("cart/13").unwrap()],
+            matching: Match::Any,
+        },
         purge: PurgeMode::Hard,
         lease,
         deadline: world.now.plus(PATIENCE),

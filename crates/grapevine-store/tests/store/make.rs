@@ -8,7 +8,7 @@ use grapevine_core::event::{
     Bump, BumpEvent, Event, Floor, Match, PurgeMode, Registration, RegistrationBatch,
 };
 use grapevine_core::id::{EventId, Incarnation, UnixSeconds};
-use grapevine_core::intent::{Intent, IntentId};
+use grapevine_core::intent::{Intent, IntentId, Owed};
 use grapevine_core::names::{Address, ClassPath};
 use grapevine_core::store::{Taken, Write};
 use grapevine_core::vector::VersionVector;
@@ -56,11 +56,11 @@ pub(crate) fn intent_id_of(number: u128, nth: u64) -> IntentId {
 pub(crate) fn put_intent(id: IntentId, classes: &[&str], lease_micros: u64) -> Write {
     Write::PutIntent(Intent {
         id,
-        bump: Bump {
+        owed: Owed::Classes(Bump {
             classes: classes.iter().map(|text| class(text)).collect(),
             matching: Match::Any,
             purge: PurgeMode::Soft,
-        },
+        }),
         lease: Duration::from_micros(lease_micros),
     })
 }

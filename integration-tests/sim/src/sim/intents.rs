@@ -16,7 +16,7 @@ use grapevine_core::id::{EventId, Incarnation};
 use grapevine_core::intent::{INTENT_GRACE, IntentId};
 use grapevine_core::machine::Core;
 use grapevine_core::machine::effects::{
-    AbortOutcome, BeginWrite, Input, Invalidate, Reply, Ticket,
+    AbortOutcome, Announced, BeginWrite, Input, Invalidate, Reply, Ticket, Written,
 };
 use grapevine_core::names::ClassPath;
 
@@ -108,8 +108,10 @@ impl Sim<'_> {
             return self.nodes[at].deferred.push(event);
         }
         let call = BeginWrite {
-            classes: self.classes_of((op, Some(attempt)), &write),
-            matching: self.shop.kinds[write.kind].matching,
+            announced: Announced::Classes {
+                classes: self.classes_of((op, Some(attempt)), &write),
+                matching: self.shop.kinds[write.kind].matching,
+            },
             purge: write.purge(),
             lease: Duration::from_micros(declared.lease),
             deadline: self.time(at).plus(PATIENCE),
@@ -120,7 +122,7 @@ impl Sim<'_> {
             let lease = declared.lease / MILLISECOND;
             format!(
                 "writer {op} declares at {letter}, for {lease} ms: {:?}",
-                call.classes
+                call.announced
             )
         });
         let ticket = self.ticket(at, Call::Declare(op, attempt));
@@ -335,7 +337,7 @@ impl Sim<'_> {
     /// The call that tells of a write, committed as declared or without a word before.
     pub(super) fn telling(ticket: Ticket, intent: Option<IntentId>, call: Invalidate) -> Input {
         match intent {
-            Some(intent) => Input::CommitWrite(ticket, intent, call),
+            Some(intent) => Input::CommitWrite(ticket, intent, Written::Classes(call)),
             None => Input::Invalidate(ticket, call),
         }
     }

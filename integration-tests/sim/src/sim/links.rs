@@ -341,6 +341,7 @@ fn code(message: &PeerMessage) -> u64 {
         PeerMessage::Intent(intent) => 14_000_000 + intent.id.number,
         PeerMessage::IntentHeld(intents) => 12_000_000 + intents.len() as u64,
         PeerMessage::IntentSettled { intent, .. } => 13_000_000 + intent.number,
+        PeerMessage::RowsCome(intent) => 17_000_000 + intent.id.number,
         PeerMessage::Fill { .. } => 15_000_000,
         PeerMessage::Pruned { places, .. } => 16_000_000 + places.len() as u64,
         PeerMessage::Roster { say, .. } => 11_000_000 + roster_code(say),

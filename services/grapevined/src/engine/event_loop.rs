@@ -14,7 +14,7 @@ use std::time::Duration;
 use grapevine_core::id::{EventId, Incarnation, Time};
 use grapevine_core::machine::Core;
 use grapevine_core::machine::effects::{
-    Action, Effects, Input, PeerMessage, ReceiptLevel, Refusal, Reply, Side, Ticket,
+    Action, Effects, Input, PeerMessage, ReceiptLevel, Refusal, Reply, Side, Ticket, Written,
 };
 use grapevine_core::names::NodeId;
 use grapevine_core::roster::View;
@@ -286,7 +286,10 @@ impl EventLoop {
     /// Whether more calls of this turn want receipts than may wait for them.
     fn short_of_receipts(&self, inputs: &[Input]) -> bool {
         let wants = |input: &&Input| match input {
-            Input::Invalidate(_, call) | Input::CommitWrite(_, _, call) => {
+            Input::Invalidate(_, call) | Input::CommitWrite(_, _, Written::Classes(call)) => {
+                call.level != ReceiptLevel::None
+            }
+            Input::RowsChanged(_, call) | Input::CommitWrite(_, _, Written::Rows(call)) => {
                 call.level != ReceiptLevel::None
             }
             _ => false,

@@ -24,7 +24,7 @@ use grapevine_core::intent::IntentId;
 use grapevine_core::machine::Core;
 use grapevine_core::machine::effects::{
     BeginWrite, Forget, Input, Invalidate, LeafFill, PeerMessage, Prune, RegisterItem, Reply,
-    RowsChange,
+    RowsChange, Written,
 };
 use grapevine_store::{Store, StoreError};
 use parking_lot::RwLock;
@@ -97,15 +97,17 @@ impl Command {
             Self::Call(Call::Register(items), _) => {
                 items.iter().map(|item| 1 + item.classes.len()).sum()
             }
-            Self::Call(Call::Invalidate(call) | Call::CommitWrite(_, call), _) => {
-                1 + call.classes.len()
+            Self::Call(
+                Call::Invalidate(call) | Call::CommitWrite(_, Written::Classes(call)),
+                _,
+            ) => 1 + call.classes.len(),
+            Self::Call(Call::BeginWrite(call), _) => 1 + call.announced.weight(),
+            Self::Call(Call::RowsChanged(call) | Call::CommitWrite(_, Written::Rows(call)), _) => {
+                call.rows
+                    .iter()
+                    .map(|image| ROW_WEIGHT + image.rows.cells.len())
+                    .sum()
             }
-            Self::Call(Call::BeginWrite(call), _) => 1 + call.classes.len(),
-            Self::Call(Call::RowsChanged(call), _) => call
-                .rows
-                .iter()
-                .map(|image| ROW_WEIGHT + image.rows.cells.len())
-                .sum(),
             Self::Call(Call::FillLeaf(fill), _) => 1 + fill.members.len(),
             Self::Call(Call::PruneLeaf(prune), _) => 1 + prune.places.len(),
             Self::Input(Input::Peer { message, .. }) => match message {
@@ -125,7 +127,9 @@ impl Command {
                     let of_floors = floors.iter().map(|floor| 1 + floor.vector.len());
                     dots.chain(of_floors).sum()
                 }
-                PeerMessage::Intent(intent) => 1 + intent.bump.classes.len(),
+                PeerMessage::Intent(intent) | PeerMessage::RowsCome(intent) => {
+                    1 + intent.owed.weight()
+                }
                 PeerMessage::IntentHeld(intents) => 1 + intents.len(),
                 PeerMessage::Bumps { events, .. } => {
                     events.iter().map(|event| 1 + event.weight()).sum()
@@ -161,7 +165,7 @@ pub(crate) enum Call {
     /// To begin a write.
     BeginWrite(BeginWrite),
     /// To commit a write.
-    CommitWrite(IntentId, Invalidate),
+    CommitWrite(IntentId, Written),
     /// To abort a write.
     AbortWrite(IntentId),
     /// To commit fills or register addresses.

@@ -436,8 +436,11 @@ impl ApplicationService for Application {
         request: Request<v1::RowChangedRequest>,
     ) -> Result<Response<v1::RowChangedResponse>, Status> {
         let carried = app::carried(request.metadata())?;
-        let (rows, terms) = app::changed_rows(&request.into_inner())?;
-        let outcome = Some(self.change_rows(rows, terms, &carried).await?);
+        let changed = app::changed_rows(&request.into_inner())?;
+        let outcome = Some(
+            self.change_rows(changed, &carried, Call::RowsChanged)
+                .await?,
+        );
         Ok(Response::new(v1::RowChangedResponse { outcome }))
     }
 
@@ -456,7 +459,11 @@ impl ApplicationService for Application {
                 .map(RowImage::from)
                 .collect(),
         };
-        let outcome = Some(self.change_rows(rows, terms, &carried).await?);
+        let changed = (rows, terms);
+        let outcome = Some(
+            self.change_rows(changed, &carried, Call::RowsChanged)
+                .await?,
+        );
         Ok(Response::new(v1::InvalidateWhereResponse { outcome }))
     }
 
@@ -501,9 +508,7 @@ impl ApplicationService for Application {
         request: Request<v1::CommitWriteRequest>,
     ) -> Result<Response<v1::CommitWriteResponse>, Status> {
         let carried = app::carried(request.metadata())?;
-        let (intent, call) = app::committing(&request.into_inner())?;
-        let commit = move |invalidate| Call::CommitWrite(intent, invalidate);
-        let outcome = Some(self.invalidate_classes(call, &carried, commit).await?);
+        let outcome = Some(self.commit(&request.into_inner(), &carried).await?);
         Ok(Response::new(v1::CommitWriteResponse { outcome }))
     }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use grapevine_core::event::RowImage;
 use grapevine_core::id::Time;
-use grapevine_core::machine::effects::{BeginWrite, Invalidate, Reply, RowsChange};
+use grapevine_core::machine::effects::{BeginWrite, Invalidate, Reply, RowsChange, Written};
 use grapevine_proto::v1;
 use tonic::Status;
 
@@ -48,13 +48,13 @@ impl Application {
     /// Tells of changed rows, behind what the call's session names.
     pub(super) async fn change_rows(
         &self,
-        rows: Vec<RowImage>,
-        terms: app::Terms,
+        (rows, terms): (Vec<RowImage>, app::Terms),
         carried: &app::Session,
+        make: impl FnOnce(RowsChange) -> Call,
     ) -> Result<v1::InvalidateResponse, Status> {
         let (purge, level) = (terms.purge, terms.level);
         self.bump((terms.session, terms.timeout), carried, move |deadline| {
-            Call::RowsChanged(RowsChange {
+            make(RowsChange {
                 rows,
                 purge,
                 level,
@@ -62,6 +62,24 @@ impl Application {
             })
         })
         .await
+    }
+
+    /// Ends a write that was begun.
+    pub(super) async fn commit(
+        &self,
+        request: &v1::CommitWriteRequest,
+        carried: &app::Session,
+    ) -> Result<v1::InvalidateResponse, Status> {
+        match app::committing(request)? {
+            (intent, app::Commit::Classes(call)) => {
+                let make = move |call| Call::CommitWrite(intent, Written::Classes(call));
+                self.invalidate_classes(call, carried, make).await
+            }
+            (intent, app::Commit::Rows(rows, terms)) => {
+                let make = move |call| Call::CommitWrite(intent, Written::Rows(call));
+                self.change_rows((rows, terms), carried, make).await
+            }
+        }
     }
 
     /// Makes a call that bumps.
@@ -114,8 +132,7 @@ impl Application {
         let call = app::beginning(&request, self.write_duration)?;
         self.await_session(carried).await?;
         let begin = BeginWrite {
-            classes: call.classes,
-            matching: call.matching,
+            announced: call.announced,
             purge: call.purge,
             lease: call.lease,
             deadline: self.engine.clock.now().plus(call.timeout),

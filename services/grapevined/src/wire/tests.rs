@@ -246,6 +246,7 @@ fn every_bad_field_of_a_write_is_named_with_value_and_limit() {
         purge: 9,
         lease_ms: 99,
         timeout_ms: 60_001,
+        ..Default::default()
     };
     let told = fields(app::beginning(&request, lease).err().unwrap());
     let names: Vec<_> = told.iter().map(|(field, _)| field.as_str()).collect();
@@ -264,6 +265,7 @@ fn every_bad_field_of_a_write_is_named_with_value_and_limit() {
             classes: vec!["a".to_owned(), "b b".to_owned()],
             ..Default::default()
         }),
+        rows: None,
     };
     let told = fields(app::committing(&request).err().unwrap());
     let names: Vec<_> = told.iter().map(|(field, _)| field.as_str()).collect();
@@ -272,6 +274,34 @@ fn every_bad_field_of_a_write_is_named_with_value_and_limit() {
     let request = v1::CommitWriteRequest::default();
     let told = fields(app::committing(&request).err().unwrap());
     assert_eq!(told.len(), 2, "{told:?}");
+    // Classes or rows, and not both.
+    let request = v1::BeginWriteRequest {
+        classes: vec!["a".to_owned()],
+        changes: vec![v1::RowChange::default()],
+        dialect: 77,
+        ..Default::default()
+    };
+    let told = fields(app::beginning(&request, lease).err().unwrap());
+    let names: Vec<_> = told.iter().map(|(field, _)| field.as_str()).collect();
+    // As it is, and as it will be.
+    let table = "changes[0].table";
+    assert_eq!(names, ["changes", "dialect", table, table]);
+    let request = v1::CommitWriteRequest {
+        intent: vec![1; 25].into(),
+        invalidation: Some(v1::InvalidateRequest::default()),
+        rows: Some(v1::RowChangedRequest::default()),
+    };
+    let told = fields(app::committing(&request).err().unwrap());
+    assert!(told.iter().any(|(field, _)| field == "rows"), "{told:?}");
+    let request = v1::CommitWriteRequest {
+        invalidation: None,
+        ..request
+    };
+    let told = fields(app::committing(&request).err().unwrap());
+    assert!(
+        told.iter().any(|(field, _)| field == "rows.changes"),
+        "{told:?}"
+    );
     let request = v1::AbortWriteRequest::default();
     assert_eq!(
         fields(app::aborting(&request).err().unwrap())[0].0,
@@ -282,7 +312,7 @@ fn every_bad_field_of_a_write_is_named_with_value_and_limit() {
 #[test]
 fn what_peers_say_of_intents_comes_back_and_nothing_malformed_does() {
     use grapevine_core::event::{Bump, Match, PurgeMode};
-    use grapevine_core::intent::{Intent, IntentId};
+    use grapevine_core::intent::{Intent, IntentId, Owed};
     use grapevine_core::names::ClassPath;
     use v1::exchange_request::Kind;
     let origin = Incarnation::new(77).unwrap();
@@ -291,21 +321,21 @@ fn what_peers_say_of_intents_comes_back_and_nothing_malformed_does() {
         origin,
         sequence: 9,
     };
-    let bump = Bump {
+    let owed = Owed::Classes(Bump {
         classes: ["a", "b/c"].map(|it| ClassPath::parse(it).unwrap()).into(),
         matching: Match::All,
         purge: PurgeMode::Soft,
-    };
+    });
     let lease = std::time::Duration::from_micros(1_500_001);
     let said = |message| peer::read_message(peer::message(message)).unwrap();
     let PeerMessage::Intent(read) = said(PeerMessage::Intent(Intent {
         id,
-        bump: bump.clone(),
+        owed: owed.clone(),
         lease,
     })) else {
         panic!("another message");
     };
-    assert_eq!((read.id, read.bump), (id, bump));
+    assert_eq!((read.id, read.owed), (id, owed));
     assert!(read.lease >= lease, "a holder must not bump too early");
     for message in [
         PeerMessage::IntentHeld(vec![id; 3]),
@@ -331,6 +361,7 @@ fn what_peers_say_of_intents_comes_back_and_nothing_malformed_does() {
             ..Default::default()
         }),
         lease_ms: 700_000,
+        rows: None,
     };
     for kind in [
         Kind::Intent(v1::WriteIntent::default()),

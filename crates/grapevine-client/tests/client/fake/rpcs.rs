@@ -318,8 +318,10 @@ impl ApplicationService for State {
         let v1::CommitWriteRequest {
             intent,
             invalidation,
+            rows,
         } = request.into_inner();
-        let invalidation = invalidation.unwrap();
+        assert!(invalidation.is_some() != rows.is_some(), "one of them");
+        let invalidation = invalidation.or(rows.map(of_tables)).unwrap();
         self.end(&intent, Ended::Committed(invalidation.clone()));
         let outcome = self.invalidate(Request::new(invalidation)).await?;
         let outcome = Some(outcome.into_inner());
@@ -496,5 +498,18 @@ impl AdminService for State {
             0 | 1 | 2_000 => Ok(Response::new(v1::DrainResponse {})),
             other => Err(Status::failed_precondition(other.to_string())),
         }
+    }
+}
+
+/// What changes of rows are to this fake: their tables.
+fn of_tables(call: v1::RowChangedRequest) -> v1::InvalidateRequest {
+    let tables = call.changes.into_iter().map(|change| change.table);
+    v1::InvalidateRequest {
+        classes: tables.collect(),
+        receipt: call.receipt,
+        timeout_ms: call.timeout_ms,
+        purge: call.purge,
+        session: call.session,
+        ..Default::default()
     }
 }

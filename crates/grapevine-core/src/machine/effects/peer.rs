@@ -160,6 +160,8 @@ pub enum PeerMessage {
         /// The bump that it ended in; none if it was aborted.
         event: Option<EventId>,
     },
+    /// "Rows are being written: show them." A hint: nothing is lost with it.
+    RowsCome(Intent),
     /// About who fills a missing value.
     Fill {
         /// Which value.

@@ -10,9 +10,12 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::{CLASSES_EACH, HELD_SHARE, HOLD_RETRY, Held, Outcome, Work, refuse, settled};
-use crate::event::{BUMP_CLASSES_MAX, Bump, BumpEvent, Match, PurgeMode};
+use crate::event::{
+    BUMP_CLASSES_MAX, BumpEvent, CHANGED_ROWS_BYTES_MAX, CHANGED_ROWS_MAX, Match, PurgeMode,
+    RowImage,
+};
 use crate::id::{EventId, Incarnation, Time};
-use crate::intent::{INTENT_GRACE, INTENT_LEASE_MAX, Intent, IntentId};
+use crate::intent::{INTENT_GRACE, INTENT_LEASE_MAX, Intent, IntentId, Owed};
 use crate::machine::Core;
 use crate::machine::effects::{
     Action, Effects, Input, PeerMessage, ReceiptLevel, Refusal, Reply, Ticket,
@@ -186,7 +189,7 @@ impl Core {
             own.retry = Some(now.plus(HOLD_RETRY));
             let intent = Intent {
                 id,
-                bump: own.bump.clone(),
+                owed: own.owed.clone(),
                 lease: own.ends.since(now),
             };
             effects.send(to, PeerMessage::Intent(intent));
@@ -194,21 +197,39 @@ impl Core {
         self.intents.rewake_own(id);
     }
 
-    /// A peer asks this sidecar to hold an intent.
-    pub(in crate::machine) fn hold_intent(
+    /// What a peer says of intents.
+    pub(in crate::machine) fn intent_message(
         &mut self,
         from: Incarnation,
-        intent: Intent,
+        message: PeerMessage,
         now: Time,
         effects: &mut Effects,
     ) {
-        let Intent { id, bump, lease } = intent;
+        match message {
+            PeerMessage::Intent(intent) => self.hold_intent(from, intent, now, effects),
+            PeerMessage::IntentHeld(intents) => self.intents_held_by(from, &intents, effects),
+            PeerMessage::IntentSettled { intent, event } => {
+                self.rows_came(intent, event);
+                self.intent_settled(intent, event, effects);
+            }
+            PeerMessage::RowsCome(Intent { id, owed, lease }) => {
+                let lease = lease.min(INTENT_LEASE_MAX);
+                let ends = now.plus(stretched(lease, self.config.clock_rate_ppm));
+                self.rows_come(id, &owed, ends, now);
+            }
+            _ => {}
+        }
+    }
+
+    /// A peer asks this sidecar to hold an intent.
+    fn hold_intent(&mut self, from: Incarnation, intent: Intent, now: Time, effects: &mut Effects) {
+        let Intent { id, owed, lease } = intent;
         if id.origin == self.config.incarnation {
             self.counters.peer_messages_refused += 1;
             return;
         }
         let limit = self.config.limits.intents_max.saturating_mul(HELD_SHARE);
-        let classes = self.intents.held_classes + bump.classes.len();
+        let classes = self.intents.held_classes + owed.weight();
         let known = self.intents.held.contains_key(&id);
         let full = self.intents.held.len() >= limit
             || classes > limit.saturating_mul(CLASSES_EACH).max(BUMP_CLASSES_MAX);
@@ -224,26 +245,21 @@ impl Core {
             covered = held.covered;
         }
         let held = Held {
-            bump: bump.clone(),
+            owed: owed.clone(),
             ends,
             covered,
             handed: from != id.origin,
             wake: ends,
         };
         self.intents.put_held(id, held);
-        let write = (!known).then_some(Write::PutIntent(Intent { id, bump, lease }));
+        let write = (!known).then_some(Write::PutIntent(Intent { id, owed, lease }));
         let message = PeerMessage::IntentHeld(vec![id]);
         let work = Work::Then(vec![Action::Send { to: from, message }]);
         self.write(effects, write, Pending::Intent(work));
     }
 
     /// A peer says which intents it holds.
-    pub(in crate::machine) fn intents_held_by(
-        &mut self,
-        from: Incarnation,
-        intents: &[IntentId],
-        effects: &mut Effects,
-    ) {
+    fn intents_held_by(&mut self, from: Incarnation, intents: &[IntentId], effects: &mut Effects) {
         let mut ended = Vec::new();
         let counts = self.possible_holders().contains(&from);
         for &id in intents {
@@ -273,12 +289,7 @@ impl Core {
     }
 
     /// A peer says how an intent ended: its origin, or one where it was committed or aborted.
-    pub(in crate::machine) fn intent_settled(
-        &mut self,
-        id: IntentId,
-        event: Option<EventId>,
-        effects: &mut Effects,
-    ) {
+    fn intent_settled(&mut self, id: IntentId, event: Option<EventId>, effects: &mut Effects) {
         // What the intent owed beside the commit may be an event of its own, right before.
         let here = event.is_none_or(|event| self.progress.has_through(event));
         if id.origin == self.config.incarnation {
@@ -323,8 +334,8 @@ impl Core {
             .filter(|event| self.progress.has_through(*event));
         let event = covered.unwrap_or_else(|| {
             self.counters.intents_expired += 1;
-            let bump = self.intents.own[&id.number].bump.clone();
-            self.issue_owed(bump, None, effects)
+            let owed = self.intents.own[&id.number].owed.clone();
+            self.issue_owed(owed, None, effects)
         });
         self.end_own(id, Outcome::Bumped(event), effects);
     }
@@ -346,26 +357,29 @@ impl Core {
             .filter(|event| self.progress.has_through(*event));
         if covered.is_none() {
             self.counters.intents_expired_for_others += 1;
-            let bump = held.bump.clone();
-            let event = self.issue_owed(bump, None, effects);
+            let owed = held.owed.clone();
+            let event = self.issue_owed(owed, None, effects);
             self.intents.note_end(id, Outcome::Bumped(event));
         }
         self.forget_held(id, None, effects);
     }
 
-    /// Issues a bump that an intent owes. Limits may have been reached since: then it is a wider one.
+    /// Issues what an intent owes. Limits may have been reached since: then it is a wider bump.
     pub(super) fn issue_owed(
         &mut self,
-        bump: Bump,
+        owed: Owed,
         call: Option<(Ticket, ReceiptLevel, Time)>,
         effects: &mut Effects,
     ) -> EventId {
-        let bump = self.shape(bump.classes, bump.matching, bump.purge);
-        let within = self.within_limits(&Arc::new(BumpEvent::Bump(bump)));
-        match Arc::unwrap_or_clone(within) {
-            BumpEvent::Bump(bump) => self.issue(bump, call, effects),
-            _ => unreachable!("invariant: a bump within limits is a bump"),
-        }
+        let event = match BumpEvent::from(owed.unsure()) {
+            BumpEvent::Bump(bump) => {
+                let bump = self.shape(bump.classes, bump.matching, bump.purge);
+                let within = self.within_limits(&Arc::new(BumpEvent::Bump(bump)));
+                Arc::unwrap_or_clone(within)
+            }
+            event => event,
+        };
+        self.issue_event(event, call, effects)
     }
 
     /// Bumps at the start what the last run had open or held, and holds it anew: both its writer's commit and its
@@ -377,16 +391,16 @@ impl Core {
         effects: &mut Effects,
     ) {
         self.counters.intents_recovered += recovered.len() as u64;
-        for (ids, bump) in joined(recovered) {
-            let event = self.issue_owed(bump, None, effects);
+        for (ids, owed) in joined(recovered) {
+            let event = self.issue_owed(owed, None, effects);
             for id in ids {
                 self.intents.note_end(id, Outcome::Bumped(event));
             }
         }
-        for Intent { id, bump, lease } in recovered {
+        for Intent { id, owed, lease } in recovered {
             let ends = now.plus(stretched(*lease, self.config.clock_rate_ppm));
             let held = Held {
-                bump: bump.clone(),
+                owed: owed.clone(),
                 ends,
                 covered: None,
                 handed: false,
@@ -408,8 +422,8 @@ impl Core {
             .filter(|(id, held)| !held.handed && seats.values().all(|run| *run != id.origin));
         for (&id, held) in orphans {
             held.handed = true;
-            let (bump, lease) = (held.bump.clone(), held.ends.since(now) + INTENT_GRACE);
-            let intent = Intent { id, bump, lease };
+            let (owed, lease) = (held.owed.clone(), held.ends.since(now) + INTENT_GRACE);
+            let intent = Intent { id, owed, lease };
             effects
                 .actions
                 .push(Action::Broadcast(PeerMessage::Intent(intent)));
@@ -429,9 +443,9 @@ impl Core {
             refuse(ticket, Refusal::Draining, effects);
         }
         let linked = self.linked_peers();
-        let handed = |id: IntentId, bump: &Bump, ends: Time| {
-            let (bump, lease) = (bump.clone(), ends.since(now));
-            Action::Broadcast(PeerMessage::Intent(Intent { id, bump, lease }))
+        let handed = |id: IntentId, owed: &Owed, ends: Time| {
+            let (owed, lease) = (owed.clone(), ends.since(now));
+            Action::Broadcast(PeerMessage::Intent(Intent { id, owed, lease }))
         };
         for (&number, own) in &mut self.intents.own {
             let more = linked.iter().filter(|peer| !own.asked.contains(peer));
@@ -439,39 +453,67 @@ impl Core {
             let more: Vec<_> = more.copied().collect();
             own.asked.extend(more);
             let id = IntentId { origin, number };
-            effects.actions.push(handed(id, &own.bump, own.ends));
+            effects.actions.push(handed(id, &own.owed, own.ends));
         }
         for (&id, held) in &self.intents.held {
             if !linked.contains(&id.origin) {
-                effects.actions.push(handed(id, &held.bump, held.ends));
+                effects.actions.push(handed(id, &held.owed, held.ends));
             }
         }
     }
 }
 
-/// Intents and the bump that stands for all of them: as few bumps as may be, for there may be thousands at a start.
-fn joined(intents: &[Intent]) -> Vec<(Vec<IntentId>, Bump)> {
-    let mut groups: Vec<(Vec<IntentId>, Bump)> = Vec::new();
-    for Intent { id, bump, .. } in intents {
-        let fits = |group: &Bump| {
-            group.matching == Match::Any
-                && bump.matching == Match::Any
-                && group.classes.len() + bump.classes.len() <= BUMP_CLASSES_MAX
-        };
-        match groups.last_mut() {
-            Some((ids, group)) if fits(group) => {
+/// Intents and what stands for what all of them owe: as few events as may be, for there may be thousands at a start.
+fn joined(intents: &[Intent]) -> Vec<(Vec<IntentId>, Owed)> {
+    let mut groups: Vec<(Vec<IntentId>, Owed)> = Vec::new();
+    for Intent { id, owed, .. } in intents {
+        let taken = groups.last_mut().is_some_and(|(ids, group)| {
+            let fits = take_in(group, owed);
+            if fits {
                 ids.push(*id);
-                group.classes.extend_from_slice(&bump.classes);
-                // Deleting is the stronger of the two.
-                if bump.purge == PurgeMode::Hard {
-                    group.purge = PurgeMode::Hard;
-                }
             }
-            _ => groups.push((vec![*id], bump.clone())),
+            fits
+        });
+        if !taken {
+            groups.push((vec![*id], owed.clone()));
         }
     }
-    for (_, bump) in &mut groups {
-        bump.classes = sorted_classes(&bump.classes);
+    for (_, owed) in &mut groups {
+        if let Owed::Classes(bump) = owed {
+            bump.classes = sorted_classes(&bump.classes);
+        }
     }
     groups
+}
+
+/// Takes in what is owed, too, where there is room for it. Deleting is the stronger of the two ways to purge.
+fn take_in(group: &mut Owed, more: &Owed) -> bool {
+    let (fits, purges) = match (&mut *group, more) {
+        (Owed::Classes(group), Owed::Classes(more)) => {
+            let fits = group.matching == Match::Any
+                && more.matching == Match::Any
+                && group.classes.len() + more.classes.len() <= BUMP_CLASSES_MAX;
+            if fits {
+                group.classes.extend_from_slice(&more.classes);
+            }
+            (fits, [group.purge, more.purge])
+        }
+        (Owed::Rows(group), Owed::Rows(more)) => {
+            let images = || group.rows.iter().chain(&more.rows);
+            let bytes: usize = images().map(RowImage::bytes).sum();
+            let fits = images().count() <= CHANGED_ROWS_MAX && bytes <= CHANGED_ROWS_BYTES_MAX;
+            if fits {
+                group.rows.extend_from_slice(&more.rows);
+            }
+            (fits, [group.purge, more.purge])
+        }
+        _ => return false,
+    };
+    if fits && purges.contains(&PurgeMode::Hard) {
+        match group {
+            Owed::Classes(bump) => bump.purge = PurgeMode::Hard,
+            Owed::Rows(changed) => changed.purge = PurgeMode::Hard,
+        }
+    }
+    fits
 }

@@ -11,11 +11,11 @@ use grapevine_core::machine::effects::{
 use super::{LEASE, Shelves, datum, leaf, row};
 
 /// A list by id that is read, loaded and pruned step by step.
-const LIST: (usize, usize, bool) = (0, 0, false);
+pub(super) const LIST: (usize, usize, bool) = (0, 0, false);
 
 impl Shelves {
     /// Has a row told of by a node, everywhere if `settled`.
-    fn move_to(&mut self, at: usize, id: usize, category: usize, settled: bool) {
+    pub(super) fn move_to(&mut self, at: usize, id: usize, category: usize, settled: bool) {
         self.commit(0, id, Some((category, 1)), 0);
         self.tell(at, 0);
         self.world.flush(at);
@@ -25,7 +25,7 @@ impl Shelves {
     }
 
     /// Has a node's leaf loaded.
-    fn load(&mut self, at: usize) {
+    pub(super) fn load(&mut self, at: usize) {
         for _ in 0..2 {
             self.read(at, LIST, 1).unwrap();
             self.world.settle();
@@ -37,7 +37,7 @@ impl Shelves {
         assert!(self.listed(at).is_some(), "node {at} has loaded it");
     }
 
-    fn listed(&self, at: usize) -> Option<Vec<String>> {
+    pub(super) fn listed(&self, at: usize) -> Option<Vec<String>> {
         let query = Self::query(LIST, 100, false);
         match self.world.core(at).read_leaf(&query, self.world.now) {
             LeafAnswer::Found { found, .. } => {

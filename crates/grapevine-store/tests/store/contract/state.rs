@@ -590,7 +590,7 @@ pub(crate) fn g8_intents_are_kept_until_they_are_removed(store: &impl Inspect) {
     let names = |store: &dyn Fn() -> Recovered| -> Vec<(u64, usize)> {
         let intents = store().intents;
         let name =
-            |intent: &grapevine_core::intent::Intent| (intent.id.number, intent.bump.classes.len());
+            |intent: &grapevine_core::intent::Intent| (intent.id.number, intent.owed.weight());
         intents.iter().map(name).collect()
     };
     let recovered = || store.recovered();

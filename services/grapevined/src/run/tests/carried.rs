@@ -67,6 +67,7 @@ async fn g5_every_call_waits_for_the_session_in_its_metadata_or_does_nothing() {
     let registration = registrations(1).into_inner();
     let app = &rig.app;
     let commit = v1::CommitWriteRequest {
+        rows: None,
         intent: vec![1; 25].into(),
         invalidation: Some(bump.clone()),
     };

@@ -2,25 +2,25 @@
 
 use std::time::Duration;
 
-use grapevine_core::event::{Match, PurgeMode};
+use grapevine_core::event::{PurgeMode, RowImage};
 use grapevine_core::intent::{INTENT_LEASE_MAX, INTENT_LEASE_MIN, IntentId};
 use grapevine_core::machine::effects as core;
-use grapevine_core::names::ClassPath;
 use grapevine_proto::v1;
 use prost::bytes::Bytes;
 use tonic::Status;
 
 use super::super::event_id;
 use super::super::status::{Violations, invalid};
+use super::explain::read_dialect;
 use super::invalidate::{
-    Invalidation, TIMEOUT_DEFAULT, read_changed, read_invalidation, read_purge,
+    Invalidation, TIMEOUT_DEFAULT, Terms, read_changed, read_invalidation, read_purge,
 };
+use super::rows::{read_changed_rows, read_changes};
 use super::wait;
 
 /// A checked call to begin a write, but for its deadline on the sidecar's clock.
 pub(crate) struct Beginning {
-    pub(crate) classes: Vec<ClassPath>,
-    pub(crate) matching: Match,
+    pub(crate) announced: core::Announced,
     pub(crate) purge: PurgeMode,
     pub(crate) lease: Duration,
     pub(crate) timeout: Duration,
@@ -31,7 +31,7 @@ pub(crate) fn beginning(
     lease_default: Duration,
 ) -> Result<Beginning, Status> {
     let mut violations = Violations::default();
-    let (classes, matching) = read_changed(&mut violations, &message.classes, message.r#match);
+    let announced = announced(&mut violations, message);
     let purge = read_purge(&mut violations, message.purge);
     let mut lease = Duration::from_millis(message.lease_ms.into());
     if lease.is_zero() {
@@ -53,31 +53,59 @@ pub(crate) fn beginning(
     );
     violations.finish()?;
     Ok(Beginning {
-        classes,
-        matching,
+        announced,
         purge,
         lease,
         timeout,
     })
 }
 
-pub(crate) fn committing(
-    message: &v1::CommitWriteRequest,
-) -> Result<(IntentId, Invalidation), Status> {
+/// What a write will change: classes or rows.
+fn announced(violations: &mut Violations, message: &v1::BeginWriteRequest) -> core::Announced {
+    if message.changes.is_empty() {
+        let (classes, matching) = read_changed(violations, &message.classes, message.r#match);
+        return core::Announced::Classes { classes, matching };
+    }
+    if !message.classes.is_empty() {
+        violations.add("changes", "classes are named, too: only one of them may be");
+    }
+    let dialect = read_dialect(violations, message.dialect);
+    core::Announced::Rows(read_changes(violations, &message.changes, dialect))
+}
+
+/// What a write has changed.
+pub(crate) enum Commit {
+    Classes(Invalidation),
+    Rows(Vec<RowImage>, Terms),
+}
+
+pub(crate) fn committing(message: &v1::CommitWriteRequest) -> Result<(IntentId, Commit), Status> {
     let mut violations = Violations::default();
     let intent = violations.check(|| "intent".to_owned(), read_intent(&message.intent));
-    let Some(given) = &message.invalidation else {
-        violations.add("invalidation", "it is not set");
-        return Err(violations.finish().err().unwrap_or_else(|| {
-            unreachable!("invariant: a violation was added");
-        }));
+    let written = match (&message.invalidation, &message.rows) {
+        (Some(given), None) => {
+            violations.descend("invalidation.");
+            let call = read_invalidation(&mut violations, given);
+            Some(Commit::Classes(call))
+        }
+        (None, Some(given)) => {
+            violations.descend("rows.");
+            let (rows, terms) = read_changed_rows(&mut violations, given);
+            Some(Commit::Rows(rows, terms))
+        }
+        (None, None) => {
+            violations.add("invalidation", "it is not set, and rows neither");
+            None
+        }
+        (Some(_), Some(_)) => {
+            violations.add("rows", "invalidation is set, too: only one of them may be");
+            None
+        }
     };
-    violations.descend("invalidation.");
-    let call = read_invalidation(&mut violations, given);
     violations.finish()?;
-    match intent {
-        Some(intent) => Ok((intent, call)),
-        None => unreachable!("invariant: what is no intent is a violation"),
+    match intent.zip(written) {
+        Some(call) => Ok(call),
+        None => unreachable!("invariant: what is missing is a violation"),
     }
 }
 

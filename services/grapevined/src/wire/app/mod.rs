@@ -17,7 +17,7 @@ pub(crate) use explain::{Statement, explaining, explanation, rows_of_write};
 pub(crate) use index::{
     index_fill, index_filled, index_found, index_prune, index_read, index_turn,
 };
-pub(crate) use intents::{aborted, aborting, beginning, begun, committing};
+pub(crate) use intents::{Commit, aborted, aborting, beginning, begun, committing};
 pub(crate) use invalidate::{Invalidation, Terms, invalidation, receipt};
 pub(crate) use register::{Expiry, fills, registrations, verdict};
 pub(crate) use resolve::{look_ups, note_resolve_error, resolution};

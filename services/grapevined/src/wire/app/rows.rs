@@ -32,26 +32,37 @@ pub(crate) fn changed_rows(
     request: &v1::RowChangedRequest,
 ) -> Result<(Vec<RowImage>, Terms), Status> {
     let mut violations = Violations::default();
-    let dialect = read_dialect(&mut violations, request.dialect);
+    let read = read_changed_rows(&mut violations, request);
+    violations.finish()?;
+    Ok(read)
+}
+
+pub(super) fn read_changed_rows(
+    violations: &mut Violations,
+    request: &v1::RowChangedRequest,
+) -> (Vec<RowImage>, Terms) {
+    let dialect = read_dialect(violations, request.dialect);
     let terms = read_terms(
-        &mut violations,
+        violations,
         (request.receipt, request.timeout_ms, request.purge),
         request.session.as_ref(),
     );
-    let count = request.changes.len();
-    counted(&mut violations, "changes", count, 1..=CHANGES_MAX);
+    let rows = read_changes(violations, &request.changes, dialect);
+    (rows, terms)
+}
+
+pub(super) fn read_changes(
+    violations: &mut Violations,
+    changes: &[v1::RowChange],
+    dialect: Dialect,
+) -> Vec<RowImage> {
+    counted(violations, "changes", changes.len(), 1..=CHANGES_MAX);
     let mut rows = Vec::new();
-    for (at, change) in request.changes.iter().take(CHANGES_MAX).enumerate() {
-        read_change(
-            &mut violations,
-            &format!("changes[{at}]"),
-            change,
-            dialect,
-            &mut rows,
-        );
+    for (at, change) in changes.iter().take(CHANGES_MAX).enumerate() {
+        let field = format!("changes[{at}]");
+        read_change(violations, &field, change, dialect, &mut rows);
     }
-    violations.finish()?;
-    Ok((rows, terms))
+    rows
 }
 
 fn read_change(

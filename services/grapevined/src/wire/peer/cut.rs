@@ -37,7 +37,7 @@ pub(crate) fn cut(message: PeerMessage) -> Vec<PeerMessage> {
             origin,
             first,
             events,
-        } => numbered(first, runs(events, EVENTS_MAX, bump_bytes))
+        } => numbered(first, runs(events, EVENTS_MAX, |event| bump_bytes(event)))
             .map(|(first, events)| PeerMessage::Bumps {
                 origin,
                 first,
@@ -181,8 +181,8 @@ fn vector_bytes(vector: &VersionVector) -> usize {
 /// What is said of rows beside their names and values: the table's length, the moment, the id's length and the version.
 const KNOWN_ROWS_BYTES: usize = 3 + 2 + 20 + 3 + 11;
 
-pub(super) fn bump_bytes(event: &Arc<BumpEvent>) -> usize {
-    let kind = match &**event {
+pub(super) fn bump_bytes(event: &BumpEvent) -> usize {
+    let kind = match event {
         BumpEvent::Bump(bump) => {
             let classes = bump.classes.iter().map(|class| text_bytes(class.as_str()));
             4 + classes.sum::<usize>()

@@ -71,7 +71,7 @@ pub(crate) fn read_message(message: v1::ExchangeRequest) -> Checked<PeerMessage>
             }
         }
         Kind::SnapshotEnd(end) => PeerMessage::SnapshotEnd { id: end.id },
-        Kind::Intent(intent) => PeerMessage::Intent(read_intent(intent)?),
+        Kind::Intent(intent) => PeerMessage::Intent(read_intent(&intent)?),
         Kind::IntentsHeld(held) => {
             some("intents", held.intents.len(), EVENTS_MAX)?;
             let intents = held.intents.iter().map(|id| read_intent_id(Some(id)));
@@ -86,6 +86,7 @@ pub(crate) fn read_message(message: v1::ExchangeRequest) -> Checked<PeerMessage>
             PeerMessage::Fill { key, word }
         }
         Kind::Pruned(pruned) => read_pruned(&pruned)?,
+        Kind::RowsCome(intent) => PeerMessage::RowsCome(read_intent(&intent)?),
         Kind::Leave(leave) => PeerMessage::Leave {
             bump_head: leave.bump_head,
             directory_head: leave.directory_head,

@@ -9,7 +9,7 @@ use grapevine_core::event::{
 };
 use grapevine_core::fill::{FillKey, FillWord};
 use grapevine_core::id::{EventId, Lane, UnixSeconds};
-use grapevine_core::intent::{INTENT_LEASE_MAX, Intent, IntentId};
+use grapevine_core::intent::{INTENT_LEASE_MAX, Intent, IntentId, Owed};
 use grapevine_core::names::{Address, ClassPath};
 use grapevine_core::progress::{HOLES_MAX, Hole, OriginHead};
 use grapevine_core::store::RecoveredClass;
@@ -270,9 +270,14 @@ pub(super) fn read_fill_word(said: &v1::FillElection) -> Checked<(FillKey, FillW
 pub(super) fn intent(intent: &Intent) -> v1::WriteIntent {
     // Up: a holder must not count a shorter lease than the origin does.
     let lease_ms = intent.lease.as_nanos().div_ceil(1_000_000);
+    let (bump, rows) = match &intent.owed {
+        Owed::Classes(owed) => (Some(bump(owed)), None),
+        Owed::Rows(owed) => (None, Some(rows(owed))),
+    };
     v1::WriteIntent {
         id: Some(intent_id(intent.id)),
-        bump: Some(bump(&intent.bump)),
+        bump,
+        rows,
         lease_ms: u32::try_from(lease_ms).unwrap_or(u32::MAX),
     }
 }
@@ -280,17 +285,21 @@ pub(super) fn intent(intent: &Intent) -> v1::WriteIntent {
 /// The longest lease that a peer may ask for: what is left of the longest one, longer by the bound on clock rates.
 const LEASE_MAX: Duration = INTENT_LEASE_MAX.saturating_add(Duration::from_secs(10));
 
-pub(super) fn read_intent(intent: v1::WriteIntent) -> Checked<Intent> {
+pub(super) fn read_intent(intent: &v1::WriteIntent) -> Checked<Intent> {
     let lease = Duration::from_millis(intent.lease_ms.into());
     if lease > LEASE_MAX {
         let (value, limit) = (intent.lease_ms, LEASE_MAX.as_millis());
         let reason = format!("{value} ms; the limit is {limit} ms");
         return Err(field("intent.lease_ms", reason));
     }
-    let bump = intent.bump.ok_or_else(|| field("intent.bump", "none"))?;
+    let owed = match (&intent.bump, &intent.rows) {
+        (Some(bump), None) => Owed::Classes(read_bump(bump)?),
+        (None, Some(rows)) => Owed::Rows(read_rows(rows)?),
+        _ => return Err(field("intent", "it owes a bump or rows, one of them")),
+    };
     Ok(Intent {
         id: read_intent_id(intent.id.as_ref())?,
-        bump: read_bump(&bump)?,
+        owed,
         lease,
     })
 }

@@ -142,6 +142,7 @@ fn word(message: PeerMessage) -> Kind {
             first,
         }),
         PeerMessage::Fill { key, word } => Kind::Fill(fill_word(key, word)),
+        PeerMessage::RowsCome(coming) => Kind::RowsCome(intent(&coming)),
         PeerMessage::Pruned {
             leaf,
             places,

@@ -1,5 +1,6 @@
 //! How many bytes a message takes, at most, on the wire; in memory it is about as much. Queues to peers are bounded by it.
 
+use grapevine_core::event::BumpEvent;
 use grapevine_core::index::{ID_BYTES_MAX, SORT_BYTES_MAX};
 use grapevine_core::machine::effects::PeerMessage;
 use grapevine_core::roster::{Say, View};
@@ -17,7 +18,7 @@ const SAY_BYTES: usize = 64;
 /// The most bytes that a message takes.
 pub(crate) fn message_bytes(message: &PeerMessage) -> usize {
     let parts = match message {
-        PeerMessage::Bumps { events, .. } => events.iter().map(bump_bytes).sum(),
+        PeerMessage::Bumps { events, .. } => events.iter().map(|event| bump_bytes(event)).sum(),
         PeerMessage::Directory { batches, .. } => batches.iter().map(batch_bytes).sum(),
         PeerMessage::Ack { above, .. } => above.len() * 10,
         // A hole takes what the heads of a run take.
@@ -38,9 +39,8 @@ pub(crate) fn message_bytes(message: &PeerMessage) -> usize {
         PeerMessage::SnapshotDirectory { registrations, .. } => {
             registrations.iter().map(registration_bytes).sum()
         }
-        PeerMessage::Intent(intent) => {
-            let classes = intent.bump.classes.iter();
-            classes.map(|class| text_bytes(class.as_str())).sum()
+        PeerMessage::Intent(intent) | PeerMessage::RowsCome(intent) => {
+            bump_bytes(&BumpEvent::from(intent.owed.clone()))
         }
         PeerMessage::IntentHeld(intents) => intents.len() * DOT_BYTES,
         PeerMessage::Pruned { places, stamp, .. } => {
