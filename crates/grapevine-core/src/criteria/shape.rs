@@ -10,7 +10,7 @@ use super::pattern::{Cell, Conjunction};
 use super::range::{Node, Range};
 use super::value::{Order, Value};
 use super::{Column, Table};
-use crate::names::ClassPath;
+use crate::names::{CLASS_BYTES_MAX, ClassPath};
 
 /// The most columns with a value that a shape has; further conditions of a read are left out, which makes it depend on more rows.
 pub const SHAPE_COLUMNS_MAX: usize = 4;
@@ -128,31 +128,46 @@ impl Shape {
     }
 
     fn name(&self) -> String {
-        format!("{}/{}", self.table, self.columns())
+        // Room for the values, too: this is done for each shape of a table at each change of its rows.
+        let mut name = String::with_capacity(CLASS_BYTES_MAX);
+        name.push_str(self.table.as_str());
+        name.push('/');
+        self.push_columns(&mut name);
+        name
     }
 
     fn has_room(&self) -> bool {
         self.columns().len() <= COLUMNS_BYTES_MAX
     }
 
-    /// Its segment. No class that applications name by a table's keys begins like that.
     fn columns(&self) -> String {
-        let mut columns: Vec<_> = self
-            .equal
-            .iter()
-            .map(|column| escaped(column.as_str()))
-            .collect();
+        let mut columns = String::new();
+        self.push_columns(&mut columns);
+        columns
+    }
+
+    /// Writes its segment. No class that applications name by a table's keys begins like that.
+    fn push_columns(&self, path: &mut String) {
+        path.push(SHAPE_MARK);
+        for (at, column) in self.equal.iter().enumerate() {
+            if at > 0 {
+                path.push(',');
+            }
+            push_escaped(path, column.as_str());
+        }
         if let Some((column, order)) = &self.range {
-            let order = match order {
-                Order::Number => 'n',
-                Order::Time => 't',
-            };
-            columns.push(format!("{}~{order}", escaped(column.as_str())));
+            if !self.equal.is_empty() {
+                path.push(',');
+            }
+            push_escaped(path, column.as_str());
+            path.push_str(match order {
+                Order::Number => "~n",
+                Order::Time => "~t",
+            });
         }
-        if columns.is_empty() {
-            columns.push("*".to_owned());
+        if self.is_of_all() {
+            path.push('*');
         }
-        format!("{SHAPE_MARK}{}", columns.join(","))
     }
 
     /// The classes of a read of these rows, which has this shape: one, or one for each node that covers its range.
@@ -178,7 +193,7 @@ impl Shape {
     /// The classes that a change of these rows concerns: none if reads of this shape depend on no such row. Where a value is not known,
     /// it is the class above.
     pub fn classes_of_write(&self, rows: &Conjunction) -> Vec<ClassPath> {
-        if table_class(&rows.table) != self.table {
+        if !is_class_of(&self.table, &rows.table) {
             return Vec::new();
         }
         let path = match self.path(rows) {
@@ -208,7 +223,7 @@ impl Shape {
                 return Path::Beginning(path);
             };
             path.push('/');
-            path.push_str(&segment(&datum.value));
+            push_segment(&mut path, &datum.value);
         }
         Path::Whole(path)
     }
@@ -232,6 +247,15 @@ pub fn table_class(table: &Table) -> ClassPath {
     }
 }
 
+/// Whether a class is that of a table.
+fn is_class_of(class: &ClassPath, table: &Table) -> bool {
+    let name = table.as_str();
+    if name.len() <= TABLE_BYTES_MAX && name.bytes().all(is_plain) {
+        return class.as_str() == name;
+    }
+    *class == table_class(table)
+}
+
 fn class(path: &str) -> ClassPath {
     ClassPath::parse(path).expect("invariant: names are escaped and bounded")
 }
@@ -240,26 +264,29 @@ fn below(path: &str, node: Node) -> String {
     format!("{path}/{}.{:x}", node.width, node.index)
 }
 
-/// A value as a segment of a path; two values have one only if they are the same, or by collision of a 128-bit hash.
-fn segment(value: &Value) -> String {
-    let text = match value {
-        Value::Null => "~null".to_owned(),
-        Value::Number(_) => value.to_string(),
-        Value::Time(micros) => format!("~t{micros}"),
-        Value::Text(text) if text.is_empty() => "~".to_owned(),
-        Value::Text(text) => escaped(text),
+/// Writes a value as a segment of a path; two values have one only if they are the same, or by collision of a 128-bit hash.
+fn push_segment(path: &mut String, value: &Value) {
+    let begin = path.len();
+    // Writing to a string does not fail.
+    let _ = match value {
+        Value::Null => path.write_str("~null"),
+        Value::Number(_) => write!(path, "{value}"),
+        Value::Time(micros) => write!(path, "~t{micros}"),
+        Value::Text(text) if text.is_empty() => path.write_str("~"),
+        Value::Text(text) => {
+            push_escaped(path, text);
+            Ok(())
+        }
         Value::Bytes(bytes) => {
-            let mut hex = "~x".to_owned();
-            for byte in bytes.iter() {
-                let _ = write!(hex, "{byte:02x}");
-            }
-            hex
+            path.push_str("~x");
+            let mut bytes = bytes.iter();
+            bytes.try_for_each(|byte| write!(path, "{byte:02x}"))
         }
     };
-    if text.len() <= VALUE_BYTES_MAX {
-        text
-    } else {
-        hashed(&text)
+    if path.len() - begin > VALUE_BYTES_MAX {
+        let hashed = hashed(&path[begin..]);
+        path.truncate(begin);
+        path.push_str(&hashed);
     }
 }
 
@@ -269,16 +296,25 @@ fn hashed(text: &str) -> String {
     format!("~h{}", URL_SAFE_NO_PAD.encode(hash))
 }
 
-/// Letters, digits, `_`, `$`, `.` and `-` as they are, other bytes as `%` and two digits.
-fn escaped(text: &str) -> String {
-    let mut escaped = String::with_capacity(text.len());
+/// Letters, digits, `_`, `$`, `.` and `-`.
+fn is_plain(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"_$.-".contains(&byte)
+}
+
+/// Writes what is plain as it is, other bytes as `%` and two digits.
+fn push_escaped(path: &mut String, text: &str) {
     for byte in text.bytes() {
-        if byte.is_ascii_alphanumeric() || b"_$.-".contains(&byte) {
-            escaped.push(char::from(byte));
+        if is_plain(byte) {
+            path.push(char::from(byte));
         } else {
-            let _ = write!(escaped, "%{byte:02X}");
+            let _ = write!(path, "%{byte:02X}");
         }
     }
+}
+
+fn escaped(text: &str) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    push_escaped(&mut escaped, text);
     escaped
 }
 
