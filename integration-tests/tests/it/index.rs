@@ -340,6 +340,24 @@ async fn g9_what_changes_while_a_leaf_is_loaded_is_in_it_or_condemns_it() {
     );
 }
 
+/// Reads by the columns of an index that is declared need not make its shape known first.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_declared_index_is_known_before_it_is_read() {
+    let toml = "[index]\ndeclared = [\"items:category\", \"bids:item+bidder\"]\n";
+    let cluster = Setup::of(2).toml(toml).start().await.unwrap();
+    for node in cluster.nodes() {
+        eventually("both are known", SOON, async || {
+            let known = node.api.counter("shapes_made_known").await?;
+            ensure!(known >= 2, "{}: {known}", node.id);
+            Ok(())
+        })
+        .await
+        .unwrap();
+        let first = read(&node.api.app, whole(items_of(5))).await;
+        assert!(right_of(&first).is_some(), "{first:?}");
+    }
+}
+
 /// A row is announced at one sidecar: it is in the list of another one at once, whoever looks for it in vain; and is a member once it is committed.
 /// Another one is never committed: nobody knows, and its list is unknown.
 #[tokio::test(flavor = "multi_thread")]

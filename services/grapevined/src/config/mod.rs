@@ -9,6 +9,7 @@
 
 mod cache_url;
 mod check;
+mod declared_index;
 mod error;
 mod file;
 mod flags;
@@ -30,6 +31,7 @@ use clap::ArgMatches;
 use grapevine_core::policy::PolicySet;
 
 pub use cache_url::CacheUrl;
+pub use declared_index::DeclaredIndex;
 pub use error::{ConfigError, ConfigErrors, Origin, Problem};
 pub use file::FILE_BYTES_MAX;
 pub use flags::{CONFIG_FLAG, CONFIG_VARIABLE, arguments};
@@ -37,7 +39,8 @@ pub use knob::Knob;
 pub use print::default_config;
 pub use table::{
     AppConfig, CacheConfig, ClusterConfig, Config, DrainConfig, FreshnessConfig, GossipConfig,
-    KNOBS, LeaseConfig, LimitsConfig, LogConfig, NodeConfig, PeerConfig, PurgeConfig, StoreConfig,
+    IndexConfig, KNOBS, LeaseConfig, LimitsConfig, LogConfig, NodeConfig, PeerConfig, PurgeConfig,
+    StoreConfig,
 };
 pub use value::{
     ByteSize, ClusterName, HOST_PORT_BYTES_MAX, HostPort, LIST_MAX, LogFilter, LogFormat,

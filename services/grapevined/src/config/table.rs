@@ -11,6 +11,7 @@ use grapevine_core::names::NodeId;
 use grapevine_core::policy::PolicySet;
 
 use super::cache_url::CacheUrl;
+use super::declared_index::DeclaredIndex;
 use super::knob::{Given, Knob, knobs};
 use super::value::{ByteSize, ClusterName, HostPort, LogFilter, LogFormat, UnixPath, Value};
 
@@ -70,6 +71,14 @@ knobs! {
         /// How many sidecars gossip tracks at most.
         max_peers: usize = "1024", from "1" to "1024",
             raising "costs memory (about 2 KB each) and datagram bytes.";
+    }
+
+    /// Lists of ids by criterion, which follow the changes of rows.
+    index: IndexConfig {
+        /// Indices that are known from the start, as `items:category_id` or `items:category_id+in_stock`: a table without its schema, and
+        /// 1 to 4 columns, as `grapevine explain` names them. Others are known from their first read on, which waits
+        /// for a moment; so do first reads by these columns under the classes of `explain`.
+        declared: Vec<DeclaredIndex> = "";
     }
 
     /// Where the directory and the event logs are kept.

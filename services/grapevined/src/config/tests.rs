@@ -136,7 +136,8 @@ fn every_knob_is_explained_and_priced_and_its_default_is_legal() {
     assert_eq!(names.len(), all, "no flag means two knobs");
 }
 
-const SECTIONS_OF_TABLE: [&str; 13] = [
+const SECTIONS_OF_TABLE: [&str; 14] = [
+    "index",
     "node",
     "cluster",
     "app",
@@ -254,6 +255,8 @@ max_staleness = \"1s\"
 watchers_max = \"many\"
 [gossip]
 seeds = [\"a\", 7]
+[index]
+declared = [\"items\", \"items:a+a\", \"items:a+b+c+d+e\", \"ok:a\"]
 [lease]
 duration = [\"1s\"]
 [colours]
@@ -282,8 +285,9 @@ red = 1
         "line 10: limits.max_staleness: no such key; did you mean freshness.max_staleness?",
         "line 11: limits.watchers_max: \"many\" is not a whole number, or far too large",
         "line 13: gossip.seeds: is of the TOML type integer; expected array of strings",
-        "line 15: lease.duration: is of the TOML type array; expected string",
-        "line 16: colours: no such key",
+        "line 15: index.declared: \"items,items:a+a,items:a+b+c+d+e,ok:a\" holds \"items\", which is not TABLE:COLUMN or TABLE:COLUMN+COLUMN; and \"items:a+a\", which names a twice; and \"items:a+b+c+d+e\", which has 5 columns; the limit is 4",
+        "line 17: lease.duration: is of the TOML type array; expected string",
+        "line 18: colours: no such key",
         "environment GRAPEVINE_LOG_FORMAT: log.format: \"xml\" is neither text nor json",
         "environment GRAPEVINE_NODEID: no such key; did you mean GRAPEVINE_NODE_ID?",
     ];

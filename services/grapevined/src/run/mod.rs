@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use grapevine_core::id::Incarnation;
-use grapevine_core::machine::effects::PeerHello;
+use grapevine_core::machine::effects::{Input, PeerHello};
 use grapevine_core::machine::{Core, CoreConfig, Limits};
 use grapevine_core::roster::RETIRED_MAX;
 use grapevine_core::store::Recovered;
@@ -24,7 +24,7 @@ use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use tracing::{error, info, warn};
 
-use crate::config::Config;
+use crate::config::{Config, DeclaredIndex};
 use crate::engine::{Clock, Command, Engine, EventLoop, Parts, Sessions, follow_limits};
 use crate::peers::{Dialler, run_dialler};
 use crate::purge::Purger;
@@ -144,6 +144,13 @@ impl Sidecar {
         };
         let event_loop = EventLoop::new(parts, first).context("cannot start the writer thread")?;
         let looping = tokio::spawn(event_loop.run());
+        let declared = config.index.declared.iter().map(DeclaredIndex::class);
+        let declared: Vec<_> = declared.collect();
+        if !declared.is_empty() {
+            let meet = Command::Input(Input::MeetShapes(declared));
+            // Without room for it each is met where it is read first.
+            let _ = engine.urgent.try_send(meet);
+        }
         let dialler = dialler(config, &engine, &hello);
         let expected = config.cluster.expected_members;
         let following = follow_gossip(engine.clone(), views, hello.clone(), expected);
