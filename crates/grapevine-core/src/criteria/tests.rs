@@ -223,6 +223,33 @@ fn g3_text_that_reads_as_a_number_is_in_no_range_for_sure_in_sqlite() {
     assert!(!reaches(&rows(&[("c", Cell::Is(hundred))]), &read));
 }
 
+/// Two sidecars of which one writes numbers otherwise would name other classes.
+#[test]
+fn g3_g12_numbers_are_written_in_one_way() {
+    let numbers = [
+        0.0,
+        -0.0,
+        1.0,
+        -7.0,
+        0.5,
+        999_999_999_999_999.0,
+        1e15,
+        1e16,
+        -1e15,
+        9_007_199_254_740_993.0,
+        1e300,
+        5e-324,
+    ];
+    for number in numbers {
+        let value = Datum::of(Dialect::Sqlite, Raw::Float(number))
+            .unwrap()
+            .value;
+        let shown = format!("{:?}", value.number().unwrap());
+        let shown = shown.strip_suffix(".0").unwrap_or(&shown).to_owned();
+        assert_eq!(value.to_string(), shown);
+    }
+}
+
 #[test]
 fn g3_large_numbers_lie_above_small_ones() {
     let edge = 2.0_f64.powi(42);

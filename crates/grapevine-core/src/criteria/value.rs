@@ -189,6 +189,9 @@ impl fmt::Display for Value {
             Self::Null => f.write_str("NULL"),
             Self::Number(_) => {
                 let number = self.number().expect("invariant: it is a number");
+                if let Some(whole) = small_whole(number) {
+                    return write!(f, "{whole}");
+                }
                 let shown = format!("{number:?}");
                 f.write_str(shown.strip_suffix(".0").unwrap_or(&shown))
             }
@@ -201,6 +204,15 @@ impl fmt::Display for Value {
             }
         }
     }
+}
+
+/// A number as an integer where it is one and not large, which most are: those are written faster, and as the same text.
+fn small_whole(number: f64) -> Option<i64> {
+    const LIMIT: f64 = 1e15;
+    let whole = number.fract() == 0.0 && number.abs() < LIMIT;
+    let negative_zero = number == 0.0 && number.is_sign_negative();
+    #[expect(clippy::cast_possible_truncation, reason = "it is whole and small")]
+    (whole && !negative_zero).then_some(number as i64)
 }
 
 /// From here on positions of numbers are in the steps of floats.
