@@ -76,6 +76,15 @@ impl Rows {
         Self(all)
     }
 
+    pub(crate) fn count(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Their names.
+    pub(crate) fn keys(&self) -> impl Iterator<Item = Key> {
+        self.0.keys().copied()
+    }
+
     /// Rows that differ, as they were and as they are.
     pub(crate) fn changed(&self, now: &Self) -> Vec<Changed> {
         let gone = self.0.keys().filter(|key| !now.0.contains_key(key));

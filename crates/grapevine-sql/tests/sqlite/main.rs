@@ -1,10 +1,12 @@
 //! Against SQLite: random tables, rows, reads and writes of the supported forms (`generate`).
 //!
-//! `texts` judges what texts alone tell, and how much of what is invalidated had not changed. A seed stands for a round; `GRAPEVINE_SEEDS=A..B` chooses others than a few fixed ones, and any
+//! `texts` judges what texts alone tell, and how much of what is invalidated had not changed; `cluster` whole sidecars' decisions, and
+//! what a cache has under their tokens. A seed stands for a round; `GRAPEVINE_SEEDS=A..B` chooses others than a few fixed ones, and any
 //! failure names its own.
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+mod cluster;
 mod database;
 mod generate;
 mod texts;

@@ -7,7 +7,7 @@
 
 use rand::Rng as _;
 
-use super::{COLUMNS, Generator, TABLES};
+use super::{ALL_COLUMNS, COLUMNS, Generator, TABLES};
 
 /// A condition.
 #[derive(Debug)]
@@ -295,6 +295,23 @@ impl Generator {
         };
         self.saw("between");
         self.told(sql, true, at)
+    }
+
+    /// What rows of a list have in common: values of one or two columns.
+    pub(crate) fn criterion(&mut self) -> String {
+        let one = |generator: &mut Self| {
+            let column = generator.one_of(&ALL_COLUMNS[1..]);
+            match generator.plain_literal() {
+                "NULL" => format!("{column} IS NULL"),
+                value => format!("{column} = {value}"),
+            }
+        };
+        let first = one(self);
+        if self.chance(0.8) {
+            first
+        } else {
+            format!("{first} AND {}", one(self))
+        }
     }
 
     fn simple(&mut self, column: &str, at: usize) -> Condition {
