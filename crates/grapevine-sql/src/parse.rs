@@ -22,8 +22,9 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct Tokens {
     all: Vec<Token>,
-    /// Those that can make the tree deeper.
-    pub(crate) deepening: usize,
+    /// How many can make the parser go down by one step, or the tree deeper, at most; names are not among them, which do so only with what
+    /// stands between them.
+    pub(crate) steps: usize,
     dialect: Dialect,
 }
 
@@ -95,8 +96,8 @@ impl Tokens {
             }
         }
         Ok(Self {
+            steps: tokens.iter().filter(|token| steps_down(token)).count(),
             all: tokens,
-            deepening,
             dialect,
         })
     }
@@ -233,6 +234,15 @@ impl Tokens {
             _ => None,
         })
     }
+}
+
+/// Unlike those of [`deepens`], with the parentheses: the parser stops at a depth of its own, which takes more stack than some callers
+/// have.
+fn steps_down(token: &Token) -> bool {
+    let opens = *token == Token::LParen;
+    let is_name = matches!(token, Token::Word(word) if word.keyword == Keyword::NoKeyword);
+    let closes = matches!(token, Token::RBracket | Token::RBrace | Token::Period);
+    opens || deepens(token) && !is_name && !closes
 }
 
 fn deepens(token: &Token) -> bool {

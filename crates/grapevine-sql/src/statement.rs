@@ -12,8 +12,9 @@ use crate::reads::Reads;
 use crate::writes::Writes;
 use crate::{ExplainError, Options, Parameter, Unsure, index};
 
-/// Statements with more tokens are worked on with a stack of their own.
-const SHALLOW_TOKENS: usize = 150;
+/// Statements that may go down by more steps than that are worked on with a stack of their own. A step takes some 50 kB without
+/// optimisation, and a caller's stack may be one of 2 MiB.
+const SHALLOW_STEPS: usize = 24;
 /// Of such a stack; only what is used of it takes memory.
 const STACK_BYTES: usize = 256 * 1024 * 1024;
 
@@ -29,7 +30,7 @@ pub(crate) fn explain(
         dialect: options.dialect,
         parameters,
     };
-    if tokens.deepening <= SHALLOW_TOKENS {
+    if tokens.steps <= SHALLOW_STEPS {
         return parsed(&tokens, literals, options);
     }
     std::thread::scope(|scope| {

@@ -856,6 +856,41 @@ fn deep_statements_are_understood_or_refused_but_break_nothing() {
     }
 }
 
+/// The parser takes so much stack for each of its steps, that it gives up at its own limit of them is not enough.
+#[test]
+fn g10_nested_statements_fit_the_stack_of_a_small_thread() {
+    let around = [
+        ("f(", ")"),
+        ("(", ")"),
+        ("NOT ", ""),
+        ("- ", ""),
+        ("ARRAY[", "]"),
+        ("CAST(", " AS int)"),
+        ("CASE WHEN ", " THEN 1 END"),
+        ("(SELECT ", ")"),
+        ("a IN (", ")"),
+        ("EXISTS (SELECT 1 FROM t WHERE ", ")"),
+        ("(SELECT 1 FROM (t JOIN (t JOIN t ON ", ")))"),
+    ];
+    let explain_all = move || {
+        for (before, behind) in around {
+            for depth in (1..70).step_by(5) {
+                let (before, behind) = (before.repeat(depth), behind.repeat(depth));
+                let sql = format!("SELECT * FROM t WHERE x = {before}1{behind}");
+                for dialect in Dialect::ALL {
+                    let explained = in_dialect(dialect, &sql, &[]);
+                    assert!(
+                        !matches!(&explained, Ok(explained) if explained.tables != ["t"]),
+                        "{sql}: {explained:?}"
+                    );
+                }
+            }
+        }
+    };
+    let thread = std::thread::Builder::new().stack_size(2 << 20);
+    thread.spawn(explain_all).unwrap().join().unwrap();
+}
+
 /// Words and signs of SQL, so that soup of them gets past the tokenizer and deep into the parser.
 const SOUP: [&str; 72] = [
     "SELECT",
