@@ -112,6 +112,10 @@ impl<'a> From<'a> {
         let mut left = self.factor(&item.relation, is_table)?;
         for join in &item.joins {
             let right = self.factor(&join.relation, is_table)?;
+            if self.relations.len() > RELATIONS_MAX {
+                // Their conditions are not looked at, and a set of those before for each of so many would be work without a bound.
+                continue;
+            }
             let both: BTreeSet<_> = left.union(&right).copied().collect();
             let (constraint, filtered, filled) = match &join.join_operator {
                 JoinOperator::Join(on)
