@@ -11,6 +11,7 @@ use grapevine_core::machine::effects::{
 use grapevine_core::machine::leaves::leaf_shape;
 use grapevine_sql::explain;
 use rand::Rng as _;
+use rand::seq::IndexedRandom as _;
 use rusqlite::types::Value;
 
 use super::Round;
@@ -152,6 +153,43 @@ impl Round {
         });
         let places = places.collect();
         (places, numbers)
+    }
+
+    /// A write that has a row leave a list, or come into one: best of all one that somebody is about to prune.
+    pub(super) fn wandering(&mut self) -> String {
+        let list = self.random.random_range(0..LISTS);
+        let here: Vec<_> = self
+            .rows_of(list)
+            .0
+            .into_iter()
+            .map(|(place, _)| place)
+            .collect();
+        let gone = self.lists.gone.iter().filter(|gone| gone.list == list);
+        let gone: Vec<_> = gone.flat_map(|gone| gone.places.clone()).collect();
+        let comes = here.is_empty() || self.chance(0.6);
+        let from = if comes { &gone } else { &here };
+        let id = match from.choose(&mut self.random) {
+            Some(place) => place.id.to_string(),
+            None => self.random.random_range(1..8).to_string(),
+        };
+        let List {
+            table, criterion, ..
+        } = &self.lists.all[list];
+        let sets = criterion.split(" AND ").map(|one| {
+            let (column, value) = one.split_once(" = ").unwrap_or_else(|| {
+                let column = one.strip_suffix(" IS NULL");
+                (column.expect("a criterion is of values"), "NULL")
+            });
+            // Of `up` the order is to be that of numbers.
+            let other = if value == "'y'" || column == "up" {
+                "0"
+            } else {
+                "'y'"
+            };
+            format!("{column} = {}", if comes { value } else { other })
+        });
+        let sets: Vec<_> = sets.collect();
+        format!("UPDATE {table} SET {} WHERE id = {id}", sets.join(", "))
     }
 
     /// A read of a leaf that is not judged, while writes may be under way.

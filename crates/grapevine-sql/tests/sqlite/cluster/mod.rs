@@ -34,18 +34,19 @@ use crate::seeds;
 const WRITES: usize = 50;
 /// Reads that are asked after each of them, and leaves.
 const READS: usize = 12;
-const LEAVES: usize = 2;
+const LEAVES: usize = 4;
 /// Rounds of the fixed seeds: 100,000 pairs, in less than a minute without optimisation.
 const ROUNDS: u64 = 170;
 
 /// What happened.
 #[derive(Clone, Copy, Debug, Default)]
 struct Counts {
-    /// Writes that were committed, told by rows and by text, and told late.
+    /// Writes that were committed, told by rows and by text, told late, and told in bursts.
     writes: u64,
     by_rows: u64,
     by_text: u64,
     late: u64,
+    bursts: u64,
     /// Reads that were asked with the session after a write, and judged.
     pairs: u64,
     hits: u64,
@@ -169,13 +170,16 @@ impl Round {
 
     fn run(&mut self) {
         for _ in 0..WRITES {
+            if self.chance(0.4) {
+                self.think_of_another();
+            }
             self.write();
             for _ in 0..2 {
-                self.read(false);
+                self.read_loosely();
             }
             self.list_without_looking();
             for _ in 0..READS {
-                self.read(true);
+                self.read();
             }
             for _ in 0..LEAVES {
                 self.list();
@@ -271,7 +275,7 @@ impl Totals {
 }
 
 #[test]
-fn g5_what_is_cached_anywhere_is_what_the_database_answers() {
+fn g5_g9_what_is_cached_anywhere_is_what_the_database_answers() {
     let seeds = seeds(ROUNDS);
     let cluster = Network::running();
     let mut totals = Totals::default();

@@ -99,7 +99,7 @@ fn config(at: usize) -> CoreConfig {
         clock_rate_ppm: 200,
         limits: Limits {
             // So few that buckets are swallowed by floors, and leaves evicted.
-            classes_per_top_max: 200,
+            classes_per_top_max: 250,
             index_members_max: 60,
             index_rows_max: 40,
             ..Limits::default()

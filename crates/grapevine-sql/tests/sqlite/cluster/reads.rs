@@ -1,6 +1,7 @@
 //! Cached reads, as the client makes them.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use grapevine_core::machine::effects::{
     Input, LeaseClaim, Purpose, Query, RegisterItem, Reply, Resolution, Verdict,
@@ -14,7 +15,7 @@ use super::Round;
 use crate::database::{Answer, answer};
 use crate::sqlite;
 
-/// Reads of a round.
+/// Reads that are asked at a time; now and then a new one takes the place of the oldest.
 const READS: usize = 30;
 
 /// A read that is asked again and again.
@@ -62,6 +63,12 @@ pub(super) struct Reads {
 impl Round {
     pub(super) fn think_of_reads(&mut self) {
         while self.reads.all.len() < READS {
+            self.think_of_another();
+        }
+    }
+
+    pub(super) fn think_of_another(&mut self) {
+        loop {
             let read = self.generator.read();
             if answer(&self.database, &read.sql).is_err() {
                 continue;
@@ -81,7 +88,13 @@ impl Round {
                 quiet: None,
                 filled: None,
             });
+            return;
         }
+    }
+
+    /// Those that are asked now.
+    fn current(&self) -> Range<usize> {
+        self.reads.all.len() - READS..self.reads.all.len()
     }
 
     /// What the database answers now.
@@ -99,18 +112,33 @@ impl Round {
 
     /// Before a write that is told late: what reads may go on to answer.
     pub(super) fn note_answers(&mut self) {
-        for read in 0..READS {
+        for read in self.current() {
             self.reads.all[read].quiet = Some(self.truth(read));
         }
     }
 
-    /// One read at some sidecar, with the session or without.
-    pub(super) fn read(&mut self, with_session: bool) {
-        let (read, at) = (self.random.random_range(0..READS), self.node());
-        if with_session {
-            self.catch_up(at);
-            self.counts.pairs += 1;
+    /// One read at some sidecar with the session.
+    pub(super) fn read(&mut self) {
+        let (read, at) = (self.random.random_range(self.current()), self.node());
+        self.catch_up(at);
+        self.counts.pairs += 1;
+        self.ask(read, at, true);
+    }
+
+    /// One read at some sidecar without the session: most often one whose shape may be new there, and then once more when it is known.
+    pub(super) fn read_loosely(&mut self) {
+        let (mut read, at) = (self.random.random_range(self.current()), self.node());
+        if self.chance(0.7) {
+            read = self.reads.all.len() - 1;
         }
+        self.ask(read, at, false);
+        if self.chance(0.5) {
+            self.network.advance(2_000);
+            self.ask(read, at, false);
+        }
+    }
+
+    fn ask(&mut self, read: usize, at: usize, with_session: bool) {
         let asked = &self.reads.all[read];
         if !asked.cacheable {
             self.counts.not_cacheable += u64::from(with_session);

@@ -37,19 +37,31 @@ impl Writes {
 }
 
 impl Round {
-    /// Commits a write, and tells of it, or has it told later.
+    /// Commits a write, and tells of it, or has it told later; or several at once, told by one sidecar before anybody has heard of the first.
     pub(super) fn write(&mut self) {
         let late = self.chance(0.25);
         if late && self.writes.are_told() {
             self.note_answers();
         }
-        let mut images = self.commit();
-        while images.is_empty() {
-            images = self.commit();
+        let burst = self.chance(0.1);
+        for _ in 0..if burst { 3 } else { 1 } {
+            // What leaves cannot follow is best told among what they can.
+            let unfollowed = if burst { 0.4 } else { 0.05 };
+            let mut images = self.commit(unfollowed);
+            while images.is_empty() {
+                images = self.commit(unfollowed);
+            }
+            self.counts.writes += 1;
+            self.counts.late += u64::from(late);
+            self.writes.untold.push(images);
         }
-        self.counts.writes += 1;
-        self.counts.late += u64::from(late);
-        self.writes.untold.push(images);
+        if burst {
+            self.counts.bursts += 1;
+            let at = self.node();
+            for images in std::mem::take(&mut self.writes.untold) {
+                self.tell(at, images);
+            }
+        }
         if !late {
             self.tell_all();
         } else if self.chance(0.5) {
@@ -60,14 +72,22 @@ impl Round {
         }
     }
 
-    /// What is to be told of it; nothing if it changed nothing.
-    fn commit(&mut self) -> Vec<RowImage> {
+    /// What is to be told of it; nothing if it changed nothing. Of rows that wander between lists, so often only by the text.
+    fn commit(&mut self, unfollowed: f64) -> Vec<RowImage> {
         let mut texts = Vec::new();
+        let mut told_by_text = 0.3;
         if self.rows.count() > ROWS_MAX {
             texts.extend(TABLES.map(|table| format!("DELETE FROM {table} WHERE id > 14")));
         } else {
-            let count = if self.chance(0.1) { 2 } else { 1 };
-            texts.extend((0..count).map(|_| self.generator.write()));
+            for _ in 0..if self.chance(0.1) { 2 } else { 1 } {
+                let text = if self.chance(0.4) {
+                    told_by_text = unfollowed;
+                    self.wandering()
+                } else {
+                    self.generator.write()
+                };
+                texts.push(text);
+            }
         }
         let whole = format!("BEGIN; {}; COMMIT", texts.join("; "));
         if self.database.execute_batch(&whole).is_err() {
@@ -82,7 +102,7 @@ impl Round {
         for one in &changed {
             *self.row_versions.entry(one.key).or_default() += 1;
         }
-        if self.chance(0.3) {
+        if self.chance(told_by_text) {
             let images = self.by_text(&texts);
             assert!(
                 !images.is_empty() || changed.is_empty(),
@@ -159,6 +179,13 @@ impl Round {
         let which = self.random.random_range(0..self.writes.untold.len());
         let images = self.writes.untold.swap_remove(which);
         let at = self.node();
+        self.tell(at, images);
+        if self.chance(0.5) {
+            self.acknowledge();
+        }
+    }
+
+    fn tell(&mut self, at: usize, images: Vec<RowImage>) {
         let ticket = self.network.ticket();
         let level = [ReceiptLevel::None, ReceiptLevel::One];
         let change = RowsChange {
@@ -169,9 +196,6 @@ impl Round {
         };
         self.network.input(at, Input::RowsChanged(ticket, change));
         self.writes.unanswered.push((at, ticket));
-        if self.chance(0.5) {
-            self.acknowledge();
-        }
     }
 
     /// Waits for the answers of what is told.

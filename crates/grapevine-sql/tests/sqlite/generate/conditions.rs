@@ -302,6 +302,7 @@ impl Generator {
         let one = |generator: &mut Self| {
             let column = generator.one_of(&ALL_COLUMNS[1..]);
             match generator.plain_literal() {
+                _ if column == "up" => format!("up = {}", generator.id()),
                 "NULL" => format!("{column} IS NULL"),
                 value => format!("{column} = {value}"),
             }
