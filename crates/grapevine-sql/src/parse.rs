@@ -31,6 +31,9 @@ pub(crate) struct Tokens {
 /// The parser takes MySQL's BINARY for a cast first, and where what follows is none for a name, and reads that once more: twice as long for each.
 const BINARY_MAX: usize = 8;
 
+/// The parser copies all that stands before each of SQLite's REGEXP, MATCH and GLOB.
+const PATTERNS_MAX: usize = 200;
+
 /// Checks the lengths of what is given.
 pub(crate) fn check_size(sql: &str, parameters: &[Parameter]) -> Result<(), ExplainError> {
     if sql.len() > SQL_BYTES_MAX {
@@ -80,14 +83,7 @@ impl Tokens {
         if deepening > SQL_TOKENS_MAX {
             return Err(ExplainError::TooManyTokens { tokens: deepening });
         }
-        let binary =
-            |token: &&Token| matches!(token, Token::Word(word) if word.keyword == Keyword::BINARY);
-        let count = tokens.iter().filter(binary).count();
-        if dialect == Dialect::MySql && count > BINARY_MAX {
-            return Err(ExplainError::Unparsable {
-                message: format!("BINARY stands in it {count} times; the limit is {BINARY_MAX}"),
-            });
-        }
+        check_repeated(&tokens, dialect)?;
         let mut next = 1;
         for token in &mut tokens {
             if *token == Token::Placeholder("?".into()) {
@@ -234,6 +230,31 @@ impl Tokens {
             _ => None,
         })
     }
+}
+
+/// Refuses what the parser would take too long for.
+fn check_repeated(tokens: &[Token], dialect: Dialect) -> Result<(), ExplainError> {
+    let patterns = [Keyword::REGEXP, Keyword::MATCH, Keyword::GLOB];
+    let (keywords, limit): (&[Keyword], _) = match dialect {
+        Dialect::Postgres => return Ok(()),
+        Dialect::MySql => (&[Keyword::BINARY], BINARY_MAX),
+        Dialect::Sqlite => (&patterns, PATTERNS_MAX),
+    };
+    let repeated = |token: &&Token| match token {
+        Token::Word(word) => keywords.contains(&word.keyword),
+        _ => false,
+    };
+    let count = tokens.iter().filter(repeated).count();
+    if count <= limit {
+        return Ok(());
+    }
+    let names: Vec<_> = keywords
+        .iter()
+        .map(|keyword| format!("{keyword:?}"))
+        .collect();
+    let names = names.join(", ");
+    let message = format!("{names} stands in it {count} times; the limit is {limit}");
+    Err(ExplainError::Unparsable { message })
 }
 
 /// Unlike those of [`deepens`], with the parentheses: the parser stops at a depth of its own, which takes more stack than some callers

@@ -1125,6 +1125,20 @@ fn g3_a_placeholder_with_two_values_is_refused() {
 
 /// The parser takes twice as long for each.
 #[test]
+fn g10_many_patterns_of_sqlite_are_refused() {
+    let chain = |count: usize| {
+        format!(
+            "SELECT * FROM t WHERE a = 5 AND b{}",
+            " GLOB b".repeat(count)
+        )
+    };
+    assert_eq!(by_in(Dialect::Sqlite, &chain(200)), "rows of t where a = 5");
+    let error = in_dialect(Dialect::Sqlite, &chain(201), &[]).unwrap_err();
+    let told = "REGEXP, MATCH, GLOB stands in it 201 times; the limit is 200";
+    assert!(error.to_string().contains(told), "{error}");
+}
+
+#[test]
 fn g10_chains_of_binary_are_refused() {
     let chain = |count: usize| format!("SELECT {}) FROM t", "BINARY - ".repeat(count));
     for count in [9, 40] {

@@ -182,6 +182,11 @@ fn g10_the_longest_statements_take_what_is_known() {
             90,
         ),
         ("a list", repeated(list, ", 1", 20_000, ")"), 90),
+        (
+            "patterns",
+            repeated("SELECT * FROM t WHERE a", " REGEXP a", 1_900, ""),
+            24,
+        ),
         ("cases", repeated("SELECT ", "CASE WHEN ", 1_900, "1"), 6),
         ("intervals", repeated("SELECT ", "INTERVAL ", 3_900, "1"), 6),
         (
