@@ -18,7 +18,7 @@ static LOST: (OnceLock<String>, Notify) = (OnceLock::new(), Notify::const_new())
 pub struct Interrupted;
 
 /// Does the work, unless the process is told to end before; then the work is dropped, and with it the processes that it holds.
-pub(crate) async fn until_interrupted<T>(
+pub async fn until_interrupted<T>(
     work: impl Future<Output = anyhow::Result<T>>,
 ) -> anyhow::Result<T> {
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -34,7 +34,7 @@ pub(crate) async fn until_interrupted<T>(
 }
 
 /// Writes a line to standard output. Where that fails the run ends, as if by a signal, and says why.
-pub(crate) fn print(text: impl Display) {
+pub fn print(text: impl Display) {
     let mut out = io::stdout().lock();
     if let Err(error) = writeln!(out, "{text}").and_then(|()| out.flush()) {
         // The first one counts.
@@ -44,7 +44,7 @@ pub(crate) fn print(text: impl Display) {
 }
 
 /// Whether all lines were taken.
-pub(crate) fn output() -> anyhow::Result<()> {
+pub fn output() -> anyhow::Result<()> {
     match LOST.0.get() {
         Some(error) => Err(anyhow::anyhow!("standard output: {error}")),
         None => Ok(()),

@@ -11,6 +11,7 @@ pub mod histogram;
 mod interrupt;
 pub mod memcached_server;
 pub mod oracle;
+pub mod pool;
 mod ports;
 pub mod process;
 pub mod replay;
@@ -24,4 +25,4 @@ pub mod value;
 mod watchers;
 pub mod workload;
 
-pub use interrupt::Interrupted;
+pub use interrupt::{Interrupted, output, print, until_interrupted};

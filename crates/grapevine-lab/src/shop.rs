@@ -4,20 +4,16 @@
 //! an added item shifts every page. Reading a slice reads version and items in one transaction: the version tells exactly which
 //! additions the slice shows.
 //!
-//! The file is in WAL mode: readers never wait for the writer. There is one connection for writing, since SQLite
-//! has one writer at a time anyway, and a fixed number for reading; a call that finds none free waits its turn. Every call
-//! runs on the runtime's threads for blocking work.
+//! There is one connection for writing, since SQLite has one writer at a time anyway, and a fixed number for reading; see
+//! [`crate::pool`].
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
-use parking_lot::Mutex;
 use rusqlite::{Connection, OptionalExtension, TransactionBehavior};
 use thiserror::Error;
-use tokio::sync::Semaphore;
 
-const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+use crate::pool::{Pool, blocking, open};
 
 const SCHEMA: &str = "
     CREATE TABLE carts (
@@ -102,78 +98,6 @@ impl Shop {
     }
 }
 
-/// A fixed number of connections.
-struct Pool {
-    idle: Mutex<Vec<Connection>>,
-    /// As many permits as there are idle connections; callers queue here, in order.
-    permits: Semaphore,
-}
-
-/// A connection that goes back to its pool even when its user panics.
-struct Lent {
-    pool: Arc<Pool>,
-    connection: Option<Connection>,
-}
-
-impl Pool {
-    fn new(connections: Vec<Connection>) -> Self {
-        let permits = Semaphore::new(connections.len());
-        Self {
-            idle: Mutex::new(connections),
-            permits,
-        }
-    }
-
-    async fn with<T: Send + 'static>(
-        self: &Arc<Self>,
-        work: impl FnOnce(&mut Connection) -> Result<T, ShopError> + Send + 'static,
-    ) -> Result<T, ShopError> {
-        let permit = self
-            .permits
-            .acquire()
-            .await
-            .expect("invariant: the semaphore is never closed");
-        // Given back by `Lent`, not here: a caller that is dropped leaves the work running on its connection.
-        permit.forget();
-        let connection = self.idle.lock().pop();
-        let mut lent = Lent {
-            pool: Arc::clone(self),
-            connection,
-        };
-        blocking(move || {
-            let connection = lent.connection.as_mut();
-            work(connection.expect("invariant: a permit stands for an idle connection"))
-        })
-        .await
-    }
-}
-
-impl Drop for Lent {
-    fn drop(&mut self) {
-        self.pool.idle.lock().extend(self.connection.take());
-        self.pool.permits.add_permits(1);
-    }
-}
-
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(done) => done,
-        Err(error) => match error.try_into_panic() {
-            Ok(panic) => std::panic::resume_unwind(panic),
-            Err(_) => unreachable!("invariant: blocking work that has begun is not cancelled"),
-        },
-    }
-}
-
-fn open(file: &PathBuf) -> Result<Connection, ShopError> {
-    let connection = Connection::open(file)?;
-    connection.busy_timeout(BUSY_TIMEOUT)?;
-    connection.pragma_update(None, "journal_mode", "WAL")?;
-    // The demo kills sidecars, not the machine: a commit need not reach the disk, only other connections.
-    connection.pragma_update(None, "synchronous", "OFF")?;
-    Ok(connection)
-}
-
 fn stock(writer: &mut Connection, carts: u32, items_per_cart: u32) -> Result<(), ShopError> {
     let transaction = writer.transaction()?;
     {
@@ -246,6 +170,8 @@ fn items(
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
+
+    use std::time::Duration;
 
     use tempfile::TempDir;
 
