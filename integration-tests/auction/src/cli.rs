@@ -54,8 +54,8 @@ was stopped by a signal, after everything that it had started was ended.";
 /// Run an auction with the pages and query shapes of RUBiS through three sidecars and a cache, and look for stale answers
 ///
 /// 27 pages, of which 15 % write, as in the benchmark's bidding mix; the probabilities between them are our own. Every arm has
-/// the same visitors, a cache and a database (SQLite) of its own, and begins with it empty. Each visitor's pages go to nodes at
-/// random, with the session token of what the visitor wrote.
+/// the same visitors, with a database (SQLite) and an empty cache of its own. A visitor's pages go to nodes at random, with the
+/// session token of what the visitor wrote.
 #[derive(Debug, Parser)]
 #[command(name = "grapevine-auction", version, after_long_help = FIGURES_HELP)]
 struct Cli {

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use grapevine_client::{CachedClient, Client, Session};
-use grapevine_lab::caches::{CacheKind, CacheServer};
+use grapevine_lab::caches::{CacheKind, CacheServer, CacheServerError};
 use grapevine_lab::cluster::{Cluster, ClusterConfig};
 use grapevine_lab::histogram::Histogram;
 use grapevine_lab::pool::blocking;
@@ -78,7 +78,7 @@ impl Options {
 /// Runs every arm; `say` is told what is being done.
 pub async fn run(options: &Options, say: impl Fn(&str)) -> anyhow::Result<Vec<Figures>> {
     // Before anything takes long: is it there at all?
-    drop(CacheServer::start(options.cache).await?);
+    drop(cache_server(options.cache).await?);
     say(&format!("starting {NODES} sidecars"));
     let cluster = Cluster::start(ClusterConfig {
         executable: options.grapevine.clone(),
@@ -121,7 +121,7 @@ impl Stage {
         cluster: &Cluster,
         catalogue: &Arc<Catalogue>,
     ) -> anyhow::Result<Self> {
-        let cache = CacheServer::start(options.cache).await?;
+        let cache = cache_server(options.cache).await?;
         let dir = tempfile::Builder::new()
             .prefix("grapevine-auction-")
             .tempdir()?;
@@ -289,6 +289,15 @@ impl Played {
             Ok(figures)
         })
         .await
+    }
+}
+
+async fn cache_server(kind: CacheKind) -> anyhow::Result<CacheServer> {
+    match CacheServer::start(kind).await {
+        Err(CacheServerError::NotInstalled(program)) => anyhow::bail!(
+            "`{program}` is not installed (not found in PATH): install it (on Debian `apt-get install {program}`), or take --embedded"
+        ),
+        started => Ok(started?),
     }
 }
 
