@@ -2,6 +2,10 @@
 //! no list of items.
 //!
 //! The same is asked as by the statements: items of a category by the end of their auctions, an item's bids by their amounts.
+//!
+//! A page with an offset is cut from the list's first rows, each of which is looked at, and not found by the index's own offset: that counts
+//! members, and one whose place in the order has changed is at its old place, too, until somebody looks for it there. Then the page
+//! would begin one row early. An item that is sold out is such a one.
 
 use bytes::Bytes;
 use grapevine_client::{Ask as IndexAsk, IndexObjects, IndexRow, Objects, Session, Want};
@@ -42,18 +46,18 @@ struct List<'a> {
 pub(crate) async fn read(node: &Node, ask: &Ask, session: &Session) -> anyhow::Result<Given> {
     let (of, client) = (ask.number(0), node.cached.client());
     let rows = |number: i64| u32::try_from(number).unwrap_or(u32::MAX);
-    let (row, index) = if ask.shape == Shape::ItemsOfCategory {
+    let (row, before, index) = if ask.shape == Shape::ItemsOfCategory {
+        let (limit, before) = (ask.number(2), ask.number(3));
         let index = client.index("items", DIALECT).by("category", of);
         let index = index
             .order_by("end_date")
             .between(Some(NOW.into()), None)
-            .limit(rows(ask.number(2)))
-            .offset(rows(ask.number(3)));
-        (Shape::Item, index)
+            .limit(rows(before + limit));
+        (Shape::Item, rows(before), index)
     } else {
         let index = client.index("bids", DIALECT).by("item_id", of);
         let index = index.order_by("max_bid").descending();
-        (Shape::Bid, index.limit(rows(ask.number(1))))
+        (Shape::Bid, 0, index.limit(rows(ask.number(1))))
     };
     let list = List {
         node,
@@ -69,7 +73,7 @@ pub(crate) async fn read(node: &Node, ask: &Ask, session: &Session) -> anyhow::R
     }
     let mut ids = Vec::with_capacity(page.objects.len());
     let mut pieces = Vec::with_capacity(page.objects.len());
-    for object in page.objects {
+    for object in page.objects.into_iter().skip(before as usize) {
         let answer = Answer::from_bytes(object.object);
         let answer = answer.ok_or_else(|| anyhow::anyhow!("row {} is no answer", object.id))?;
         let id: i64 = object.id.parse()?;

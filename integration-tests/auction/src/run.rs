@@ -80,15 +80,7 @@ pub async fn run(options: &Options, say: impl Fn(&str)) -> anyhow::Result<Vec<Fi
     // Before anything takes long: is it there at all?
     drop(cache_server(options.cache).await?);
     say(&format!("starting {NODES} sidecars"));
-    let cluster = Cluster::start(ClusterConfig {
-        executable: options.grapevine.clone(),
-        nodes: NODES,
-        name: "auction".to_owned(),
-        config_toml: sidecar_config(),
-        cache_urls: vec![],
-        ready_timeout: READY_TIMEOUT,
-    })
-    .await?;
+    let cluster = sidecars(options).await?;
     let catalogue = Catalogue::new(options.seed, options.users, options.items);
     let catalogue = Arc::new(catalogue);
     let mut figures = Vec::new();
@@ -103,10 +95,24 @@ pub async fn run(options: &Options, say: impl Fn(&str)) -> anyhow::Result<Vec<Fi
     Ok(figures)
 }
 
+/// Starts the sidecars of a run.
+pub async fn sidecars(options: &Options) -> anyhow::Result<Cluster> {
+    let cluster = Cluster::start(ClusterConfig {
+        executable: options.grapevine.clone(),
+        nodes: NODES,
+        name: "auction".to_owned(),
+        config_toml: sidecar_config(),
+        cache_urls: vec![],
+        ready_timeout: READY_TIMEOUT,
+    });
+    Ok(cluster.await?)
+}
+
 /// What an arm needs, running.
-struct Stage {
+pub struct Stage {
     arm: Arm,
-    nodes: Arc<[Node]>,
+    /// A node beside each sidecar.
+    pub nodes: Arc<[Node]>,
     database: Database,
     ledger: Arc<Ledger>,
     _cache: CacheServer,
@@ -115,7 +121,8 @@ struct Stage {
 }
 
 impl Stage {
-    async fn set(
+    /// Sets it, with an empty cache and a database as the catalogue has it.
+    pub async fn set(
         options: &Options,
         arm: Arm,
         cluster: &Cluster,
@@ -284,7 +291,11 @@ impl Played {
             };
             let verdicts = judge(&case).context("the judge's database failed")?;
             for (read, verdict) in reads.iter().zip(verdicts) {
-                figures.count(asks[read.key as usize].shape, read, verdict);
+                let ask = &asks[read.key as usize];
+                if figures.arm.promises_writes() && (verdict.stale || verdict.wrong) {
+                    tracing::warn!(arm = %figures.arm, ?ask, ?read, ?verdict, "not as it should be");
+                }
+                figures.count(ask.shape, read, verdict);
             }
             Ok(figures)
         })

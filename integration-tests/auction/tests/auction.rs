@@ -2,11 +2,16 @@
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+use std::sync::Arc;
+
 use grapevine_auction::arm::Arm;
-use grapevine_auction::ask::Table;
+use grapevine_auction::ask::{Ask, Shape, Table};
+use grapevine_auction::catalogue::{Catalogue, NOW, PAGE_ROWS};
 use grapevine_auction::figures::{Figures, over_invalidation};
 use grapevine_auction::report;
-use grapevine_auction::run::{Options, run};
+use grapevine_auction::run::{Options, Stage, run, sidecars};
+use grapevine_auction::write::Write;
+use grapevine_client::Session;
 use grapevine_integration_tests::grapevine;
 use grapevine_lab::caches::CacheKind;
 use grapevine_proto::v1::ReceiptLevel;
@@ -76,4 +81,43 @@ async fn a_table_whose_rows_are_not_told_is_seen() {
         failures.iter().any(|failure| failure.contains("stale")),
         "{failures:?}"
     );
+}
+
+/// An item that is sold out leaves its place on the first page: the second page moves up, for whoever bought it at once.
+#[tokio::test(flavor = "multi_thread")]
+async fn g9_the_page_behind_an_item_that_left_moves_up() {
+    let options = short(&[Arm::Lists]);
+    let cluster = sidecars(&options).await.unwrap();
+    // One category has to have more than two pages.
+    let catalogue = Arc::new(Catalogue::new(1, 40, 1_200));
+    let stage = Stage::set(&options, Arm::Lists, &cluster, &catalogue)
+        .await
+        .unwrap();
+    let page = |number: u32| {
+        let values = [
+            1_u32.into(),
+            NOW.into(),
+            PAGE_ROWS.into(),
+            (number * PAGE_ROWS).into(),
+        ];
+        Ask::new(Shape::ItemsOfCategory, values)
+    };
+    let mut session = Session::new();
+    for node in &*stage.nodes {
+        node.read(&page(1), &session, &[]).await.unwrap();
+    }
+    let item = catalogue.of_category(1)[0];
+    for _ in 0..3 {
+        let node = &stage.nodes[0];
+        let bought = Write::BuyNow { item, user: 1 };
+        let written = node.database.write(bought).await.unwrap();
+        let token = node.tell(&written, &session).await.unwrap().unwrap();
+        session.add(&token).unwrap();
+    }
+    for node in &*stage.nodes {
+        let read = node.read(&page(1), &session, &[]).await.unwrap();
+        let truth = node.database.read(page(1)).await.unwrap();
+        assert_eq!(read.list.unwrap(), truth.numbers(0));
+    }
+    cluster.stop().await.unwrap();
 }
