@@ -42,7 +42,7 @@ fn failures(figures: &[Figures]) -> Vec<String> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn g5_sessions_see_their_writes_in_a_short_auction_and_timeouts_show_old_answers() {
+async fn g3_no_answer_lacks_what_its_session_wrote_and_only_timeouts_show_old_ones() {
     let figures = played(&short(&Arm::ALL)).await;
     assert_eq!(failures(&figures), Vec::<String>::new());
     let asked = figures[0].all().reads;
@@ -60,7 +60,7 @@ async fn g5_sessions_see_their_writes_in_a_short_auction_and_timeouts_show_old_a
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn g7_with_receipt_all_nobody_is_given_what_anybody_s_write_had_changed() {
+async fn g3_with_receipt_all_no_answer_lacks_what_anybody_wrote() {
     let options = Options {
         receipt: ReceiptLevel::All,
         ..short(&[Arm::Grapevine, Arm::Lists])
