@@ -68,6 +68,9 @@ struct Cli {
     /// Visitors at one time
     #[arg(long, value_name = "NUMBER", default_value_t = 24, value_parser = clap::value_parser!(u32).range(1..=1_000))]
     visitors: u32,
+    /// What lies at least between the beginnings of two pages of a visitor
+    #[arg(long, value_name = "DURATION", default_value = "40ms", value_parser = think)]
+    think: Duration,
     /// Users when the auction opens
     #[arg(long, value_name = "NUMBER", default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     users: u32,
@@ -108,6 +111,14 @@ fn ttl(text: &str) -> Result<Duration, String> {
         return Err("the least that memcached keeps to is 1s".to_owned());
     }
     Ok(ttl)
+}
+
+fn think(text: &str) -> Result<Duration, String> {
+    let think = humantime::parse_duration(text).map_err(|error| error.to_string())?;
+    if think.is_zero() {
+        return Err("it must be above zero, 1us say".to_owned());
+    }
+    Ok(think)
 }
 
 /// The whole program.
@@ -175,6 +186,7 @@ fn options(cli: Cli) -> anyhow::Result<Options> {
         seed: cli.seed,
         steps: cli.steps,
         visitors: cli.visitors,
+        think: cli.think,
         users: cli.users,
         items: cli.items,
         arms,

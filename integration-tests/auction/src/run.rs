@@ -13,6 +13,7 @@ use grapevine_lab::pool::blocking;
 use grapevine_proto::v1;
 use tempfile::TempDir;
 use tokio::task::JoinSet;
+use tokio::time::MissedTickBehavior;
 
 use crate::arm::{Arm, Node};
 use crate::ask::Table;
@@ -40,6 +41,9 @@ pub struct Options {
     pub steps: u32,
     /// Visitors at one time.
     pub visitors: u32,
+    /// What lies at least between the beginnings of two pages of a visitor, so that all arms take about as long: what a short time to live
+    /// costs shows only in runs that are longer than it.
+    pub think: Duration,
     /// Users when the auction opens.
     pub users: u32,
     /// Items when the auction opens.
@@ -64,6 +68,7 @@ impl Options {
             seed: 1,
             steps: 20_000,
             visitors: 24,
+            think: Duration::from_millis(40),
             users: 1_000,
             items: 2_000,
             arms: Arm::ALL.to_vec(),
@@ -172,7 +177,12 @@ impl Stage {
             );
             // The first ones go the pages that are left over.
             let pages = (options.steps + options.visitors - 1 - place) / options.visitors;
-            tasks.spawn(visit(visitors, Arc::clone(&self.nodes), pages));
+            tasks.spawn(visit(
+                visitors,
+                Arc::clone(&self.nodes),
+                pages,
+                options.think,
+            ));
         }
         let mut played = Played {
             arm: self.arm,
@@ -208,10 +218,18 @@ struct Seen {
     write_times: Histogram,
 }
 
-async fn visit(mut visitors: Visitors, nodes: Arc<[Node]>, pages: u32) -> anyhow::Result<Seen> {
+async fn visit(
+    mut visitors: Visitors,
+    nodes: Arc<[Node]>,
+    pages: u32,
+    think: Duration,
+) -> anyhow::Result<Seen> {
     let mut seen = Seen::default();
     let (mut session, mut owed) = (Session::new(), Vec::new());
+    let mut pace = tokio::time::interval(think);
+    pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
     for _ in 0..pages {
+        pace.tick().await;
         let visit = visitors.next_visit();
         let node = &nodes[visit.node];
         if visit.new_session {

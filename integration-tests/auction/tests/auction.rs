@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use grapevine_auction::arm::Arm;
 use grapevine_auction::ask::{Ask, Shape, Table};
@@ -22,6 +23,7 @@ fn short(arms: &[Arm]) -> Options {
     Options {
         steps: 600,
         visitors: 12,
+        think: Duration::from_millis(10),
         users: 40,
         items: 120,
         arms: arms.to_vec(),
