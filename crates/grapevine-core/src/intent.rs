@@ -94,8 +94,14 @@ impl Owed {
                     let identity = owed.identity.is_none() || owed.identity == image.identity;
                     identity && owed.moment == image.moment && owed.rows == image.rows
                 };
-                let covered = |owed| changed.rows.iter().any(|image| same(owed, image));
-                hard && owed.rows.iter().all(covered)
+                // Each counts for one: of two new rows that are equal but for their ids both must be there. Those with an id first.
+                let mut left: Vec<_> = changed.rows.iter().collect();
+                let mut owed: Vec<_> = owed.rows.iter().collect();
+                owed.sort_by_key(|image| image.identity.is_none());
+                hard && owed.iter().all(|owed| {
+                    let found = left.iter().position(|image| same(owed, image));
+                    found.map(|at| left.swap_remove(at)).is_some()
+                })
             }
             _ => false,
         }

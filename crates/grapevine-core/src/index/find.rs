@@ -1,7 +1,7 @@
 //! Finding members: of one leaf, of any of several (OR, IN), or of all of several (AND).
 //!
-//! Leaves that are read together are of one table and in one order, so a row has the same place in each of them, and they are merged
-//! place by place. Of a leaf that is known up to some place only nothing behind that is told, of none of them: there may be
+//! Leaves that are read together are of one table and in one order, so a row as it is has the same place in each of them, and they are merged
+//! place by place. (A row without versions may stand at an old place, too, in one leaf or in another.) Of a leaf that is known up to some place only nothing behind that is told, of none of them: there may be
 //! rows between.
 
 use std::collections::btree_map::Range;

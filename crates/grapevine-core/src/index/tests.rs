@@ -101,7 +101,7 @@ proptest! {
         lists in prop::collection::vec((places(), prop::option::of(1..20_usize)), 1..4),
         (descending, together) in any::<(bool, bool)>(),
         (after, least) in (prop::option::of((1..7_u64, 0..5_i64)), prop::option::of(1..7_u64)),
-        (offset, limit) in (0..4_usize, 1..6_usize),
+        (offset, limit, hidden) in (0..4_usize, 1..6_usize, 0..3_usize),
     ) {
         let combine = if together { Combine::All } else { Combine::Any };
         let behind = |one: &Place, other: &Place| if descending { one < other } else { one > other };
@@ -145,6 +145,21 @@ proptest! {
         expected.retain(|place| end.as_ref().is_none_or(|end| !behind(place, end)));
         let expected: Vec<_> = expected.into_iter().skip(offset).take(limit).collect();
         let leaves: Vec<_> = leaves.iter().collect();
+        // One that a filter leaves out in one of the leaves is in the union if another one has it, and not in the intersection.
+        let kept = |number: usize, place: &Place| !(place.id.to_string().len() + number + hidden).is_multiple_of(3) || hidden == 0;
+        let has = |place: &Place| {
+            let mut those = leaves.iter().enumerate().filter(|(_, leaf)| leaf.get(place).is_some());
+            if together { those.all(|(number, _)| kept(number, place)) } else { those.any(|(number, _)| kept(number, place)) }
+        };
+        if hidden > 0 {
+            let windows = Window { limit: 1_000, offset: 0, ..window.clone() };
+            let all = find(&leaves, combine, &windows, |_, _, _| true);
+            let filtered = find(&leaves, combine, &windows, |number, place, _| kept(number, place));
+            let expected: Vec<_> = all.members.iter().map(|(place, _)| place.clone()).filter(has).collect();
+            let listed: Vec<_> = filtered.members.iter().map(|(place, _)| place.clone()).collect();
+            prop_assert_eq!(listed.len() + filtered.filtered, all.members.len());
+            prop_assert_eq!(listed, expected);
+        }
         let found = find(&leaves, combine, &window, |_, _, _| true);
         let listed: Vec<_> = found.members.into_iter().map(|(place, _)| place).collect();
         prop_assert_eq!(&listed, &expected);

@@ -628,6 +628,8 @@ pub struct Counters {
     pub leaves_evicted: u64,
     /// Members of leaves removed because somebody found their rows elsewhere, here or at a peer.
     pub members_pruned: u64,
+    /// Rows of writes under way that leaves do not show, for want of room.
+    pub rows_not_shown: u64,
 }
 
 /// A member as this sidecar sees it.

@@ -267,8 +267,10 @@ impl Core {
             let ends = lease_ends.plus(INTENT_GRACE);
             let progress = &self.progress;
             let applied = |event| progress.has_through(event);
-            let coming = &mut self.leaves.coming;
-            coming.begin(id, &changed.rows, (now, ends), applied);
+            let Leaves { table, coming, .. } = &mut self.leaves;
+            if !coming.begin(id, &changed.rows, table.shapes(), (now, ends), applied) {
+                self.counters.rows_not_shown += changed.rows.len() as u64;
+            }
         }
     }
 
@@ -325,6 +327,12 @@ impl Core {
         }
         let ends = now.plus(self.config.lease_duration);
         let run = self.config.incarnation;
+        if !self.leaves.coming.is_empty()
+            && let Ok(shape) = leaf_shape(&key.class)
+            && !self.leaves.table.has(&shape)
+        {
+            self.leaves.coming.meet(&shape);
+        }
         match self.leaves.table.begin_load(key, (stamp, ends), now) {
             Some(number) => LeafTurn::Load {
                 load: LoadId { run, number },

@@ -196,6 +196,7 @@ fn decisions(counters: &Counters) -> BTreeMap<String, u64> {
         ("leaves_condemned", counters.leaves_condemned),
         ("leaves_evicted", counters.leaves_evicted),
         ("members_pruned", counters.members_pruned),
+        ("rows_not_shown", counters.rows_not_shown),
         ("events_written_off", counters.events_written_off),
         ("histories_refused", counters.histories_refused),
         ("runs_retired", counters.runs_retired),

@@ -364,7 +364,8 @@ impl Core {
         self.forget_held(id, None, effects);
     }
 
-    /// Issues what an intent owes. Limits may have been reached since: then it is a wider bump.
+    /// Issues what an intent owes. Limits may have been reached since: then a bump is a wider one. Of rows only their tables count, for which
+    /// there was room at the sidecar that took the intent.
     pub(super) fn issue_owed(
         &mut self,
         owed: Owed,

@@ -5,9 +5,10 @@
 //! too much.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
-use super::{leaf_shape, sort_key};
-use crate::criteria::table_class;
+use super::sort_key;
+use crate::criteria::Shape;
 use crate::event::{Moment, RowImage};
 use crate::id::{EventId, Time};
 use crate::index::{LeafKey, Member, Members, Place};
@@ -15,8 +16,8 @@ use crate::intent::IntentId;
 use crate::names::ClassPath;
 use crate::versions::Stamp;
 
-/// The most writes under way of one table that are shown: each read of a leaf of it looks at them.
-const WRITES_PER_TABLE_MAX: usize = 64;
+/// The most writes under way that are shown.
+const WRITES_MAX: usize = 4_096;
 /// The most bytes of names and values of all rows that are shown.
 const BYTES_MAX: usize = 4 * 1024 * 1024;
 
@@ -24,7 +25,9 @@ const BYTES_MAX: usize = 4 * 1024 * 1024;
 #[derive(Clone, Debug)]
 struct Write {
     /// The rows as they will be.
-    rows: Vec<RowImage>,
+    rows: Vec<Arc<RowImage>>,
+    /// The classes under which they stand.
+    classes: BTreeSet<ClassPath>,
     ends: Time,
     /// The event that it ended in. It is shown until that is applied here.
     event: Option<EventId>,
@@ -34,18 +37,14 @@ struct Write {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Coming {
     writes: BTreeMap<IntentId, Write>,
-    tables: BTreeMap<ClassPath, BTreeSet<IntentId>>,
+    /// Their rows by the classes of leaves: of the shapes that have any. So a read finds its own without a look at others.
+    rows: BTreeMap<ClassPath, Vec<(IntentId, Arc<RowImage>)>>,
     bytes: usize,
 }
 
 impl Write {
     fn bytes(&self) -> usize {
-        self.rows.iter().map(RowImage::bytes).sum()
-    }
-
-    fn tables(&self) -> BTreeSet<ClassPath> {
-        let images = self.rows.iter();
-        images.map(|image| table_class(&image.rows.table)).collect()
+        self.rows.iter().map(|image| image.bytes()).sum()
     }
 
     fn is_shown(&self, now: Time, applied: &impl Fn(EventId) -> bool) -> bool {
@@ -58,35 +57,64 @@ impl Coming {
         self.writes.is_empty()
     }
 
-    /// A write has begun, and has ended by then at the latest. If there is no room for its rows, they are not shown.
-    pub(super) fn begin(
+    /// A write has begun, and has ended by then at the latest; `shapes` are those that have leaves. If there is no room for its rows, they
+    /// are not shown: `false`.
+    pub(super) fn begin<'a>(
         &mut self,
         id: IntentId,
         rows: &[RowImage],
+        shapes: impl Iterator<Item = &'a Shape>,
         (now, ends): (Time, Time),
         applied: impl Fn(EventId) -> bool,
-    ) {
+    ) -> bool {
         self.forget_ended(now, applied);
         let told = |image: &&RowImage| image.moment == Moment::After && image.identity.is_some();
+        let rows = rows.iter().filter(told).cloned().map(Arc::new);
         let write = Write {
-            rows: rows.iter().filter(told).cloned().collect(),
+            rows: rows.collect(),
+            classes: BTreeSet::new(),
             ends,
             event: None,
         };
-        let tables = write.tables();
-        let is_full = |table: &ClassPath| {
-            let writes = self.tables.get(table);
-            writes.is_some_and(|writes| writes.len() >= WRITES_PER_TABLE_MAX)
-        };
-        let full = self.bytes + write.bytes() > BYTES_MAX || tables.iter().any(is_full);
-        if tables.is_empty() || full || self.writes.contains_key(&id) {
-            return;
+        if write.rows.is_empty() || self.writes.contains_key(&id) {
+            return true;
+        }
+        if self.writes.len() >= WRITES_MAX || self.bytes + write.bytes() > BYTES_MAX {
+            return false;
         }
         self.bytes += write.bytes();
-        for table in tables {
-            self.tables.entry(table).or_default().insert(id);
-        }
         self.writes.insert(id, write);
+        for shape in shapes {
+            self.put(id, shape);
+        }
+        true
+    }
+
+    /// Leaves of a shape may be there from now on.
+    pub(super) fn meet(&mut self, shape: &Shape) {
+        let ids: Vec<_> = self.writes.keys().copied().collect();
+        for id in ids {
+            self.put(id, shape);
+        }
+    }
+
+    /// Has the rows of a write stand under the classes of a shape.
+    fn put(&mut self, id: IntentId, shape: &Shape) {
+        let Some(write) = self.writes.get_mut(&id) else {
+            return;
+        };
+        for image in &write.rows {
+            for class in shape.classes_of_write(&image.rows) {
+                let of_class = self.rows.entry(class.clone()).or_default();
+                if !of_class
+                    .iter()
+                    .any(|(of, known)| *of == id && Arc::ptr_eq(known, image))
+                {
+                    of_class.push((id, Arc::clone(image)));
+                }
+                write.classes.insert(class);
+            }
+        }
     }
 
     /// It has ended in an event, or without one.
@@ -112,11 +140,11 @@ impl Coming {
             return;
         };
         self.bytes -= write.bytes();
-        for table in write.tables() {
-            if let Some(writes) = self.tables.get_mut(&table) {
-                writes.remove(&id);
-                if writes.is_empty() {
-                    self.tables.remove(&table);
+        for class in &write.classes {
+            if let Some(of_class) = self.rows.get_mut(class) {
+                of_class.retain(|(of, _)| *of != id);
+                if of_class.is_empty() {
+                    self.rows.remove(class);
                 }
             }
         }
@@ -129,13 +157,10 @@ impl Coming {
         now: Time,
         applied: impl Fn(EventId) -> bool,
     ) -> Option<Members> {
-        let shape = leaf_shape(&leaf.class).ok()?;
         let mut members = Members::new(leaf.ordering.descending);
-        let writes = self.tables.get(&shape.table)?.iter();
-        let writes = writes.filter_map(|id| self.writes.get(id));
-        let shown = writes.filter(|write| write.is_shown(now, &applied));
-        for image in shown.flat_map(|write| &write.rows) {
-            if !shape.classes_of_write(&image.rows).contains(&leaf.class) {
+        for (id, image) in self.rows.get(&leaf.class)? {
+            let write = self.writes.get(id);
+            if !write.is_some_and(|write| write.is_shown(now, &applied)) {
                 continue;
             }
             let identity = image.identity.as_ref();

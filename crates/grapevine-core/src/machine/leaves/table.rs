@@ -44,6 +44,15 @@ impl Table {
         self.leaves.get(class).into_iter().flatten()
     }
 
+    /// The shapes that have leaves here.
+    pub(super) fn shapes(&self) -> impl Iterator<Item = &Shape> {
+        self.shapes.keys()
+    }
+
+    pub(super) fn has(&self, shape: &Shape) -> bool {
+        self.shapes.contains_key(shape)
+    }
+
     pub(super) fn counts(&self) -> (usize, usize) {
         (self.loaded.len(), self.members)
     }

@@ -215,3 +215,20 @@ fn g8_what_was_announced_and_not_written_is_made_stale_too() {
     let both = all(&["1", "4"]);
     assert_eq!(shelves.shown(), both);
 }
+
+/// Two new rows that are equal but for the ids that they have not yet: one that was written stands for one of them.
+#[test]
+fn g8_of_two_announced_rows_without_ids_one_that_was_written_covers_one() {
+    let mut shelves = loaded();
+    let mut new = image(0, 4, 0, Moment::After, (0, 1));
+    new.identity = None;
+    let written = |id| image(0, id, 0, Moment::After, (0, 1));
+    let intent = shelves.open(0, vec![new.clone(), new.clone()]);
+    shelves.commit_write(0, intent, vec![written(4), written(5)]);
+    shelves.let_writes_end();
+    assert_eq!(shelves.shown(), all(&["1", "4", "5"]));
+    let intent = shelves.open(0, vec![new.clone(), new]);
+    shelves.commit_write(0, intent, vec![written(6)]);
+    shelves.let_writes_end();
+    assert_eq!(shelves.shown(), [None, None, None]);
+}
