@@ -76,7 +76,8 @@ knobs! {
     /// Lists of ids by criterion, which follow the changes of rows.
     index: IndexConfig {
         /// Indices that are known from the start, as `items:category_id` or `items:category_id+in_stock`: a table without its schema, and
-        /// 1 to 4 columns, as `grapevine explain` names them. Others are known from their first read on, which waits
+        /// 1 to 4 columns, as `grapevine explain` names them: in lower case for MySQL and SQLite, and for PostgreSQL unless they are
+        /// quoted. Others are known from their first read on, which waits
         /// for a moment; so do first reads by these columns under the classes of `explain`.
         declared: Vec<DeclaredIndex> = "";
     }

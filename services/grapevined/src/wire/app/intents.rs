@@ -63,6 +63,13 @@ pub(crate) fn beginning(
 /// What a write will change: classes or rows.
 fn announced(violations: &mut Violations, message: &v1::BeginWriteRequest) -> core::Announced {
     if message.changes.is_empty() {
+        if message.classes.is_empty() {
+            violations.add(
+                "classes",
+                "none, and no changes either: one of them must be set",
+            );
+            return core::Announced::Rows(Vec::new());
+        }
         let (classes, matching) = read_changed(violations, &message.classes, message.r#match);
         return core::Announced::Classes { classes, matching };
     }
