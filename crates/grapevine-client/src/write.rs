@@ -31,15 +31,19 @@ pub const WRITE_LEASE_MAX: Duration = Duration::from_mins(10);
 #[must_use = "nothing is begun until it is awaited"]
 pub struct BeginWrite {
     client: Client,
-    /// Either these or `changes`.
-    classes: Vec<String>,
-    changes: Vec<v1::RowChange>,
-    dialect: v1::SqlDialect,
+    what: What,
     matching: v1::Match,
     purge: v1::PurgeMode,
     lease: Option<Duration>,
     timeout: Duration,
     session: Session,
+}
+
+/// What a write changes.
+#[derive(Debug, Clone)]
+enum What {
+    Classes(Vec<String>),
+    Rows(v1::SqlDialect, Vec<v1::RowChange>),
 }
 
 /// A write that was begun and has not ended.
@@ -140,10 +144,8 @@ impl Client {
     /// # }
     /// ```
     pub fn begin_write<C: Into<String>>(&self, classes: impl IntoIterator<Item = C>) -> BeginWrite {
-        BeginWrite {
-            classes: classes.into_iter().map(Into::into).collect(),
-            ..self.begin()
-        }
+        let classes = classes.into_iter().map(Into::into);
+        self.begin(What::Classes(classes.collect()))
     }
 
     /// The same for a write of rows (1 to 32), by what is known of them as they are and as they will be: what
@@ -157,19 +159,13 @@ impl Client {
         dialect: v1::SqlDialect,
         changes: impl IntoIterator<Item = v1::RowChange>,
     ) -> BeginWrite {
-        BeginWrite {
-            changes: changes.into_iter().collect(),
-            dialect,
-            ..self.begin()
-        }
+        self.begin(What::Rows(dialect, changes.into_iter().collect()))
     }
 
-    fn begin(&self) -> BeginWrite {
+    fn begin(&self, what: What) -> BeginWrite {
         BeginWrite {
             client: self.clone(),
-            classes: Vec::new(),
-            changes: Vec::new(),
-            dialect: v1::SqlDialect::Unspecified,
+            what,
             matching: v1::Match::Any,
             purge: v1::PurgeMode::Hard,
             lease: None,
@@ -178,13 +174,25 @@ impl Client {
         }
     }
 
-    /// Ends a write that another process or an earlier run of this one began: a commit by its intent and classes.
+    /// Ends a write that another process or an earlier run of this one began: a commit by its intent and classes. A write that was begun by
+    /// rows is to be ended by rows ([`commit_row_write`](Self::commit_row_write)), or the leaves that they may concern are absent.
     pub fn commit_write<C: Into<String>>(
         &self,
         intent: impl Into<Bytes>,
         classes: impl IntoIterator<Item = C>,
     ) -> Invalidate {
         self.invalidate(classes).of_write(intent.into(), 0)
+    }
+
+    /// The same by the rows that were written.
+    pub fn commit_row_write(
+        &self,
+        intent: impl Into<Bytes>,
+        dialect: v1::SqlDialect,
+        changes: impl IntoIterator<Item = v1::RowChange>,
+    ) -> Invalidate {
+        self.row_changed(dialect, changes)
+            .of_write(intent.into(), 0)
     }
 
     /// Ends a write that another process or an earlier run of this one began: an abort by its intent.
@@ -227,11 +235,12 @@ impl BeginWrite {
 
     /// Says what [`send`](Self::send) would refuse before it asks anybody.
     pub fn check(&self) -> Result<(), InvalidRequest> {
-        if self.is_of_rows() {
-            check_count("changes", self.changes.len(), CHANGES_MAX)?;
-            check_matching(self.matching)?;
-        } else {
-            check_classes_meant(&self.classes, self.matching)?;
+        match &self.what {
+            What::Classes(classes) => check_classes_meant(classes, self.matching)?,
+            What::Rows(_, changes) => {
+                check_count("changes", changes.len(), CHANGES_MAX)?;
+                check_matching(self.matching)?;
+            }
         }
         check_timeout(self.timeout)?;
         if let Some(lease) = self.lease
@@ -241,10 +250,6 @@ impl BeginWrite {
             return Err(InvalidRequest::one("lease", reason));
         }
         Ok(())
-    }
-
-    fn is_of_rows(&self) -> bool {
-        self.classes.is_empty() && !self.changes.is_empty()
     }
 
     /// Sends it; the same as awaiting it.
@@ -300,14 +305,18 @@ impl BeginWrite {
         deadline: Duration,
     ) -> Result<v1::BeginWriteResponse, CallError> {
         let millis = |duration: Duration| u32::try_from(duration.as_millis()).unwrap_or(u32::MAX);
+        let (classes, dialect, changes) = match self.what.clone() {
+            What::Classes(classes) => (classes, v1::SqlDialect::Unspecified, Vec::new()),
+            What::Rows(dialect, changes) => (Vec::new(), dialect, changes),
+        };
         let request = v1::BeginWriteRequest {
-            classes: self.classes.clone(),
+            classes,
             r#match: self.matching.into(),
             purge: self.purge.into(),
             lease_ms: self.lease.map_or(0, millis),
             timeout_ms: millis(self.timeout),
-            changes: self.changes.clone(),
-            dialect: self.dialect.into(),
+            changes,
+            dialect: dialect.into(),
         };
         let mut application = link.application();
         let call = application.begin_write(self.session.request(request));
@@ -353,20 +362,16 @@ impl WriteIntent {
     /// awaited. It goes to the sidecar that began the write first, then to the others; a lease that has ended does not
     /// matter. If nobody answers, the classes are bumped when the lease ends.
     pub fn commit(self) -> Invalidate {
-        let is_of_rows = self.call.is_of_rows();
         let BeginWrite {
             client,
-            classes,
-            changes,
-            dialect,
+            what,
             matching,
             purge,
             ..
         } = self.call;
-        let mut commit = if is_of_rows {
-            client.row_changed(dialect, changes)
-        } else {
-            client.invalidate(classes)
+        let mut commit = match what {
+            What::Classes(classes) => client.invalidate(classes),
+            What::Rows(dialect, changes) => client.row_changed(dialect, changes),
         };
         if matching == v1::Match::All {
             commit = commit.match_all();
@@ -377,12 +382,17 @@ impl WriteIntent {
         commit.of_write(self.intent, self.position)
     }
 
-    /// The same where the rows are known only now, as those of a database that numbers them are: what the write was begun with and is not
-    /// among these is bumped as when a lease ends.
-    pub fn commit_rows(self, changes: impl IntoIterator<Item = v1::RowChange>) -> Invalidate {
+    /// The same by rows, for a write that was begun by other ones, or by classes: a database that numbers its rows tells their ids only now.
+    /// What the write was begun with and is not among these is bumped as when a lease ends. With no rows, as of an UPDATE that met
+    /// none, [`abort`](Self::abort) it.
+    pub fn commit_rows(
+        self,
+        dialect: v1::SqlDialect,
+        changes: impl IntoIterator<Item = v1::RowChange>,
+    ) -> Invalidate {
         let call = BeginWrite {
-            classes: Vec::new(),
-            changes: changes.into_iter().collect(),
+            what: What::Rows(dialect, changes.into_iter().collect()),
+            matching: v1::Match::Any,
             ..self.call
         };
         Self { call, ..self }.commit()

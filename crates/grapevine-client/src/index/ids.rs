@@ -14,6 +14,9 @@ use super::{Cursor, Evidence, Index, IndexRow};
 use crate::error::CallError;
 use crate::outcome::{BypassReason, GetError, How};
 
+/// How often several leaves are loaded for one page: what is written meanwhile may have them absent again.
+const ROUNDS_MAX: u32 = 3;
+
 /// What a loader is to read: rows of the leaf from its start, in its order.
 ///
 /// That is `ORDER BY` the index's column *and then the id*, both in the index's direction.
@@ -102,7 +105,8 @@ impl Index {
         Fut: Future<Output = Result<Vec<IndexRow>, E>>,
     {
         let until = Instant::now() + self.load_wait;
-        let mut loaded = None;
+        // How often several leaves were loaded on the way.
+        let mut rounds = 0;
         loop {
             let mut page = match self.read().await {
                 Ok(page) => page,
@@ -113,24 +117,25 @@ impl Index {
                 }
             };
             if page.state == LeafState::Present && page.complete {
-                let how = if loaded.is_some() {
-                    How::Filled
-                } else {
-                    How::Hit
-                };
+                let how = if rounds > 0 { How::Filled } else { How::Hit };
                 let mut listed = self.page_of_leaf(page, how, load).await;
-                listed.stored |= loaded == Some(true);
+                listed.stored |= rounds > 0;
                 return Ok(listed);
             }
             if page.state == LeafState::Bypass {
                 let how = How::Bypassed(BypassReason::Policy);
                 return self.page_of_database(how, load).await;
             }
-            if self.is_combined() && !page.loads.is_empty() && loaded.is_none() {
-                loaded = Some(self.load_each(page.loads, load).await?);
-                continue;
+            if self.is_combined() && !page.loads.is_empty() {
+                // Where nothing is kept, to load them tells nothing that the page itself does not.
+                let stored = !self.in_a_snapshot && self.load_each(page.loads, load).await?;
+                rounds += 1;
+                if stored && rounds < ROUNDS_MAX {
+                    continue;
+                }
+                return self.page_of_database(How::Filled, load).await;
             }
-            if let Some(right) = page.loads.pop().filter(|_| !self.is_combined()) {
+            if let Some(right) = page.loads.pop() {
                 return self.load(right, load).await;
             }
             let left = until.saturating_duration_since(Instant::now());
@@ -167,14 +172,17 @@ impl Index {
         F: Fn(Want) -> Fut,
         Fut: Future<Output = Result<Vec<IndexRow>, E>>,
     {
-        let mut stored = false;
+        let (mut stored, mut trouble) = (false, None);
         for right in rights {
             let want = self.want_leaf(&right);
             let asked = want.rows;
-            let rows = load(want).await.map_err(failed)?;
-            stored |= self.tell(right, rows, asked).await;
+            match load(want).await {
+                Ok(rows) => stored |= self.tell(right, rows, asked).await,
+                // The other rights are used all the same: until they end, nobody else has them.
+                Err(error) => trouble = Some(error),
+            }
         }
-        Ok(stored)
+        trouble.map_or(Ok(stored), |error| Err(failed(error)))
     }
 
     /// The leaf from its start, as far as the page and what is kept of it go.

@@ -66,15 +66,27 @@ async fn g8_a_write_of_rows_begins_and_commits_by_rows() {
     assert!(begun.classes.is_empty());
     write.commit().await.unwrap();
     let other = begin("items").await.unwrap();
-    other.commit_rows([change("bids")]).await.unwrap();
-    let [Ended::Committed(as_begun), Ended::Committed(as_written)] = &ended(&fake)[..] else {
+    other.commit_rows(dialect, [change("bids")]).await.unwrap();
+    let by_classes = client.begin_write(["carts/1"]).await.unwrap();
+    let by_classes = by_classes.commit_rows(dialect, [change("carts")]);
+    by_classes.await.unwrap();
+    let [
+        Ended::Committed(as_begun),
+        Ended::Committed(as_written),
+        Ended::Committed(_),
+    ] = &ended(&fake)[..]
+    else {
         panic!("{:?}", ended(&fake));
     };
     assert_eq!(as_begun.classes, ["items"]);
     assert_eq!(as_begun.purge(), v1::PurgeMode::Soft);
     assert_eq!(as_written.classes, ["bids"]);
+    // Whatever it was begun with, it is told whose rules say which values are equal.
+    let told = fake.state.row_commits.lock().clone();
+    let dialects: Vec<_> = told.iter().map(v1::RowChangedRequest::dialect).collect();
+    assert_eq!(dialects, [dialect; 3]);
     let none = client.begin_row_write(dialect, []).await.unwrap_err();
-    assert!(none.to_string().contains("classes"), "{none}");
+    assert!(none.to_string().contains("changes"), "{none}");
     let many = vec![change("items"); 33];
     let many = client.begin_row_write(dialect, many).await.unwrap_err();
     assert!(many.to_string().contains("changes"), "{many}");

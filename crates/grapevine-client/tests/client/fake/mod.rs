@@ -108,6 +108,8 @@ pub(crate) struct State {
     pub(crate) turn_waits: Mutex<Vec<u32>>,
     /// Writes begun, and how each ended.
     pub(crate) writes: Mutex<Vec<Write>>,
+    /// Commits by rows.
+    pub(crate) row_commits: Mutex<Vec<v1::RowChangedRequest>>,
     leaves: Mutex<Leaves>,
     news: broadcast::Sender<v1::WatchResponse>,
 }
@@ -253,6 +255,7 @@ impl State {
             receipt_timeouts: Mutex::default(),
             turn_waits: Mutex::default(),
             writes: Mutex::default(),
+            row_commits: Mutex::default(),
             leaves: Mutex::default(),
             news: broadcast::channel(8).0,
         })

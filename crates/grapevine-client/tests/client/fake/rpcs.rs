@@ -321,6 +321,7 @@ impl ApplicationService for State {
             rows,
         } = request.into_inner();
         assert!(invalidation.is_some() != rows.is_some(), "one of them");
+        self.row_commits.lock().extend(rows.clone());
         let invalidation = invalidation.or(rows.map(of_tables)).unwrap();
         self.end(&intent, Ended::Committed(invalidation.clone()));
         let outcome = self.invalidate(Request::new(invalidation)).await?;
