@@ -147,6 +147,30 @@ impl Members {
         self.end = last.map(|(place, _)| place.clone());
     }
 
+    /// The same where a database said which ones come first. Of rows that are equal in the order it may take those first that come last
+    /// here, where their ids are texts; so the last ones that are equal are left out then. Tells whether any are left.
+    pub fn end_as_told(&mut self) -> bool {
+        let last = if self.descending {
+            self.by_place.first_key_value()
+        } else {
+            self.by_place.last_key_value()
+        };
+        if let Some((
+            Place {
+                key,
+                id: RowId::Text(_),
+            },
+            _,
+        )) = last
+        {
+            let key = key.clone();
+            self.by_place.retain(|place, _| place.key != key);
+            self.versioned.retain(|_, of| *of != key);
+        }
+        self.end_here();
+        !self.is_empty()
+    }
+
     /// Keeps the first so many.
     pub fn keep(&mut self, most: usize) {
         let mut dropped = false;

@@ -311,3 +311,27 @@ fn g9_what_is_left_out_in_great_number_ends_a_page_and_not_the_list() {
     });
     assert_eq!((found.members.len(), found.more), (100, true));
 }
+
+/// Of rows that are equal in the order a database may take other ones first than the sidecar would, where ids are texts.
+#[test]
+fn g9_first_rows_by_texts_end_before_the_last_ones_that_are_equal() {
+    let text = |key: u64, id: &str| Place {
+        key: SortKey::Bits(key),
+        id: RowId::parse(id).unwrap(),
+    };
+    let mut members = Members::new(true);
+    for (key, id) in [(9, "b"), (8, "a"), (8, "c")] {
+        members.add(text(key, id), member(1, 1));
+    }
+    assert!(members.end_as_told());
+    assert_eq!(members.len(), 1);
+    // What is told later of those that are not certain is not a part of it.
+    members.add(text(8, "d"), member(2, 1));
+    assert_eq!(members.len(), 1);
+    let mut equal = Members::new(false);
+    equal.add(text(8, "a"), member(1, 0));
+    assert!(!equal.end_as_told(), "none is certain");
+    let (mut numbers, all) = filled(&[(9, 1), (8, 2)], false);
+    assert!(numbers.end_as_told());
+    assert_eq!(numbers.len(), all.len());
+}

@@ -53,6 +53,8 @@ const RETRY_AFTER: Duration = Duration::from_millis(20);
 const SLACK: usize = 16;
 /// Leaves that follow a row which left one of them, it is not told which; the others are absent then.
 const LEAVES_FOLLOWED_MAX: usize = 4_096;
+/// How long the rows of a write are shown behind its lease, if nothing is heard of its end.
+const SHOWN_AFTER_LEASE: Duration = INTENT_GRACE.saturating_mul(5);
 /// Loads under way at most.
 const LOADS_MAX: usize = 4_096;
 
@@ -264,7 +266,9 @@ impl Core {
     /// A write of rows has begun, whose lease ends then.
     pub(super) fn rows_come(&mut self, id: IntentId, owed: &Owed, lease_ends: Time, now: Time) {
         if let Owed::Rows(changed) = owed {
-            let ends = lease_ends.plus(INTENT_GRACE);
+            // Long enough for the bump of whoever holds the intent, which comes a grace later and has to be written. A row that is
+            // shown for too long is extra.
+            let ends = lease_ends.plus(SHOWN_AFTER_LEASE);
             let progress = &self.progress;
             let applied = |event| progress.has_through(event);
             let Leaves { table, coming, .. } = &mut self.leaves;
@@ -308,8 +312,12 @@ impl Core {
         }
         if !self.shapes_are_known(class) {
             self.meet_shapes(class, effects);
-            let after = RETRY_AFTER;
-            return LeafTurn::Wait { after };
+            // Where there is no room for it, to wait is in vain.
+            return if self.shapes_are_met(class) {
+                LeafTurn::Wait { after: RETRY_AFTER }
+            } else {
+                LeafTurn::Bypass
+            };
         }
         // What a lagging source shows may be older than what was applied.
         let mut stamp = self.versions.stamp();
@@ -400,8 +408,9 @@ impl Core {
             mut answer,
             ..
         } = loading;
-        if !fill.whole {
-            answer.end_here();
+        if !fill.whole && !answer.end_as_told() {
+            self.counters.leaves_condemned += 1;
+            return Ok(FillOutcome::Condemned);
         }
         let keep = match fill.keep {
             0 => answer.len(),

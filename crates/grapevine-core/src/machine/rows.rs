@@ -179,6 +179,12 @@ impl Core {
             .all(|shape| self.shapes.may_be_read(&shape))
     }
 
+    /// Whether the shapes of these classes are known, or are being made known.
+    pub(super) fn shapes_are_met(&self, classes: &[ClassPath]) -> bool {
+        let mut shapes = classes.iter().filter_map(shape_of);
+        shapes.all(|shape| shape.is_of_all() || self.shapes.get(&shape).is_some())
+    }
+
     /// Makes known what shapes these classes are of.
     pub(super) fn meet_shapes(&mut self, classes: &[ClassPath], effects: &mut Effects) {
         for shape in classes.iter().filter_map(shape_of) {
@@ -196,7 +202,10 @@ impl Core {
         let limits = self.config.limits;
         let room = self.shapes.count(&shape.table) < SHAPES_PER_TABLE_MAX;
         let has_top = self.versions.has_top(&shape.table) || self.shapes.count(&shape.table) > 0;
-        let tops = self.versions.tops() + self.shapes.0.len();
+        // Tables that have only shapes so far, beside those that have classes.
+        let tables = self.shapes.0.keys();
+        let tops =
+            self.versions.tops() + tables.filter(|table| !self.versions.has_top(table)).count();
         !self.draining && room && (has_top || tops < limits.top_level_classes_max / 2)
     }
 

@@ -102,7 +102,7 @@ impl Shelves {
 
     /// Until what has begun is over, wherever it is held.
     pub(super) fn let_writes_end(&mut self) {
-        for _ in 0..30 {
+        for _ in 0..70 {
             self.world.settle();
             self.world.advance(Duration::from_millis(100));
         }
