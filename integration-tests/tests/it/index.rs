@@ -493,18 +493,64 @@ fn place_of(item: &Item) -> Vec<u8> {
     place
 }
 
+/// The fields that a refusal names.
+fn fields(status: &tonic::Status) -> Vec<String> {
+    let details = status.get_error_details();
+    let violations = &details.bad_request().unwrap().field_violations;
+    let fields = violations.iter().map(|violation| violation.field.clone());
+    fields.collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_has_no_order_that_all_agree_on_is_refused_where_it_matters() {
+    let cluster = Setup::of(1).start().await.unwrap();
+    let mut app = cluster[0].api.app.clone();
+    // Texts have no order that databases agree on, whatever they read as.
+    for text in ["yes", "a", "12"] {
+        let mut bad = whole(items_of(5));
+        bad.from = Some(v1::SqlValue {
+            value: Some(v1::sql_value::Value::Text(text.to_owned())),
+        });
+        let refused = app.index_read(bad).await.unwrap_err();
+        assert_eq!(fields(&refused), ["from"], "{text}");
+    }
+    let mut times = whole(items_of(5));
+    times.from = Some(v1::SqlValue {
+        value: Some(v1::sql_value::Value::Text("2026-01-05".to_owned())),
+    });
+    app.index_read(times).await.unwrap();
+    let mut deep = whole(items_of(5));
+    deep.any_of = vec![v1::IndexCriteria {
+        equal: vec![column("category", 6)],
+    }];
+    deep.offset = 50_001;
+    let refused = app.index_read(deep).await.unwrap_err();
+    assert_eq!(fields(&refused), ["offset"]);
+    let refused = app.index_fill(v1::IndexFillRequest {
+        leaf: Some(v1::IndexLeaf {
+            order_by: String::new(),
+            ..items_of(5)
+        }),
+        load: [&[3; 17][..], &[0; 8]].concat().into(),
+        rows: vec![v1::IndexRow {
+            id: "a".to_owned(),
+            ..Default::default()
+        }],
+        partial: true,
+        ..Default::default()
+    });
+    assert_eq!(fields(&refused.await.unwrap_err()), ["partial"]);
+    let nothing = app.invalidate_where(v1::InvalidateWhereRequest {
+        sql: "DELETE FROM items WHERE 1 = 0".to_owned(),
+        ..Default::default()
+    });
+    assert_eq!(fields(&nothing.await.unwrap_err()), ["sql"]);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn wrong_calls_of_indices_are_told_field_value_and_limit() {
     let cluster = Setup::of(1).start().await.unwrap();
     let mut app = cluster[0].api.app.clone();
-    let fields = |status: &tonic::Status| {
-        let details = status.get_error_details();
-        let violations = details.bad_request().unwrap().field_violations.clone();
-        violations
-            .into_iter()
-            .map(|violation| violation.field)
-            .collect::<Vec<_>>()
-    };
     let mut bad = whole(items_of(5));
     bad.limit = 10_001;
     bad.offset = 100_001;
@@ -535,9 +581,13 @@ async fn wrong_calls_of_indices_are_told_field_value_and_limit() {
     let text = v1::SqlValue {
         value: Some(v1::sql_value::Value::Text("a".to_owned())),
     };
+    let truth = v1::SqlValue {
+        value: Some(v1::sql_value::Value::Text("yes".to_owned())),
+    };
     for (values, field) in [
         ([integer(1 << 54), integer(1)], "partial"),
         ([text, integer(1)], "partial"),
+        ([truth, integer(1)], "partial"),
     ] {
         let rows = values.into_iter().zip(1..).map(|(value, id)| v1::IndexRow {
             id: id.to_string(),

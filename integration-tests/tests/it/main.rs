@@ -15,6 +15,7 @@ mod freshness;
 mod full_disk;
 mod identity;
 mod index;
+mod index_figures;
 mod index_of_several;
 mod intents;
 mod known_failures;

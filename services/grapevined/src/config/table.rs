@@ -148,7 +148,7 @@ knobs! {
             raising "costs memory for each class that they bumped, and bytes in what peers tell each other; lowering it costs needless misses more often.";
         /// Members of all leaves of indices, and eight more for each leaf; with more, the leaf that was loaded longest ago is dropped, and read from the database anew.
         index_members_max: usize = "2000000", from "1000" to "100000000",
-            raising "costs memory: about 100 bytes each; lowering it costs reads of the database.";
+            raising "costs memory: about 100 bytes each, and some 600 with long ids, long texts in the order and versions; lowering it costs reads of the database.";
         /// Rows whose newest version is remembered, so that readers who ask for it (`VERIFIED`) are not told of members that moved on.
         index_rows_max: usize = "100000", from "1" to "10000000",
             raising "costs memory: about 300 bytes each.";

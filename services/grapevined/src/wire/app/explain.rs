@@ -62,6 +62,10 @@ pub(crate) fn rows_of_write(statement: &Statement) -> Result<Vec<Conjunction>, S
         grapevine_sql::explain(&statement.sql, &statement.parameters, statement.options)
             .map_err(|error| refused(&error))?;
     match explained.kind {
+        Kind::Write if explained.rows.is_empty() => {
+            let reason = "it changes no rows, as its text tells: there is nothing to invalidate";
+            Err(status::invalid("sql", reason))
+        }
         Kind::Write => Ok(explained.rows),
         Kind::Read => Err(status::invalid("sql", "it only reads: it changes no rows")),
     }

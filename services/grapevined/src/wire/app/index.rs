@@ -1,7 +1,7 @@
 //! Reads, fills and prunes of an index's leaves.
 
 use grapevine_core::criteria::{
-    Cell, Column, Conjunction, Dialect, SHAPE_COLUMNS_MAX, Shape, Table,
+    Cell, Column, Conjunction, Dialect, Order, SHAPE_COLUMNS_MAX, Shape, Table,
 };
 use grapevine_core::index::{
     Combine, INTERSECTED_MAX, LeafKey, Ordering, PLACES_MAX, Place, RowId, SortKey, UNITED_MAX,
@@ -36,8 +36,16 @@ pub(crate) fn index_read(
         let reason = format!("{}; the limit is {LIMIT_MAX}", request.limit);
         violations.add("limit", reason);
     }
-    if request.offset > OFFSET_MAX {
-        let reason = format!("{}; the limit is {OFFSET_MAX}", request.offset);
+    let read_together = 1 + request.any_of.len().max(request.all_of.len());
+    let offset_max = OFFSET_MAX / u32::try_from(read_together).unwrap_or(u32::MAX);
+    if request.offset > offset_max {
+        let reason = match read_together {
+            1 => format!("{}; the limit is {offset_max}", request.offset),
+            leaves => format!(
+                "{}; the limit is {offset_max} where {leaves} leaves are read together",
+                request.offset
+            ),
+        };
         violations.add("offset", reason);
     }
     let limit = match request.limit {
@@ -66,6 +74,12 @@ pub(crate) fn index_read(
             if leaf.ordering.by.is_none() && value.is_some() {
                 violations.add(field, "the leaf has no order_by");
             } else if value.is_some() {
+                if !has_one_order(*dialect, value.as_ref()) {
+                    violations.add(
+                        field,
+                        "a range is of numbers or times: the database orders other values by its collation, or by their type",
+                    );
+                }
                 *end = sort_key(&mut violations, field, (*dialect, leaf), value.as_ref());
             }
         }
@@ -117,7 +131,7 @@ pub(crate) fn index_fill(request: &v1::IndexFillRequest) -> Result<core::LeafFil
         }
     }
     if request.partial {
-        check_partial(&mut violations, request, leaf.as_ref(), &members);
+        check_partial(&mut violations, request, leaf.as_ref());
     }
     let alone = !request.more && request.partial && request.rows.is_empty();
     if alone {
@@ -140,31 +154,46 @@ fn check_partial(
     violations: &mut Violations,
     request: &v1::IndexFillRequest,
     leaf: Option<&(Dialect, LeafKey)>,
-    members: &[(Place, u64)],
 ) {
     use v1::sql_value::Value;
     const EXACT: u64 = 1 << 53;
-    let Some((_, leaf)) = leaf else { return };
-    let exact = |row: &v1::IndexRow, place: &Place| {
-        match row
-            .order_value
-            .as_ref()
-            .and_then(|value| value.value.as_ref())
-        {
-            None | Some(Value::Boolean(_) | Value::Float(_)) => true,
-            Some(Value::Integer(value)) => value.unsigned_abs() <= EXACT,
-            Some(Value::Unsigned(value)) => *value <= EXACT,
-            // A time: it reads as one. Other texts are in an order of their own in the database.
-            Some(Value::Text(text)) => {
-                matches!(place.key, SortKey::Bits(_)) && text.parse::<f64>().is_err()
-            }
-            Some(Value::Bytes(_)) => false,
-        }
+    let Some((dialect, leaf)) = leaf else { return };
+    let exact = |row: &v1::IndexRow| match row
+        .order_value
+        .as_ref()
+        .and_then(|value| value.value.as_ref())
+    {
+        None | Some(Value::Boolean(_) | Value::Float(_)) => true,
+        Some(Value::Integer(value)) => value.unsigned_abs() <= EXACT,
+        Some(Value::Unsigned(value)) => *value <= EXACT,
+        Some(Value::Text(_)) => is_time(*dialect, row.order_value.as_ref()),
+        Some(Value::Bytes(_)) => false,
     };
-    let rows = request.rows.iter().zip(members);
-    if leaf.ordering.by.is_some() && !rows.clone().all(|(row, (place, _))| exact(row, place)) {
+    let is_number = |row: &v1::IndexRow| matches!(RowId::parse(&row.id), Ok(RowId::Number(_)));
+    if leaf.ordering.by.is_none() && !request.rows.iter().all(is_number) {
+        let reason = "the first rows only are kept of leaves that are ordered by ids which are whole numbers; load all of this one";
+        violations.add("partial", reason);
+    }
+    if leaf.ordering.by.is_some() && !request.rows.iter().all(exact) {
         let reason = "the first rows only are kept of leaves that are ordered by times, or by numbers below 2^53; load all of this one";
         violations.add("partial", reason);
+    }
+}
+
+/// Whether a value is a text that reads as a time. Texts are in an order of their own in the database otherwise, also those that
+/// compare as numbers or truth values.
+fn is_time(dialect: Dialect, value: Option<&v1::SqlValue>) -> bool {
+    let order = datum(dialect, value).and_then(|datum| datum.order);
+    order == Some(Order::Time)
+}
+
+/// Whether the database orders it as the sidecar does, whatever the column: of numbers and times.
+fn has_one_order(dialect: Dialect, value: Option<&v1::SqlValue>) -> bool {
+    use v1::sql_value::Value;
+    match value.and_then(|value| value.value.as_ref()) {
+        Some(Value::Text(_)) => is_time(dialect, value),
+        Some(Value::Bytes(_)) => false,
+        _ => true,
     }
 }
 
