@@ -151,7 +151,7 @@ knobs! {
             raising "costs memory: about 100 bytes each, and some 600 with long ids, long texts in the order and versions; lowering it costs reads of the database.";
         /// Rows whose newest version is remembered, so that readers who ask for it (`VERIFIED`) are not told of members that moved on.
         index_rows_max: usize = "100000", from "1" to "10000000",
-            raising "costs memory: about 300 bytes each.";
+            raising "costs memory: about 900 bytes each, of four columns of numbers.";
         /// Registrations held, counting an address once per class; a further one is refused, and its value not stored.
         registrations_max: usize = "50000000", from "1" to "1000000000",
             raising "costs disk (about 50 to 150 bytes each) and memory for the store's index.";
