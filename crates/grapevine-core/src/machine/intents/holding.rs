@@ -360,6 +360,7 @@ impl Core {
             let owed = held.owed.clone();
             let event = self.issue_owed(owed, None, effects);
             self.intents.note_end(id, Outcome::Bumped(event));
+            self.rows_came(id, Some(event));
         }
         self.forget_held(id, None, effects);
     }

@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
+use grapevine_core::criteria::Shape;
 use grapevine_core::event::{Moment, RowImage};
-use grapevine_core::index::{Combine, Place, RowId, RowIdentity, SortKey};
+use grapevine_core::index::{Combine, LeafKey, Ordering, Place, RowId, RowIdentity, SortKey};
+use grapevine_core::machine::SHAPES_PER_TABLE_MAX;
 use grapevine_core::machine::effects::{
     FillOutcome, Input, LeafAnswer, LeafFill, LeafQuery, LeafTurn, Refusal, Reply,
 };
@@ -390,4 +392,40 @@ fn g9_only_changes_in_the_order_of_their_run_are_followed() {
     let mut listed = shelves.listed(0).unwrap();
     listed.sort();
     assert_eq!(listed, ["3", "4"]);
+}
+
+/// Of a table's sets of columns only so many are made known. Whoever asks for a list by one more is told at once, and not to wait for another
+/// caller.
+#[test]
+fn g10_an_index_without_room_is_not_waited_for() {
+    let mut shelves = Shelves::new();
+    let mut turn = |column: usize| {
+        let rows = row(0, &[(&format!("c{column}"), 1)]);
+        let leaf = LeafKey {
+            class: Shape::of(&rows).classes_of_read(&rows).remove(0),
+            ordering: Ordering::default(),
+        };
+        let mut ask = || {
+            let ticket = shelves.world.ticket();
+            shelves
+                .world
+                .input(0, Input::LoadLeaf(ticket, leaf.clone()));
+            shelves.world.settle();
+            match shelves.world.nodes[0].replies.remove(&ticket.0) {
+                Some(Reply::LeafTurn(turn)) => turn,
+                other => panic!("{other:?}"),
+            }
+        };
+        (ask(), ask())
+    };
+    for column in 0..SHAPES_PER_TABLE_MAX {
+        let (first, then) = turn(column);
+        assert!(
+            matches!(first, LeafTurn::Wait { .. }),
+            "{column}: {first:?}"
+        );
+        assert!(matches!(then, LeafTurn::Load { .. }), "{column}: {then:?}");
+    }
+    let without_room = turn(SHAPES_PER_TABLE_MAX);
+    assert_eq!(without_room, (LeafTurn::Bypass, LeafTurn::Bypass));
 }
