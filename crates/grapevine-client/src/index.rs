@@ -132,7 +132,9 @@ impl Index {
         self
     }
 
-    /// In the order of this column, and of ids where it is equal (whole numbers first). Without it in the order of ids.
+    /// In the order of this column, and of ids where it is equal (whole numbers first). Without it in the order of ids. For columns of numbers
+    /// and times; others are in an order of the sidecar's own. Where the column changes, rows need [versions](IndexRow::version), or they
+    /// stay at their old places, too.
     #[must_use]
     pub fn order_by(mut self, column: impl Into<String>) -> Self {
         self.leaf.order_by = column.into();
@@ -153,7 +155,8 @@ impl Index {
         self
     }
 
-    /// How many members to pass over, at most 100,000. They are counted one by one: prefer cursors.
+    /// How many members to pass over, at most 100,000, shared by the leaves of [`or`](Self::or) and [`and`](Self::and). They are counted one by
+    /// one: prefer cursors.
     #[must_use]
     pub fn offset(mut self, offset: u32) -> Self {
         self.offset = offset;
@@ -167,7 +170,7 @@ impl Index {
         self
     }
 
-    /// Only members whose `order_by` lies between these, both included; `None` is no bound.
+    /// Only members whose `order_by` lies between these, both included, numbers or times; `None` is no bound.
     #[must_use]
     pub fn between(mut self, from: Option<SqlScalar>, to: Option<SqlScalar>) -> Self {
         self.from = from.map(Into::into);
@@ -235,6 +238,22 @@ impl Index {
         before.saturating_add(self.offset.into())
     }
 
+    /// How many members a sidecar passes over: the leaves of an index share them.
+    fn offset_max(&self) -> u32 {
+        let further = self.any_of.len().max(self.all_of.len());
+        INDEX_OFFSET_MAX / u32::try_from(1 + further).unwrap_or(u32::MAX)
+    }
+
+    /// Whether the page lies further behind pages that the database showed than a sidecar counts.
+    fn is_out_of_reach(&self) -> bool {
+        let shown = self
+            .after
+            .as_ref()
+            .is_some_and(|after| after.place().is_empty());
+        let most = self.offset_max();
+        shown && self.offset <= most && self.passed() > most.into()
+    }
+
     /// The question for a sidecar.
     fn request(&self) -> Result<v1::IndexReadRequest, InvalidRequest> {
         self.check()?;
@@ -248,8 +267,9 @@ impl Index {
             }
         }
         let offset = u32::try_from(offset).unwrap_or(u32::MAX);
-        if offset > INDEX_OFFSET_MAX {
-            let reason = format!("{offset} is above {INDEX_OFFSET_MAX}");
+        let most = self.offset_max();
+        if offset > most {
+            let reason = format!("{offset} is above {most}");
             return Err(InvalidRequest::one("offset", reason));
         }
         let consistency = if self.verified {

@@ -104,6 +104,10 @@ impl Index {
         F: Fn(Want) -> Fut,
         Fut: Future<Output = Result<Vec<IndexRow>, E>>,
     {
+        if self.is_out_of_reach() {
+            self.check()?;
+            return self.page_of_database(How::Filled, load).await;
+        }
         let until = Instant::now() + self.load_wait;
         // How often several leaves were loaded on the way.
         let mut rounds = 0;

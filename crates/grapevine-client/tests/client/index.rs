@@ -406,3 +406,57 @@ async fn a_loaders_error_is_the_reads_and_a_caller_s_mistake_too() {
     assert!(matches!(error, GetError::Invalid(_)));
     assert_eq!(calls.load(Ordering::Relaxed), 1);
 }
+
+#[tokio::test]
+async fn of_several_leaves_each_is_loaded_by_itself_and_the_list_is_the_sidecars() {
+    let fake = Fake::unix();
+    let database = Database::default();
+    let index = items(&client(&fake)).or([("category_id", 6)]).limit(3);
+    let page = index.ids(|want| database.load(want)).await.unwrap();
+    assert_eq!((shown(&page), page.how), (vec!["1", "2", "3"], How::Filled));
+    assert!(page.stored && page.more);
+    // The fake has one leaf, which is the first one.
+    let parts = |database: &Database| -> Vec<_> {
+        let asked = database.asked.lock();
+        asked.iter().map(|want| (want.part, want.rows)).collect()
+    };
+    assert_eq!(parts(&database), [(Some(0), None)]);
+    let sent = fake.state.leaves().lock().reads[0].any_of.clone();
+    assert_eq!(sent.len(), 1);
+    // What is not kept is not waited for: the page is the database's, of the whole index.
+    let fake = Fake::unix();
+    fake.state.leaves().lock().condemn = true;
+    let index = items(&client(&fake)).or([("category_id", 6)]).limit(3);
+    let database = Database::default();
+    let page = index.ids(|want| database.load(want)).await.unwrap();
+    assert_eq!((shown(&page), page.stored), (vec!["1", "2", "3"], false));
+    assert_eq!(parts(&database), [(Some(0), None), (None, Some(4))]);
+    assert_eq!(fake.state.calls(Method::IndexRead), 1);
+}
+
+#[tokio::test]
+async fn pages_behind_those_of_the_database_go_on_there_where_a_sidecar_counts_no_further() {
+    let fake = Fake::unix();
+    let index = items(&client(&fake)).or([("category_id", 6)]);
+    let none = |_: Want| ready(Ok::<_, CallError>(Vec::new()));
+    let deep = Cursor::from_bytes(&cursor_of_database(50_001)).unwrap();
+    index.clone().after(deep).ids(none).await.unwrap();
+    assert_eq!(fake.state.calls(Method::IndexRead), 0);
+    let near = Cursor::from_bytes(&cursor_of_database(50_000)).unwrap();
+    index.clone().after(near).ids(none).await.unwrap();
+    assert!(fake.state.calls(Method::IndexRead) > 0);
+    let wrong = index.offset(50_001).ids(none).await.unwrap_err();
+    assert!(
+        wrong.to_string().contains("50001 is above 50000"),
+        "{wrong}"
+    );
+}
+
+/// The byte form of a cursor that the database showed, behind so many rows (docs/formats.md).
+fn cursor_of_database(passed: u64) -> Vec<u8> {
+    let mut bytes = vec![1];
+    bytes.extend(passed.to_be_bytes());
+    bytes.extend([0, 0]);
+    bytes.extend(b"7");
+    bytes
+}

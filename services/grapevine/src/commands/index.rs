@@ -50,16 +50,16 @@ struct ReadArgs {
     /// The largest first
     #[arg(long)]
     desc: bool,
-    /// Only those whose column of --order-by has at least this value
+    /// Only those whose column of --order-by has at least this value, a number or a time
     #[arg(long, value_name = "VALUE", allow_hyphen_values = true)]
     from: Option<String>,
-    /// Only those whose column of --order-by has at most this value
+    /// Only those whose column of --order-by has at most this value, a number or a time
     #[arg(long, value_name = "VALUE", allow_hyphen_values = true)]
     to: Option<String>,
     /// How many at most, 1 to 10,000
     #[arg(long, value_name = "NUMBER", default_value_t = 100)]
     limit: u32,
-    /// How many to pass over, at most 100,000
+    /// How many to pass over, at most 100,000; with --or or --and the lists share them
     #[arg(long, value_name = "NUMBER", default_value_t = 0)]
     offset: u32,
     /// Go on behind an earlier page: what it said as `next`
