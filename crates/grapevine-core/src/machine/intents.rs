@@ -15,6 +15,7 @@
 //! The part `holding` spreads intents and lets them end.
 
 mod holding;
+mod joined;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;

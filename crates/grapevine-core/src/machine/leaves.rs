@@ -18,29 +18,29 @@
 //! stands only if all that happened in between could be gathered. An answer to an earlier right, given before the leaf was last dropped, has
 //! another number, and is refused.
 
+mod changes;
 mod coming;
 mod newest;
+mod read;
 mod table;
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use self::changes::Change;
 use self::coming::Coming;
 use self::newest::Newest;
 use self::table::Table;
 use super::Core;
-use super::effects::{Action, Effects, Filling, LeafAnswer, LeafFill, LeafQuery, LeafTurn, Prune};
-use super::effects::{FillOutcome, PeerMessage, Refusal, Reply, Ticket};
+use super::effects::{
+    Action, Effects, FillOutcome, Filling, LeafFill, LeafTurn, PeerMessage, Prune, Refusal, Reply,
+    Ticket,
+};
 use crate::criteria::{Cell, Conjunction, SHAPE_MARK, Shape};
-use crate::event::{BumpEvent, Moment, RowImage};
+use crate::event::BumpEvent;
 use crate::id::{
     EventId, Incarnation, Lane, NAMED_BYTES, NamedError, Time, named_bytes, read_named,
 };
-use crate::index::{
-    Combine, Found, LeafKey, Member, Members, Ordering, Place, RowId, SortKey, covers, find,
-};
-use crate::intent::{INTENT_GRACE, IntentId, Owed};
-use crate::lease::Lease;
+use crate::index::{LeafKey, Members, Ordering, Place, RowId, SortKey};
 use crate::names::ClassPath;
 use crate::policy::LagRule;
 use crate::progress::LaneProgress;
@@ -53,8 +53,6 @@ const RETRY_AFTER: Duration = Duration::from_millis(20);
 const SLACK: usize = 16;
 /// Leaves that follow a row which left one of them, it is not told which; the others are absent then.
 const LEAVES_FOLLOWED_MAX: usize = 4_096;
-/// How long the rows of a write are shown behind its lease, if nothing is heard of its end.
-const SHOWN_AFTER_LEASE: Duration = INTENT_GRACE.saturating_mul(5);
 /// Loads under way at most.
 const LOADS_MAX: usize = 4_096;
 
@@ -173,17 +171,6 @@ struct Leaf {
     loading: Option<Loading>,
 }
 
-/// What an event means for the leaves of a class.
-#[derive(Debug, Default)]
-struct Change<'a> {
-    /// Rows that are in it now, whoever they are.
-    added: Vec<&'a RowImage>,
-    /// Rows that were in it, by version.
-    left: Vec<&'a RowImage>,
-    /// Rows are in it of which too little is known.
-    lost: bool,
-}
-
 /// What is to be done with a leaf behind an event.
 #[derive(Debug)]
 pub(super) struct Touched {
@@ -196,101 +183,6 @@ pub(super) struct Touched {
 }
 
 impl Core {
-    /// Reads a part of a leaf, or of several.
-    pub fn read_leaf(&self, query: &LeafQuery, now: Time) -> LeafAnswer {
-        let bypassed = query.leaves.iter().any(|leaf| {
-            let policy = self.config.policies.of(&leaf.class);
-            self.bypass(policy.strategy, policy.on_unknown, now)
-        });
-        if bypassed {
-            return LeafAnswer::Bypass;
-        }
-        let leaves: Vec<_> = query.leaves.iter().map(|leaf| self.present(leaf)).collect();
-        let numbered = || leaves.iter().enumerate();
-        if leaves.iter().any(Option::is_none) {
-            let absent = numbered().filter(|(_, leaf)| leaf.is_none());
-            return LeafAnswer::Absent(absent.map(|(number, _)| number).collect());
-        }
-        let present: Vec<&Present> = leaves.iter().copied().flatten().collect();
-        let found = self.find(query, &present, now);
-        let evidence = Lease {
-            incarnation: self.config.incarnation,
-            stamp: self.versions.stamp(),
-            ends: now.plus(self.config.lease_duration),
-        };
-        let refill = |leaf: &Present| {
-            let members = &leaf.members;
-            let short = !members.is_whole() && members.len() < leaf.keep;
-            short || !found.whole && (found.filtered > 0 || !covers(members, &query.window))
-        };
-        let refill = present.iter().enumerate().filter(|(_, leaf)| refill(leaf));
-        LeafAnswer::Found {
-            refill: refill.map(|(number, _)| number).collect(),
-            found,
-            evidence,
-        }
-    }
-
-    fn find(&self, query: &LeafQuery, present: &[&Present], now: Time) -> Found {
-        let coming = self.coming(query, now);
-        let members = present.iter().map(|leaf| &leaf.members);
-        let members: Vec<_> = members.chain(&coming).collect();
-        let of_leaves = query.leaves.iter();
-        // Only for these it is looked up what is known of the rows.
-        let shapes: Vec<_> = of_leaves
-            .map(|leaf| leaf_shape(&leaf.class).ok().filter(|_| query.verified))
-            .collect();
-        let newest = &self.leaves.newest;
-        let keep = |number: usize, place: &Place, member: Member| {
-            let shape = shapes.get(number).and_then(Option::as_ref);
-            shape.is_none_or(|shape| {
-                let class = &query.leaves[number].class;
-                newest.may_be_in(shape, class, &place.id, member.version)
-            })
-        };
-        find(&members, query.combine, &query.window, keep)
-    }
-
-    /// What writes under way will add. It is not shown in an intersection, of which it would have to be known leaf by leaf.
-    fn coming(&self, query: &LeafQuery, now: Time) -> Vec<Members> {
-        let coming = &self.leaves.coming;
-        if coming.is_empty() || query.combine == Combine::All {
-            return Vec::new();
-        }
-        let applied = |event| self.progress.has_through(event);
-        let leaves = query.leaves.iter();
-        let members = leaves.filter_map(|leaf| coming.members(leaf, now, applied));
-        members.collect()
-    }
-
-    /// A write of rows has begun, whose lease ends then.
-    pub(super) fn rows_come(&mut self, id: IntentId, owed: &Owed, lease_ends: Time, now: Time) {
-        if let Owed::Rows(changed) = owed {
-            // Long enough for the bump of whoever holds the intent, which comes a grace later and has to be written. A row that is
-            // shown for too long is extra.
-            let ends = lease_ends.plus(SHOWN_AFTER_LEASE);
-            let progress = &self.progress;
-            let applied = |event| progress.has_through(event);
-            let Leaves { table, coming, .. } = &mut self.leaves;
-            if !coming.begin(id, &changed.rows, table.shapes(), (now, ends), applied) {
-                self.counters.rows_not_shown += changed.rows.len() as u64;
-            }
-        }
-    }
-
-    /// A write has ended, in an event or in none.
-    pub(super) fn rows_came(&mut self, id: IntentId, event: Option<EventId>) {
-        self.leaves.coming.end(id, event);
-    }
-
-    /// What is present of a leaf, if all changes are accounted for.
-    fn present(&self, key: &LeafKey) -> Option<&Present> {
-        let present = self.leaves.table.get(key)?.present.as_ref()?;
-        let class = std::slice::from_ref(&key.class);
-        let current = !self.versions.changed_since(class, present.stamp);
-        (current && self.shapes_are_known(class)).then_some(present)
-    }
-
     /// Somebody found a leaf absent, or too short, and would load it.
     pub(super) fn load_leaf(
         &mut self,
@@ -571,48 +463,4 @@ fn sort_key(row: &Conjunction, ordering: &Ordering) -> Option<SortKey> {
         Some(Cell::Is(datum)) => Some(SortKey::of(&datum.value, ordering.nulls_high)),
         _ => None,
     }
-}
-
-/// Which leaves, by class, images of rows concern, and how. Those that no image names are left out where they cannot be followed.
-fn changes<'a>(
-    images: &'a [RowImage],
-    shapes: impl Iterator<Item = &'a Shape>,
-    leaves_below: impl Fn(&ClassPath, bool) -> Vec<ClassPath>,
-) -> BTreeMap<ClassPath, Change<'a>> {
-    let mut changes: BTreeMap<ClassPath, Change<'a>> = BTreeMap::new();
-    // Classes above leaves: of rows of which it is not known in which of them they are, or were.
-    let (mut lost, mut left) = (BTreeSet::new(), BTreeSet::new());
-    for shape in shapes {
-        for image in images {
-            for class in shape.classes_of_write(&image.rows) {
-                // With fewer values not all of them are known.
-                let slashes = class.as_str().bytes().filter(|byte| *byte == b'/');
-                let exact = slashes.count() == 1 + shape.equal.len();
-                match (image.moment, exact) {
-                    (Moment::Before, false) => drop(left.insert(class)),
-                    (Moment::After | Moment::Any, false) => drop(lost.insert(class)),
-                    (moment, true) => {
-                        for leaf in leaves_below(&class, true) {
-                            let change = changes.entry(leaf).or_default();
-                            match moment {
-                                Moment::After => change.added.push(image),
-                                // A row that left takes nothing from who does not know it.
-                                Moment::Before => change.left.push(image),
-                                Moment::Any => change.lost = true,
-                            }
-                        }
-                    }
-                }
-            }
-        }
-    }
-    for class in left {
-        for leaf in leaves_below(&class, false) {
-            changes.entry(leaf).or_default();
-        }
-    }
-    for (leaf, change) in &mut changes {
-        change.lost |= lost.iter().any(|class| class.covers(leaf.as_str()));
-    }
-    changes
 }

@@ -6,16 +6,20 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
-use super::sort_key;
+use super::{Leaves, sort_key};
 use crate::criteria::Shape;
 use crate::event::{Moment, RowImage};
 use crate::id::{EventId, Time};
 use crate::index::{LeafKey, Member, Members, Place};
-use crate::intent::IntentId;
+use crate::intent::{INTENT_GRACE, IntentId, Owed};
+use crate::machine::Core;
 use crate::names::ClassPath;
 use crate::versions::Stamp;
 
+/// How long the rows of a write are shown behind its lease, if nothing is heard of its end.
+const SHOWN_AFTER_LEASE: Duration = INTENT_GRACE.saturating_mul(5);
 /// The most writes under way that are shown.
 const WRITES_MAX: usize = 4_096;
 /// The most bytes of names and values of all rows that are shown.
@@ -40,6 +44,34 @@ pub(super) struct Coming {
     /// Their rows by the classes of leaves: of the shapes that have any. So a read finds its own without a look at others.
     rows: BTreeMap<ClassPath, Vec<(IntentId, Arc<RowImage>)>>,
     bytes: usize,
+}
+
+impl Core {
+    /// A write of rows has begun, whose lease ends then.
+    pub(in crate::machine) fn rows_come(
+        &mut self,
+        id: IntentId,
+        owed: &Owed,
+        lease_ends: Time,
+        now: Time,
+    ) {
+        if let Owed::Rows(changed) = owed {
+            // Long enough for the bump of whoever holds the intent, which comes a grace later and has to be written. A row that is
+            // shown for too long is extra.
+            let ends = lease_ends.plus(SHOWN_AFTER_LEASE);
+            let progress = &self.progress;
+            let applied = |event| progress.has_through(event);
+            let Leaves { table, coming, .. } = &mut self.leaves;
+            if !coming.begin(id, &changed.rows, table.shapes(), (now, ends), applied) {
+                self.counters.rows_not_shown += changed.rows.len() as u64;
+            }
+        }
+    }
+
+    /// A write has ended, in an event or in none.
+    pub(in crate::machine) fn rows_came(&mut self, id: IntentId, event: Option<EventId>) {
+        self.leaves.coming.end(id, event);
+    }
 }
 
 impl Write {

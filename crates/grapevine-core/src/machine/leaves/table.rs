@@ -2,9 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use super::{
-    Change, LEAVES_FOLLOWED_MAX, LOADS_MAX, Leaf, Loading, Present, Touched, changes, leaf_shape,
-};
+use super::changes::{Change, changes};
+use super::{LEAVES_FOLLOWED_MAX, LOADS_MAX, Leaf, Loading, Present, Touched, leaf_shape};
 use crate::criteria::Shape;
 use crate::event::RowImage;
 use crate::id::Time;
