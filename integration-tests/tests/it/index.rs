@@ -13,7 +13,7 @@ use rusqlite::{Connection, params};
 use tonic::transport::Channel;
 use tonic_types::StatusExt as _;
 
-use crate::support::{SOON, column, integer};
+use crate::support::{SOON, column, integer, row_change};
 
 type App = ApplicationServiceClient<Channel>;
 
@@ -96,28 +96,13 @@ async fn tell(
     receipt: v1::ReceiptLevel,
     (id, version): (i64, u64),
 ) -> Vec<u8> {
-    let columns = |item: Option<&Item>| {
-        item.map_or_else(Vec::new, |item| {
-            vec![
-                column("category", item.category),
-                column("price", item.price),
-            ]
-        })
+    let columns = |item: &Item| {
+        vec![
+            column("category", item.category),
+            column("price", item.price),
+        ]
     };
-    let kind = match (old, new) {
-        (_, None) => v1::RowChangeKind::Delete,
-        (None, Some(_)) => v1::RowChangeKind::Insert,
-        (Some(_), Some(_)) => v1::RowChangeKind::Update,
-    };
-    let change = v1::RowChange {
-        table: "items".to_owned(),
-        kind: kind.into(),
-        old: columns(old),
-        new: columns(new),
-        id: id.to_string(),
-        version,
-        ..Default::default()
-    };
+    let change = row_change("items", (old.map(columns), new.map(columns)), (id, version));
     let call = v1::RowChangedRequest {
         changes: vec![change],
         dialect: v1::SqlDialect::Sqlite.into(),

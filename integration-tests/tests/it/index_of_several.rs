@@ -11,7 +11,7 @@ use rusqlite::{Connection, params};
 use tonic_types::StatusExt as _;
 
 use crate::fence::client;
-use crate::support::column;
+use crate::support::{column, row_change};
 
 const DIALECT: v1::SqlDialect = v1::SqlDialect::Sqlite;
 
@@ -121,30 +121,14 @@ async fn tell(
     new: Option<&Lot>,
     version: u64,
 ) -> Session {
-    let columns = |lot: Option<&Lot>| {
-        let cells = lot.map(|lot| {
-            [
-                column("category", lot.category),
-                column("seller", lot.seller),
-                column("price", lot.price),
-            ]
-        });
-        cells.into_iter().flatten().collect()
+    let columns = |lot: &Lot| {
+        vec![
+            column("category", lot.category),
+            column("seller", lot.seller),
+            column("price", lot.price),
+        ]
     };
-    let kind = match (old, new) {
-        (_, None) => v1::RowChangeKind::Delete,
-        (None, Some(_)) => v1::RowChangeKind::Insert,
-        (Some(_), Some(_)) => v1::RowChangeKind::Update,
-    };
-    let change = v1::RowChange {
-        table: "lots".to_owned(),
-        kind: kind.into(),
-        old: columns(old),
-        new: columns(new),
-        id: id.to_string(),
-        version,
-        ..Default::default()
-    };
+    let change = row_change("lots", (old.map(columns), new.map(columns)), (id, version));
     let told = client.row_changed(DIALECT, [change]).await.unwrap();
     let mut session = Session::new();
     session.add(&told.session_token).unwrap();

@@ -99,3 +99,25 @@ pub(crate) fn column(column: &str, value: i64) -> v1::ColumnValue {
         value: Some(integer(value)),
     }
 }
+
+/// A row's change, with its columns before and after it where it was there.
+pub(crate) fn row_change(
+    table: &str,
+    (old, new): (Option<Vec<v1::ColumnValue>>, Option<Vec<v1::ColumnValue>>),
+    (id, version): (i64, u64),
+) -> v1::RowChange {
+    let kind = match (&old, &new) {
+        (_, None) => v1::RowChangeKind::Delete,
+        (None, Some(_)) => v1::RowChangeKind::Insert,
+        (Some(_), Some(_)) => v1::RowChangeKind::Update,
+    };
+    v1::RowChange {
+        table: table.to_owned(),
+        kind: kind.into(),
+        old: old.unwrap_or_default(),
+        new: new.unwrap_or_default(),
+        id: id.to_string(),
+        version,
+        ..Default::default()
+    }
+}

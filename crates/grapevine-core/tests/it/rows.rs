@@ -6,6 +6,7 @@ use grapevine_core::criteria::{Cell, Column, Conjunction, Datum, Dialect, Raw, S
 use grapevine_core::event::{Moment, RowImage};
 use grapevine_core::id::EventId;
 use grapevine_core::index::{Combine, LeafKey, Ordering, RowId, RowIdentity, Window};
+use grapevine_core::machine::SHAPES_PER_TABLE_MAX;
 use grapevine_core::machine::effects::{
     CondemnReason, Input, LeafAnswer, LeafFill, LeafQuery, LeafTurn, LeaseClaim, Reply, Verdict,
 };
@@ -86,22 +87,26 @@ fn classes_of(read: &Conjunction) -> Vec<String> {
         .collect()
 }
 
+/// Two sidecars, cut off from the third one, make 64 shapes of the table known each; there is room for no more of others'.
+fn use_up_the_room(world: &mut World) {
+    world.cut(0, 2);
+    world.cut(1, 2);
+    for (at, letter) in [(0, 'a'), (1, 'b')] {
+        for number in 0..SHAPES_PER_TABLE_MAX {
+            let classes = classes_of(&column(&format!("{letter}{number}")));
+            world.look_up(at, "list", &[&classes[0]]);
+        }
+    }
+    world.settle();
+}
+
 /// The holder of the snapshot had not known the shape when it applied the change, and has no room to know it: who takes the snapshot is
 /// the only one who can tell.
 #[test]
 fn g3_who_takes_a_snapshot_tells_what_a_shape_lacks() {
     let mut world = World::running(3);
     let five = list(5);
-    world.cut(0, 2);
-    world.cut(1, 2);
-    // Two sidecars make 64 shapes of the table known each; there is room for no more of others'.
-    for (at, letter) in [(0, 'a'), (1, 'b')] {
-        for number in 0..64 {
-            let classes = classes_of(&column(&format!("{letter}{number}")));
-            world.look_up(at, "list", &[&classes[0]]);
-        }
-    }
-    world.settle();
+    use_up_the_room(&mut world);
     let change: EventId = world.next_event(0);
     world.rows_changed(0, vec![category(5)]);
     world.settle();
@@ -129,15 +134,7 @@ fn g3_who_takes_a_snapshot_tells_what_a_shape_lacks() {
 fn g9_a_leaf_is_absent_while_its_shape_is_told_what_it_lacks() {
     let mut world = World::running(3);
     let five = list(5);
-    world.cut(0, 2);
-    world.cut(1, 2);
-    for (at, letter) in [(0, 'a'), (1, 'b')] {
-        for number in 0..64 {
-            let classes = classes_of(&column(&format!("{letter}{number}")));
-            world.look_up(at, "list", &[&classes[0]]);
-        }
-    }
-    world.settle();
+    use_up_the_room(&mut world);
     // Grants are over at the two, which may have changes that the third one does not hear of; its own are not.
     let change: EventId = world.next_event(0);
     let mut row = RowImage::from(category(5));
