@@ -11,7 +11,8 @@
 //!   bypasses.
 //! - *G7 with lesser receipts*: an event is acknowledged when the disks of two runs that have a seat in the roster hold it;
 //!   `max_staleness` later, and for policies that serve `serve_unknown_for` later still, no read begun gives
-//!   the old value. What a run without a seat holds is no more than told to somebody, also where one member has it: no
+//!   the old value. A seat counts by the newest view that anybody has taken over: whoever has lost it and does not know yet is
+//!   acknowledged nothing by those who do. What a run without a seat holds is no more than told to somebody, also where one member has it: no
 //!   receipt counts that as a second disk, so the member may leave, or lose its seat, as if it were the only one.
 //! - *G11*: who does not tell to bypass has applied all that was acknowledged `max_staleness` ago.
 //!

@@ -10,6 +10,7 @@ use grapevine_core::id::{Incarnation, Time};
 use grapevine_core::machine::Core;
 use grapevine_core::machine::effects::{CommitId, PeerHello, PeerMessage, Ticket};
 use grapevine_core::names::{ClassPath, NodeId};
+use grapevine_core::roster::Mark;
 use grapevine_core::store::Write;
 use rand::rngs::SmallRng;
 
@@ -128,6 +129,8 @@ pub(crate) struct Node {
     pub(crate) calls: BTreeMap<Ticket, Call>,
     /// How the disk became what it is, if not by being written.
     pub(crate) disk_was: Option<&'static str>,
+    /// The run and its view, when it was noted who has a seat.
+    pub(crate) noted: Option<(Incarnation, Option<Mark>)>,
     /// Draws flush times and the like.
     pub(crate) rng: SmallRng,
     /// An arm's table of versions, kept beside the core's.
@@ -172,6 +175,7 @@ impl Node {
             receiving: false,
             calls: BTreeMap::new(),
             disk_was: None,
+            noted: None,
             rng,
             rule: None,
             trap: None,

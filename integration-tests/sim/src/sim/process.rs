@@ -7,6 +7,7 @@ use grapevine_core::id::{EventId, Incarnation, Lane, Time};
 use grapevine_core::machine::effects::{Action, Effects, Input, PeerHello, Side};
 use grapevine_core::machine::{Core, CoreConfig, Limits};
 use grapevine_core::names::{Address, ClassPath};
+use grapevine_core::roster::View;
 use grapevine_core::store::Write;
 use rand::Rng as _;
 
@@ -136,10 +137,7 @@ impl Sim<'_> {
         {
             self.carry_out(at, effects);
         }
-        let node = &self.nodes[at];
-        let has_seat = |core: &Core| core.roster().seats_run(&node.name, node.incarnation);
-        let seated = node.core.as_ref().is_some_and(has_seat);
-        self.checker.seated(self.now, at, seated);
+        self.note_seats(at);
         if !self.traps.is_empty() {
             self.close_traps(at);
         }
@@ -188,6 +186,39 @@ impl Sim<'_> {
             at: wake,
         };
         self.queue.push(wake, event);
+    }
+
+    /// Notes who has a seat, once a sidecar is of another view. Who was unseated and has yet to hear of it has none: no other member
+    /// acknowledges what it issues.
+    fn note_seats(&mut self, at: usize) {
+        let nodes = self.nodes.iter();
+        let views = nodes.filter_map(|node| node.core.as_ref().map(Core::roster));
+        let core = self.nodes[at].core.as_ref();
+        let known = (
+            self.nodes[at].incarnation,
+            core.map(|core| core.roster().mark()),
+        );
+        let changed = self.nodes[at].noted != Some(known);
+        let seats = |slot: usize| {
+            let node = &self.nodes[slot];
+            node.core.as_ref().is_some_and(|core| {
+                let own = core.roster();
+                let later = |view: &&View| view.history == own.history && view.number > own.number;
+                let mut later = views.clone().filter(later);
+                let seats = |view: &View| view.seats_run(&node.name, node.incarnation);
+                seats(own) && later.all(seats)
+            })
+        };
+        let slots = if changed {
+            0..self.nodes.len()
+        } else {
+            at..at + 1
+        };
+        let seated: Vec<_> = slots.map(|slot| (slot, seats(slot))).collect();
+        self.nodes[at].noted = Some(known);
+        for (slot, seated) in seated {
+            self.checker.seated(self.now, slot, seated);
+        }
     }
 
     pub(super) fn wake(&mut self, at: usize, planned: Micros) {
