@@ -36,6 +36,14 @@ pub(crate) fn add(g: &mut Generator<'_>) {
 fn declared(g: &mut Generator<'_>, node: usize) -> (WriteOp, usize) {
     let address = g.address();
     let kind = g.kind_of(address);
+    let mut write = g.write_of(node, kind);
+    write.dies = g.rng.random_range(0..2) == 0;
+    write.declared = Some(terms(g, node));
+    (write, address)
+}
+
+/// For how long a write is declared, and what becomes of it.
+pub(crate) fn terms(g: &mut Generator<'_>, node: usize) -> Declared {
     let lease = g.rng.random_range(LEASE_MIN..=LEASE_MAX);
     let takes = match g.rng.random_range(0..8) {
         0..3 => g.rng.random_range(0..lease / 8),
@@ -51,10 +59,7 @@ fn declared(g: &mut Generator<'_>, node: usize) -> (WriteOp, usize) {
         }
         _ => Then::Dies,
     };
-    let mut write = g.write_of(node, kind);
-    write.dies = g.rng.random_range(0..2) == 0;
-    write.declared = Some(Declared { lease, takes, then });
-    (write, address)
+    Declared { lease, takes, then }
 }
 
 /// A declared write that is committed within its lease, and nobody tells of it.

@@ -4,6 +4,7 @@
 //! draws nothing while it runs, and the streams of network and disks are their own.
 
 use grapevine_core::event::PurgeMode;
+use grapevine_core::index::Combine;
 use grapevine_core::machine::effects::ReceiptLevel;
 
 use crate::clock::{MILLISECOND, Micros};
@@ -98,6 +99,8 @@ pub(crate) struct LeafOp {
     pub(crate) read: ReadOp,
     /// Which list.
     pub(crate) list: List,
+    /// Another list that it is read together with, as one.
+    pub(crate) with: Option<(Combine, List)>,
     /// How many members it asks for.
     pub(crate) limit: usize,
     /// Whether members are left out of which the sidecar knows a newer version elsewhere.

@@ -1,11 +1,13 @@
 //! Rows that applications keep lists of: what the database has of them, in all their versions, and what was told of each commit.
 //!
 //! A row is of a category and has a price, or is deleted. Some are there from the begin. Of one table the application counts
-//! the versions of rows, of the other it does not.
+//! the versions of rows, of the other it does not. What is told of a write that was begun carries a marker, a column that names it.
 
 use std::collections::BTreeMap;
 
-use grapevine_core::criteria::{Cell, Column, Conjunction, Datum, Dialect, Raw, Shape, Table};
+use grapevine_core::criteria::{
+    Cell, Column, Conjunction, Datum, Dialect, Raw, Shape, Table, Value,
+};
 use grapevine_core::event::{Moment, RowImage};
 use grapevine_core::id::EventId;
 use grapevine_core::index::{LeafKey, Ordering, Place, RowId, RowIdentity, SortKey};
@@ -19,44 +21,90 @@ pub(crate) const CATEGORIES: usize = 2;
 /// Prices of rows.
 pub(crate) const PRICES: usize = 4;
 
+/// The column that names a write which was begun.
+const MARKER: &str = "writer";
+
 /// A row as it is: its category and its price, or nothing where it is deleted.
 pub(crate) type State = Option<(usize, usize)>;
 
-/// A list: the rows of a category, by id or by falling price.
+/// A list: the rows of a table that meet a criterion.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct List {
     /// Of which table.
     pub(crate) table: usize,
-    /// Of which category.
-    pub(crate) category: usize,
-    /// Whether it is by falling price.
-    pub(crate) ordered: bool,
+    /// Which of its lists.
+    pub(crate) of: Of,
+}
+
+/// Which rows a list has, and in which order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Of {
+    /// Those of a category, by id.
+    Category(usize),
+    /// Those of a category, by falling price.
+    Ordered(usize),
+    /// Those of a price, by id.
+    Price(usize),
+}
+
+impl Of {
+    /// All lists of a table.
+    const ALL: [Self; 2 * CATEGORIES + PRICES] = [
+        Self::Category(0),
+        Self::Category(1),
+        Self::Ordered(0),
+        Self::Ordered(1),
+        Self::Price(0),
+        Self::Price(1),
+        Self::Price(2),
+        Self::Price(3),
+    ];
+
+    /// Whether a row of this category and price is in it.
+    fn meets(self, (category, price): (usize, usize)) -> bool {
+        match self {
+            Self::Category(of) | Self::Ordered(of) => of == category,
+            Self::Price(of) => of == price,
+        }
+    }
 }
 
 impl List {
     /// All of them.
     pub(crate) fn all() -> impl Iterator<Item = Self> {
-        (0..TABLES.len() * CATEGORIES * 2).map(|number| Self {
-            table: number / (CATEGORIES * 2),
-            category: number / 2 % CATEGORIES,
-            ordered: number % 2 == 1,
-        })
+        (0..TABLES.len()).flat_map(|table| Of::ALL.map(|of| Self { table, of }))
     }
 
     /// Its number among all.
     pub(crate) fn number(self) -> usize {
-        (self.table * CATEGORIES + self.category) * 2 + usize::from(self.ordered)
+        let of = Of::ALL.iter().position(|of| *of == self.of);
+        self.table * Of::ALL.len() + of.expect("invariant: it is one of all")
+    }
+
+    /// Whether it is by falling price.
+    pub(crate) fn ordered(self) -> bool {
+        matches!(self.of, Of::Ordered(_))
+    }
+
+    /// The lists that a row is in.
+    fn of_row(table: usize, state: (usize, usize)) -> impl Iterator<Item = Self> {
+        let all = Of::ALL.into_iter().map(move |of| Self { table, of });
+        all.filter(move |list| list.of.meets(state))
     }
 
     /// The leaf that it is.
     pub(crate) fn leaf(self) -> LeafKey {
-        let rows = rows(self.table, &[("category", self.category)]);
+        let cell = match self.of {
+            Of::Category(category) | Of::Ordered(category) => ("category", category),
+            Of::Price(price) => ("price", price),
+        };
+        let rows = rows(self.table, &[cell]);
         let classes = Shape::of(&rows).classes_of_read(&rows);
         LeafKey {
             class: classes.into_iter().next().expect("invariant: a class"),
             ordering: Ordering {
-                by: self.ordered.then(|| column("price")),
-                descending: self.ordered,
+                by: self.ordered().then(|| column("price")),
+                descending: self.ordered(),
                 nulls_high: false,
             },
         }
@@ -64,7 +112,7 @@ impl List {
 
     /// Whether a place lies before another one.
     pub(crate) fn before(self, place: &Place, other: &Place) -> bool {
-        if self.ordered {
+        if self.ordered() {
             place > other
         } else {
             place < other
@@ -106,14 +154,18 @@ pub(crate) enum Before {
     Untold,
 }
 
+/// A write that was begun: its operation, and which of its attempts to declare it was taken.
+pub(crate) type Begun = (usize, u32);
+
 /// A row.
 #[derive(Clone, Debug, Default)]
 struct Row {
     /// What it was as of which write, and in which version.
     states: Vec<(u64, State, u64)>,
-    /// The commits since it came into its category, and since it has its price as well.
+    /// The commits since it came into its category, since it has its price, and since it has both.
     in_category: Vec<u64>,
     at_price: Vec<u64>,
+    in_both: Vec<u64>,
 }
 
 impl Row {
@@ -125,23 +177,28 @@ impl Row {
     fn set(&mut self, index: u64, to: State) {
         let (before, version) = self.state();
         let category = |state: State| state.map(|(category, _)| category);
+        let price = |state: State| state.map(|(_, price)| price);
         if category(before) != category(to) {
             self.in_category.clear();
         }
-        if before != to {
+        if price(before) != price(to) {
             self.at_price.clear();
         }
+        if before != to {
+            self.in_both.clear();
+        }
         self.states.push((index, to, version + 1));
-        self.in_category.push(index);
-        self.at_price.push(index);
+        for since in [&mut self.in_category, &mut self.at_price, &mut self.in_both] {
+            since.push(index);
+        }
     }
 }
 
 /// What is to be told of a commit, and the events that told it.
 #[derive(Clone, Debug, Default)]
 struct Told {
-    /// The table and the category that a row came to.
-    came: Option<(usize, usize)>,
+    /// The lists that a row came to.
+    came: Vec<List>,
     images: Vec<RowImage>,
     events: Vec<EventId>,
 }
@@ -175,15 +232,15 @@ impl Shelves {
         }
     }
 
-    /// A commit, by the number of its write.
-    pub(crate) fn commit(&mut self, index: u64, shift: Shift) {
-        let images = match shift {
-            Shift::One {
-                table,
-                id,
-                to,
-                before,
-            } => self.change(index, (table, id), to, before),
+    /// A commit, by the number of its write; of one that was begun.
+    pub(crate) fn commit(&mut self, index: u64, shift: Shift, begun: Option<Begun>) {
+        let images = self.images_of(shift, begun);
+        let came = match shift {
+            Shift::One { table, id, to, .. } => {
+                self.rows[table][id].set(index, to);
+                let lists = to.map(|to| List::of_row(table, to));
+                lists.into_iter().flatten().collect()
+            }
             Shift::Category { table, from } => {
                 let next = (from + 1) % CATEGORIES;
                 for row in &mut self.rows[table] {
@@ -193,13 +250,8 @@ impl Shelves {
                         row.set(index, Some((next, price)));
                     }
                 }
-                let rows = |category| rows(table, &[("category", category)]);
-                [from, next].map(|category| rows(category).into()).into()
+                Vec::new()
             }
-        };
-        let came = match shift {
-            Shift::One { table, to, .. } => to.map(|(category, _)| (table, category)),
-            Shift::Category { .. } => None,
         };
         let events = Vec::new();
         let told = Told {
@@ -210,19 +262,37 @@ impl Shelves {
         self.told.insert(index, told);
     }
 
-    fn change(
-        &mut self,
-        index: u64,
-        (table, id): (usize, usize),
-        to: State,
-        told: Before,
-    ) -> Vec<RowImage> {
-        let (before, _) = self.rows[table][id].state();
-        self.rows[table][id].set(index, to);
-        let (_, version) = self.rows[table][id].state();
+    /// What is to be told of a commit that would be made now.
+    pub(crate) fn images_of(&self, shift: Shift, begun: Option<Begun>) -> Vec<RowImage> {
+        let mut images = match shift {
+            Shift::One {
+                table,
+                id,
+                to,
+                before,
+            } => self.images_of_row((table, id), to, before),
+            Shift::Category { table, from } => {
+                let next = (from + 1) % CATEGORIES;
+                let rows = |category| rows(table, &[("category", category)]);
+                [from, next].map(|category| rows(category).into()).into()
+            }
+        };
+        if let Some((op, attempt)) = begun {
+            let name = format!("writer {op}.{attempt}");
+            let marker = Datum::of(Dialect::Postgres, Raw::Text(&name));
+            let marker = Cell::Is(marker.expect("invariant: a short text has a normal form"));
+            for image in &mut images {
+                image.rows.narrow(column(MARKER), marker.clone());
+            }
+        }
+        images
+    }
+
+    fn images_of_row(&self, (table, id): (usize, usize), to: State, told: Before) -> Vec<RowImage> {
+        let (before, version) = self.rows[table][id].state();
         let identity = RowIdentity {
             id: row_id(id),
-            version: counted(table, version),
+            version: counted(table, version + 1),
         };
         let image = |rows, moment| RowImage {
             rows,
@@ -246,15 +316,8 @@ impl Shelves {
 
     /// The lists that a commit's row came to.
     pub(crate) fn came_to(&self, index: u64) -> impl Iterator<Item = List> {
-        let came = self.told.get(&index).and_then(|told| told.came);
-        let orders = [false, true];
-        came.into_iter().flat_map(move |(table, category)| {
-            orders.map(|ordered| List {
-                table,
-                category,
-                ordered,
-            })
-        })
+        let told = self.told.get(&index);
+        told.into_iter().flat_map(|told| told.came.iter().copied())
     }
 
     /// What is to be told of a commit.
@@ -286,7 +349,7 @@ impl Shelves {
         });
         let mut members: Vec<_> = members.collect();
         members.sort();
-        if list.ordered {
+        if list.ordered() {
             members.reverse();
         }
         members
@@ -297,10 +360,10 @@ impl Shelves {
         let rows = self.rows[list.table].iter().enumerate();
         rows.filter_map(move |(id, row)| {
             let place = place(list, id, row.state().0)?;
-            let since = if list.ordered {
-                &row.at_price
-            } else {
-                &row.in_category
+            let since = match list.of {
+                Of::Category(_) => &row.in_category,
+                Of::Price(_) => &row.at_price,
+                Of::Ordered(_) => &row.in_both,
             };
             Some(Entry { place, since })
         })
@@ -312,10 +375,22 @@ impl Shelves {
     }
 }
 
+/// The write that was begun and that rows are told of, if they say so.
+pub(crate) fn begun(image: &RowImage) -> Option<Begun> {
+    let Some(Cell::Is(marker)) = image.rows.cells.get(&column(MARKER)) else {
+        return None;
+    };
+    let Value::Text(name) = &marker.value else {
+        return None;
+    };
+    let (op, attempt) = name.strip_prefix("writer ")?.split_once('.')?;
+    Some((op.parse().ok()?, attempt.parse().ok()?))
+}
+
 /// Where a row is in a list, if it is there.
-fn place(list: List, id: usize, state: State) -> Option<Place> {
-    let (_, price) = state.filter(|(category, _)| *category == list.category)?;
-    let key = if list.ordered {
+pub(crate) fn place(list: List, id: usize, state: State) -> Option<Place> {
+    let (_, price) = state.filter(|state| list.of.meets(*state))?;
+    let key = if list.ordered() {
         SortKey::of(&datum(price).value, false)
     } else {
         SortKey::NONE
@@ -349,4 +424,26 @@ fn rows(table: usize, cells: &[(&str, usize)]) -> Conjunction {
         rows.narrow(column(name), Cell::Is(datum(*value)));
     }
     rows
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_told_of_a_write_that_was_begun_names_it() {
+        let shelves = Shelves::new();
+        let shift = Shift::One {
+            table: 1,
+            id: 0,
+            to: Some((1, 2)),
+            before: Before::Told,
+        };
+        let named = |by| {
+            let images = shelves.images_of(shift, by);
+            images.iter().map(begun).collect::<Vec<_>>()
+        };
+        assert_eq!(named(Some((314, 2))), [Some((314, 2)); 2]);
+        assert_eq!(named(None), [None; 2]);
+    }
 }

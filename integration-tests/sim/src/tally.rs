@@ -203,6 +203,11 @@ pub(crate) struct Leaves {
     /// Of what was found, all that was asked for, and such as is too short.
     pub(crate) whole: u64,
     pub(crate) short: u64,
+    /// Of what was found, what was read of several leaves, of any of them and of all of them.
+    pub(crate) united: u64,
+    pub(crate) intersected: u64,
+    /// Rows of writes that were begun and not decided, in what their sidecar answered.
+    pub(crate) begun_shown: u64,
     /// Of the readers, answered as absent at first, and told to bypass.
     pub(crate) absent: u64,
     pub(crate) bypassed: u64,
@@ -231,6 +236,9 @@ impl Leaves {
         self.found_later += other.found_later;
         self.whole += other.whole;
         self.short += other.short;
+        self.united += other.united;
+        self.intersected += other.intersected;
+        self.begun_shown += other.begun_shown;
         self.absent += other.absent;
         self.bypassed += other.bypassed;
         self.members += other.members;
@@ -246,13 +254,16 @@ impl Leaves {
     }
 
     /// By name.
-    pub(crate) fn named(self) -> [(&'static str, u64); 17] {
+    pub(crate) fn named(self) -> [(&'static str, u64); 20] {
         [
             ("asked", self.asked),
             ("found", self.found),
             ("found_later", self.found_later),
             ("whole", self.whole),
             ("short", self.short),
+            ("united", self.united),
+            ("intersected", self.intersected),
+            ("begun_shown", self.begun_shown),
             ("absent", self.absent),
             ("bypassed", self.bypassed),
             ("members", self.members),

@@ -85,7 +85,9 @@ fn g3_g4_what_is_read_inside_a_snapshot_that_has_ended_or_is_too_old_is_not_stor
 #[test]
 fn g9_leaves_are_answered_loaded_pruned_and_evicted_and_hold_the_truth() {
     let report = passes(&Request::new(600..660));
-    for what in ["whole", "stored", "condemned", "pruned", "evicted", "extra"] {
+    let occurred = ["whole", "stored", "condemned", "pruned", "evicted", "extra"];
+    let together = ["united", "intersected", "begun_shown"];
+    for what in occurred.into_iter().chain(together) {
         assert!(report.leaves(what) > 0, "{what}:\n{}", report.text());
     }
 }
@@ -97,7 +99,7 @@ fn g9_most_reads_of_leaves_in_calm_weather_find_them() {
     let report = passes(&request);
     let (asked, found) = (report.leaves("asked"), report.leaves("found"));
     assert!(
-        asked > 1_500 && found * 100 > asked * 70,
+        asked > 1_500 && found * 100 > asked * 60,
         "{}",
         report.text()
     );

@@ -8,16 +8,18 @@
 //! sidecar, once everything is well and the leases are over, whoever died in between. An abort that was answered as in
 //! time is followed by no bump of the run that answered; by nobody's in calm weather (elsewhere a holder may not have
 //! heard of it). Bumps that nobody called for carry markers, classes that name the write.
+//!
+//! Writes of rows that are in lists are declared by these, and carry markers in them. What is judged of them is that every sidecar is told of
+//! them all the same, and what lists have of them (in `leaves`).
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
-use grapevine_core::event::{Bump, Match};
+use grapevine_core::event::{BumpEvent, Match};
 use grapevine_core::id::{EventId, Incarnation};
 use grapevine_core::intent::{INTENT_GRACE, IntentId};
 use grapevine_core::machine::Core;
-use grapevine_core::machine::effects::{
-    AbortOutcome, Announced, BeginWrite, Input, Invalidate, Reply, Ticket, Written,
-};
+use grapevine_core::machine::effects::{AbortOutcome, Announced, BeginWrite, Input, Reply, Ticket};
 use grapevine_core::names::ClassPath;
 
 use super::Sim;
@@ -27,7 +29,8 @@ use crate::declare::LEASE_MAX;
 use crate::events::Event;
 use crate::node::Call;
 use crate::schedule::{Declared, Then, WriteOp};
-use crate::shop::{marked, marker};
+use crate::shelves::{Begun, Shift, begun};
+use crate::shop::{Mask, marked, marker};
 use crate::tally::Race;
 use crate::violation::Guarantee;
 
@@ -49,6 +52,9 @@ pub(super) struct Declaring {
     aborted: bool,
     /// The run that bumped it last without being called.
     bumped_by: Option<Incarnation>,
+    /// Whether it was decided what becomes of the write, and its number if it is committed.
+    decided: bool,
+    index: Option<u64>,
 }
 
 /// A write that was committed within its lease.
@@ -95,6 +101,8 @@ impl Sim<'_> {
                 taken: None,
                 aborted: false,
                 bumped_by: None,
+                decided: false,
+                index: None,
             };
             self.declaring.insert(op, declaring);
             self.last_declared = self.now;
@@ -108,10 +116,7 @@ impl Sim<'_> {
             return self.nodes[at].deferred.push(event);
         }
         let call = BeginWrite {
-            announced: Announced::Classes {
-                classes: self.classes_of((op, Some(attempt)), &write),
-                matching: self.shop.kinds[write.kind].matching,
-            },
+            announced: self.announced((op, attempt), &write),
             purge: write.purge(),
             lease: Duration::from_micros(declared.lease),
             deadline: self.time(at).plus(PATIENCE),
@@ -127,6 +132,44 @@ impl Sim<'_> {
         });
         let ticket = self.ticket(at, Call::Declare(op, attempt));
         self.input(at, Input::BeginWrite(ticket, call));
+    }
+
+    /// What a write will change, as its writer says before it.
+    fn announced(&self, begun: Begun, write: &WriteOp) -> Announced {
+        let Some(shift) = write.shift else {
+            let (op, attempt) = begun;
+            return Announced::Classes {
+                classes: self.classes_of((op, Some(attempt)), write),
+                matching: self.shop.kinds[write.kind].matching,
+            };
+        };
+        let mut rows = self.shelves.images_of(shift, Some(begun));
+        if !names_rows(begun.0) {
+            for image in &mut rows {
+                image.identity = None;
+            }
+        }
+        Announced::Rows(rows)
+    }
+
+    /// The rows that a sidecar shows in lists because it has taken a write that is not decided: by operation, the table, the number and
+    /// what it will be.
+    pub(super) fn rows_begun_at(
+        &self,
+        at: usize,
+    ) -> impl Iterator<Item = (usize, (usize, usize, (usize, usize)))> {
+        let run = self.nodes[at].run;
+        let here = move |it: &Declaring| it.taken.is_some_and(|(_, of, by)| (of, by) == (at, run));
+        let declaring = self.declaring.iter();
+        let open = declaring.filter(move |(_, it)| !it.decided && here(it));
+        open.filter_map(|(op, it)| {
+            let (write, declared) = self.declared_op(*op)?;
+            let Some(Shift::One { table, id, to, .. }) = write.shift else {
+                return None;
+            };
+            let shown = names_rows(*op) && self.now < it.called + declared.lease;
+            to.filter(|_| shown).map(|to| (*op, (table, id, to)))
+        })
     }
 
     fn declared_op(&self, op: usize) -> Option<(WriteOp, Declared)> {
@@ -190,7 +233,10 @@ impl Sim<'_> {
         let Some((intent, at, run)) = declaring.taken else {
             return;
         };
-        let called = declaring.called;
+        let (called, begun) = (declaring.called, (op, declaring.attempt));
+        if let Some(declaring) = self.declaring.get_mut(&op) {
+            declaring.decided = true;
+        }
         let late = self.now >= called + declared.lease;
         match declared.then {
             Then::Dies => {}
@@ -201,7 +247,10 @@ impl Sim<'_> {
             // The answer took too long for one that heeds its lease.
             Then::Commits if late && declared.takes < declared.lease => {}
             Then::Commits => {
-                let index = self.commit(op, &write);
+                let index = self.commit(op, &write, Some(begun));
+                if let Some(declaring) = self.declaring.get_mut(&op) {
+                    declaring.index = Some(index);
+                }
                 let gone = !self.nodes[at].up() || self.nodes[at].run != run;
                 if write.dies || late || gone {
                     self.tally.race(Race::Orphaned);
@@ -266,30 +315,40 @@ impl Sim<'_> {
     }
 
     /// A sidecar issues a bump that nobody called for: an intent owed it.
-    pub(super) fn issued_uncalled(&mut self, at: usize, event: EventId, bump: &Bump) {
-        let covers = self.shop.covers(&bump.classes, bump.matching);
+    pub(super) fn issued_uncalled(&mut self, at: usize, event: EventId, owed: &BumpEvent) {
+        let (covers, markers) = match owed {
+            BumpEvent::Bump(bump) => {
+                let covers = self.shop.covers(&bump.classes, bump.matching);
+                (covers, bump.classes.iter().filter_map(marked).collect())
+            }
+            BumpEvent::Rows(changed) => {
+                let markers: BTreeSet<_> = changed.rows.iter().filter_map(begun).collect();
+                (Mask::default(), markers)
+            }
+            BumpEvent::Floor(_) | BumpEvent::Shape(_) => return,
+        };
         let core = self.nodes[at].core.as_ref();
         let everything = core.map_or(0, |core| core.roster().everything);
         // It speaks of all that was committed so far.
         let index = self.db.index();
-        let covers = (covers, is_soft(bump));
+        let covers = (covers, is_soft(owed));
         self.checker.issued(event, covers, index, everything);
         let stamp = self.nodes[at].wall.stamp(self.now);
         self.stamps.insert(event, stamp);
         self.tally.intents.ended += 1;
         let letter = self.nodes[at].letter;
         self.transcript.say(self.now, || {
-            format!(
-                "{letter} bumps what intents owe: {event:?} {:?}",
-                bump.classes
-            )
+            format!("{letter} bumps what intents owe: {event:?} {owed:?}")
         });
-        for (op, attempt) in bump.classes.iter().filter_map(marked) {
+        for (op, attempt) in markers {
             let declaring = self.declaring.get_mut(&op);
             let Some(declaring) = declaring.filter(|it| it.attempt == attempt) else {
                 continue;
             };
             declaring.bumped_by = Some(event.origin);
+            if let Some(index) = declaring.index {
+                self.shelves.tell(index, event);
+            }
             let told = declaring.taken.filter(|_| declaring.aborted);
             if let Some((intent, ..)) = told
                 && (intent.origin == event.origin || self.plan.calm)
@@ -322,7 +381,12 @@ impl Sim<'_> {
                 let progress = self.nodes[*at].core.as_ref().map(Core::progress);
                 let all = progress.map_or(0, |progress| self.checker.newest_everything(progress));
                 let newest = |address| self.checker.newest_applied(*at, address).max(all);
-                covers.iter().any(|address| newest(address) < index)
+                let untold = write.shift.is_some() && all < index && {
+                    let mut events = self.shelves.events(index).iter();
+                    let has = |event| progress.is_some_and(|has| self.checker.has(has, event));
+                    !events.any(|event| has(*event))
+                };
+                untold || covers.iter().any(|address| newest(address) < index)
             };
             if let Some(at) = (0..self.size).find(lacks) {
                 let letter = self.nodes[at].letter;
@@ -333,14 +397,11 @@ impl Sim<'_> {
             }
         }
     }
+}
 
-    /// The call that tells of a write, committed as declared or without a word before.
-    pub(super) fn telling(ticket: Ticket, intent: Option<IntentId>, call: Invalidate) -> Input {
-        match intent {
-            Some(intent) => Input::CommitWrite(ticket, intent, Written::Classes(call)),
-            None => Input::Invalidate(ticket, call),
-        }
-    }
+/// Whether the rows that a writer declares carry their ids: one that are new may have none yet.
+fn names_rows(op: usize) -> bool {
+    !op.is_multiple_of(4)
 }
 
 const _: () = assert!(

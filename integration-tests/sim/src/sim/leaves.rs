@@ -1,19 +1,16 @@
-//! Readers of lists of rows: look into the leaf, load it if nobody else does, look at rows of members and prune those that have
-//! moved on; and the judge of what leaves hold (G9).
+//! Readers of lists of rows: look into the leaf, or into two of them as one, load what is absent if nobody else does, look at rows of
+//! members and prune those that have moved on. What leaves hold is judged in the part `judge`.
 //!
 //! A reader reads the database for a leaf as others do for a value: at read-committed isolation, inside a snapshot that begins
 //! once it has its right, or at a replica that lags, unless its sidecar says that it must be the primary. Rows it looks at
 //! in the primary. It goes on to talk to its sidecar's next run as if nothing had happened: core is to refuse.
-//!
-//! A leaf that is answered as whole must hold each row that is in it now and of whose commits since it came there one was told by an
-//! event that the answering sidecar has applied. What else it holds is extra, and only counted.
+
+mod judge;
 
 use std::collections::BTreeMap;
 
-use grapevine_core::id::EventId;
-use grapevine_core::index::{Combine, Found, Place, Window};
+use grapevine_core::index::{Combine, Place, Window};
 use grapevine_core::lease::Lease;
-use grapevine_core::machine::Core;
 use grapevine_core::machine::effects::{
     FillOutcome, Filling, Input, LeafAnswer, LeafFill, LeafQuery, LeafTurn, LoadId, Prune, Reply,
 };
@@ -24,9 +21,8 @@ use crate::clock::{MILLISECOND, Micros};
 use crate::events::Event;
 use crate::node::Call;
 use crate::schedule::{LeafOp, Source, What};
-use crate::shelves::List;
+use crate::shelves::{List, Of};
 use crate::tally::Race;
-use crate::violation::Guarantee;
 
 /// How often a reader looks again: for what its session has seen, and for the right to load.
 const LOOKS_MAX: u32 = 40;
@@ -40,6 +36,8 @@ type Answer = Vec<(Place, u64)>;
 #[derive(Clone, Debug)]
 pub(super) struct Listing {
     step: Step,
+    /// The list that it loads or prunes.
+    about: List,
     looks: u32,
     /// Whether it has looked into the leaf before, and was to wait.
     looked: bool,
@@ -82,6 +80,15 @@ pub(super) type Listings = BTreeMap<usize, Listing>;
 /// The rights given last, by slot and list.
 pub(super) type Rights = BTreeMap<(usize, List), LoadId>;
 
+impl LeafOp {
+    /// The lists that are read, and how they make one.
+    fn lists(&self) -> (Combine, Vec<List>) {
+        let (combine, other) = self.with.unzip();
+        let lists = std::iter::once(self.list).chain(other).collect();
+        (combine.unwrap_or_default(), lists)
+    }
+}
+
 impl Sim<'_> {
     fn leaf_op(&self, op: usize) -> Option<&LeafOp> {
         match &self.plan.ops[op].what {
@@ -92,8 +99,12 @@ impl Sim<'_> {
 
     /// A reader of a list begins.
     pub(super) fn begin_listing(&mut self, op: usize) {
+        let Some(leaf) = self.leaf_op(op) else {
+            return;
+        };
         let listing = Listing {
             step: Step::Look,
+            about: leaf.list,
             looks: 0,
             looked: false,
             instead: None,
@@ -117,6 +128,7 @@ impl Sim<'_> {
         };
         let at = leaf.read.node;
         let listing = listing.clone();
+        let about = listing.about;
         let reads = matches!(listing.step, Step::Query(..) | Step::Check(..));
         if !reads && !self.nodes[at].answers(self.now) {
             self.listings.remove(&op);
@@ -126,17 +138,19 @@ impl Sim<'_> {
             Step::Look => self.look_into_leaf(op, &leaf, listing.looks),
             Step::Ask => {
                 let ticket = self.ticket(at, Call::List(op));
-                let key = self.shop.leaf(leaf.list).clone();
+                let key = self.shop.leaf(about).clone();
                 self.input(at, Input::LoadLeaf(ticket, key));
             }
             Step::Query(right, filling, begun) => {
-                self.read_list(op, &leaf, (right, filling), begun);
+                self.read_list(op, (&leaf, about), (right, filling), begun);
             }
-            Step::Fill(load) => self.fill_leaf(op, &leaf, load),
+            Step::Fill(load) => self.fill_leaf(op, (&leaf, about), load),
             Step::Check(members, whole, evidence) => {
-                self.look_at_rows(op, &leaf, (members, whole), evidence);
+                self.look_at_rows(op, (&leaf, about), (members, whole), evidence);
             }
-            Step::Prune(gone, rest, evidence) => self.prune(op, &leaf, (gone, rest), evidence),
+            Step::Prune(gone, rest, evidence) => {
+                self.prune(op, (&leaf, about), (gone, rest), evidence);
+            }
         }
     }
 
@@ -157,9 +171,11 @@ impl Sim<'_> {
             self.listings.remove(&op);
             return;
         }
+        let (combine, lists) = leaf.lists();
+        let leaves = lists.iter().map(|list| self.shop.leaf(*list).clone());
         let query = LeafQuery {
-            leaves: vec![self.shop.leaf(leaf.list).clone()],
-            combine: Combine::Any,
+            leaves: leaves.collect(),
+            combine,
             window: Window {
                 limit: leaf.limit,
                 ..Window::default()
@@ -169,14 +185,14 @@ impl Sim<'_> {
         let answer = core.read_leaf(&query, now);
         let again = self.listings.get_mut(&op);
         let again = again.is_some_and(|listing| std::mem::replace(&mut listing.looked, true));
-        self.count_answer(again, leaf.list, &answer);
+        self.count_answer(again, (combine, &lists), &answer);
         self.tell_answer(op, leaf, &answer);
         match answer {
             LeafAnswer::Bypass => {
                 self.listings.remove(&op);
             }
-            LeafAnswer::Absent(_) => {
-                self.next_step(op, leaf.read.get, Step::Ask);
+            LeafAnswer::Absent(missing) => {
+                self.load_one_of(op, leaf, &lists, &missing);
             }
             LeafAnswer::Found {
                 found,
@@ -184,11 +200,11 @@ impl Sim<'_> {
                 refill,
             } => {
                 self.vouches_by_leaf(at);
-                self.judge_leaf(at, leaf.list, leaf.limit, &found);
+                self.judge_leaves(at, (combine, &lists), leaf.limit, &found);
                 let whole = found.whole && !found.more;
                 let members: Vec<_> = found.members.into_iter().map(|(place, _)| place).collect();
                 if !refill.is_empty() {
-                    return self.next_step(op, leaf.read.get, Step::Ask);
+                    return self.load_one_of(op, leaf, &lists, &refill);
                 }
                 if members.is_empty() {
                     self.listings.remove(&op);
@@ -200,8 +216,23 @@ impl Sim<'_> {
         }
     }
 
+    /// A reader loads the first of the lists that lack something.
+    fn load_one_of(&mut self, op: usize, leaf: &LeafOp, lists: &[List], lacking: &[usize]) {
+        if let Some(listing) = self.listings.get_mut(&op)
+            && let Some(first) = lacking.first()
+        {
+            listing.about = lists[*first];
+        }
+        self.next_step(op, leaf.read.get, Step::Ask);
+    }
+
     /// Counts what a reader's look comes to; of one that looks again, no more than what it finds.
-    fn count_answer(&mut self, again: bool, list: List, answer: &LeafAnswer) {
+    fn count_answer(
+        &mut self,
+        again: bool,
+        (combine, lists): (Combine, &[List]),
+        answer: &LeafAnswer,
+    ) {
         let counted = &mut self.tally.leaves;
         counted.asked += u64::from(!again);
         match answer {
@@ -213,7 +244,20 @@ impl Sim<'_> {
                 counted.short += u64::from(!refill.is_empty());
                 counted.whole += u64::from(found.whole);
                 counted.members += found.members.len() as u64;
-                let extra = |place: &&(Place, _)| !self.shelves.has(list, &place.0);
+                if lists.len() > 1 {
+                    let together = match combine {
+                        Combine::Any => &mut counted.united,
+                        Combine::All => &mut counted.intersected,
+                    };
+                    *together += 1;
+                }
+                let extra = |(place, _): &&(Place, _)| {
+                    let mut having = lists.iter().map(|list| self.shelves.has(*list, place));
+                    match combine {
+                        Combine::Any => !having.any(|has| has),
+                        Combine::All => !having.all(|has| has),
+                    }
+                };
                 counted.extra += found.members.iter().filter(extra).count() as u64;
             }
         }
@@ -229,11 +273,16 @@ impl Sim<'_> {
                 10 + sums[0] * 64 + sums[1] * 4 + u64::from(found.whole)
             }
         };
-        let list = leaf.list.number() as u64;
-        self.transcript.fold(&[50, at as u64, list, code]);
+        let number = |list: List| list.number() as u64;
+        let with = leaf.with.map_or(u64::MAX, |(_, list)| number(list));
+        self.transcript
+            .fold(&[50, at as u64, number(leaf.list), with, code]);
         let letter = self.nodes[at].letter;
         self.transcript.say(self.now, || {
-            let list = describe(leaf.list);
+            let mut list = describe(leaf.list);
+            if let Some((combine, with)) = leaf.with {
+                list = format!("{list} and {} ({combine:?})", describe(with));
+            }
             match answer {
                 LeafAnswer::Found { found, refill, .. } => {
                     let places: Vec<_> = found.members.iter().map(|(place, _)| place).collect();
@@ -278,7 +327,7 @@ impl Sim<'_> {
         else {
             return;
         };
-        let key = (at, leaf.list);
+        let key = (at, listing.about);
         let merges = self.arm == Some(Arm::EpochsMerged) && listing.instead.is_some();
         let given = match turn {
             LeafTurn::Load { load, filling, .. } => {
@@ -330,7 +379,7 @@ impl Sim<'_> {
     fn read_list(
         &mut self,
         op: usize,
-        leaf: &LeafOp,
+        (leaf, about): (&LeafOp, List),
         (right, filling): (LoadId, Filling),
         begun: Micros,
     ) {
@@ -339,7 +388,7 @@ impl Sim<'_> {
             Source::Snapshot => self.db.lagging(begun + leaf.read.snapshot, 0),
             _ => self.db.index(),
         };
-        let mut answer = self.shelves.members(leaf.list, index);
+        let mut answer = self.shelves.members(about, index);
         let whole = leaf.first == 0 || answer.len() <= leaf.first;
         if !whole {
             answer.truncate(leaf.first);
@@ -359,11 +408,11 @@ impl Sim<'_> {
         self.next_step(op, leaf.read.compute, Step::Fill(load));
     }
 
-    fn fill_leaf(&mut self, op: usize, leaf: &LeafOp, mut load: Load) {
+    fn fill_leaf(&mut self, op: usize, (leaf, about): (&LeafOp, List), mut load: Load) {
         let at = leaf.read.node;
         let (from, to) = (load.stored, load.answer.len() - load.later);
         let fill = LeafFill {
-            leaf: self.shop.leaf(leaf.list).clone(),
+            leaf: self.shop.leaf(about).clone(),
             load: load.right,
             members: load.answer[from..to].to_vec(),
             more: load.later > 0,
@@ -411,7 +460,7 @@ impl Sim<'_> {
             }
         };
         let added = match outcome {
-            FillOutcome::Stored => load.whole && self.was_added(at, leaf.list, &load.answer),
+            FillOutcome::Stored => load.whole && self.was_added(at, listing.about, &load.answer),
             FillOutcome::Condemned => load.right.run == self.nodes[at].incarnation,
             _ => false,
         };
@@ -430,35 +479,15 @@ impl Sim<'_> {
         self.listings.remove(&op);
     }
 
-    /// Whether a leaf must hold a row that the database's answer did not have.
-    fn was_added(&self, at: usize, list: List, answer: &Answer) -> bool {
-        let Some(core) = &self.nodes[at].core else {
-            return false;
-        };
-        let mut entries = self.shelves.entries(list);
-        entries.any(|entry| {
-            !answer.iter().any(|(place, _)| *place == entry.place) && self.owes(core, entry.since)
-        })
-    }
-
-    /// Whether a sidecar has applied what told of one of these commits.
-    fn owes(&self, core: &Core, since: &[u64]) -> bool {
-        let told = |commit: &u64| {
-            let mut events = self.shelves.events(*commit).iter();
-            *commit == 0 || events.any(|event| self.checker.has(core.progress(), *event))
-        };
-        since.iter().rev().any(told)
-    }
-
     /// A reader looks at the rows of members, in the primary.
     fn look_at_rows(
         &mut self,
         op: usize,
-        leaf: &LeafOp,
+        (leaf, about): (&LeafOp, List),
         (members, whole): (Vec<Place>, bool),
         evidence: Lease,
     ) {
-        let here = self.shelves.members(leaf.list, self.db.index());
+        let here = self.shelves.members(about, self.db.index());
         let is_here = |place: &Place| here.iter().any(|(here, _)| here == place);
         let (rest, gone): (Vec<_>, Vec<_>) = members.into_iter().partition(is_here);
         if gone.is_empty() {
@@ -474,20 +503,17 @@ impl Sim<'_> {
     fn prune(
         &mut self,
         op: usize,
-        leaf: &LeafOp,
+        (leaf, about): (&LeafOp, List),
         (places, rest): (Vec<Place>, (Answer, bool)),
         mut evidence: Lease,
     ) {
         let at = leaf.read.node;
-        if places
-            .iter()
-            .any(|place| self.shelves.has(leaf.list, place))
-        {
+        if places.iter().any(|place| self.shelves.has(about, place)) {
             self.tally.race(Race::CameBack);
         }
         let letter = self.nodes[at].letter;
         self.transcript.say(self.now, || {
-            let list = describe(leaf.list);
+            let list = describe(about);
             format!("reader {op} prunes {places:?} from {list} at {letter}")
         });
         match self.arm {
@@ -506,80 +532,12 @@ impl Sim<'_> {
             _ => {}
         }
         let prune = Prune {
-            leaf: self.shop.leaf(leaf.list).clone(),
+            leaf: self.shop.leaf(about).clone(),
             places,
             evidence,
         };
         let ticket = self.ticket(at, Call::List(op));
         self.input(at, Input::PruneLeaf(ticket, prune));
-    }
-
-    /// Judges a leaf that was answered.
-    pub(super) fn judge_leaf(&mut self, at: usize, list: List, limit: usize, found: &Found) {
-        let places: Vec<_> = found.members.iter().map(|(place, _)| place).collect();
-        let Some(core) = self.nodes[at].core.as_ref().filter(|_| found.whole) else {
-            return;
-        };
-        let last = places.last().filter(|_| places.len() >= limit);
-        let lacking = self.shelves.entries(list).find(|entry| {
-            let ahead = last.is_none_or(|last| list.before(&entry.place, last));
-            ahead && !places.contains(&&entry.place) && self.owes(core, entry.since)
-        });
-        if let Some(entry) = lacking {
-            let (letter, list) = (self.nodes[at].letter, describe(list));
-            let events: Vec<_> = entry
-                .since
-                .iter()
-                .map(|commit| (*commit, self.shelves.events(*commit)))
-                .collect();
-            let what = format!(
-                "{letter} leaves {:?} out of {list}: {places:?}; it came there by the first of these writes, told by {events:?}",
-                entry.place
-            );
-            self.violated(Guarantee::G9, what);
-        }
-    }
-
-    /// Counts rows that come into a list whose leaf is absent.
-    pub(super) fn note_adds(&mut self, at: usize, event: EventId) {
-        let Some(known) = self.checker.known(event) else {
-            return;
-        };
-        let now = self.time(at);
-        let Some(core) = &self.nodes[at].core else {
-            return;
-        };
-        let absent = self.shelves.came_to(known.index).filter(|list| {
-            let query = LeafQuery {
-                leaves: vec![self.shop.leaf(*list).clone()],
-                combine: Combine::Any,
-                window: Window::default(),
-                verified: false,
-            };
-            core.read_leaf(&query, now) == LeafAnswer::Absent(vec![0])
-        });
-        self.tally.leaves.added_absent += absent.count() as u64;
-    }
-
-    /// Reads every leaf at a sidecar that everybody's word has reached, and judges it.
-    pub(super) fn read_all_leaves(&mut self, at: usize) {
-        for list in List::all() {
-            let query = LeafQuery {
-                leaves: vec![self.shop.leaf(list).clone()],
-                combine: Combine::Any,
-                window: Window {
-                    limit: usize::MAX,
-                    ..Window::default()
-                },
-                verified: false,
-            };
-            let now = self.time(at);
-            let core = self.nodes[at].core.as_ref();
-            let answer = core.map(|core| core.read_leaf(&query, now));
-            if let Some(LeafAnswer::Found { found, .. }) = answer {
-                self.judge_leaf(at, list, usize::MAX, &found);
-            }
-        }
     }
 
     /// Adds up what the core of a run that ends has counted of its leaves.
@@ -592,14 +550,10 @@ impl Sim<'_> {
 }
 
 fn describe(list: List) -> String {
-    let List {
-        table,
-        category,
-        ordered,
-    } = list;
-    let order = if ordered { " by falling price" } else { "" };
-    format!(
-        "{} of category {category}{order}",
-        crate::shelves::TABLES[table]
-    )
+    let table = crate::shelves::TABLES[list.table];
+    match list.of {
+        Of::Category(category) => format!("{table} of category {category}"),
+        Of::Ordered(category) => format!("{table} of category {category} by falling price"),
+        Of::Price(price) => format!("{table} of price {price}"),
+    }
 }

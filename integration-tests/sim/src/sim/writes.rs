@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use grapevine_core::event::{Bump, BumpEvent, Event as Logged, Match, PurgeMode, RowImage};
+use grapevine_core::event::{BumpEvent, Event as Logged, Match, PurgeMode, RowImage};
 use grapevine_core::id::{EventId, Incarnation};
 use grapevine_core::intent::IntentId;
 use grapevine_core::machine::Core;
 use grapevine_core::machine::effects::{
-    Input, Invalidate, Receipt, ReceiptLevel, Reply, RowsChange, Ticket,
+    Input, Invalidate, Receipt, ReceiptLevel, Reply, RowsChange, Ticket, Written,
 };
 use grapevine_core::names::ClassPath;
 use grapevine_core::store::Write;
@@ -18,6 +18,7 @@ use crate::clock::{MILLISECOND, Micros};
 use crate::events::Event;
 use crate::node::Call;
 use crate::schedule::{What, WriteOp};
+use crate::shelves::Begun;
 use crate::tally::Race;
 
 /// How long a sidecar may take for a receipt.
@@ -55,7 +56,7 @@ impl Sim<'_> {
         if write.declared.is_some() {
             return self.declare(op, 0);
         }
-        let index = self.commit(op, write);
+        let index = self.commit(op, write, None);
         if !write.dies {
             self.writes[op] = Some(Writing::new(index, None));
             self.after(write.call, Event::Invalidate { op, attempt: 0 });
@@ -63,11 +64,11 @@ impl Sim<'_> {
     }
 
     /// A write is committed; its index.
-    pub(super) fn commit(&mut self, op: usize, write: &WriteOp) -> u64 {
+    pub(super) fn commit(&mut self, op: usize, write: &WriteOp, begun: Option<Begun>) -> u64 {
         let kind = &self.shop.kinds[write.kind];
         let index = self.db.commit(self.now, kind.covers);
         if let Some(shift) = write.shift {
-            self.shelves.commit(index, shift);
+            self.shelves.commit(index, shift, begun);
         }
         self.tally.writes += 1;
         self.transcript.fold(&[30, op as u64, index]);
@@ -117,30 +118,32 @@ impl Sim<'_> {
         let ticket = Ticket(self.tickets);
         let kind = &self.shop.kinds[write.kind];
         let deadline = self.time(at).plus(PATIENCE);
-        let input = match writing.intent {
-            None if write.shift.is_some() || !kind.rows.is_empty() => {
-                let images = kind.rows.iter().cloned().map(RowImage::from);
-                let change = RowsChange {
-                    rows: match write.shift {
-                        Some(_) => self.shelves.images(writing.index),
-                        None => images.collect(),
-                    },
-                    purge: write.purge(),
-                    level: write.level,
-                    deadline,
-                };
-                Input::RowsChanged(ticket, change)
+        let by_rows = match (write.shift, writing.intent) {
+            (Some(_), _) => Some(self.shelves.images(writing.index)),
+            (None, None) if !kind.rows.is_empty() => {
+                Some(kind.rows.iter().cloned().map(RowImage::from).collect())
             }
-            intent => {
-                let call = Invalidate {
-                    classes: self.classes_of((op, None), &write),
-                    matching: kind.matching,
-                    purge: write.purge(),
-                    level: write.level,
-                    deadline,
-                };
-                Self::telling(ticket, intent.map(|(intent, _)| intent), call)
-            }
+            _ => None,
+        };
+        let written = match by_rows {
+            Some(rows) => Written::Rows(RowsChange {
+                rows,
+                purge: write.purge(),
+                level: write.level,
+                deadline,
+            }),
+            None => Written::Classes(Invalidate {
+                classes: self.classes_of((op, None), &write),
+                matching: kind.matching,
+                purge: write.purge(),
+                level: write.level,
+                deadline,
+            }),
+        };
+        let input = match (writing.intent, written) {
+            (Some((intent, _)), written) => Input::CommitWrite(ticket, intent, written),
+            (None, Written::Rows(change)) => Input::RowsChanged(ticket, change),
+            (None, Written::Classes(call)) => Input::Invalidate(ticket, call),
         };
         self.nodes[at]
             .calls
@@ -149,11 +152,10 @@ impl Sim<'_> {
             return;
         };
         let origin = self.nodes[at].incarnation;
-        let issued = |write| {
-            let bump = own_bump(write, origin).map(|(event, bump)| (event, is_soft(bump)));
-            bump.or_else(|| own_change(write, origin))
-        };
-        if let Some((event, soft)) = effects.writes.iter().find_map(issued) {
+        // The last one: what an intent owes beside it goes first.
+        let mut issued = effects.writes.iter().rev();
+        let issued = issued.find_map(|write| own_bump(write, origin));
+        if let Some((event, soft)) = issued.map(|(event, bump)| (event, is_soft(bump))) {
             let core = self.nodes[at].core.as_ref();
             let everything = core.map_or(0, |core| core.roster().everything);
             let (covers, index) = (kind.covers, writing.index);
@@ -292,42 +294,27 @@ impl Sim<'_> {
 }
 
 /// Whether what a bump replaces may be served for a while. What a conjunction does may not: its anchor keeps nothing.
-pub(super) fn is_soft(bump: &Bump) -> bool {
-    bump.purge == PurgeMode::Soft && bump.matching == Match::Any
-}
-
-/// The event that a write logs, if it is a bump of this run.
-pub(super) fn own_bump(write: &Write, own: Incarnation) -> Option<(EventId, &Bump)> {
-    match write {
-        Write::Log {
-            origin,
-            sequence,
-            event: Logged::Bump(event),
-        } if *origin == own => match &**event {
-            BumpEvent::Bump(bump) => {
-                let (origin, sequence) = (*origin, *sequence);
-                Some((EventId { origin, sequence }, bump))
-            }
-            BumpEvent::Floor(_) | BumpEvent::Rows(_) | BumpEvent::Shape(_) => None,
-        },
-        _ => None,
+pub(super) fn is_soft(event: &BumpEvent) -> bool {
+    match event {
+        BumpEvent::Bump(bump) => bump.purge == PurgeMode::Soft && bump.matching == Match::Any,
+        BumpEvent::Rows(changed) => changed.purge == PurgeMode::Soft,
+        BumpEvent::Floor(_) | BumpEvent::Shape(_) => false,
     }
 }
 
-/// The same of a change of rows: the event, and whether it is soft.
-fn own_change(write: &Write, own: Incarnation) -> Option<(EventId, bool)> {
+/// The event that a write logs, if it is a bump of this run, of classes or of rows.
+pub(super) fn own_bump(write: &Write, own: Incarnation) -> Option<(EventId, &BumpEvent)> {
     match write {
         Write::Log {
             origin,
             sequence,
             event: Logged::Bump(event),
         } if *origin == own => match &**event {
-            BumpEvent::Rows(changed) => {
+            BumpEvent::Bump(_) | BumpEvent::Rows(_) => {
                 let (origin, sequence) = (*origin, *sequence);
-                let soft = changed.purge == PurgeMode::Soft;
-                Some((EventId { origin, sequence }, soft))
+                Some((EventId { origin, sequence }, event))
             }
-            _ => None,
+            BumpEvent::Floor(_) | BumpEvent::Shape(_) => None,
         },
         _ => None,
     }
