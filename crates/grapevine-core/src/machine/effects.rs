@@ -554,82 +554,97 @@ pub enum Freshness {
     Unknown(String),
 }
 
-/// Counters of decisions, since the start.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counters {
+macro_rules! counters {
+    ($($(#[doc = $doc:literal])+ $name:ident,)+) => {
+        /// Counters of decisions, since the start.
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+        pub struct Counters {
+            $($(#[doc = $doc])+ pub $name: u64,)+
+        }
+
+        impl Counters {
+            /// Every counter: its stable name, what it counts, and its number; for metrics and `Status`.
+            pub fn by_name(&self) -> Vec<(&'static str, &'static str, u64)> {
+                vec![$((stringify!($name), concat!($($doc),+).trim_ascii(), self.$name),)+]
+            }
+        }
+    };
+}
+
+counters! {
     /// Own bumps.
-    pub bumps_own: u64,
+    bumps_own,
     /// Bumps of others.
-    pub bumps_remote: u64,
+    bumps_remote,
     /// Events that were known already.
-    pub events_duplicate: u64,
+    events_duplicate,
     /// Buckets evicted by this sidecar.
-    pub floors_own: u64,
+    floors_own,
     /// Conjunctions widened to their anchor, and changes of rows to whole tables, for want of room.
-    pub escalations: u64,
+    escalations,
     /// Shapes that this sidecar made known, or added to.
-    pub shapes_made_known: u64,
+    shapes_made_known,
     /// Registrations made here.
-    pub registrations_accepted: u64,
+    registrations_accepted,
     /// Registrations and fills condemned, here made or received.
-    pub registrations_condemned: u64,
+    registrations_condemned,
     /// Registrations known already.
-    pub registrations_suppressed: u64,
+    registrations_suppressed,
     /// Pulls sent.
-    pub pulls_sent: u64,
+    pulls_sent,
     /// Pulls served.
-    pub pulls_served: u64,
+    pulls_served,
     /// Snapshots asked for.
-    pub snapshots_requested: u64,
+    snapshots_requested,
     /// Snapshots adopted.
-    pub snapshots_adopted: u64,
+    snapshots_adopted,
     /// Snapshots sent.
-    pub snapshots_sent: u64,
+    snapshots_sent,
     /// Messages of peers that were malformed or not allowed.
-    pub peer_messages_refused: u64,
+    peer_messages_refused,
     /// Events that were known of, and that nobody had any more.
-    pub events_written_off: u64,
+    events_written_off,
     /// Bumps of everything of histories that there is no room for, each made up for by an own one.
-    pub histories_refused: u64,
+    histories_refused,
     /// Runs that were over and are followed no more.
-    pub runs_retired: u64,
+    runs_retired,
     /// Starts with nothing of what the disk said, for it was left behind by more retirements than are remembered, or it is the
     /// only member's and knows too many runs that are over: 0 or 1.
-    pub started_over: u64,
+    started_over,
     /// Write intents begun here, and answered.
-    pub intents_begun: u64,
+    intents_begun,
     /// Commits of write intents taken here, whoever had begun them.
-    pub intents_committed: u64,
+    intents_committed,
     /// Own write intents that were aborted in time.
-    pub intents_aborted: u64,
+    intents_aborted,
     /// Own write intents that ended with their lease, in a bump.
-    pub intents_expired: u64,
+    intents_expired,
     /// Write intents held for another run that ended in a bump here.
-    pub intents_expired_for_others: u64,
+    intents_expired_for_others,
     /// Write intents found open at the start: bumped then, and once more when their lease is certain to be over.
-    pub intents_recovered: u64,
+    intents_recovered,
     /// Write intents of peers that were not taken, for want of room or because this sidecar leaves.
-    pub intents_declined: u64,
+    intents_declined,
     /// Turns to fill that an arbiter gave to callers of this sidecar.
-    pub fills_elected: u64,
+    fills_elected,
     /// Turns to fill that callers took without an arbiter's word: it was late, or a table was full.
-    pub fills_unelected: u64,
+    fills_unelected,
     /// Turns to fill that ended with their lease.
-    pub fills_superseded: u64,
+    fills_superseded,
     /// Callers told to ask again later for a turn, for want of room or patience.
-    pub fills_put_off: u64,
+    fills_put_off,
     /// Turns to fill that this sidecar gave as the arbiter without remembering them, for want of room.
-    pub elections_overfull: u64,
+    elections_overfull,
     /// Leaves loaded.
-    pub leaves_loaded: u64,
+    leaves_loaded,
     /// Loads of leaves given up because something changed meanwhile that could not be followed.
-    pub leaves_condemned: u64,
+    leaves_condemned,
     /// Leaves dropped for want of room.
-    pub leaves_evicted: u64,
+    leaves_evicted,
     /// Members of leaves removed because somebody found their rows elsewhere, here or at a peer.
-    pub members_pruned: u64,
+    members_pruned,
     /// Rows of writes under way that leaves do not show, for want of room.
-    pub rows_not_shown: u64,
+    rows_not_shown,
 }
 
 /// A member as this sidecar sees it.
@@ -647,6 +662,8 @@ pub struct MemberView {
     pub head: u64,
     /// What of that is applied here.
     pub watermark: u64,
+    /// What of this sidecar's bump lane it has said to have on disk, without holes.
+    pub acknowledged: u64,
 }
 
 /// The vectors of both lanes as heads.

@@ -289,6 +289,7 @@ impl Members {
                     .map_or(Duration::ZERO, |until| until.since(now)),
                 head: lane(member.hello.incarnation).map_or(0, LaneProgress::head),
                 watermark: lane(member.hello.incarnation).map_or(0, LaneProgress::watermark),
+                acknowledged: member.acked.watermark(),
             })
             .collect()
     }

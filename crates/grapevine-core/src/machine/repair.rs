@@ -109,6 +109,12 @@ impl Core {
         self.repair.next = next;
     }
 
+    /// For how long the event has been missing that has been so for longest, of either lane.
+    pub fn missing_for(&self, now: Time) -> Option<Duration> {
+        let since = self.repair.gaps.values().map(|gap| gap.since).min()?;
+        Some(now.since(since))
+    }
+
     /// Runs of bump-lane events that are missing, and since when.
     pub(super) fn missing_bumps(&self) -> impl Iterator<Item = Suspect> + '_ {
         let gaps = self.repair.gaps.iter();
