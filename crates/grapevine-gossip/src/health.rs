@@ -24,9 +24,13 @@ macro_rules! counters {
         }
 
         impl Counters {
-            /// Every counter with its stable name, for metrics and `Status`.
-            pub fn by_name(&self) -> Vec<(&'static str, u64)> {
-                vec![$((concat!("gossip_", stringify!($name)), self.$name),)+]
+            /// Every counter: its stable name, what it counts, and its number; for metrics and `Status`.
+            pub fn by_name(&self) -> Vec<(&'static str, &'static str, u64)> {
+                vec![$((
+                    concat!("gossip_", stringify!($name)),
+                    concat!($($doc),+).trim_ascii(),
+                    self.$name,
+                ),)+]
             }
         }
     };

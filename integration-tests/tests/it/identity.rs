@@ -321,6 +321,7 @@ fn bumps(origin: Vec<u8>, first: u64, class: &str, count: usize) -> Kind {
         origin: origin.into(),
         first,
         events: vec![event; count],
+        ..Default::default()
     })
 }
 
@@ -340,6 +341,7 @@ fn floor(top: &str, bucket: u32, incarnation: Vec<u8>) -> Kind {
         events: vec![v1::BumpEvent {
             kind: Some(v1::bump_event::Kind::Floor(floor)),
         }],
+        ..Default::default()
     })
 }
 

@@ -1,12 +1,18 @@
-//! What a sidecar tells about itself: log lines on standard error (`lines`), and counters.
+//! What a sidecar tells about itself: log lines on standard error (`lines`), counters, and what OpenTelemetry makes of them and of
+//! calls: metrics (`metrics`, `readings`, `scrape`) and traces (`traces`, `rpc`), which go where the standard variables say (`otel`).
 //!
 //! Counters are numbers since start with stable names in snake case; `Status` answers them all, zeros included, so that a
 //! script may rely on a name being there. The machine counts its own decisions (`grapevine_core`), and `Status` tells both. They are added to from every thread without a lock, each on its own cache line.
 
 mod bursts;
 mod lines;
+pub(crate) mod metrics;
+pub(crate) mod otel;
+pub(crate) mod readings;
+pub(crate) mod rpc;
+pub(crate) mod scrape;
+pub(crate) mod traces;
 
-use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
@@ -130,6 +136,12 @@ counters! {
     StoreCommits = "store_commits",
     /// Writes flushed to disk.
     StoreWrites = "store_writes",
+    /// Spans that the collector took.
+    SpansExported = "spans_exported",
+    /// Spans dropped: the collector did not take them, or too many were waiting for it.
+    SpansDropped = "spans_dropped",
+    /// Events whose trace is followed no further, for newer ones took their place.
+    TracedEventsForgotten = "traced_events_forgotten",
 }
 
 /// One number on a cache line of its own.
@@ -203,20 +215,17 @@ impl Counters {
         self.numbers[counter as usize].0.load(Ordering::Relaxed)
     }
 
-    /// Every counter by name. Each number is exact; together they are of slightly different moments.
-    pub fn snapshot(&self) -> BTreeMap<String, u64> {
-        COUNTERS
-            .iter()
-            .zip(&self.numbers)
-            .map(|(info, number)| {
-                let number = match info.name {
-                    // Counted where there are no counters yet: lines are the process's.
-                    "log_lines_dropped" => lines::dropped(),
-                    _ => number.0.load(Ordering::Relaxed),
-                };
-                (info.name.to_owned(), number)
-            })
-            .collect()
+    /// Every counter: its name, what it counts, and its number. Each is exact; together they are of slightly different moments.
+    pub fn by_name(&self) -> Vec<(&'static str, &'static str, u64)> {
+        let told = COUNTERS.iter().zip(&self.numbers).map(|(info, number)| {
+            let number = match info.name {
+                // Counted where there are no counters yet: lines are the process's.
+                "log_lines_dropped" => lines::dropped(),
+                _ => number.0.load(Ordering::Relaxed),
+            };
+            (info.name, info.doc, number)
+        });
+        told.collect()
     }
 }
 
@@ -230,6 +239,8 @@ impl Counter {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
+    use std::collections::BTreeMap;
+
     use super::*;
     use crate::config;
 
@@ -239,7 +250,8 @@ mod tests {
         counters.inc(Counter::Resolves);
         counters.add(Counter::StoreWrites, 3);
         counters.add_len(Counter::PurgeDeleted, 2);
-        let snapshot = counters.snapshot();
+        let told = counters.by_name().into_iter();
+        let snapshot: BTreeMap<_, _> = told.map(|(name, _, number)| (name, number)).collect();
         assert_eq!(snapshot.len(), COUNTERS.len(), "names are distinct");
         assert_eq!(snapshot["resolves"], 1);
         assert_eq!(snapshot["store_writes"], 3);

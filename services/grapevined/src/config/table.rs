@@ -245,6 +245,19 @@ knobs! {
             raising "leaves dead values in the cache for longer after it is back.";
     }
 
+    /// Where probes ask whether this sidecar serves.
+    health: HealthConfig {
+        /// The TCP address of a gRPC server with nothing but the standard health service, for those who must not reach
+        /// the applications' listener; empty for none. That one answers the same.
+        listen: Option<SocketAddr> = "";
+    }
+
+    /// Where Prometheus asks for metrics. Traces, and metrics that are pushed, go where the standard `OTEL_*` variables say.
+    metrics: MetricsConfig {
+        /// The TCP address of an HTTP server that answers `GET /metrics`; empty for none.
+        listen: Option<SocketAddr> = "";
+    }
+
     /// What is logged, on standard error.
     log: LogConfig {
         /// A level (error, warn, info, debug, trace, off), and levels by module: `info,grapevined::purge=debug`.

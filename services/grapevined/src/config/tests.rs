@@ -136,8 +136,10 @@ fn every_knob_is_explained_and_priced_and_its_default_is_legal() {
     assert_eq!(names.len(), all, "no flag means two knobs");
 }
 
-const SECTIONS_OF_TABLE: [&str; 14] = [
+const SECTIONS_OF_TABLE: [&str; 16] = [
+    "health",
     "index",
+    "metrics",
     "node",
     "cluster",
     "app",

@@ -7,26 +7,34 @@
 
 mod act;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant, SystemTime};
 
-use grapevine_core::id::{EventId, Incarnation, Time};
+use grapevine_core::event::Event as Logged;
+use grapevine_core::id::{EventId, Incarnation, Lane, Time};
 use grapevine_core::machine::Core;
 use grapevine_core::machine::effects::{
-    Action, Effects, Input, PeerMessage, ReceiptLevel, Refusal, Reply, Side, Ticket, Written,
+    Action, CommitId, Effects, Input, PeerMessage, ReceiptLevel, Refusal, Reply, Side, Ticket,
+    Written,
 };
 use grapevine_core::names::NodeId;
+use grapevine_core::progress::LaneProgress;
 use grapevine_core::roster::View;
+use grapevine_core::store::Write;
+use opentelemetry::trace::SpanContext;
 use parking_lot::RwLockWriteGuard;
 use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{error, info};
 
+use super::convergence::Convergence;
 use super::writer::{Committed, Outcome, Writer};
 use super::{Call, Caller, Clock, Command, Engine};
 use crate::peers::{Link, LinkId, LinkSender};
 use crate::purge::{Purger, Submission};
 use crate::telemetry::Counter;
+use crate::telemetry::metrics::Histograms;
+use crate::telemetry::traces::Traces;
 
 /// Commands taken in one turn.
 const TURN_MAX: usize = 1_024;
@@ -49,7 +57,8 @@ pub(crate) struct Parts {
     pub(crate) bulk: mpsc::Receiver<Command>,
     pub(crate) applied: watch::Sender<u64>,
     pub(crate) members: watch::Sender<Vec<(NodeId, String)>>,
-    pub(crate) purger: Purger,
+    pub(crate) purger: Arc<Purger>,
+    pub(crate) histograms: Histograms,
     pub(crate) gossip: Arc<grapevine_gossip::Gossip>,
     pub(crate) writes_max: usize,
 }
@@ -83,6 +92,13 @@ pub(crate) struct EventLoop {
     purges: HashMap<EventId, Vec<Submission>>,
     /// The events among them that this turn added.
     purged: Vec<EventId>,
+    /// The spans of calls that this turn has taken.
+    traced: HashMap<Ticket, SpanContext>,
+    /// Events of which a trace is recorded, and since when they wait for which flush.
+    persisting: VecDeque<(CommitId, EventId, SystemTime)>,
+    /// When this turn gave its inputs to the machine, if a trace asks.
+    handled: SystemTime,
+    convergence: Convergence,
     /// The newest outbound link to each peer.
     links: HashMap<Incarnation, (LinkId, LinkSender)>,
     /// The inbound links of each peer: a reconnect may overtake the end of the old one.
@@ -100,6 +116,7 @@ impl EventLoop {
     /// Starts the writer; `first` are the effects of the machine's own start.
     pub(crate) fn new(parts: Parts, first: Effects) -> std::io::Result<Self> {
         let (writer, outcomes) = Writer::start(parts.engine.store.clone())?;
+        let convergence = Convergence::new(parts.histograms.clone());
         let mut this = Self {
             parts,
             writer,
@@ -110,6 +127,10 @@ impl EventLoop {
             looked: Time::ZERO,
             purges: HashMap::new(),
             purged: Vec::new(),
+            traced: HashMap::new(),
+            persisting: VecDeque::new(),
+            handled: SystemTime::UNIX_EPOCH,
+            convergence,
             links: HashMap::new(),
             inbound: HashMap::new(),
             told_members: Vec::new(),
@@ -217,9 +238,43 @@ impl EventLoop {
         for taken in taken {
             self.purge_taken(taken);
         }
+        self.flushed(commit);
         inputs.push(Input::Flushed(commit));
         inputs.extend(expiry_backlog.then_some(Input::ExpiryBacklog));
         Ok(())
+    }
+
+    /// A group is on disk: tells traces.
+    fn flushed(&mut self, commit: CommitId) {
+        while let Some((_, event, since)) = self.persisting.pop_front_if(|it| it.0 <= commit) {
+            self.parts.engine.traces.persisted(event, since);
+        }
+    }
+
+    /// How far the own events of a lane are flushed.
+    fn own_head(&self, lane: Lane) -> u64 {
+        let core = self.parts.engine.core.read();
+        let lane = core.progress().lane(core.incarnation(), lane);
+        lane.map_or(0, LaneProgress::watermark)
+    }
+
+    /// Notes how far a peer says to be with the own bumps.
+    fn note_acknowledged(&mut self, input: &Input) {
+        if let Input::Peer {
+            from,
+            message: PeerMessage::Ack { watermark, .. },
+        } = input
+        {
+            let core = self.parts.engine.core.read();
+            let name = || {
+                let members = core.members(Time::ZERO);
+                let mut runs = members.into_iter().map(|member| member.hello);
+                let peer = runs.find(|hello| hello.incarnation == *from)?;
+                Some(peer.node_id.as_str().to_owned())
+            };
+            self.convergence
+                .acknowledged(*from, *watermark, Instant::now(), name);
+        }
     }
 
     /// Takes what waits in the queues, as much as one turn may: what is urgent first, and nothing of it while the disk has
@@ -318,8 +373,22 @@ impl EventLoop {
         let mut core = engine.core.write();
         let mut actions = Vec::new();
         let writer = &mut self.writer;
+        let tracing = !self.traced.is_empty() || engine.traces.know_any();
+        if tracing {
+            self.handled = SystemTime::now();
+        }
+        let (traces, handled) = (&engine.traces, self.handled);
+        let (traced, persisting) = (&mut self.traced, &mut self.persisting);
         let mut step = |core: &mut Core, input| {
+            let call = tracing.then(|| ticket_of(&input)).flatten();
+            let call = call.and_then(|ticket| traced.remove(&ticket));
             let effects = core.handle(input, now, unix);
+            if tracing {
+                let events =
+                    traced_events(traces, &effects.writes, core.incarnation(), call.as_ref());
+                let commit = effects.commit.unwrap_or_default();
+                persisting.extend(events.into_iter().map(|event| (commit, event, handled)));
+            }
             writer.add(effects.writes, effects.commit);
             actions.extend(effects.actions);
             writer.idle()
@@ -340,7 +409,10 @@ impl EventLoop {
 
     fn take(&mut self, command: Command, inputs: &mut Vec<Input>) {
         match command {
-            Command::Input(input) => inputs.push(input),
+            Command::Input(input) => {
+                self.note_acknowledged(&input);
+                inputs.push(input);
+            }
             // Nothing was done for it yet, and nobody asks any more. An invalidation is made all the same: who gave up
             // on it may not ask again, and one too many harms nothing.
             Command::Call(
@@ -350,8 +422,9 @@ impl EventLoop {
             Command::Call(call, caller) => {
                 self.tickets += 1;
                 let ticket = Ticket(self.tickets);
+                let span = caller.span.clone();
                 self.callers.insert(ticket, caller);
-                inputs.push(match call {
+                let input = match call {
                     Call::Invalidate(call) => Input::Invalidate(ticket, call),
                     Call::RowsChanged(call) => Input::RowsChanged(ticket, call),
                     Call::LoadLeaf(leaf) => Input::LoadLeaf(ticket, leaf),
@@ -363,7 +436,11 @@ impl EventLoop {
                     Call::Register(items) => Input::Register(ticket, items),
                     Call::AcquireFill(key, deadline) => Input::AcquireFill(ticket, key, deadline),
                     Call::Forget(forget) => Input::Forget(ticket, forget),
-                });
+                };
+                if let Some((span, ticket)) = span.zip(ticket_of(&input)) {
+                    self.traced.insert(ticket, span);
+                }
+                inputs.push(input);
             }
             Command::LinkUp(link, sender) => {
                 let Link { id, peer, side } = link;
@@ -375,6 +452,8 @@ impl EventLoop {
                     self.parts.engine.counters.inc(Counter::PeerConnects);
                 }
                 info!(peer = %peer.node_id, incarnation = %peer.incarnation, ?side, "link up");
+                self.convergence
+                    .linked(peer.incarnation, self.own_head(Lane::Bump));
                 inputs.push(Input::LinkUp { hello: peer, side });
             }
             Command::LinkDown(link) => {
@@ -434,6 +513,44 @@ impl Drop for EventLoop {
     fn drop(&mut self) {
         self.parts.engine.sessions.close();
     }
+}
+
+/// Which call an input is that makes an event.
+fn ticket_of(input: &Input) -> Option<Ticket> {
+    match input {
+        Input::Invalidate(ticket, _)
+        | Input::RowsChanged(ticket, _)
+        | Input::CommitWrite(ticket, ..) => Some(*ticket),
+        _ => None,
+    }
+}
+
+/// The events among writes of which a trace is recorded; those of this sidecar are a part of the call's, if that has made them.
+fn traced_events(
+    traces: &Traces,
+    writes: &[Write],
+    own: Incarnation,
+    call: Option<&SpanContext>,
+) -> Vec<EventId> {
+    let bumps = writes.iter().filter_map(|write| match write {
+        Write::Log {
+            origin,
+            sequence,
+            event: Logged::Bump(_),
+        } => Some(EventId {
+            origin: *origin,
+            sequence: *sequence,
+        }),
+        _ => None,
+    });
+    let traced = bumps.filter(|event| {
+        let made = call.filter(|_| event.origin == own);
+        if let Some(call) = made {
+            traces.made(*event, call.clone());
+        }
+        made.is_some() || traces.knows(*event)
+    });
+    traced.collect()
 }
 
 /// Whether an input may change who the members are.

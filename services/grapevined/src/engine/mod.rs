@@ -5,6 +5,7 @@
 //! nothing. No lock is held across an await, and no peer is awaited inside the loop.
 
 mod clock;
+mod convergence;
 mod event_loop;
 mod held;
 mod limits;
@@ -27,6 +28,7 @@ use grapevine_core::machine::effects::{
     RowsChange, Written,
 };
 use grapevine_store::{Store, StoreError};
+use opentelemetry::trace::SpanContext;
 use parking_lot::RwLock;
 use tokio::sync::{OwnedSemaphorePermit, broadcast, mpsc, oneshot, watch};
 use tonic::Status;
@@ -41,6 +43,7 @@ pub(crate) use sessions::Sessions;
 use crate::peers::{Link, LinkSender};
 use crate::purge::Submission;
 use crate::telemetry::Counters;
+use crate::telemetry::traces::{self, Traces};
 use crate::wire::status::{behind, exhausted};
 
 /// How long a caller waits for a place in the loop's queue.
@@ -62,6 +65,7 @@ pub(crate) struct Engine {
     pub(crate) store: Arc<dyn Store>,
     pub(crate) clock: Clock,
     pub(crate) counters: Arc<Counters>,
+    pub(crate) traces: Traces,
     pub(crate) news: broadcast::Sender<News>,
     pub(crate) applied: watch::Receiver<u64>,
     pub(crate) sessions: Sessions,
@@ -185,6 +189,8 @@ pub(crate) enum Call {
 /// Who waits for a call's answer.
 pub(crate) struct Caller {
     answer: oneshot::Sender<Answer>,
+    /// The span that it is a part of, if that is recorded.
+    span: Option<SpanContext>,
     /// The call's share of what may be under way. It stays with the call until that is answered, whether or not somebody
     /// still waits: what gave it back when its caller gave up would not bound anything.
     _room: Option<OwnedSemaphorePermit>,
@@ -245,6 +251,7 @@ impl Engine {
         let (sender, answer) = oneshot::channel();
         let caller = Caller {
             answer: sender,
+            span: traces::of_call(),
             _room: room,
         };
         match tokio::time::timeout(intake, queue.reserve()).await {

@@ -14,6 +14,7 @@ use grapevine_core::machine::effects::{Input, PeerHello, Side};
 use grapevine_core::names::NodeId;
 use grapevine_proto::v1;
 use grapevine_proto::v1::peer_service_client::PeerServiceClient;
+use opentelemetry_sdk::trace::Span;
 use rand::Rng as _;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinHandle;
@@ -27,6 +28,7 @@ use super::connect::Connector;
 use super::link::{LinkGuard, LinkReceiver, PIECES_MAX, link};
 use crate::engine::{Command, Engine};
 use crate::telemetry::Counter;
+use crate::telemetry::traces::Traces;
 use crate::wire::peer as wire;
 
 const PAUSE_MIN: Duration = Duration::from_millis(20);
@@ -204,11 +206,12 @@ impl Dialler {
         let pieces = sender.pieces.clone();
         let begun = Instant::now();
         let run = peer.incarnation;
+        let traces = self.engine.traces.clone();
         *self.engine.in_use.write() = None;
         let broken = match LinkGuard::open(&self.engine, peer, Side::Outbound, Some(sender)).await {
             None => None,
             Some(_guard) => tokio::select! {
-                () = pump(receiver, requests) => {
+                () = pump(receiver, requests, &traces, node) => {
                     // Everything is on its way, and the peer ends the stream when it has read it.
                     let _ = tokio::time::timeout(GOODBYE, hear(&mut answers, &pieces)).await;
                     None
@@ -321,14 +324,43 @@ async fn hear(
     Ok(())
 }
 
-async fn pump(mut queues: LinkReceiver, requests: mpsc::Sender<v1::ExchangeRequest>) {
-    while let Some(message) = queues.next().await {
+async fn pump(
+    mut queues: LinkReceiver,
+    requests: mpsc::Sender<v1::ExchangeRequest>,
+    traces: &Traces,
+    peer: &NodeId,
+) {
+    while let Some((message, served)) = queues.next().await {
         for piece in wire::cut(message) {
-            if requests.send(wire::message(piece)).await.is_err() {
+            let mut request = wire::message(piece);
+            let sending = traced(&mut request, served, traces, peer);
+            if requests.send(request).await.is_err() {
                 return;
             }
+            // On its way.
+            drop(sending);
         }
     }
+}
+
+/// Has a message carry the traces of its events, and makes the spans of sending these.
+fn traced(
+    request: &mut v1::ExchangeRequest,
+    served: bool,
+    traces: &Traces,
+    peer: &NodeId,
+) -> Vec<Span> {
+    if !traces.know_any() {
+        return Vec::new();
+    }
+    let events = wire::events(request).enumerate();
+    let sending = events.filter_map(|(place, event)| {
+        let (span, carried) = traces.sending(event, peer.as_str(), served)?;
+        Some((span, (place, carried)))
+    });
+    let (spans, carried) = sending.unzip();
+    wire::carry(request, carried);
+    spans
 }
 
 #[cfg(test)]

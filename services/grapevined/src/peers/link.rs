@@ -123,6 +123,8 @@ struct Waiting {
 #[derive(Debug)]
 struct Queued {
     message: Option<PeerMessage>,
+    /// Whether it was asked for.
+    served: bool,
     bytes: usize,
     waiting: Arc<Waiting>,
 }
@@ -148,7 +150,7 @@ impl Queue {
         (Self { messages, waiting }, out)
     }
 
-    fn queued(&self, message: PeerMessage) -> Queued {
+    fn queued(&self, message: PeerMessage, served: bool) -> Queued {
         let bytes = message_bytes(&message);
         self.waiting.bytes.fetch_add(bytes, Ordering::Relaxed);
         if let Some(there) = self.waiting.once(&message) {
@@ -156,6 +158,7 @@ impl Queue {
         }
         Queued {
             message: Some(message),
+            served,
             bytes,
             waiting: self.waiting.clone(),
         }
@@ -173,18 +176,18 @@ impl Queue {
         let Ok(place) = self.messages.try_reserve() else {
             return false;
         };
-        place.send(self.queued(message));
+        place.send(self.queued(message, false));
         true
     }
 }
 
 impl Queued {
-    fn take(mut self) -> Option<PeerMessage> {
+    fn take(mut self) -> Option<(PeerMessage, bool)> {
         let message = self.message.take()?;
         if let Some(there) = self.waiting.once(&message) {
             there.store(false, Ordering::Relaxed);
         }
-        Some(message)
+        Some((message, self.served))
     }
 }
 
@@ -243,12 +246,12 @@ impl LinkSender {
         self.queue(&message).offer(message)
     }
 
-    /// Queues a message, waiting for room; tells whether there came to be some.
+    /// Queues a message that the peer has asked for, waiting for room; tells whether there came to be some.
     pub(crate) async fn queue_when_room(&self, message: PeerMessage) -> bool {
         let queue = self.queue(&message);
         match tokio::time::timeout(SERVE_WAIT, queue.messages.reserve()).await {
             Ok(Ok(place)) => {
-                place.send(queue.queued(message));
+                place.send(queue.queued(message, true));
                 true
             }
             _ => false,
@@ -272,8 +275,8 @@ impl LinkSender {
 }
 
 impl LinkReceiver {
-    /// The next message, urgent ones first; `None` when the link is no longer wanted.
-    pub(crate) async fn next(&mut self) -> Option<PeerMessage> {
+    /// The next message, urgent ones first, and whether the peer has asked for it; `None` when the link is no longer wanted.
+    pub(crate) async fn next(&mut self) -> Option<(PeerMessage, bool)> {
         let queued = tokio::select! {
             biased;
             queued = self.urgent.recv() => queued,
@@ -362,7 +365,7 @@ mod tests {
         for message in [grant, |_| decided()] {
             assert!(sender.offer(message(1)));
             assert!(!sender.offer(message(2)));
-            assert_eq!(receiver.next().await, Some(message(1)));
+            assert_eq!(receiver.next().await, Some((message(1), false)));
             assert!(sender.offer(message(3)));
             receiver.next().await.unwrap();
         }

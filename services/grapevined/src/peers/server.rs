@@ -9,6 +9,7 @@ use std::time::Instant;
 use grapevine_core::id::Incarnation;
 use grapevine_core::machine::AdmitError;
 use grapevine_core::machine::effects::{Input, PeerHello, PeerMessage, Side};
+use grapevine_core::names::NodeId;
 use grapevine_proto::v1;
 use grapevine_proto::v1::peer_service_server::PeerService;
 use tokio::sync::mpsc::{self, error::TrySendError};
@@ -135,10 +136,10 @@ async fn listen(
     let Some(guard) = LinkGuard::open(&engine, peer, Side::Inbound, None).await else {
         return;
     };
-    let from = guard.peer().incarnation;
+    let (from, node) = (guard.peer().incarnation, guard.peer().node_id.clone());
     let (pieces, waiting) = mpsc::channel(PIECES_MAX);
     let ended = tokio::select! {
-        ended = hear(&engine, from, &mut stream, &pieces) => ended,
+        ended = hear(&engine, (from, &node), &mut stream, &pieces) => ended,
         // It ends only when the loop does.
         () = take_pieces(&engine, from, waiting, &answers) => Ok(()),
     };
@@ -157,15 +158,20 @@ async fn listen(
 /// Hands messages to the loop until the stream ends.
 async fn hear(
     engine: &Engine,
-    from: Incarnation,
+    (from, peer): (Incarnation, &NodeId),
     stream: &mut Streaming<v1::ExchangeRequest>,
     pieces: &mpsc::Sender<PeerMessage>,
 ) -> Result<(), Status> {
     while let Some(message) = stream.message().await? {
-        let message = wire::read_message(message).map_err(|error| {
+        let read =
+            wire::carried(&message).and_then(|carried| Ok((carried, wire::read_message(message)?)));
+        let (carried, message) = read.map_err(|error| {
             engine.counters.inc(Counter::PeerMessagesRefused);
             Status::invalid_argument(error.to_string())
         })?;
+        for (event, carried) in carried {
+            engine.traces.heard(event, &carried, peer.as_str());
+        }
         if is_piece(&message) {
             // It never waits here: bumps, acknowledgements and grants come behind it on this stream.
             pieces.try_send(message).map_err(|_| {

@@ -65,7 +65,7 @@ pub struct Attempt {
 }
 
 /// A job that was handed over. Dropping it changes nothing for the job.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Submission {
     progress: Arc<Progress>,
     attempted: watch::Receiver<usize>,
@@ -183,6 +183,7 @@ pub struct Purger {
     depths: Vec<Arc<Depth>>,
     tasks: tokio::sync::Mutex<JoinSet<()>>,
     queue_addresses_max: usize,
+    retry_addresses_max: usize,
     counters: Arc<Counters>,
 }
 
@@ -214,6 +215,7 @@ impl Purger {
             intakes: Mutex::new(Some(intakes)),
             tasks: tokio::sync::Mutex::new(tasks),
             queue_addresses_max: config.queue_addresses_max,
+            retry_addresses_max: config.retry_addresses_max,
             counters,
         }
     }
@@ -284,6 +286,13 @@ impl Purger {
                 .sum()
         };
         (sum(|depth| &depth.fresh), sum(|depth| &depth.retrying))
+    }
+
+    /// How many may wait so, over all lanes.
+    pub fn limits(&self) -> (usize, usize) {
+        let lanes = self.depths.len();
+        let (fresh, retrying) = (self.queue_addresses_max, self.retry_addresses_max);
+        (fresh * lanes, retrying * lanes)
     }
 
     /// Takes no more jobs, and waits for at most so long until everything is deleted; then the rest is abandoned.

@@ -1,6 +1,8 @@
-//! The listeners: applications and operators on one pair, peers on another, health and reflection beside the first.
+//! The listeners: applications and operators on one pair, with health and reflection beside them; peers on another; probes and scrapers,
+//! where they have one of their own.
 
 use std::io::ErrorKind;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,6 +33,8 @@ use crate::service::application::{
 };
 use crate::service::intake::Intake;
 use crate::service::unread::{Counted, Unread};
+use crate::telemetry::rpc::{Calls, Observed};
+use crate::telemetry::scrape;
 use crate::wire::peer::MESSAGE_BYTES_MAX;
 
 /// What a peer may have under way to this sidecar.
@@ -52,33 +56,45 @@ const METADATA_BYTES_MAX: u32 = 16 << 10;
 pub(super) struct Listeners {
     unix: Option<UnixListener>,
     tcp: Option<TcpListener>,
+    health: Option<TcpListener>,
+    metrics: Option<TcpListener>,
     pub(super) peer: TcpListener,
 }
 
 impl Listeners {
     pub(super) async fn bind(config: &Config) -> anyhow::Result<Self> {
-        let tcp = async |knob: &str, address| {
+        let tcp = async |knob: &str, address: SocketAddr| {
             TcpListener::bind(address)
                 .await
                 .with_context(|| format!("{knob}: cannot listen on {address}"))
+        };
+        let optional = async |knob: &str, address: Option<SocketAddr>| match address {
+            Some(address) => tcp(knob, address).await.map(Some),
+            None => Ok(None),
         };
         Ok(Self {
             unix: match &config.app.unix {
                 Some(path) => Some(bind_unix(path.as_path()).await?),
                 None => None,
             },
-            tcp: match config.app.tcp {
-                Some(address) => Some(tcp("app.tcp", address).await?),
-                None => None,
-            },
+            tcp: optional("app.tcp", config.app.tcp).await?,
+            health: optional("health.listen", config.health.listen).await?,
+            metrics: optional("metrics.listen", config.metrics.listen).await?,
             peer: tcp("peer.listen", config.peer.listen).await?,
         })
     }
 
     /// Tells where it listens, which nobody knows of a port 0.
     pub(super) fn tell(&self) {
-        if let Some(address) = self.tcp.as_ref().and_then(|tcp| tcp.local_addr().ok()) {
+        let bound = |listener: &Option<TcpListener>| listener.as_ref()?.local_addr().ok();
+        if let Some(address) = bound(&self.tcp) {
             info!(app_tcp = %address, "listening");
+        }
+        if let Some(address) = bound(&self.health) {
+            info!(health = %address, "listening");
+        }
+        if let Some(address) = bound(&self.metrics) {
+            info!(metrics = %address, "listening");
         }
         if let Ok(address) = self.peer.local_addr() {
             info!(peer = %address, "listening");
@@ -182,6 +198,16 @@ pub(super) fn serve(
         "watches of health are open already",
         &engine.counters,
     );
+    let calls = Calls::new(
+        engine.traces.clone(),
+        sidecar.histograms.clone(),
+        &[
+            v1::FILE_DESCRIPTOR_SET,
+            tonic_health::pb::FILE_DESCRIPTOR_SET,
+        ],
+    );
+    let ask = Counted::new(health.clone(), probes.clone(), unread.clone())
+        .with_streams(health_watches.clone());
     let app = || -> anyhow::Result<Router> {
         let reflect = || {
             tonic_reflection::server::Builder::configure()
@@ -189,16 +215,15 @@ pub(super) fn serve(
                 .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
         };
         Ok(builder()
-            .add_service(Counted::new(
-                application.clone(),
-                intake.clone(),
-                unread.clone(),
+            .add_service(Observed::new(
+                Counted::new(application.clone(), intake.clone(), unread.clone()),
+                calls.clone(),
             ))
-            .add_service(Counted::new(admin.clone(), intake.clone(), unread.clone()))
-            .add_service(
-                Counted::new(health.clone(), probes.clone(), unread.clone())
-                    .with_streams(health_watches.clone()),
-            )
+            .add_service(Observed::new(
+                Counted::new(admin.clone(), intake.clone(), unread.clone()),
+                calls.clone(),
+            ))
+            .add_service(Observed::new(ask.clone(), calls.clone()))
             .add_service(
                 Counted::new(reflect().build_v1()?, intake.clone(), unread.clone())
                     .with_streams(reflections.clone()),
@@ -208,15 +233,16 @@ pub(super) fn serve(
                     .with_streams(reflections.clone()),
             ))
     };
-    accept(config, sidecar, listeners, app, stop)
+    let health = builder().add_service(ask.clone());
+    accept(config, sidecar, listeners, (app, health), stop)
 }
 
-/// Serves what is bound: `app` makes the services of a listener of applications.
+/// Serves what is bound: `app` makes the services of a listener of applications, `health` answers probes.
 fn accept(
     config: &Config,
     sidecar: &Sidecar,
     listeners: Listeners,
-    app: impl Fn() -> anyhow::Result<Router>,
+    (app, health): (impl Fn() -> anyhow::Result<Router>, Router),
     stop: &watch::Receiver<bool>,
 ) -> anyhow::Result<JoinSet<anyhow::Result<()>>> {
     let mut servers = JoinSet::new();
@@ -231,6 +257,14 @@ fn accept(
     if let Some(listener) = listeners.tcp {
         let incoming = Incoming::new(listener, door("callers at app.tcp"));
         spawn(&mut servers, "app.tcp", app()?, incoming, stop);
+    }
+    if let Some(listener) = listeners.health {
+        let incoming = Incoming::new(listener, door("probes at health.listen"));
+        spawn(&mut servers, "health.listen", health, incoming, stop);
+    }
+    if let Some((listener, registry)) = listeners.metrics.zip(sidecar.otel.registry.clone()) {
+        // Until the process ends: who scrapes during a drain sees it.
+        tokio::spawn(scrape::serve(listener, registry));
     }
     let incoming = Incoming::new(listeners.peer, door("peers"));
     let peers = peer_router(config, sidecar);

@@ -29,6 +29,10 @@ use crate::engine::{Clock, Command, Engine, EventLoop, Parts, Sessions, follow_l
 use crate::peers::{Dialler, run_dialler};
 use crate::purge::Purger;
 use crate::telemetry::Counters;
+use crate::telemetry::metrics::{self, Histograms};
+use crate::telemetry::otel::Otel;
+use crate::telemetry::readings::{Reader, Sources};
+use crate::telemetry::traces::Traces;
 use gossip::{follow_gossip, start_gossip};
 use listen::{Listeners, serve};
 use predecessor::outlast;
@@ -81,6 +85,10 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
 /// What runs behind the listeners.
 struct Sidecar {
     engine: Engine,
+    otel: Otel,
+    histograms: Histograms,
+    /// What metrics are read from, for as long as this lives.
+    sources: Arc<Sources>,
     hello: PeerHello,
     gossip: Arc<grapevine_gossip::Gossip>,
     looping: JoinHandle<anyhow::Result<()>>,
@@ -113,6 +121,10 @@ impl Sidecar {
         let (gossip, views) = start_gossip(config, &hello).await?;
         let gossip = Arc::new(gossip);
         let counters = Arc::new(Counters::new());
+        let (node, cluster) = (hello.node_id.as_str(), config.cluster.name.as_str());
+        let scraped = config.metrics.listen.is_some();
+        let otel = Otel::start(node, cluster, scraped, &counters)?;
+        let histograms = Histograms::new(otel.metrics.as_ref());
         let (urgent, urgent_in) = mpsc::channel(config.limits.queue_commands_max);
         // Its messages are up to a thousand times larger, so it holds far fewer of them.
         let (bulk, bulk_in) = mpsc::channel((config.limits.queue_commands_max / 32).max(1));
@@ -123,6 +135,7 @@ impl Sidecar {
             store,
             clock,
             counters: counters.clone(),
+            traces: Traces::new(otel.traces.as_ref(), &counters),
             news: broadcast::Sender::new(config.limits.queue_watch_max),
             applied,
             sessions: Sessions::new(config.limits.session_waits_max, &counters),
@@ -132,13 +145,24 @@ impl Sidecar {
         };
         let caches = config.cache.url.iter().map(crate::config::CacheUrl::open);
         let caches = caches.collect::<Result<Vec<_>, _>>()?;
+        let purger = Arc::new(Purger::start(caches, &config.purge, counters));
+        let sources = Arc::new(Sources {
+            engine: engine.clone(),
+            gossip: gossip.clone(),
+            purger: purger.clone(),
+            registrations_max: config.limits.registrations_max as u64,
+        });
+        if let Some(provider) = &otel.metrics {
+            metrics::observe(provider, Reader::new(&sources));
+        }
         let parts = Parts {
             engine: engine.clone(),
             urgent: urgent_in,
             bulk: bulk_in,
             applied: applied_tx,
             members: members_tx,
-            purger: Purger::start(caches, &config.purge, counters),
+            purger,
+            histograms: histograms.clone(),
             gossip: gossip.clone(),
             writes_max: config.limits.queue_writes_max.saturating_mul(1_000),
         };
@@ -158,6 +182,9 @@ impl Sidecar {
         info!(node = %hello.node_id, %incarnation, cluster = config.cluster.name.as_str(), peer_address = hello.peer_address, "sidecar started");
         Ok(Self {
             engine,
+            otel,
+            histograms,
+            sources,
             hello,
             gossip,
             looping,
@@ -172,6 +199,8 @@ impl Sidecar {
     async fn leave(self) -> anyhow::Result<()> {
         let Self {
             engine,
+            otel,
+            sources,
             gossip,
             looping,
             dialling,
@@ -199,7 +228,8 @@ impl Sidecar {
                 );
                 Ok(())
             })?;
-        drop(engine);
+        otel.end().await;
+        drop((engine, sources));
         if let Some(gossip) = Arc::into_inner(gossip) {
             gossip.shutdown().await;
         }

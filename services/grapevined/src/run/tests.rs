@@ -565,6 +565,7 @@ fn bump(peer: Incarnation, sequence: u64) -> v1::ExchangeRequest {
         events: vec![v1::BumpEvent {
             kind: Some(v1::bump_event::Kind::Bump(bump)),
         }],
+        ..Default::default()
     }))
 }
 

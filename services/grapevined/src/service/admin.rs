@@ -1,12 +1,11 @@
 //! The admin service.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use grapevine_core::id::{Lane, Time};
 use grapevine_core::machine::Core;
-use grapevine_core::machine::effects::{Counters, Forget, Reply};
+use grapevine_core::machine::effects::{Forget, Reply};
 use grapevine_core::names::NodeId;
 use grapevine_proto::v1;
 use grapevine_proto::v1::admin_service_server::AdminService;
@@ -15,6 +14,7 @@ use tonic::{Request, Response, Status};
 
 use super::writes::mistaken;
 use crate::engine::{Call, Engine};
+use crate::telemetry::readings;
 use crate::wire;
 
 /// The longest drain that may be asked for; `drain.timeout` has the same limit.
@@ -45,28 +45,24 @@ impl AdminService for Admin {
                 .await
                 .map_err(|error| Status::internal(error.to_string()))?;
         let now = self.engine.clock.now();
-        let mut counters = self.engine.counters.snapshot();
         let health = self.gossip.health();
         let core = self.engine.core.read();
-        counters.insert("intents_open".to_owned(), core.intents_open() as u64);
-        counters.insert("intents_held".to_owned(), core.intents_held() as u64);
+        let counts = readings::counts(&self.engine.counters, &core, &health.counters);
+        let counts = counts.into_iter().map(|(name, (_, value))| (name, value));
         let (waiting, elections) = core.fills_open();
-        counters.insert("fills_waiting".to_owned(), waiting as u64);
-        counters.insert("elections_open".to_owned(), elections as u64);
         let (leaves, members) = core.leaf_counts();
-        counters.insert("leaves_present".to_owned(), leaves as u64);
-        counters.insert("leaf_members".to_owned(), members as u64);
-        for (name, value) in decisions(&core.counters()) {
-            // What was refused at the door and what was refused behind it have one name.
-            *counters.entry(name).or_default() += value;
-        }
-        counters.extend(
-            health
-                .counters
-                .by_name()
-                .into_iter()
-                .map(|(name, value)| (name.to_owned(), value)),
-        );
+        let open = [
+            ("intents_open", core.intents_open()),
+            ("intents_held", core.intents_held()),
+            ("fills_waiting", waiting),
+            ("elections_open", elections),
+            ("leaves_present", leaves),
+            ("leaf_members", members),
+        ];
+        let counters = counts.chain(open.map(|(name, value)| (name, value as u64)));
+        let counters = counters
+            .map(|(name, value)| (name.to_owned(), value))
+            .collect();
         let (freshness, freshness_reason) = self.freshness(&core, now);
         let policy_digest = core.config().policies.digest();
         let members = core.members(now);
@@ -181,55 +177,4 @@ impl Admin {
         }
         (freshness, reason)
     }
-}
-
-/// The machine's counters by name.
-fn decisions(counters: &Counters) -> BTreeMap<String, u64> {
-    [
-        ("bumps_own", counters.bumps_own),
-        ("bumps_remote", counters.bumps_remote),
-        ("events_duplicate", counters.events_duplicate),
-        ("floors_own", counters.floors_own),
-        ("escalations", counters.escalations),
-        ("shapes_made_known", counters.shapes_made_known),
-        ("leaves_loaded", counters.leaves_loaded),
-        ("leaves_condemned", counters.leaves_condemned),
-        ("leaves_evicted", counters.leaves_evicted),
-        ("members_pruned", counters.members_pruned),
-        ("rows_not_shown", counters.rows_not_shown),
-        ("events_written_off", counters.events_written_off),
-        ("histories_refused", counters.histories_refused),
-        ("runs_retired", counters.runs_retired),
-        ("started_over", counters.started_over),
-        ("registrations_accepted", counters.registrations_accepted),
-        ("registrations_condemned", counters.registrations_condemned),
-        (
-            "registrations_suppressed",
-            counters.registrations_suppressed,
-        ),
-        ("pulls_sent", counters.pulls_sent),
-        ("pulls_served", counters.pulls_served),
-        ("snapshots_requested", counters.snapshots_requested),
-        ("snapshots_adopted", counters.snapshots_adopted),
-        ("snapshots_sent", counters.snapshots_sent),
-        ("peer_messages_refused", counters.peer_messages_refused),
-        ("intents_begun", counters.intents_begun),
-        ("intents_committed", counters.intents_committed),
-        ("intents_aborted", counters.intents_aborted),
-        ("intents_expired", counters.intents_expired),
-        (
-            "intents_expired_for_others",
-            counters.intents_expired_for_others,
-        ),
-        ("intents_recovered", counters.intents_recovered),
-        ("intents_declined", counters.intents_declined),
-        ("fills_elected", counters.fills_elected),
-        ("fills_unelected", counters.fills_unelected),
-        ("fills_superseded", counters.fills_superseded),
-        ("fills_put_off", counters.fills_put_off),
-        ("elections_overfull", counters.elections_overfull),
-    ]
-    .into_iter()
-    .map(|(name, value)| (name.to_owned(), value))
-    .collect()
 }

@@ -140,11 +140,13 @@ fn a_malformed_peer_message_is_an_error_and_never_a_panic() {
             origin: vec![1; 15].into(),
             first: 1,
             events: Vec::new(),
+            ..Default::default()
         })),
         Some(Kind::Bumps(v1::BumpBatch {
             origin: vec![1; 16].into(),
             first: 1,
             events: Vec::new(),
+            ..Default::default()
         })),
         Some(Kind::Directory(v1::DirectoryBatch {
             origin: vec![1; 16].into(),
@@ -155,6 +157,7 @@ fn a_malformed_peer_message_is_an_error_and_never_a_panic() {
             origin: vec![1; 16].into(),
             first: u64::MAX,
             events: vec![v1::BumpEvent::default(); 2],
+            ..Default::default()
         })),
         Some(Kind::Pull(v1::Pull {
             origin: vec![1; 16].into(),

@@ -1,6 +1,8 @@
 //! Carrying out what the machine wants done. Nothing here waits: a peer's queue that is full drops its message, and heads
 //! and pulls repair that; deletes are handed to the purger.
 
+use std::time::Instant;
+
 use grapevine_core::event::BumpEvent;
 use grapevine_core::fill::FillId;
 use grapevine_core::id::{EventId, Incarnation, Lane, Time};
@@ -24,6 +26,9 @@ impl EventLoop {
                 Action::Reply(ticket, reply) => self.reply(ticket, reply),
                 Action::Applied(event, what) => {
                     applied += 1;
+                    if self.parts.engine.traces.know_any() {
+                        self.parts.engine.traces.applied(event, self.handled);
+                    }
                     self.wake_sessions(event);
                     self.log_floor(event, &what);
                     // Nobody listening is no error.
@@ -74,18 +79,11 @@ impl EventLoop {
     /// Lets gossip tell how far this sidecar's own events have come: at once when there is a new bump, for a peer whose
     /// push was lost asks when it hears of it.
     fn publish_heads(&mut self) {
-        let (bump, directory) = {
-            let core = self.parts.engine.core.read();
-            let head = |lane| {
-                core.progress()
-                    .lane(core.incarnation(), lane)
-                    .map_or(0, LaneProgress::watermark)
-            };
-            (head(Lane::Bump), head(Lane::Directory))
-        };
+        let (bump, directory) = (self.own_head(Lane::Bump), self.own_head(Lane::Directory));
         self.parts.gossip.set_heads(bump, directory);
         if bump > self.told_bump {
             self.told_bump = bump;
+            self.convergence.flushed(bump, Instant::now());
             self.parts.gossip.nudge();
         }
     }
@@ -180,11 +178,13 @@ impl EventLoop {
             addresses,
             expires,
         } = taken;
+        let count = addresses.len();
         let attempt = self.parts.purger.submit(Job {
             addresses,
             mode: purge,
             lifetime: Clock::until(expires),
         });
+        self.parts.engine.traces.purging(event, count, &attempt);
         self.note_purge(event, attempt);
     }
 

@@ -6,6 +6,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Instant;
 
 use super::*;
+use crate::telemetry::Counter;
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -141,7 +142,7 @@ async fn deletes_reach_a_memcached_that_was_stopped_and_is_back_with_old_entries
     server.signal("-CONT");
     settled(&purger, PATIENCE).await;
     assert_eq!(held(&*cache, &addresses).await, 0);
-    assert_eq!(counters.snapshot()["purge_expired"], 0);
+    assert_eq!(counters.get(Counter::PurgeExpired), 0);
 }
 
 #[tokio::test]
@@ -167,7 +168,7 @@ async fn deletes_reach_a_memcached_that_was_killed_and_started_again() {
     settled(&purger, PATIENCE).await;
     assert_eq!(held(&*cache, &addresses).await, 0);
     assert_eq!(
-        counters.snapshot()["purge_deleted"] + counters.snapshot()["purge_absent"],
+        counters.get(Counter::PurgeDeleted) + counters.get(Counter::PurgeAbsent),
         600
     );
 }

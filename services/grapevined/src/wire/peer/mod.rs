@@ -1,5 +1,5 @@
 //! The peer service's messages: `cut` keeps them small, `say` and `hear` turn them into wire messages and back, `parts`
-//! and `rows` have what they are made of, `size` how large they are.
+//! and `rows` have what they are made of, `size` how large they are, and `traces` what they carry of traces.
 
 mod cut;
 mod hear;
@@ -8,6 +8,7 @@ mod roster;
 mod rows;
 mod say;
 mod size;
+mod traces;
 
 use grapevine_core::id::Incarnation;
 use grapevine_core::machine::effects::PeerHello;
@@ -21,6 +22,7 @@ pub(crate) use cut::{FRAME_BYTES_MAX, cut, event_bytes};
 pub(crate) use hear::read_message;
 pub(crate) use say::message;
 pub(crate) use size::message_bytes;
+pub(crate) use traces::{carried, carry, events};
 
 /// The peer protocol that this version speaks.
 pub(crate) const PROTOCOL: u32 = 3;

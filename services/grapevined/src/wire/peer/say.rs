@@ -36,6 +36,7 @@ fn events(message: PeerMessage) -> Kind {
             origin: bytes(origin),
             first,
             events: events.iter().map(|event| bump_event(event)).collect(),
+            traces: Vec::new(),
         }),
         PeerMessage::Directory {
             origin,
