@@ -29,6 +29,7 @@ pub(crate) struct Settings {
     /// 0 to 1.
     pub(crate) audit: f64,
     pub(crate) audit_grace: Duration,
+    pub(crate) report_every: Option<Duration>,
 }
 
 impl Default for Settings {
@@ -50,6 +51,7 @@ impl Default for Settings {
             in_flight_max: 2,
             audit: 0.0,
             audit_grace: Duration::from_secs(10),
+            report_every: Some(Duration::from_secs(10)),
         }
     }
 }
@@ -119,6 +121,14 @@ impl ClientBuilder {
     #[must_use]
     pub fn invalidate_slack(mut self, slack: Duration) -> Self {
         self.settings.invalidate_slack = slack;
+        self
+    }
+
+    /// How often the reads of a [`CachedClient`](crate::CachedClient) tell the sidecar how they fared, for its metrics; `None` for never.
+    /// Default 10 s.
+    #[must_use]
+    pub fn report_every(mut self, every: Option<Duration>) -> Self {
+        self.settings.report_every = every;
         self
     }
 

@@ -22,6 +22,7 @@ use crate::fill::Fill;
 use crate::outcome::{BypassReason, GetError, GetOutcome, How};
 use crate::query::Explained;
 use crate::refresh::{Got, Revalidations};
+use crate::report::Reports;
 use crate::session::Session;
 use crate::single_flight::{Finished, Flights};
 use crate::snapshot::Snapshot;
@@ -47,6 +48,7 @@ pub(crate) struct Shared {
     pub(crate) revalidations: Revalidations,
     pub(crate) audits: Audits,
     pub(crate) explained: Explained,
+    pub(crate) reports: Reports,
 }
 
 impl fmt::Debug for CachedClient {
@@ -72,6 +74,7 @@ impl CachedClient {
             counters: CacheCounters::default(),
             revalidations: Revalidations::default(),
             explained: Explained::default(),
+            reports: Reports::new(settings.report_every),
         };
         Self {
             shared: Arc::new(shared),
@@ -258,6 +261,7 @@ impl CachedClient {
         classes: &[String],
         page: Option<v1::Page>,
     ) -> Result<Result<v1::Resolution, BypassReason>, InvalidRequest> {
+        self.report_if_due();
         let (snapshot, session) = (self.snapshot.as_deref(), self.session.as_deref());
         let resolved = self
             .shared

@@ -70,6 +70,7 @@ mod paged;
 mod query;
 mod refresh;
 mod register;
+mod report;
 mod rows;
 mod session;
 mod single_flight;

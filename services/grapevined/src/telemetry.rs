@@ -96,6 +96,18 @@ counters! {
     Resolves = "resolves",
     /// Resolved addresses for which policy said bypass, freshness being unknown.
     ResolvesBypassed = "resolves_bypassed",
+    /// Values that clients have reported as served from a cache.
+    ClientHits = "client_hits",
+    /// Values that clients have reported as not in a cache, or not to be served from it.
+    ClientMisses = "client_misses",
+    /// Values that clients have reported as served although a soft invalidation had replaced them.
+    ClientStaleServed = "client_stale_served",
+    /// Reads that clients have reported as gone to the source, with nothing stored.
+    ClientBypasses = "client_bypasses",
+    /// Hits that clients have reported as computed anew and compared.
+    ClientAudits = "client_audits",
+    /// Of those, how many differed from the source while this sidecar vouched for them.
+    AuditMismatches = "audit_mismatches",
     /// Fills that were accepted: their values may be stored.
     FillsCommitted = "fills_committed",
     /// Fills that were condemned: a bump overtook them, or their lease had ended.

@@ -13,6 +13,7 @@ mod index_objects;
 mod invalidate;
 mod pages;
 mod queries;
+mod reports;
 mod resolve;
 mod snapshots;
 mod support;

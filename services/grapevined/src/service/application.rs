@@ -578,4 +578,14 @@ impl ApplicationService for Application {
             .await
             .map(Response::new)
     }
+
+    async fn report_reads(
+        &self,
+        request: Request<v1::ReportReadsRequest>,
+    ) -> Result<Response<v1::ReportReadsResponse>, Status> {
+        for (counter, count) in app::reported(request.get_ref())? {
+            self.engine.counters.add(counter, count);
+        }
+        Ok(Response::new(v1::ReportReadsResponse {}))
+    }
 }

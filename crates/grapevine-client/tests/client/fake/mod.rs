@@ -49,6 +49,7 @@ pub(crate) enum Method {
     Acquire,
     Register,
     Explain,
+    ReportReads,
     IndexRead,
     IndexFill,
     IndexPrune,
@@ -108,6 +109,8 @@ pub(crate) struct State {
     pub(crate) turn_waits: Mutex<Vec<u32>>,
     /// Writes begun, and how each ended.
     pub(crate) writes: Mutex<Vec<Write>>,
+    /// What was reported of reads.
+    pub(crate) reports: Mutex<Vec<v1::ReportReadsRequest>>,
     /// Commits by rows.
     pub(crate) row_commits: Mutex<Vec<v1::RowChangedRequest>>,
     leaves: Mutex<Leaves>,
@@ -255,6 +258,7 @@ impl State {
             receipt_timeouts: Mutex::default(),
             turn_waits: Mutex::default(),
             writes: Mutex::default(),
+            reports: Mutex::default(),
             row_commits: Mutex::default(),
             leaves: Mutex::default(),
             news: broadcast::channel(8).0,

@@ -440,6 +440,15 @@ impl ApplicationService for State {
         )))
     }
 
+    async fn report_reads(
+        &self,
+        request: Request<v1::ReportReadsRequest>,
+    ) -> Result<Response<v1::ReportReadsResponse>, Status> {
+        self.play(Method::ReportReads).await?;
+        self.reports.lock().push(request.into_inner());
+        Ok(Response::new(v1::ReportReadsResponse {}))
+    }
+
     async fn explain(
         &self,
         request: Request<v1::ExplainRequest>,
