@@ -1,0 +1,212 @@
+"""How the core waits: by blocking a thread, or by suspending a task.
+
+All that decides anything in this package is written once, as coroutines over an `Io`. A `Client` runs them with `BlockingIo`, whose
+coroutines never suspend: `run` sends once and has the result. An `AsyncClient` awaits the same ones with `AsyncioIo`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+import time
+from collections.abc import Callable, Coroutine
+from typing import Any, Protocol, TypeVar
+
+import grpc
+
+T = TypeVar("T")
+Metadata = tuple[tuple[str, str], ...]
+
+
+class Waiter(Protocol):
+    """Something that one party waits for and another one ends."""
+
+    async def wait(self) -> None: ...
+    def wake(self) -> None: ...
+
+
+class Stream(Protocol):
+    """A stream of answers."""
+
+    async def read(self, timeout_s: float | None = None) -> Any:
+        """The next message, or None at the end. Raises TimeoutError, after which the stream is of no use."""
+
+    def cancel(self) -> None: ...
+
+
+class Io(Protocol):
+    """What the core needs of its surroundings."""
+
+    revalidations_max: int
+
+    def owner(self) -> object:
+        """Whose a channel is: another owner must not use it."""
+
+    def channel(self, target: str, options: list[tuple[str, Any]]) -> Any: ...
+    async def unary(self, method: Any, request: Any, timeout_s: float, metadata: Metadata) -> Any: ...
+    def stream(self, method: Any, request: Any) -> Stream: ...
+    async def close(self, channel: Any) -> None: ...
+    def waiter(self) -> Waiter: ...
+    def caller(self) -> object:
+        """Who is calling: the thread or the task."""
+
+    async def sleep(self, seconds: float) -> None: ...
+    def spawn(self, work: Coroutine[Any, Any, None]) -> None: ...
+
+
+def run(work: Coroutine[Any, Any, T]) -> T:
+    """Runs a coroutine that never suspends."""
+    try:
+        work.send(None)
+    except StopIteration as stop:
+        result: T = stop.value
+        return result
+    work.close()
+    raise RuntimeError("invariant: blocking coroutines do not suspend")
+
+
+class _Event:
+    def __init__(self) -> None:
+        self._event = threading.Event()
+
+    async def wait(self) -> None:
+        self._event.wait()
+
+    def wake(self) -> None:
+        self._event.set()
+
+
+class _BlockingStream:
+    def __init__(self, call: Any) -> None:
+        self._call = call
+        self._expired = False
+
+    async def read(self, timeout_s: float | None = None) -> Any:
+        # A stream's own deadline would end the whole stream: only this read has one.
+        timer = None if timeout_s is None else threading.Timer(timeout_s, self._expire)
+        if timer is not None:
+            timer.daemon = True
+            timer.start()
+        try:
+            return next(self._call, None)
+        except grpc.RpcError:
+            if self._expired:
+                raise TimeoutError from None
+            raise
+        finally:
+            if timer is not None:
+                timer.cancel()
+
+    def _expire(self) -> None:
+        self._expired = True
+        self._call.cancel()
+
+    def cancel(self) -> None:
+        self._call.cancel()
+
+
+class BlockingIo:
+    """Blocks the calling thread."""
+
+    # Each takes a thread.
+    revalidations_max = 16
+
+    def owner(self) -> object:
+        # A channel does not survive a fork: the child makes its own.
+        return os.getpid()
+
+    def channel(self, target: str, options: list[tuple[str, Any]]) -> Any:
+        return grpc.insecure_channel(target, options)
+
+    async def unary(self, method: Any, request: Any, timeout_s: float, metadata: Metadata) -> Any:
+        return method(request, timeout=timeout_s, metadata=metadata or None)
+
+    def stream(self, method: Any, request: Any) -> Stream:
+        return _BlockingStream(method(request))
+
+    async def close(self, channel: Any) -> None:
+        channel.close()
+
+    def waiter(self) -> Waiter:
+        return _Event()
+
+    def caller(self) -> object:
+        return threading.get_ident()
+
+    async def sleep(self, seconds: float) -> None:
+        time.sleep(seconds)  # noqa: ASYNC251 - it runs in a thread that is to wait
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        threading.Thread(target=run, args=(work,), name="grapevine-refresh", daemon=True).start()
+
+
+class _AsyncEvent:
+    def __init__(self) -> None:
+        self._event = asyncio.Event()
+
+    async def wait(self) -> None:
+        await self._event.wait()
+
+    def wake(self) -> None:
+        self._event.set()
+
+
+class _AsyncioStream:
+    def __init__(self, call: Any) -> None:
+        self._call = call
+
+    async def read(self, timeout_s: float | None = None) -> Any:
+        try:
+            message = await asyncio.wait_for(self._call.read(), timeout_s)
+        except asyncio.TimeoutError:
+            self._call.cancel()
+            raise TimeoutError from None
+        return None if message is grpc.aio.EOF else message
+
+    def cancel(self) -> None:
+        self._call.cancel()
+
+
+class AsyncioIo:
+    """Suspends the calling task."""
+
+    revalidations_max = 256
+
+    def __init__(self) -> None:
+        # The loop itself holds tasks weakly.
+        self._spawned: set[asyncio.Task[None]] = set()
+
+    def owner(self) -> object:
+        return asyncio.get_running_loop()
+
+    def channel(self, target: str, options: list[tuple[str, Any]]) -> Any:
+        return grpc.aio.insecure_channel(target, options)
+
+    async def unary(self, method: Any, request: Any, timeout_s: float, metadata: Metadata) -> Any:
+        return await method(request, timeout=timeout_s, metadata=metadata or None)
+
+    def stream(self, method: Any, request: Any) -> Stream:
+        return _AsyncioStream(method(request))
+
+    async def close(self, channel: Any) -> None:
+        for task in list(self._spawned):
+            task.cancel()
+        await channel.close()
+
+    def waiter(self) -> Waiter:
+        return _AsyncEvent()
+
+    def caller(self) -> object:
+        return asyncio.current_task()
+
+    async def sleep(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._spawned.add(task)
+        task.add_done_callback(self._spawned.discard)
+
+
+Clock = Callable[[], float]
