@@ -1,8 +1,8 @@
 """The calls of the contract: look-ups, commits and turns at the own sidecar, invalidations and writes at any.
 
 Sidecars are asked one after another: the own one first, then the others in the order configured; one that failed a moment ago
-goes to the end of the line, and is still tried before giving up. A sidecar that did nothing and one of which nobody knows what it did are
-treated alike, because an invalidation may be repeated: the second event makes stale what the first one made stale.
+goes to the end of the line, and is still tried before giving up. A sidecar that did nothing and one of which nobody knows what
+it did are treated alike, because an invalidation may be repeated: the second event makes stale what the first one made stale.
 """
 
 from __future__ import annotations

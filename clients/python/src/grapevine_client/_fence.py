@@ -17,7 +17,7 @@ import contextvars
 import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from grapevine_client import names
 from grapevine_client._calls import Batcher, Calls, Snapshot, Turn
@@ -107,7 +107,7 @@ class _Value:
 
 
 @dataclass(frozen=True)
-class _Unit:
+class Unit:
     """One value to get: a whole one, or one page."""
 
     key: _Key
@@ -127,10 +127,14 @@ class _Unit:
         resolution: app.Resolution,
         target: app.Target,
         ttl_ms: int | None,
-    ) -> _Unit:
+    ) -> Unit:
         key = _Key(resolution.token, target.address, address, classes, target.page_size > 0)
         policy_ms = resolution.ttl_ms
         return cls(key, base, resolution, policy_ms if ttl_ms is None else min(ttl_ms, policy_ms), time.monotonic())
+
+    def within(self, ttl_ms: int | None) -> Unit:
+        """The same for a value that lives no longer than this."""
+        return self if ttl_ms is None else replace(self, ttl_ms=min(self.ttl_ms, ttl_ms))
 
     def can_hold(self, data: bytes) -> bool:
         """Whether the value is a page where a page was asked for."""
@@ -212,7 +216,7 @@ class Fence:
                 return await self._bypass(resolution, loader)
             if len(resolution.targets) != 1:
                 return await self._bypass(BypassReason.REFUSED, loader)
-            unit = _Unit.of(address, address, classes, resolution, resolution.targets[0], ttl_ms)
+            unit = Unit.of(address, address, classes, resolution, resolution.targets[0], ttl_ms)
             before = self.flights.finished(unit.key)
             found = None if fresh else await self._read_cache(unit.key.target)
             if stale_too and resolution.stale and not fresh:
@@ -267,7 +271,7 @@ class Fence:
         gots: list[Got] = []
         for target in resolution.targets:
             name = page_address(address, target.page_size, target.page_index)
-            unit = _Unit.of(address, name, classes, resolution, target, ttl_ms)
+            unit = Unit.of(address, name, classes, resolution, target, ttl_ms)
             before = self.flights.finished(unit.key)
             found = await self._read_cache(unit.key.target)
 
@@ -285,6 +289,34 @@ class Fence:
             if len(items) < target.page_size:
                 break
         return slice_, gots
+
+    async def peek_many(self, units: Sequence[Unit], past: Past) -> list[bytes | None]:
+        """What the cache has of several values, as far as it may be served."""
+        if not units:
+            return []
+        try:
+            held = await self.cache.get_many([unit.key.target for unit in units])
+        except Exception as error:  # whatever a cache's library raises is a miss
+            self._count("cache_get_errors")
+            _log.debug("a cache read failed: %s", error)
+            held = {}
+        found = []
+        for unit in units:
+            value = await self._judge(unit, held.get(unit.key.target), past)
+            served = isinstance(value, _Value)
+            self._count("hits" if served else "misses")
+            found.append(value.data if isinstance(value, _Value) else None)
+        return found
+
+    async def keep(self, unit: Unit, data: bytes, only_if_absent: bool = False) -> bool:
+        """Stores a value that was computed after the look-up, outside of a loader, if that is allowed."""
+        if unit.resolution.fill_forbidden:
+            self._count("fills_of_lagging_source")
+            return False
+        depends = await self._commit(unit, (), None)
+        if isinstance(depends, _Refused):
+            return False
+        return await self._store(unit, _Value(data, depends), only_if_absent)
 
     async def look_up(
         self, address: str, classes: tuple[str, ...], page: tuple[int, int] | None, past: Past
@@ -315,7 +347,7 @@ class Fence:
         return items[: page[1]], [Got(how=How.BYPASSED, bypass=reason)]
 
     async def _settle(
-        self, unit: _Unit, found: bytes | None, before: int, alone: bool, loader: Loader, past: Past
+        self, unit: Unit, found: bytes | None, before: int, alone: bool, loader: Loader, past: Past
     ) -> Got:
         """Serves `found` if it can be served; otherwise waits for who computes the value, or computes it."""
         value = await self._judge(unit, found, past)
@@ -356,11 +388,11 @@ class Fence:
         finally:
             seat.leave()
 
-    def _hit(self, unit: _Unit, value: _Value) -> Got:
+    def _hit(self, unit: Unit, value: _Value) -> Got:
         self._count("hits")
         return Got(value.data, How.HIT, token=unit.key.token)
 
-    async def _judge(self, unit: _Unit, found: bytes | None, past: Past) -> _Value | BypassReason | None:
+    async def _judge(self, unit: Unit, found: bytes | None, past: Past) -> _Value | BypassReason | None:
         """What of `found` may be served; None is a miss."""
         if found is None:
             return None
@@ -378,7 +410,7 @@ class Fence:
             return None
         return value
 
-    async def _still_hold(self, unit: _Unit, depends: Dependencies, past: Past) -> bool | BypassReason:
+    async def _still_hold(self, unit: Unit, depends: Dependencies, past: Past) -> bool | BypassReason:
         """Whether nothing that the value depends on has changed."""
         classes = (*unit.key.classes, *depends.classes)
         try:
@@ -391,7 +423,7 @@ class Fence:
             return resolution
         return resolution.token == depends.token
 
-    async def _follow(self, unit: _Unit, result: _Value | _Failed, past: Past) -> Got:
+    async def _follow(self, unit: Unit, result: _Value | _Failed, past: Past) -> Got:
         """Takes another caller's result, if it is good enough for this one."""
         if isinstance(result, _Failed):
             self._count("single_flight_waits")
@@ -408,7 +440,7 @@ class Fence:
         self._count("single_flight_waits")
         return Got(result.data, How.WAITED, token=unit.key.token)
 
-    async def _fill(self, unit: _Unit, seat: Seat[_Value | _Failed] | None, right: _Right, loader: Loader) -> Got:
+    async def _fill(self, unit: Unit, seat: Seat[_Value | _Failed] | None, right: _Right, loader: Loader) -> Got:
         """Computes the value, tells the others, and stores it if that is allowed."""
         self._count("fills")
         fill, stored = Fill(unit.resolution.read_primary), False
@@ -435,7 +467,7 @@ class Fence:
                 await self.calls.finish_fill(right.turn, stored)
         return Got(data, How.FILLED, stored, unit.key.token)
 
-    async def _commit(self, unit: _Unit, found: Sequence[str], turn: Turn | None) -> Dependencies | _Refused | None:
+    async def _commit(self, unit: Unit, found: Sequence[str], turn: Turn | None) -> Dependencies | _Refused | None:
         """Asks the sidecar, where it must be asked, whether the value may be stored."""
         if not found and not unit.resolution.commit_required:
             return None
@@ -464,7 +496,7 @@ class Fence:
             return _REFUSED
         return Dependencies(tuple(found), verdict.token) if found else None
 
-    async def _store(self, unit: _Unit, value: _Value) -> bool:
+    async def _store(self, unit: Unit, value: _Value, only_if_absent: bool = False) -> bool:
         """Says whether the value is in the cache now. It lives until its TTL after the look-up, not after the store: how old a
         value under `ttl` can be must not depend on how long it took to compute."""
         ttl_ms = unit.ttl_ms - int((time.monotonic() - unit.looked_up) * 1_000) - 1
@@ -477,7 +509,10 @@ class Fence:
             data = value.data
             if wrapped:
                 data = Envelope(unit.key.token, unit.key.address, value.data, value.depends).encode()
-            await self.cache.set(unit.key.target, data, ttl_ms)
+            if not only_if_absent:
+                await self.cache.set(unit.key.target, data, ttl_ms)
+            elif not await self._add(unit, data, ttl_ms):
+                return False
         except FormatError as error:
             self._count("cache_set_errors")
             _log.warning("a value at %r cannot be wrapped: %s", unit.key.address, error)
@@ -489,7 +524,19 @@ class Fence:
         self._count("stored")
         return True
 
-    async def _elected(self, unit: _Unit, seat: Seat[_Value | _Failed], loader: Loader, past: Past) -> Got:
+    async def _add(self, unit: Unit, data: bytes, ttl_ms: int) -> bool:
+        """At an address that bumps do not change, what is no longer served is in the way of the cache's own `add`."""
+        if await self.cache.add(unit.key.target, data, ttl_ms):
+            return True
+        if not unit.resolution.envelope:
+            return False
+        held = await self.cache.get(unit.key.target)
+        if held is not None and _inspect(unit, unit.key.token, held) is not None:
+            return False
+        await self.cache.set(unit.key.target, data, ttl_ms)
+        return True
+
+    async def _elected(self, unit: Unit, seat: Seat[_Value | _Failed], loader: Loader, past: Past) -> Got:
         """Asks for the turn to fill, and fills if it has it, or if nobody can tell whose it is. No safety rests on it."""
         until = time.monotonic() + _TURN_WAIT_S_MAX
         disappointed = 0
@@ -535,7 +582,7 @@ class Fence:
             if disappointed > _DISAPPOINTED_MAX:
                 return await self._fill(unit, seat, _Right(), loader)
 
-    async def _stale(self, unit: _Unit, found: bytes | None, past: Past) -> Got | None:
+    async def _stale(self, unit: Unit, found: bytes | None, past: Past) -> Got | None:
         """A value that soft bumps alone have replaced, if the cache has one and nothing that is current. One with dependencies is
         none: nobody says of those whether they changed."""
         if found is not None and await self._judge(unit, found, past) is not None:
@@ -548,7 +595,7 @@ class Fence:
                 return Got(value.data, How.STALE, token=stale.token)
         return None
 
-    def _refresh(self, unit: _Unit, ttl_ms: int | None, loader: Loader, past: Past) -> None:
+    def _refresh(self, unit: Unit, ttl_ms: int | None, loader: Loader, past: Past) -> None:
         """Computes the new value in the background, unless that is under way already or there are too many."""
         key = unit.key
         if len(self.refreshing) >= self.calls.io.revalidations_max or key in self.refreshing:
@@ -583,7 +630,7 @@ async def _load(loader: Loader, fill: Fill) -> bytes:
         _current_fill.reset(held)
 
 
-def _inspect(unit: _Unit, token: int, stored: bytes) -> _Value | None:
+def _inspect(unit: Unit, token: int, stored: bytes) -> _Value | None:
     """What was stored, if it carries this token and is what the look-up asks for."""
     if not unit.resolution.envelope and stored[:1] != bytes([MAGIC]):
         value = _Value(stored)

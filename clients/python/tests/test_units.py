@@ -1,0 +1,251 @@
+"""Parts that need no sidecar: the gate, sessions, endpoints, settings, flights, codecs, caches."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+
+import pytest
+from cluster import eventually
+
+from grapevine_client import (
+    AsyncClient,
+    AsyncRedisCache,
+    Client,
+    ConfigError,
+    InlineCache,
+    InvalidRequest,
+    MemoryCache,
+    RedisCache,
+    Session,
+    SessionError,
+    Settings,
+    connect_async_cache,
+    connect_cache,
+)
+from grapevine_client._flights import Flights
+from grapevine_client._io import AsyncioIo, BlockingIo, run
+from grapevine_client._link import parse_endpoint
+from grapevine_client.gate import Gate
+
+LEAST_S, MOST_S, PROBE_S = 0.01, 1.0, 0.05
+
+
+def test_a_closed_gate_lets_one_probe_through_and_opens_on_its_success() -> None:
+    gate, now = Gate(LEAST_S, MOST_S), 100.0
+    assert gate.failure(now)
+    left = gate.admit(PROBE_S, now)
+    assert LEAST_S / 2 <= left <= LEAST_S
+    later = now + left + 1e-6
+    assert gate.admit(PROBE_S, later) == 0
+    assert gate.admit(PROBE_S, later) > 0
+    assert gate.success()
+    assert gate.is_open
+    assert gate.admit(PROBE_S, later) == gate.admit(PROBE_S, later) == 0
+
+
+def test_failures_of_one_moment_count_once_and_probes_double_up_to_the_bound() -> None:
+    gate, now = Gate(LEAST_S, MOST_S), 100.0
+    assert gate.failure(now)
+    assert not any(gate.failure(now) for _ in range(100))
+    assert gate.admit(PROBE_S, now) <= LEAST_S
+    longest = 0.0
+    for _ in range(30):
+        while left := gate.admit(PROBE_S, now):
+            now += left + 1e-6
+            longest = max(longest, left)
+        gate.failure(now)
+    assert MOST_S / 2 <= longest <= MOST_S
+
+
+def test_a_probe_that_never_reports_lapses() -> None:
+    gate, now = Gate(LEAST_S, MOST_S), 100.0
+    gate.failure(now)
+    assert gate.admit(PROBE_S, now + LEAST_S) == 0
+    assert gate.admit(PROBE_S, now + LEAST_S + PROBE_S) == 0
+
+
+def test_some_slow_calls_in_a_row_close_the_gate_and_an_answer_between_them_resets() -> None:
+    gate, now = Gate(LEAST_S, MOST_S), 100.0
+    for _ in range(5):
+        assert not gate.slow(now)
+        assert not gate.slow(now)
+        gate.success()
+    gate.slow(now)
+    gate.slow(now)
+    assert gate.slow(now)
+    assert not gate.is_open
+
+
+def token(issuer: int, sequence: int) -> bytes:
+    return b"\x01" + bytes([issuer]) * 16 + sequence.to_bytes(8, "big")
+
+
+def test_g5_a_session_keeps_one_token_per_issuer_the_latest() -> None:
+    session = Session()
+    assert not session
+    for sequence in (5, 300, 7):
+        session.add(token(1, sequence))
+    assert session.tokens == (token(1, 300),)
+    session.add(token(2, 1))
+    session.add(b"of a later format")
+    with pytest.raises(SessionError, match="3 incarnations already"):
+        session.add(token(3, 1))
+    session.add(token(2, 9))
+    assert session.tokens[1] == token(2, 9)
+
+
+def test_a_sessions_text_gives_it_back_and_malformed_ones_are_refused() -> None:
+    session = Session()
+    session.add(token(0xAB, 0x0102))
+    session.add(token(2, 1))
+    assert str(session)[:51] == "01abababababababababababababababab0000000000000102."
+    assert Session.parse(str(session)) == session
+    assert Session.parse(str(session).upper()) == session
+    assert Session.parse("") == Session()
+    for text in (".", "0", "0g", "zz", "01..02", "é", "00" * 65, "01.02.03.04", "01 02", " 01"):
+        with pytest.raises(SessionError):
+            Session.parse(text)
+    with pytest.raises(SessionError, match="0 bytes; it must have 1 to 64"):
+        Session().add(b"")
+    with pytest.raises(InvalidRequest, match=r"wait_s: 61 s is outside 0.001 s to 60 s"):
+        Session(wait_s=61)
+
+
+def test_endpoints_are_read_in_their_forms() -> None:
+    for value, target in (
+        ("unix:/run/g.sock", "unix:/run/g.sock"),
+        ("unix:///run/g.sock", "unix:/run/g.sock"),
+        ("http://127.0.0.1:7400", "127.0.0.1:7400"),
+        ("127.0.0.1:7400", "127.0.0.1:7400"),
+        ("sidecar-2.example:7400", "sidecar-2.example:7400"),
+        ("[::1]:7400", "[::1]:7400"),
+    ):
+        assert parse_endpoint(value) == target
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["", "unix:", "unix:relative.sock", "https://127.0.0.1:7400", "ftp://127.0.0.1:7400", "127.0.0.1", "http://127.0.0.1",
+     "http://127.0.0.1:7400/path", "http://:7400", "a b:1", "127.0.0.1:99999", None, 7400],
+)  # fmt: skip
+def test_malformed_endpoints_are_named_with_what_is_wrong(value: object) -> None:
+    with pytest.raises(ConfigError) as caught:
+        Client(value)  # type: ignore[arg-type]
+    assert repr(value) in str(caught.value)
+    with pytest.raises(ConfigError, match="endpoint"):
+        Client("127.0.0.1:7400", fail_over_to=["nonsense"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"resolve_deadline_s": 0}, "resolve_deadline_s is 0; it must be above zero"),
+        ({"commit_deadline_s": float("nan")}, "commit_deadline_s is nan; it must be above zero"),
+        ({"call_deadline_s": "1"}, "call_deadline_s is '1'; it must be a number of seconds"),
+        ({"invalidate_timeout_s": 61}, "invalidate_timeout_s is 61; it must be 0.001 to 60"),
+        ({"resolve_batch_max": 1_001}, "resolve_batch_max is 1001; it must be 1 to 1000"),
+        ({"rpcs_in_flight_max": 0}, "rpcs_in_flight_max is 0; it must be 1 to 64"),
+        ({"rpcs_in_flight_max": True}, "rpcs_in_flight_max is True; it must be a whole number"),
+        ({"backoff_min_s": 2}, "backoff_max_s is 1.0; it must be at least backoff_min_s"),
+    ],
+)
+def test_wrong_settings_are_named_with_their_range(changes: dict[str, object], says: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        Settings(**changes)  # type: ignore[arg-type]
+    assert str(caught.value) == says
+
+
+def test_what_is_no_cache_is_refused_by_name() -> None:
+    import redis
+
+    with pytest.raises(ConfigError, match="cache is a dict"):
+        Client("127.0.0.1:7400", cache={})  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="cache is a MemoryCache; it must be an AsyncCache"):
+        AsyncClient("127.0.0.1:7400", cache=MemoryCache())  # type: ignore[arg-type]
+    AsyncClient("127.0.0.1:7400", cache=InlineCache(MemoryCache()))
+    for url in ("memcached://", "memcached://host", "memcached://host:70000", "http://host:1", "nonsense"):
+        for connect in (connect_cache, connect_async_cache):
+            with pytest.raises(ConfigError) as caught:
+                connect(url)
+            assert repr(url) in str(caught.value)
+    with pytest.raises(ConfigError, match="decode_responses"):
+        RedisCache(redis.Redis(decode_responses=True))
+    with pytest.raises(ConfigError, match="decode_responses"):
+        AsyncRedisCache(redis.asyncio.Redis(decode_responses=True))
+
+
+def test_a_cache_in_memory_keeps_what_was_used_last() -> None:
+    cache = MemoryCache(entries_max=2)
+    cache.set("a", b"1", 60_000)
+    cache.set("b", b"2", 60_000)
+    assert cache.get("a") == b"1"
+    cache.set("c", b"3", 60_000)
+    assert cache.get_many(["a", "b", "c"]) == {"a": b"1", "c": b"3"}
+    assert not cache.add("a", b"4", 60_000)
+    assert cache.add("d", b"4", 60_000)
+
+
+def test_a_leader_that_goes_without_a_result_passes_its_turn_on() -> None:
+    flights: Flights[str] = Flights(BlockingIo())
+    first = flights.sit("k")
+    assert run(first.turn()) is None
+    got: list[object] = []
+
+    def wait() -> None:
+        seat = flights.sit("k")
+        got.append(run(seat.turn()))
+        got.append(seat.after_another)
+        seat.publish("v")
+        seat.leave()
+
+    before = flights.finished("k")
+    waiting = threading.Thread(target=wait)
+    waiting.start()
+    eventually("the second one waits", lambda: flights._flights["k"].waiters)
+    first.leave()
+    waiting.join(10)
+    assert got == [None, True]
+    assert len(flights) == 0
+    assert flights.finished("k") != before
+
+
+def test_a_cancelled_leader_and_a_cancelled_waiter_hold_nobody_up() -> None:
+    async def test() -> None:
+        flights: Flights[str] = Flights(AsyncioIo())
+        order: list[str] = []
+
+        async def take_part(name: str, work: asyncio.Event, publish: bool) -> str | None:
+            seat = flights.sit("k")
+            try:
+                result = await seat.turn()
+                if result is not None:
+                    return result
+                order.append(name)
+                await work.wait()
+                if publish:
+                    seat.publish(name)
+                return name
+            finally:
+                seat.leave()
+
+        never, now = asyncio.Event(), asyncio.Event()
+        now.set()
+        leader = asyncio.create_task(take_part("leader", never, False))
+        await asyncio.sleep(0)
+        second = asyncio.create_task(take_part("second", never, False))
+        third = asyncio.create_task(take_part("third", now, True))
+        fourth = asyncio.create_task(take_part("fourth", never, True))
+        for _ in range(5):
+            await asyncio.sleep(0)
+        # The turn is on its way to the second one, which is cancelled before it takes it.
+        leader.cancel()
+        await asyncio.sleep(0)
+        second.cancel()
+        assert await asyncio.wait_for(third, 10) == "third"
+        assert await asyncio.wait_for(fourth, 10) == "third"
+        assert order[0] == "leader"
+        assert len(flights) == 0
+        await asyncio.gather(leader, second, return_exceptions=True)
+
+    asyncio.run(test())
