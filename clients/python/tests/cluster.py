@@ -122,7 +122,9 @@ class Sidecar:
         self.running().wait()
 
     def pause(self) -> None:
+        """Stops all its threads, and waits until they have stopped."""
         self.running().send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, self.running().pid, os.WSTOPPED)
 
     def resume(self) -> None:
         self.running().send_signal(signal.SIGCONT)

@@ -11,7 +11,7 @@ import hashlib
 import inspect
 import json
 import string
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from types import MethodType
 from typing import Any, Generic, ParamSpec, Protocol, TypeVar, overload
 
@@ -24,7 +24,7 @@ from grapevine_client.outcome import InvalidateOutcome
 
 P = ParamSpec("P")
 T = TypeVar("T")
-T_co = TypeVar("T_co", covariant=True)
+R = TypeVar("R")
 
 _default: Client | None = None
 _default_async: AsyncClient | None = None
@@ -120,14 +120,14 @@ def _is_plain(value: object) -> bool:
     return value is None or type(value) in (bool, int, float, str)
 
 
-class Cached(Generic[P, T]):
-    """A function that reads through the cache."""
+class Cached(Generic[P, R]):
+    """A function that reads through the cache. Of a coroutine function, what is called answers something to be awaited."""
 
     def __init__(
         self,
-        function: Callable[P, T],
+        function: Callable[P, R],
         call_names: _Names[P],
-        client: Callable[[], Client],
+        client: Callable[[], Any],
         ttl_s: Seconds,
         serve_stale: bool,
         codec: Codec | None,
@@ -135,18 +135,14 @@ class Cached(Generic[P, T]):
         functools.update_wrapper(self, function)
         self.__wrapped__ = function
         self._names, self._client = call_names, client
-        self._ttl_s, self._serve_stale, self._codec = ttl_s, serve_stale, codec
+        self._options: dict[str, Any] = {"ttl_s": ttl_s, "serve_stale": serve_stale, "codec": codec}
 
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> T:
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         address, classes = self._names.of(args, kwargs)
-        return self._client().get_or_fill(
-            address,
-            classes,
-            lambda: self.__wrapped__(*args, **kwargs),
-            ttl_s=self._ttl_s,
-            serve_stale=self._serve_stale,
-            codec=self._codec,
+        value: R = self._client().get_or_fill(
+            address, classes, lambda: self.__wrapped__(*args, **kwargs), **self._options
         )
+        return value
 
     def __get__(self, instance: object, owner: type | None = None) -> Any:
         return self if instance is None else MethodType(self, instance)
@@ -159,63 +155,32 @@ class Cached(Generic[P, T]):
         """The classes of a call's value."""
         return list(self._names.of(args, kwargs)[1])
 
-    def invalidate(self, *args: P.args, **kwargs: P.kwargs) -> InvalidateOutcome:
+    # They overlap where R is Any, and then either is right.
+    @overload
+    def invalidate(  # type: ignore[overload-overlap]
+        self: Cached[P, Coroutine[Any, Any, Any]], *args: P.args, **kwargs: P.kwargs
+    ) -> Coroutine[Any, Any, InvalidateOutcome]: ...
+    @overload
+    def invalidate(self, *args: P.args, **kwargs: P.kwargs) -> InvalidateOutcome: ...
+    def invalidate(self, *args: Any, **kwargs: Any) -> Any:
         """Declares the classes of a call's value changed, and with them all else that is in them."""
-        return self._client().invalidate(self.classes_of(*args, **kwargs))
+        return self._client().invalidate(self._names.of(args, kwargs)[1])
 
 
-class AsyncCached(Generic[P, T]):
-    """A coroutine function that reads through the cache."""
+class _AsyncCached(Cached[P, R]):
+    """Of a coroutine function: a coroutine function itself, which frameworks look at."""
 
-    def __init__(
-        self,
-        function: Callable[P, Awaitable[T]],
-        call_names: _Names[P],
-        client: Callable[[], AsyncClient],
-        ttl_s: Seconds,
-        serve_stale: bool,
-        codec: Codec | None,
-    ) -> None:
-        functools.update_wrapper(self, function)
-        self.__wrapped__ = function
-        self._names, self._client = call_names, client
-        self._ttl_s, self._serve_stale, self._codec = ttl_s, serve_stale, codec
-
-    async def __call__(self, *args: P.args, **kwargs: P.kwargs) -> T:
+    async def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Any:  # type: ignore[override]
         address, classes = self._names.of(args, kwargs)
         return await self._client().get_or_fill(
-            address,
-            classes,
-            lambda: self.__wrapped__(*args, **kwargs),
-            ttl_s=self._ttl_s,
-            serve_stale=self._serve_stale,
-            codec=self._codec,
+            address, classes, lambda: self.__wrapped__(*args, **kwargs), **self._options
         )
-
-    def __get__(self, instance: object, owner: type | None = None) -> Any:
-        return self if instance is None else MethodType(self, instance)
-
-    def address_of(self, *args: P.args, **kwargs: P.kwargs) -> str:
-        """The address of a call's value."""
-        return self._names.of(args, kwargs)[0]
-
-    def classes_of(self, *args: P.args, **kwargs: P.kwargs) -> list[str]:
-        """The classes of a call's value."""
-        return list(self._names.of(args, kwargs)[1])
-
-    async def invalidate(self, *args: P.args, **kwargs: P.kwargs) -> InvalidateOutcome:
-        """Declares the classes of a call's value changed, and with them all else that is in them."""
-        return await self._client().invalidate(self.classes_of(*args, **kwargs))
 
 
 class CachedDecorator(Protocol):
     """What `cached` gives."""
 
-    # A plain function that answers an awaitable is taken for a coroutine function, by the order of these.
-    @overload
-    def __call__(self, function: Callable[P, Awaitable[T]]) -> AsyncCached[P, T]: ...  # type: ignore[overload-overlap]
-    @overload
-    def __call__(self, function: Callable[P, T]) -> Cached[P, T]: ...
+    def __call__(self, function: Callable[P, R]) -> Cached[P, R]: ...
 
 
 def cached(
@@ -241,7 +206,7 @@ def cached(
         if inspect.iscoroutinefunction(function):
             if isinstance(client, Client):
                 raise ConfigError(f"{function.__qualname__} is a coroutine function: it takes an AsyncClient")
-            return AsyncCached(
+            return _AsyncCached(
                 function, call_names, lambda: client or _need(_default_async, "AsyncClient"), ttl_s, serve_stale, codec
             )
         if isinstance(client, AsyncClient):
