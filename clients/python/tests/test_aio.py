@@ -199,6 +199,18 @@ def test_a_stale_value_is_served_while_a_task_computes_the_new_one(cluster: Clus
     with_client(cluster, test)
 
 
+def test_a_loader_that_is_no_coroutine_function_is_named(cluster: Cluster, n: int) -> None:
+    async def test(client: AsyncClient) -> None:
+        for loader, says in (
+            (lambda: 7, "it answered a int; an AsyncClient's must be a coroutine"),
+            (7, "7 is an int"),
+        ):
+            with pytest.raises(InvalidRequest, match=f"loader: {says}"):
+                await client.get_or_fill(f"a::{n}", [f"cart/{n}"], loader)  # type: ignore[arg-type]
+
+    with_client(cluster, test)
+
+
 def test_bumps_are_watched(cluster: Cluster, n: int) -> None:
     async def test(client: AsyncClient) -> None:
         async with client.watch([f"cart/{n}"]) as watch:

@@ -275,6 +275,29 @@ def test_g3_who_waited_does_not_get_a_value_whose_dependency_changed_before_it_a
         assert (leader.result(30), follower.result(30)) == ("old", "new")
 
 
+def test_g3_a_value_that_is_being_stored_is_checked_by_who_comes_then(clients: Clients, n: int) -> None:
+    from grapevine_client import depends_on
+
+    held = Held(MemoryCache())
+    client = clients(0, held)
+    address, classes, price = f"a::{n}", [f"cart/{n}"], f"prices/{n}"
+
+    def old() -> str:
+        depends_on(price)
+        return "old"
+
+    with ThreadPoolExecutor(1) as pool:
+        leader = pool.submit(client.get_or_fill_outcome, address, classes, old)
+        assert held.arrived.wait(30)
+        # It was published, and nothing had happened yet: who comes now gets it.
+        assert client.get_or_fill_outcome(address, classes, lambda: "new").how is How.WAITED
+        client.invalidate([price])
+        assert client.get_or_fill(address, classes, lambda: "new") == "new"
+        held.go_on.set()
+        assert leader.result(30).value == "old"
+    assert client.get_or_fill(address, classes, lambda: "newer") in ("new", "newer")
+
+
 def test_a_loader_that_asks_for_its_own_value_does_not_wait_for_itself(clients: Clients, n: int) -> None:
     client, depth = clients(), 0
 

@@ -440,6 +440,8 @@ def test_a_bad_ttl_is_an_error_that_names_the_field(clients: Clients, ttl: Any, 
 def test_other_wrong_arguments_name_their_fields(clients: Clients) -> None:
     client = clients()
     for call, field, says in (
+        (lambda: client.get_or_fill("a", ["c"], 7), "loader", "7 is an int; it must be a function"),  # type: ignore[arg-type]
+        (lambda: client.watch(None), "classes", "None is a NoneType"),  # type: ignore[arg-type]
         (lambda: client.invalidate([]), "classes", "0 classes are outside 1 to 1000"),
         (lambda: client.invalidate(["c"] * 1_001), "classes", "1001 classes are outside 1 to 1000"),
         (lambda: client.invalidate("cart/13"), "classes", "it must be a list"),

@@ -233,8 +233,9 @@ class WatchCore:
     connection is probed, and one that is dead is noticed within about ten seconds."""
 
     def __init__(self, base: Base, classes: Iterable[str]) -> None:
-        listed = () if isinstance(classes, (list, tuple)) and not classes else classes
-        self._classes = names.check_classes("classes", listed, names.WATCH_CLASSES_MAX) if listed else ()
+        listed = classes if isinstance(classes, str) or not isinstance(classes, Iterable) else tuple(classes)
+        # None of them means all.
+        self._classes = () if listed == () else names.check_classes("classes", listed, names.WATCH_CLASSES_MAX)
         self._calls, self._settings = base._calls, base._settings
         self._stream: Stream | None = None
         self._began = self._live = False

@@ -8,7 +8,7 @@ import inspect
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 from grapevine_client._base import Base, WatchCore, WatchEvent, WriteCore
 from grapevine_client._calls import Snapshot
@@ -16,11 +16,13 @@ from grapevine_client._io import AsyncioIo
 from grapevine_client.caches import AsyncCache, connect_async_cache
 from grapevine_client.client import Seconds
 from grapevine_client.codecs import Codec
-from grapevine_client.errors import CallError, ConfigError
+from grapevine_client.errors import CallError, ConfigError, InvalidRequest
+from grapevine_client.names import check_callable
 from grapevine_client.outcome import AbortOutcome, InvalidateOutcome, Outcome, PageOutcome, Receipt, Resolution, Status
 from grapevine_client.session import Session
 from grapevine_client.settings import Settings
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 
@@ -128,7 +130,7 @@ class AsyncClient:
         codec: Codec | None = None,
     ) -> Outcome[T]:
         """The same, with where the value came from."""
-        return await self._base._get(address, classes, loader, ttl_s, session, snapshot, serve_stale, codec)
+        return await self._base._get(address, classes, _coroutine(loader), ttl_s, session, snapshot, serve_stale, codec)
 
     async def get_or_fill_page(
         self,
@@ -143,7 +145,7 @@ class AsyncClient:
         snapshot: Snapshot | None = None,
     ) -> PageOutcome[T]:
         """As `Client.get_or_fill_page`."""
-        return await self._base._get_page(address, classes, offset, limit, loader, ttl_s, session, snapshot)
+        return await self._base._get_page(address, classes, offset, limit, _coroutine(loader), ttl_s, session, snapshot)
 
     async def open_snapshot(self, *, lease_s: float | None = None, session: Session | None = None) -> Snapshot:
         """As `Client.open_snapshot`."""
@@ -180,6 +182,22 @@ class AsyncClient:
     def watch(self, classes: Iterable[str] = ()) -> AsyncWatch:
         """As `Client.watch`, for `async for`."""
         return AsyncWatch(self._base, classes)
+
+
+def _coroutine(loader: Callable[P, Awaitable[T]]) -> Callable[P, Awaitable[T]]:
+    """The loader, which says what it should have been if it is a plain function."""
+    check_callable("loader", loader)
+
+    async def load(*args: P.args, **kwargs: P.kwargs) -> T:
+        answer: object = loader(*args, **kwargs)
+        if not isinstance(answer, Awaitable):
+            raise InvalidRequest.one(
+                "loader", f"it answered a {type(answer).__name__}; an AsyncClient's must be a coroutine function"
+            )
+        value: T = await answer
+        return value
+
+    return load
 
 
 class AsyncWrite(WriteCore):

@@ -14,6 +14,7 @@ from grapevine_client._io import BlockingIo, run
 from grapevine_client.caches import Cache, InlineCache, connect_cache
 from grapevine_client.codecs import Codec
 from grapevine_client.errors import CallError, ConfigError
+from grapevine_client.names import check_callable
 from grapevine_client.outcome import AbortOutcome, InvalidateOutcome, Outcome, PageOutcome, Receipt, Resolution, Status
 from grapevine_client.session import Session
 from grapevine_client.settings import Settings
@@ -141,6 +142,7 @@ class Client:
         codec: Codec | None = None,
     ) -> Outcome[T]:
         """The same, with where the value came from."""
+        check_callable("loader", loader)
 
         async def load() -> T:
             return loader()
@@ -161,6 +163,7 @@ class Client:
     ) -> PageOutcome[T]:
         """`limit` items of a list after the first `offset`, from cached pages or else from `loader(offset, limit)`, which is asked
         for whole pages, and gives fewer items than asked for only at the list's end. For classes whose policy sets a page size."""
+        check_callable("loader", loader)
 
         async def load(skip: int, most: int) -> Iterable[T]:
             return loader(skip, most)

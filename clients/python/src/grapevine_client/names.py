@@ -68,6 +68,11 @@ def check_slice(offset: object, limit: object) -> tuple[int, int]:
     return _whole("page.offset", offset, 0, OFFSET_MAX), _whole("page.limit", limit, 1, SLICE_LIMIT_MAX)
 
 
+def check_callable(field: str, function: object) -> None:
+    if not callable(function):
+        raise InvalidRequest.one(field, f"{shorten(function)} is {_type(function)}; it must be a function")
+
+
 def check_ttl(field: str, ttl_s: object) -> int | None:
     """A time to live in milliseconds; None takes the policy's."""
     if ttl_s is None:
