@@ -75,6 +75,8 @@ def clients(cluster: kit.Cluster) -> Iterator[Callable[..., Client]]:
     def make(node: int = 0, cache: object = "memory://", settings: Settings = PATIENT, **more: object) -> Client:
         client = Client(cluster[node].tcp, cache=cache, settings=settings, **more)  # type: ignore[arg-type]
         made.append(client)
+        # On a busy machine connecting may take longer than it may for a read.
+        client.wait_until_ready()
         return client
 
     yield make

@@ -51,8 +51,9 @@ _OPTIONS: list[tuple[str, Any]] = [
     ("grpc.use_local_subchannel_pool", 1),
     # The gate decides when to try again: the channel's own backoff must not be what keeps a sidecar that is back waiting.
     ("grpc.initial_reconnect_backoff_ms", 50),
-    ("grpc.min_reconnect_backoff_ms", 50),
     ("grpc.max_reconnect_backoff_ms", 200),
+    # By its name a pause; what it sets is how long connecting may take.
+    ("grpc.min_reconnect_backoff_ms", 500),
     # Repeating is decided here: a call that broke off may have had an effect.
     ("grpc.enable_retries", 0),
     # A sidecar is on this machine or beside it, and never behind the proxy that the environment names.
