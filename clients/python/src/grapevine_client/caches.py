@@ -7,6 +7,7 @@ stored. Keys are what sidecars answer as cache addresses: at most 250 bytes of U
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 import time
 from collections import OrderedDict
@@ -115,7 +116,16 @@ class PymemcacheCache:
     ttl_grain_ms = 1_000
 
     def __init__(self, client: Any) -> None:
-        self._client = client
+        self._held = client
+        self._pid = os.getpid()
+
+    @property
+    def _client(self) -> Any:
+        if self._pid != os.getpid():
+            # A fork's child has the parent's sockets, and would read its answers. Closed here they stay open there.
+            self._held.close()
+            self._pid = os.getpid()
+        return self._held
 
     @classmethod
     def connect(cls, host: str, port: int, *, connections_max: int = 64) -> PymemcacheCache:
