@@ -20,7 +20,7 @@ async fn main() -> ExitCode {
     }
     eprintln!(
         "It needs a sidecar whose policy of `list/**` has `paging` (`grapevine sidecar --config policies.toml`, with the file of \
-         docs/guide.md), or another address: list [SIDECAR [CACHE]]"
+         docs/guide/README.md), or another address: list [SIDECAR [CACHE]]"
     );
     ExitCode::FAILURE
 }
