@@ -195,7 +195,7 @@ impl Turns {
 /// What became of leaves.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Leaves {
-    /// Readers of leaves.
+    /// Readers of single leaves.
     pub(crate) asked: u64,
     /// Of these, answered with members at once, and after they had to wait for another one to load it.
     pub(crate) found: u64,
@@ -203,6 +203,9 @@ pub(crate) struct Leaves {
     /// Of what was found, all that was asked for, and such as is too short.
     pub(crate) whole: u64,
     pub(crate) short: u64,
+    /// Readers of several leaves as one, and those of them that were answered with members at once; not counted above.
+    pub(crate) together_asked: u64,
+    pub(crate) together_found: u64,
     /// Of what was found, what was read of several leaves, of any of them and of all of them.
     pub(crate) united: u64,
     pub(crate) intersected: u64,
@@ -236,6 +239,8 @@ impl Leaves {
         self.found_later += other.found_later;
         self.whole += other.whole;
         self.short += other.short;
+        self.together_asked += other.together_asked;
+        self.together_found += other.together_found;
         self.united += other.united;
         self.intersected += other.intersected;
         self.begun_shown += other.begun_shown;
@@ -254,13 +259,15 @@ impl Leaves {
     }
 
     /// By name.
-    pub(crate) fn named(self) -> [(&'static str, u64); 20] {
+    pub(crate) fn named(self) -> [(&'static str, u64); 22] {
         [
             ("asked", self.asked),
             ("found", self.found),
             ("found_later", self.found_later),
             ("whole", self.whole),
             ("short", self.short),
+            ("together_asked", self.together_asked),
+            ("together_found", self.together_found),
             ("united", self.united),
             ("intersected", self.intersected),
             ("begun_shown", self.begun_shown),

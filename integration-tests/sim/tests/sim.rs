@@ -97,12 +97,23 @@ fn g9_most_reads_of_leaves_in_calm_weather_find_them() {
     let mut request = Request::new(0..30);
     request.scenario = Scenario::Calm;
     let report = passes(&request);
-    let (asked, found) = (report.leaves("asked"), report.leaves("found"));
-    assert!(
-        asked > 1_500 && found * 100 > asked * 60,
-        "{}",
-        report.text()
-    );
+    // A reader of several loads one that is missing at a time, so it finds less.
+    for (asked, found, least, percent) in [
+        ("asked", "found", 1_000, 70),
+        ("together_asked", "together_found", 400, 30),
+    ] {
+        let (asked, found) = (report.leaves(asked), report.leaves(found));
+        let enough = asked > least && found * 100 > asked * percent;
+        assert!(enough, "{found} of {asked}:\n{}", report.text());
+    }
+}
+
+#[test]
+fn g12_few_sidecars_do_not_know_a_shape_at_rest() {
+    // Their tokens are not compared: only whoever was told of it while it left may be among them.
+    let report = passes(&Request::new(700..900));
+    let unknown = report.fault("shape_unknown_at_rest");
+    assert!(unknown <= 10, "{unknown}:\n{}", report.text());
 }
 
 #[test]

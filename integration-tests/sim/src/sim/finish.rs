@@ -204,8 +204,11 @@ impl Sim<'_> {
             let looks = (0..self.size).filter_map(|at| self.look(at, address, 0));
             // Who was told of a shape while it left, and had changes to add to it, has left it out: its reads bypass the cache until one
             // of them makes it known to all once more, with these.
-            let shown = looks.filter(|found| !found.new_shape);
-            let tokens: Vec<_> = shown.map(|found| found.token).collect();
+            let (unknown, shown): (Vec<_>, Vec<_>) = looks.partition(|found| found.new_shape);
+            let tokens: Vec<_> = shown.iter().map(|found| found.token).collect();
+            for _ in unknown {
+                self.tally.fault("shape_unknown_at_rest");
+            }
             let distinct: BTreeSet<_> = tokens.iter().collect();
             if distinct.len() > 1 && beyond {
                 // Of a log that was closed with a hole somebody may have entries by a snapshot, and nobody the events. All

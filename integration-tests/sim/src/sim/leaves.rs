@@ -234,12 +234,18 @@ impl Sim<'_> {
         answer: &LeafAnswer,
     ) {
         let counted = &mut self.tally.leaves;
-        counted.asked += u64::from(!again);
+        let (asked, at_once) = if lists.len() > 1 {
+            (&mut counted.together_asked, &mut counted.together_found)
+        } else {
+            (&mut counted.asked, &mut counted.found)
+        };
+        *asked += u64::from(!again);
+        let found = matches!(answer, LeafAnswer::Found { .. });
+        *at_once += u64::from(!again && found);
         match answer {
             LeafAnswer::Bypass => counted.bypassed += u64::from(!again),
             LeafAnswer::Absent(_) => counted.absent += u64::from(!again),
             LeafAnswer::Found { found, refill, .. } => {
-                counted.found += u64::from(!again);
                 counted.found_later += u64::from(again);
                 counted.short += u64::from(!refill.is_empty());
                 counted.whole += u64::from(found.whole);
