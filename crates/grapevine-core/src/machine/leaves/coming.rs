@@ -22,6 +22,8 @@ use crate::versions::Stamp;
 const SHOWN_AFTER_LEASE: Duration = INTENT_GRACE.saturating_mul(5);
 /// The most writes under way that are shown.
 const WRITES_MAX: usize = 4_096;
+/// The most rows that one leaf shows: each read of it puts them in order.
+const ROWS_OF_LEAF_MAX: usize = 512;
 /// The most bytes of names and values of all rows that are shown.
 const BYTES_MAX: usize = 4 * 1024 * 1024;
 
@@ -62,9 +64,8 @@ impl Core {
             let progress = &self.progress;
             let applied = |event| progress.has_through(event);
             let Leaves { table, coming, .. } = &mut self.leaves;
-            if !coming.begin(id, &changed.rows, table.shapes(), (now, ends), applied) {
-                self.counters.rows_not_shown += changed.rows.len() as u64;
-            }
+            let left_out = coming.begin(id, &changed.rows, table.shapes(), (now, ends), applied);
+            self.counters.rows_not_shown += left_out as u64;
         }
     }
 
@@ -90,7 +91,7 @@ impl Coming {
     }
 
     /// A write has begun, and has ended by then at the latest; `shapes` are those that have leaves. If there is no room for its rows, they
-    /// are not shown: `false`.
+    /// are not shown. Tells how many are not, once for each class that lacks them.
     pub(super) fn begin<'a>(
         &mut self,
         id: IntentId,
@@ -98,7 +99,7 @@ impl Coming {
         shapes: impl Iterator<Item = &'a Shape>,
         (now, ends): (Time, Time),
         applied: impl Fn(EventId) -> bool,
-    ) -> bool {
+    ) -> usize {
         self.forget_ended(now, applied);
         let told = |image: &&RowImage| image.moment == Moment::After && image.identity.is_some();
         let rows = rows.iter().filter(told).cloned().map(Arc::new);
@@ -109,17 +110,14 @@ impl Coming {
             event: None,
         };
         if write.rows.is_empty() || self.writes.contains_key(&id) {
-            return true;
+            return 0;
         }
         if self.writes.len() >= WRITES_MAX || self.bytes + write.bytes() > BYTES_MAX {
-            return false;
+            return write.rows.len();
         }
         self.bytes += write.bytes();
         self.writes.insert(id, write);
-        for shape in shapes {
-            self.put(id, shape);
-        }
-        true
+        shapes.map(|shape| self.put(id, shape)).sum()
     }
 
     /// Leaves of a shape may be there from now on.
@@ -130,23 +128,30 @@ impl Coming {
         }
     }
 
-    /// Has the rows of a write stand under the classes of a shape.
-    fn put(&mut self, id: IntentId, shape: &Shape) {
+    /// Has the rows of a write stand under the classes of a shape; tells how many find no room there.
+    fn put(&mut self, id: IntentId, shape: &Shape) -> usize {
         let Some(write) = self.writes.get_mut(&id) else {
-            return;
+            return 0;
         };
+        let mut left_out = 0;
         for image in &write.rows {
             for class in shape.classes_of_write(&image.rows) {
                 let of_class = self.rows.entry(class.clone()).or_default();
-                if !of_class
-                    .iter()
-                    .any(|(of, known)| *of == id && Arc::ptr_eq(known, image))
-                {
-                    of_class.push((id, Arc::clone(image)));
+                let same = |(of, known): &(IntentId, Arc<RowImage>)| {
+                    *of == id && Arc::ptr_eq(known, image)
+                };
+                if of_class.iter().any(same) {
+                    continue;
                 }
+                if of_class.len() >= ROWS_OF_LEAF_MAX {
+                    left_out += 1;
+                    continue;
+                }
+                of_class.push((id, Arc::clone(image)));
                 write.classes.insert(class);
             }
         }
+        left_out
     }
 
     /// It has ended in an event, or without one.

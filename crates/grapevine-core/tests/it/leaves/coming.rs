@@ -265,3 +265,21 @@ fn g8_g9_a_dead_writers_row_is_shown_until_its_leaf_is_unknown() {
     assert_eq!(shelves.listed(2), None);
     println!("unknown {unknown} times before");
 }
+
+#[test]
+fn g10_a_leaf_shows_so_many_rows_of_writes_under_way_and_counts_the_others() {
+    let mut shelves = loaded();
+    let ids: Vec<_> = (1_000..1_520).collect();
+    for some in ids.chunks(20) {
+        let rows = some.iter();
+        let rows = rows.map(|id| image(0, *id, 0, Moment::After, (0, 1)));
+        shelves.announce(0, rows.collect());
+    }
+    shelves.world.settle();
+    let shown = shelves.listed(0).unwrap();
+    assert_eq!(shown.len(), 1 + 512);
+    let core = shelves.world.nodes[0].core.as_ref().unwrap();
+    // By id and by price, in which there is one leaf's class.
+    assert_eq!(core.counters().rows_not_shown, 8);
+    shelves.let_writes_end();
+}

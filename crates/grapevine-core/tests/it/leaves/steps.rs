@@ -40,7 +40,7 @@ impl Shelves {
     }
 
     pub(super) fn listed(&self, at: usize) -> Option<Vec<String>> {
-        let query = Self::query(LIST, 100, false);
+        let query = Self::query(LIST, 1_000, false);
         match self.world.core(at).read_leaf(&query, self.world.now) {
             LeafAnswer::Found { found, .. } => {
                 let members = found.members.into_iter();
