@@ -44,7 +44,7 @@ impl Reports {
         };
         let now = as_millis(self.begun.elapsed());
         let due = self.due.load(Ordering::Relaxed);
-        let next = now + as_millis(every);
+        let next = now.saturating_add(as_millis(every).max(1));
         let take = || {
             let order = Ordering::Relaxed;
             self.due.compare_exchange(due, next, order, order).is_ok()
@@ -55,6 +55,21 @@ impl Reports {
 
 fn as_millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// What was taken for told, and is not unless this is emptied.
+struct Untold<'a> {
+    reports: &'a Reports,
+    reads: Option<v1::ReportReadsRequest>,
+}
+
+impl Drop for Untold<'_> {
+    fn drop(&mut self) {
+        if let Some(reads) = &self.reads {
+            let mut told = self.reports.told.lock();
+            *told = combined(&told, reads, u64::saturating_sub);
+        }
+    }
 }
 
 /// What a report would tell of all that was ever done.
@@ -111,13 +126,14 @@ impl CachedClient {
         if reads == v1::ReportReadsRequest::default() {
             return Ok(());
         }
-        let sent = self.shared().client.report_reads(reads).await;
-        if sent.is_err() {
-            // The next one tells it.
-            let mut told = reports.told.lock();
-            *told = combined(&told, &reads, u64::saturating_sub);
-        }
-        sent
+        // Unless it arrives, the next one tells it; also if nobody waits for this one any more.
+        let mut untold = Untold {
+            reports,
+            reads: Some(reads),
+        };
+        self.shared().client.report_reads(reads).await?;
+        untold.reads = None;
+        Ok(())
     }
 
     /// Sends a report, if one is due, beside whatever else is done.

@@ -1,6 +1,7 @@
 //! Traces: one shows what a call did at every sidecar, and costs nothing where nobody collects.
 
 use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
 use grapevine_integration_tests::{
@@ -230,4 +231,78 @@ async fn a_variable_that_is_not_supported_is_told_by_its_name() {
         log.contains("OTEL_EXPORTER_OTLP_ENDPOINT: \"https://collector:4317\" is not supported"),
         "{log}"
     );
+}
+
+const RESOLVES: usize = 40_000;
+const INVALIDATIONS: usize = 1_000;
+/// Calls to the one side, then as many to the other.
+const TURN: usize = 100;
+
+/// What each call took, one after another.
+async fn times(count: usize, mut call: impl AsyncFnMut()) -> Vec<Duration> {
+    let mut times = Vec::with_capacity(count);
+    for _ in 0..count {
+        let began = Instant::now();
+        call().await;
+        times.push(began.elapsed());
+    }
+    times
+}
+
+fn told(what: &str, mut times: Vec<Duration>) {
+    times.sort_unstable();
+    let at = |per_mille: usize| times[(times.len() - 1) * per_mille / 1_000];
+    println!("{what}: p50 {:.1?}, p99 {:.1?}", at(500), at(990));
+}
+
+/// Look-ups and invalidations at two clusters of three, of which one traces a call in a hundred. `GRAPEVINE_BIN` names a release build.
+#[ignore = "a figure: a minute"]
+#[tokio::test(flavor = "multi_thread")]
+async fn figure_what_tracing_costs_at_one_percent() {
+    let collector = Collector::start().await.unwrap();
+    let endpoint = format!("http://{}", collector.address);
+    let sampler = [
+        "OTEL_TRACES_SAMPLER=parentbased_traceidratio",
+        "OTEL_TRACES_SAMPLER_ARG=0.01",
+    ];
+    let mut off = Setup::of(3).prepare().await.unwrap();
+    for at in 0..3 {
+        off[at].start().unwrap();
+    }
+    off.wait_fresh().await.unwrap();
+    let on = traced(Setup::of(3), 3, &endpoint, &sampler).await;
+    let sides = [("without", &off), ("with", &on)];
+    let mut resolves = [Vec::new(), Vec::new()];
+    let mut invalidations = [Vec::new(), Vec::new()];
+    for turn in 0..RESOLVES / TURN {
+        for (side, (_, cluster)) in sides.iter().enumerate() {
+            let api = &cluster[0].api;
+            let look_up = async || drop(api.resolve("cart::13", "carts/13").await.unwrap());
+            resolves[side].extend(times(TURN, look_up).await);
+        }
+        if turn < INVALIDATIONS / TURN {
+            for (side, (_, cluster)) in sides.iter().enumerate() {
+                let api = &cluster[0].api;
+                let bump = async || {
+                    drop(
+                        api.invalidate("carts/13", v1::ReceiptLevel::All)
+                            .await
+                            .unwrap(),
+                    )
+                };
+                invalidations[side].extend(times(TURN, bump).await);
+            }
+        }
+    }
+    let traces: BTreeSet<_> = collector.spans().into_iter().map(|it| it.trace).collect();
+    println!("{} traces of {}", traces.len(), RESOLVES + INVALIDATIONS);
+    assert!(!traces.is_empty());
+    for (what, of) in [
+        ("resolve", resolves),
+        ("invalidate, receipt all", invalidations),
+    ] {
+        for ((side, _), times) in sides.iter().zip(of) {
+            told(&format!("{what}, {side} tracing"), times);
+        }
+    }
 }

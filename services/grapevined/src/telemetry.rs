@@ -152,7 +152,9 @@ counters! {
     SpansExported = "spans_exported",
     /// Spans dropped: the collector did not take them, or too many were waiting for it.
     SpansDropped = "spans_dropped",
-    /// Events whose trace is followed no further, for newer ones took their place.
+    /// Traces of events, carried by peers' messages, that were malformed and left out.
+    PeerTracesMalformed = "peer_traces_malformed",
+    /// Events whose trace was given up for newer ones within a minute.
     TracedEventsForgotten = "traced_events_forgotten",
 }
 

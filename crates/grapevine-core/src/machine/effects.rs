@@ -662,8 +662,10 @@ pub struct MemberView {
     pub head: u64,
     /// What of that is applied here.
     pub watermark: u64,
-    /// What of this sidecar's bump lane it has said to have on disk, without holes.
-    pub acknowledged: u64,
+    /// How many of its bumps are known to exist and not applied here.
+    pub missing: u64,
+    /// How many flushed bumps of this sidecar it has not said to have on disk.
+    pub unacknowledged: u64,
 }
 
 /// The vectors of both lanes as heads.

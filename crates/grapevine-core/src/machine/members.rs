@@ -276,7 +276,8 @@ impl Members {
         probes.chain(departures).chain([self.next_sweep]).min()
     }
 
-    pub(super) fn views(&self, progress: &Progress, now: Time) -> Vec<MemberView> {
+    /// `flushed` is how far the own bumps are on disk.
+    pub(super) fn views(&self, progress: &Progress, flushed: u64, now: Time) -> Vec<MemberView> {
         let lane = |origin| progress.lane(origin, Lane::Bump);
         self.iter()
             .map(|member| MemberView {
@@ -289,7 +290,8 @@ impl Members {
                     .map_or(Duration::ZERO, |until| until.since(now)),
                 head: lane(member.hello.incarnation).map_or(0, LaneProgress::head),
                 watermark: lane(member.hello.incarnation).map_or(0, LaneProgress::watermark),
-                acknowledged: member.acked.watermark(),
+                missing: lane(member.hello.incarnation).map_or(0, LaneProgress::missing),
+                unacknowledged: unacknowledged(&member.acked, flushed),
             })
             .collect()
     }
@@ -573,4 +575,11 @@ impl Core {
             Pending::Nothing,
         );
     }
+}
+
+/// How many of so many bumps are not among what was acknowledged.
+fn unacknowledged(acked: &LaneProgress, flushed: u64) -> u64 {
+    let above = acked.above().map(|(first, last)| last - first + 1);
+    let has = above.fold(acked.watermark(), u64::saturating_add);
+    flushed.saturating_sub(has)
 }

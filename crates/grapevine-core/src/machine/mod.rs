@@ -528,7 +528,9 @@ impl Core {
 
     /// The members, this sidecar not among them, by node id.
     pub fn members(&self, now: Time) -> Vec<effects::MemberView> {
-        self.members.views(&self.progress, now)
+        let own = self.progress.lane(self.config.incarnation, Lane::Bump);
+        let flushed = own.map_or(0, crate::progress::LaneProgress::watermark);
+        self.members.views(&self.progress, flushed, now)
     }
 
     /// Why the member that has this node's seat does not vouch for this sidecar; none when it does, or has no seat.

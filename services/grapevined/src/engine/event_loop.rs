@@ -265,15 +265,8 @@ impl EventLoop {
             message: PeerMessage::Ack { watermark, .. },
         } = input
         {
-            let core = self.parts.engine.core.read();
-            let name = || {
-                let members = core.members(Time::ZERO);
-                let mut runs = members.into_iter().map(|member| member.hello);
-                let peer = runs.find(|hello| hello.incarnation == *from)?;
-                Some(peer.node_id.as_str().to_owned())
-            };
             self.convergence
-                .acknowledged(*from, *watermark, Instant::now(), name);
+                .acknowledged(*from, *watermark, Instant::now());
         }
     }
 
@@ -452,8 +445,9 @@ impl EventLoop {
                     self.parts.engine.counters.inc(Counter::PeerConnects);
                 }
                 info!(peer = %peer.node_id, incarnation = %peer.incarnation, ?side, "link up");
+                let head = self.own_head(Lane::Bump);
                 self.convergence
-                    .linked(peer.incarnation, self.own_head(Lane::Bump));
+                    .linked(peer.incarnation, &peer.node_id, head);
                 inputs.push(Input::LinkUp { hello: peer, side });
             }
             Command::LinkDown(link) => {
@@ -546,7 +540,7 @@ fn traced_events(
     let traced = bumps.filter(|event| {
         let made = call.filter(|_| event.origin == own);
         if let Some(call) = made {
-            traces.made(*event, call.clone());
+            traces.made(*event, call);
         }
         made.is_some() || traces.knows(*event)
     });

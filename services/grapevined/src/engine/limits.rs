@@ -55,5 +55,6 @@ pub(crate) async fn follow_limits(engine: Engine) {
         }
         told = counted;
         engine.counters.review_limits();
+        engine.traces.review();
     }
 }

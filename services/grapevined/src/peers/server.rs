@@ -6,7 +6,7 @@
 
 use std::time::Instant;
 
-use grapevine_core::id::Incarnation;
+use grapevine_core::id::{EventId, Incarnation};
 use grapevine_core::machine::AdmitError;
 use grapevine_core::machine::effects::{Input, PeerHello, PeerMessage, Side};
 use grapevine_core::names::NodeId;
@@ -21,6 +21,7 @@ use super::link::{LinkGuard, PIECES_MAX, is_piece};
 use super::refusals::Refusals;
 use crate::engine::{Command, Engine};
 use crate::telemetry::Counter;
+use crate::telemetry::traces::Carried;
 use crate::wire::peer as wire;
 
 /// How long a caller may take to introduce itself.
@@ -155,6 +156,25 @@ async fn listen(
     }
 }
 
+/// Follows the traces that a message carries, but of events that are applied already: of these nothing is to come.
+fn follow(engine: &Engine, message: &v1::ExchangeRequest, peer: &NodeId) {
+    let (carried, malformed) = wire::carried(message);
+    engine
+        .counters
+        .add_len(Counter::PeerTracesMalformed, malformed);
+    if carried.is_empty() {
+        return;
+    }
+    let new = {
+        let core = engine.core.read();
+        let is_new = |(event, _): &(EventId, Carried)| !core.progress().has(*event);
+        carried.into_iter().filter(is_new).collect::<Vec<_>>()
+    };
+    for (event, carried) in new {
+        engine.traces.heard(event, &carried, peer.as_str());
+    }
+}
+
 /// Hands messages to the loop until the stream ends.
 async fn hear(
     engine: &Engine,
@@ -163,15 +183,13 @@ async fn hear(
     pieces: &mpsc::Sender<PeerMessage>,
 ) -> Result<(), Status> {
     while let Some(message) = stream.message().await? {
-        let read =
-            wire::carried(&message).and_then(|carried| Ok((carried, wire::read_message(message)?)));
-        let (carried, message) = read.map_err(|error| {
+        if engine.traces.are_on() {
+            follow(engine, &message, peer);
+        }
+        let message = wire::read_message(message).map_err(|error| {
             engine.counters.inc(Counter::PeerMessagesRefused);
             Status::invalid_argument(error.to_string())
         })?;
-        for (event, carried) in carried {
-            engine.traces.heard(event, &carried, peer.as_str());
-        }
         if is_piece(&message) {
             // It never waits here: bumps, acknowledgements and grants come behind it on this stream.
             pieces.try_send(message).map_err(|_| {

@@ -9,8 +9,8 @@ use tracing::warn;
 
 /// What a sidecar opens beside connections, with something to spare: the store, gossip, links to peers, caches.
 const BESIDE: u64 = 256;
-/// Each has `limits.connections_max` of its own: applications over TCP and the Unix socket, and peers.
-const LISTENERS: u64 = 3;
+/// Each has `limits.connections_max` of its own: applications over TCP and the Unix socket, probes, and peers.
+const LISTENERS: u64 = 4;
 
 /// Raises the soft limit to the hard one, and warns if that is too little for so many connections at every listener.
 pub(super) fn raise(connections_max: usize) {

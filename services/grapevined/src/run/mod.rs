@@ -41,6 +41,9 @@ use signals::{Signals, cuts_off};
 /// The largest difference between two members' clock rates that grants allow for: 500 parts per million, twice the worst
 /// crystal and what an NTP daemon slews.
 const CLOCK_RATE_PPM: u32 = 500;
+/// How often, and after how long each time, it is looked whether gossip is nobody else's any more.
+const GOSSIP_LOOKS: u32 = 50;
+const GOSSIP_LOOK: Duration = Duration::from_millis(20);
 /// How long leaving may take once calls have ended: a flush, the last deletes, and the links' last messages.
 const LEAVE_MAX: Duration = Duration::from_secs(5);
 
@@ -219,7 +222,7 @@ impl Sidecar {
             looping.await.context("the event loop panicked")??;
             dialling.await.context("the dialler panicked")
         };
-        tokio::time::timeout(LEAVE_MAX, left)
+        let left = tokio::time::timeout(LEAVE_MAX, left)
             .await
             .unwrap_or_else(|_| {
                 warn!(
@@ -227,9 +230,18 @@ impl Sidecar {
                     "could not leave in order; the peers will wait for this sidecar"
                 );
                 Ok(())
-            })?;
+            });
+        // Also of one that failed: its last spans tell why.
         otel.end().await;
+        left?;
         drop((engine, sources));
+        // Somebody who scrapes at this moment has it for a moment more.
+        for _ in 0..GOSSIP_LOOKS {
+            if Arc::strong_count(&gossip) == 1 {
+                break;
+            }
+            tokio::time::sleep(GOSSIP_LOOK).await;
+        }
         if let Some(gossip) = Arc::into_inner(gossip) {
             gossip.shutdown().await;
         }

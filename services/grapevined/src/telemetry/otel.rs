@@ -76,6 +76,33 @@ const METRICS: Signal = Signal {
 const ENDPOINT: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";
 const PROTOCOL: &str = "OTEL_EXPORTER_OTLP_PROTOCOL";
 
+const SAMPLER: &str = "OTEL_TRACES_SAMPLER";
+const SAMPLER_ARG: &str = "OTEL_TRACES_SAMPLER_ARG";
+/// The samplers that the SDK knows.
+const SAMPLERS: [&str; 6] = [
+    "always_on",
+    "always_off",
+    "traceidratio",
+    "parentbased_always_on",
+    "parentbased_always_off",
+    "parentbased_traceidratio",
+];
+const QUEUE: &str = "OTEL_BSP_MAX_QUEUE_SIZE";
+const SPANS: [&str; 2] = [QUEUE, "OTEL_BSP_MAX_EXPORT_BATCH_SIZE"];
+const COMPRESSIONS: [&str; 3] = [
+    "OTEL_EXPORTER_OTLP_COMPRESSION",
+    "OTEL_EXPORTER_OTLP_TRACES_COMPRESSION",
+    "OTEL_EXPORTER_OTLP_METRICS_COMPRESSION",
+];
+const MILLISECONDS: [&str; 6] = [
+    "OTEL_BSP_SCHEDULE_DELAY",
+    "OTEL_BSP_EXPORT_TIMEOUT",
+    "OTEL_METRIC_EXPORT_INTERVAL",
+    "OTEL_EXPORTER_OTLP_TIMEOUT",
+    "OTEL_EXPORTER_OTLP_TRACES_TIMEOUT",
+    "OTEL_EXPORTER_OTLP_METRICS_TIMEOUT",
+];
+
 type Environment<'a> = &'a dyn Fn(&str) -> Option<String>;
 
 impl Wanted {
@@ -84,11 +111,80 @@ impl Wanted {
         if disabled.is_some_and(|value| value.eq_ignore_ascii_case("true")) {
             return Ok(Self::default());
         }
-        Ok(Self {
+        let wanted = Self {
             traces: TRACES.is_wanted(environment)?,
             metrics: METRICS.is_wanted(environment)?,
-        })
+        };
+        // What the SDK does not understand it takes for its default: a typing error would trace every call.
+        if wanted != Self::default() {
+            check_sampler(environment)?;
+            check_numbers(environment)?;
+        }
+        Ok(wanted)
     }
+}
+
+fn check_sampler(environment: Environment<'_>) -> Result<(), OtelError> {
+    let given = |variable| environment(variable).filter(|value| !value.is_empty());
+    let Some(sampler) = given(SAMPLER) else {
+        return Ok(());
+    };
+    if !SAMPLERS.contains(&sampler.as_str()) {
+        return Err(OtelError::Variable {
+            variable: SAMPLER,
+            value: sampler,
+            expected: "always_on, always_off or traceidratio, or one of these behind parentbased_",
+        });
+    }
+    let ratio = given(SAMPLER_ARG);
+    let share = ratio.as_ref().and_then(|it| it.parse().ok());
+    let good = share.is_some_and(|share: f64| (0.0..=1.0).contains(&share));
+    if sampler.ends_with("traceidratio") && !good {
+        return Err(OtelError::Variable {
+            variable: SAMPLER_ARG,
+            value: ratio.unwrap_or_default(),
+            expected: "a number from 0 to 1",
+        });
+    }
+    Ok(())
+}
+
+fn check_numbers(environment: Environment<'_>) -> Result<(), OtelError> {
+    let given = |variable| environment(variable).filter(|value| !value.is_empty());
+    let numbers = |variables: &[&'static str], most: u32, expected| {
+        for &variable in variables {
+            let good = |number: u32| (1..=most).contains(&number);
+            let bad = |value: &String| !value.parse().is_ok_and(good);
+            if let Some(value) = given(variable).filter(bad) {
+                return Err(OtelError::Variable {
+                    variable,
+                    value,
+                    expected,
+                });
+            }
+        }
+        Ok(())
+    };
+    numbers(
+        &SPANS,
+        65_536,
+        "a whole number from 1 to 65536: there is room for so many spans from the start",
+    )?;
+    numbers(
+        &MILLISECONDS,
+        u32::MAX,
+        "a whole number of milliseconds above 0",
+    )?;
+    for variable in COMPRESSIONS {
+        if let Some(value) = given(variable).filter(|value| value != "none") {
+            return Err(OtelError::Variable {
+                variable,
+                value,
+                expected: "none",
+            });
+        }
+    }
+    Ok(())
 }
 
 impl Signal {
@@ -173,20 +269,30 @@ impl Otel {
 
     /// Sends what is left, within a bound.
     pub(crate) async fn end(self) {
-        let last_words = tokio::task::spawn_blocking(move || {
-            let traces = self
-                .traces
-                .map(|it| it.shutdown_with_timeout(LAST_WORDS_MAX));
-            let metrics = self
-                .metrics
-                .map(|it| it.shutdown_with_timeout(LAST_WORDS_MAX));
-            [traces, metrics]
-                .into_iter()
-                .flatten()
-                .find_map(Result::err)
+        let (sender, mut ended) = tokio::sync::mpsc::channel(2);
+        let traces = self.traces.map(|provider| {
+            let end = move || provider.shutdown_with_timeout(LAST_WORDS_MAX);
+            Box::new(end) as Box<dyn FnOnce() -> OTelSdkResult + Send>
         });
-        if let Ok(Some(error)) = last_words.await {
-            warn!(%error, "the last of the telemetry was not sent");
+        let metrics = self.metrics.map(|provider| {
+            let end = move || provider.shutdown_with_timeout(LAST_WORDS_MAX);
+            Box::new(end) as Box<dyn FnOnce() -> OTelSdkResult + Send>
+        });
+        for end in [traces, metrics].into_iter().flatten() {
+            let sender = sender.clone();
+            // Not the runtime's: that would wait for one that does not keep its bound, and the process ends without it.
+            std::thread::spawn(move || sender.blocking_send(end()));
+        }
+        drop(sender);
+        let all = async {
+            while let Some(end) = ended.recv().await {
+                if let Err(error) = end {
+                    warn!(%error, "the last of the telemetry was not sent");
+                }
+            }
+        };
+        if tokio::time::timeout(LAST_WORDS_MAX, all).await.is_err() {
+            warn!("the collector did not take the last of the telemetry in time");
         }
     }
 }
@@ -223,9 +329,9 @@ fn tracing(resource: Resource, counters: &Arc<Counters>) -> Result<SdkTracerProv
         waiting: Arc::clone(&waiting),
         counters: counters.clone(),
     };
-    let most = std::env::var("OTEL_BSP_MAX_QUEUE_SIZE").ok();
+    let most = std::env::var(QUEUE).ok();
     let most = most.and_then(|most| most.parse().ok());
-    let most = most.filter(|most| *most > 0).unwrap_or(SPANS_WAITING_MAX);
+    let most = most.unwrap_or(SPANS_WAITING_MAX);
     let config = BatchConfigBuilder::default()
         .with_max_queue_size(most)
         .build();
@@ -402,6 +508,37 @@ mod tests {
             endpoint.starts_with("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT"),
             "{endpoint}"
         );
+    }
+
+    #[test]
+    fn samplers_and_numbers_that_the_sdk_would_take_for_its_defaults_are_refused() {
+        let refused = |variables: &[(&str, &str)]| {
+            let endpoint = [(ENDPOINT, "http://c:4317")];
+            wanted(&[&endpoint, variables].concat()).unwrap_err()
+        };
+        let sampler = refused(&[(SAMPLER, "ratio")]);
+        assert!(
+            sampler.starts_with("OTEL_TRACES_SAMPLER: \"ratio\""),
+            "{sampler}"
+        );
+        let by_ratio = (SAMPLER, "parentbased_traceidratio");
+        for share in ["1%", "1.5", "-0.1", "nan"] {
+            let message = refused(&[by_ratio, (SAMPLER_ARG, share)]);
+            let named = format!("OTEL_TRACES_SAMPLER_ARG: \"{share}\"");
+            assert!(message.starts_with(&named), "{message}");
+        }
+        refused(&[by_ratio]);
+        refused(&[("OTEL_BSP_SCHEDULE_DELAY", "0")]);
+        refused(&[("OTEL_EXPORTER_OTLP_COMPRESSION", "gzip")]);
+        for value in ["0", "-1", "many", "65537"] {
+            let message = refused(&[(QUEUE, value)]);
+            let named = format!("OTEL_BSP_MAX_QUEUE_SIZE: \"{value}\"");
+            assert!(message.starts_with(&named), "{message}");
+        }
+        let good = [(ENDPOINT, "http://c:4317"), by_ratio, (SAMPLER_ARG, "0.01")];
+        wanted(&good).unwrap();
+        // Where nothing is sent, nothing of it counts.
+        assert_eq!(wanted(&[(SAMPLER, "ratio")]), Ok(Wanted::default()));
     }
 
     /// A collector that never takes anything.

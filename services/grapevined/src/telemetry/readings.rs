@@ -7,10 +7,8 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use grapevine_core::id::Lane;
 use grapevine_core::machine::Core;
 use grapevine_core::machine::effects::{Freshness, MemberView};
-use grapevine_core::progress::LaneProgress;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
@@ -86,6 +84,9 @@ impl Reader {
 impl Sources {
     fn read(&self) -> Vec<Reading> {
         let health = self.gossip.health();
+        // Before the machine is locked: look-ups would wait for the disk.
+        let store = &self.engine.store;
+        let stored = (store.registrations(), store.disk_bytes());
         let core = self.engine.core.read();
         let counts = counts(&self.engine.counters, &core, &health.counters);
         let counts = counts.into_iter().map(|(name, (doc, value))| Reading {
@@ -97,7 +98,7 @@ impl Sources {
         });
         let mut readings: Vec<_> = counts.collect();
         readings.extend(self.knowledge(&core));
-        readings.extend(self.sizes(&core));
+        readings.extend(self.sizes(&core, stored));
         readings.extend(self.peers(&core));
         drop(core);
         readings.extend(self.queues());
@@ -151,11 +152,10 @@ impl Sources {
         ]
     }
 
-    fn sizes(&self, core: &Core) -> Vec<Reading> {
+    fn sizes(&self, core: &Core, (registrations, disk_bytes): (u64, u64)) -> Vec<Reading> {
         let limits = &core.config().limits;
         let (waiting, elections) = core.fills_open();
         let (leaves, members) = core.leaf_counts();
-        let store = &self.engine.store;
         vec![
             size("classes", "Bumped classes held.", core.versions().len()),
             size(
@@ -166,7 +166,7 @@ impl Sources {
             count(
                 "registrations",
                 "Registrations in the directory, an address once for each of its classes.",
-                store.registrations(),
+                registrations,
             ),
             count(
                 "registrations_limit",
@@ -178,7 +178,7 @@ impl Sources {
                 ..count(
                     "store_disk",
                     "What the directory and the logs take on disk.",
-                    store.disk_bytes(),
+                    disk_bytes,
                 )
             },
             size(
@@ -212,8 +212,6 @@ impl Sources {
 
     fn peers(&self, core: &Core) -> Vec<Reading> {
         let now = self.engine.clock.now();
-        let own = core.progress().lane(core.incarnation(), Lane::Bump);
-        let own_head = own.map_or(0, LaneProgress::watermark);
         let members = core.members(now);
         let digest = core.config().policies.digest();
         let differs = |member: &&MemberView| ![0, digest].contains(&member.hello.policy_digest);
@@ -241,13 +239,13 @@ impl Sources {
                 "peer_lag",
                 "Bumps of the peer that are known to exist and are not applied here.",
                 "",
-                of_each(&|member| as_f64(member.head.saturating_sub(member.watermark))),
+                of_each(&|member| as_f64(member.missing)),
             ),
             labelled(
                 "peer_unacknowledged",
                 "Bumps of this sidecar that the peer has not said to have on disk.",
                 "",
-                of_each(&|member| as_f64(own_head.saturating_sub(member.acknowledged))),
+                of_each(&|member| as_f64(member.unacknowledged)),
             ),
             labelled(
                 "peer_silence",

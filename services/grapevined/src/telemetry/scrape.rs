@@ -18,11 +18,11 @@ use tokio::sync::Semaphore;
 use tracing::{debug, warn};
 
 /// Scrapers at a time; a further one waits in the system's queue.
-const CONNECTIONS_MAX: usize = 16;
-/// How long a request's head may take.
-const HEAD_WAIT: Duration = Duration::from_secs(10);
-/// How long a connection may last: who scrapes more often than that opens the next.
-const CONNECTION_MAX: Duration = Duration::from_mins(10);
+const CONNECTIONS_MAX: usize = 64;
+/// How long a request's head may take. Who says nothing must not keep others out for as long as they wait.
+const HEAD_WAIT: Duration = Duration::from_secs(2);
+/// How long a connection may last, which is for one request.
+const CONNECTION_MAX: Duration = Duration::from_secs(10);
 /// The pause after the system refused a connection.
 const PAUSE: Duration = Duration::from_millis(100);
 
@@ -46,11 +46,12 @@ pub(crate) async fn serve(listener: TcpListener, registry: Registry) {
         tokio::spawn(async move {
             let _place = place;
             let answer = service_fn(|request| {
-                let answer = answer(&registry, &request);
-                async move { Ok::<_, Infallible>(answer) }
+                let registry = registry.clone();
+                async move { Ok::<_, Infallible>(answer(registry, &request).await) }
             });
             let connection = http1::Builder::new()
                 .timer(TokioTimer::new())
+                .keep_alive(false)
                 .header_read_timeout(HEAD_WAIT)
                 .serve_connection(TokioIo::new(stream), answer);
             // One that lasts too long is cut, and opens the next.
@@ -62,7 +63,7 @@ pub(crate) async fn serve(listener: TcpListener, registry: Registry) {
     }
 }
 
-fn answer(registry: &Registry, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+async fn answer(registry: Registry, request: &Request<Incoming>) -> Response<Full<Bytes>> {
     if request.uri().path() != "/metrics" {
         return told(
             StatusCode::NOT_FOUND,
@@ -76,17 +77,22 @@ fn answer(registry: &Registry, request: &Request<Incoming>) -> Response<Full<Byt
             .insert(ALLOW, hyper::header::HeaderValue::from_static("GET, HEAD"));
         return response;
     }
-    let encoder = TextEncoder::new();
-    let mut text = Vec::new();
-    if let Err(error) = encoder.encode(&registry.gather(), &mut text) {
-        warn!(%error, "the metrics could not be written");
-        return told(
-            StatusCode::INTERNAL_SERVER_ERROR,
-            "the sidecar's log has the reason\n",
-        );
-    }
+    // The store is asked for its size, which may take a disk.
+    let written = tokio::task::spawn_blocking(move || {
+        let mut text = Vec::new();
+        let written = TextEncoder::new().encode(&registry.gather(), &mut text);
+        written.map(|()| text).map_err(anyhow::Error::from)
+    });
+    let text = match written.await.map_err(anyhow::Error::from).flatten() {
+        Ok(text) => text,
+        Err(error) => {
+            warn!(%error, "the metrics could not be written");
+            let reason = "the sidecar's log has the reason\n";
+            return told(StatusCode::INTERNAL_SERVER_ERROR, reason);
+        }
+    };
     let mut response = Response::new(Full::new(Bytes::from(text)));
-    if let Ok(kind) = encoder.format_type().parse() {
+    if let Ok(kind) = TextEncoder::new().format_type().parse() {
         response.headers_mut().insert(CONTENT_TYPE, kind);
     }
     response

@@ -12,7 +12,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::SystemTime;
+use std::time::{Duration, Instant, SystemTime};
 
 use grapevine_core::id::EventId;
 use opentelemetry::propagation::{Extractor, TextMapPropagator as _};
@@ -31,6 +31,10 @@ use crate::purge::Submission;
 
 /// The events whose traces are remembered: some 2 MB of them.
 const EVENTS_MAX: usize = 4_096;
+/// For how long at most.
+const REMEMBERED_FOR: Duration = Duration::from_mins(10);
+/// Whoever gives way to newer ones before that may have been needed still.
+const NEEDED_FOR: Duration = Duration::from_mins(1);
 
 tokio::task_local! {
     /// The span of the call that a task serves.
@@ -82,6 +86,7 @@ struct Known {
     span: SpanContext,
     /// That, while it is open: of a peer's event that is not applied yet.
     receive: Option<Span>,
+    since: Instant,
 }
 
 struct Headers<'a>(&'a HeaderMap);
@@ -138,9 +143,27 @@ impl Traces {
         inner.is_some_and(|inner| inner.known.load(Ordering::Relaxed) > 0)
     }
 
-    /// A call has made an event.
-    pub(crate) fn made(&self, event: EventId, call: SpanContext) {
+    /// Forgets what is old. To be called about every second.
+    pub(crate) fn review(&self) {
+        if !self.know_any() {
+            return;
+        }
         if let Some(inner) = &self.0 {
+            let mut events = inner.events.lock();
+            let old = events.take_while(|known| known.since.elapsed() > REMEMBERED_FOR);
+            inner.known.store(events.known.len(), Ordering::Relaxed);
+            // Spans end where they are dropped: not under the lock.
+            drop(events);
+            drop(old);
+        }
+    }
+
+    /// A call has made an event.
+    pub(crate) fn made(&self, event: EventId, call: &SpanContext) {
+        if let Some(inner) = &self.0 {
+            // Without its trace state, which may be of any size, and which peers are not told either.
+            let (trace, span, flags) = (call.trace_id(), call.span_id(), call.trace_flags());
+            let call = SpanContext::new(trace, span, flags, false, TraceState::NONE);
             inner.remember(event, call, None);
         }
     }
@@ -261,6 +284,20 @@ impl Traces {
     }
 }
 
+impl Events {
+    /// Takes out the oldest ones, for as long as that is wanted.
+    fn take_while(&mut self, wanted: impl Fn(&Known) -> bool) -> Vec<Known> {
+        let mut taken = Vec::new();
+        while let Some(oldest) = self.order.front()
+            && self.known.get(oldest).is_none_or(&wanted)
+        {
+            taken.extend(self.known.remove(oldest));
+            self.order.pop_front();
+        }
+        taken
+    }
+}
+
 impl Inner {
     fn start(&self, builder: SpanBuilder, parent: SpanContext) -> Span {
         let parent = Context::new().with_remote_span_context(parent);
@@ -291,25 +328,27 @@ impl Inner {
     }
 
     fn remember(&self, event: EventId, span: SpanContext, receive: Option<Span>) {
-        let mut forgotten = Vec::new();
+        let known = Known {
+            span,
+            receive,
+            since: Instant::now(),
+        };
         let mut events = self.events.lock();
-        if events
-            .known
-            .insert(event, Known { span, receive })
-            .is_none()
-        {
+        if events.known.insert(event, known).is_none() {
             events.order.push_back(event);
         }
+        let mut crowded_out = Vec::new();
         while events.order.len() > EVENTS_MAX
             && let Some(oldest) = events.order.pop_front()
         {
-            forgotten.extend(events.known.remove(&oldest));
+            crowded_out.extend(events.known.remove(&oldest));
         }
         self.known.store(events.known.len(), Ordering::Relaxed);
-        // Spans end where they are dropped: not under the lock.
         drop(events);
+        let needed = crowded_out.iter();
+        let needed = needed.filter(|known| known.since.elapsed() < NEEDED_FOR);
         self.counters
-            .add_len(Counter::TracedEventsForgotten, forgotten.len());
+            .add_len(Counter::TracedEventsForgotten, needed.count());
     }
 }
 

@@ -4,7 +4,7 @@ use grapevine_core::id::EventId;
 use grapevine_proto::v1;
 use grapevine_proto::v1::exchange_request::Kind;
 
-use super::{Checked, EVENTS_MAX, count, field, origin};
+use super::{EVENTS_MAX, origin};
 use crate::telemetry::traces::Carried;
 
 /// The events that a message has, of the bump lane.
@@ -37,45 +37,36 @@ pub(crate) fn carry(message: &mut v1::ExchangeRequest, traces: Vec<(usize, Carri
     }
 }
 
-/// What a message carries of traces, checked.
-pub(crate) fn carried(message: &v1::ExchangeRequest) -> Checked<Vec<(EventId, Carried)>> {
+/// What a message carries of traces, and how much of that is malformed. Events count for more than their traces: these are left out, and the
+/// message is taken all the same.
+pub(crate) fn carried(message: &v1::ExchangeRequest) -> (Vec<(EventId, Carried)>, usize) {
     let Some(Kind::Bumps(bumps)) = &message.kind else {
-        return Ok(Vec::new());
+        return (Vec::new(), 0);
     };
-    if bumps.traces.is_empty() {
-        return Ok(Vec::new());
-    }
-    count("traces", bumps.traces.len(), EVENTS_MAX)?;
-    let origin = origin("origin", &bumps.origin)?;
-    let traces = bumps.traces.iter().map(|trace| {
+    let Ok(origin) = origin("origin", &bumps.origin) else {
+        return (Vec::new(), bumps.traces.len());
+    };
+    let read = bumps.traces.iter().take(EVENTS_MAX).filter_map(|trace| {
         let place = trace.position as usize;
-        if place >= bumps.events.len() {
-            let events = bumps.events.len();
-            return Err(field(
-                "traces.position",
-                format!("{place} of {events} events"),
-            ));
-        }
+        let there = place < bumps.events.len();
         let event = EventId {
             origin,
             sequence: bumps.first.saturating_add(place as u64),
         };
-        let repair = &trace.repair_span_id;
-        let carried = Carried {
-            trace: exactly("traces.trace_id", &trace.trace_id)?,
-            parent: exactly("traces.parent_span_id", &trace.parent_span_id)?,
-            repair: (!repair.is_empty())
-                .then(|| exactly("traces.repair_span_id", repair))
-                .transpose()?,
+        let repair = match &trace.repair_span_id[..] {
+            [] => None,
+            bytes => Some(bytes.try_into().ok()?),
         };
-        Ok((event, carried))
+        let carried = Carried {
+            trace: trace.trace_id[..].try_into().ok()?,
+            parent: trace.parent_span_id[..].try_into().ok()?,
+            repair,
+        };
+        there.then_some((event, carried))
     });
-    traces.collect()
-}
-
-fn exactly<const N: usize>(name: &'static str, bytes: &[u8]) -> Checked<[u8; N]> {
-    let wrong = || field(name, format!("{} bytes; it has {N}", bytes.len()));
-    bytes.try_into().map_err(|_| wrong())
+    let read: Vec<_> = read.collect();
+    let malformed = bumps.traces.len() - read.len();
+    (read, malformed)
 }
 
 #[cfg(test)]
@@ -113,40 +104,33 @@ mod tests {
         };
         let traces = vec![(0, pushed.clone()), (1, repaired.clone())];
         carry(&mut message, traces);
-        let back = carried(&message).unwrap();
+        let (back, malformed) = carried(&message);
+        assert_eq!(malformed, 0);
         assert_eq!(back, [(ids[0], pushed), (ids[1], repaired)]);
     }
 
     #[test]
-    fn what_is_malformed_is_refused_by_its_field() {
+    fn what_is_malformed_is_left_out_and_counted() {
         let good = v1::EventTrace {
             position: 1,
             trace_id: vec![1; 16].into(),
             parent_span_id: vec![2; 8].into(),
             repair_span_id: Vec::new().into(),
         };
-        let refused = |change: fn(&mut v1::EventTrace)| {
-            let mut trace = good.clone();
-            change(&mut trace);
-            carried(&batch(vec![trace])).unwrap_err().to_string()
-        };
-        assert_eq!(
-            refused(|it| it.position = 2),
-            "traces.position: 2 of 2 events"
-        );
-        assert_eq!(
-            refused(|it| it.trace_id.truncate(15)),
-            "traces.trace_id: 15 bytes; it has 16"
-        );
-        assert_eq!(
-            refused(|it| it.parent_span_id.clear()),
-            "traces.parent_span_id: 0 bytes; it has 8"
-        );
-        assert_eq!(
-            refused(|it| it.repair_span_id = vec![0].into()),
-            "traces.repair_span_id: 1 bytes; it has 8"
-        );
-        let many = carried(&batch(vec![good; EVENTS_MAX + 1])).unwrap_err();
-        assert_eq!(many.to_string(), "traces: 1001 of them; the limit is 1000");
+        let changes: [fn(&mut v1::EventTrace); 5] = [
+            |it| it.position = 2,
+            |it| it.trace_id.truncate(15),
+            |it| it.parent_span_id.clear(),
+            |it| it.repair_span_id = vec![0].into(),
+            |it| it.repair_span_id = vec![0; 9].into(),
+        ];
+        for change in changes {
+            let mut bad = good.clone();
+            change(&mut bad);
+            let (read, malformed) = carried(&batch(vec![bad, good.clone()]));
+            assert_eq!((read.len(), malformed), (1, 1));
+        }
+        let (read, malformed) = carried(&batch(vec![good; EVENTS_MAX + 3]));
+        assert_eq!((read.len(), malformed), (EVENTS_MAX, 3));
     }
 }
