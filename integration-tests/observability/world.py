@@ -1,0 +1,255 @@
+"""Three sidecars with a memcached, applications that call them, and a Prometheus that scrapes them: all processes of their own, on loopback."""
+
+import json
+import math
+import os
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+import threading
+import urllib.error
+import urllib.parse
+import urllib.request
+
+import grpc
+from grapevine.v1 import application_pb2 as app
+from grapevine.v1 import types_pb2 as types
+
+sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "python"))
+import cached  # noqa: E402
+import cluster  # noqa: E402
+import memcached  # noqa: E402
+from cluster import eventually, free_ports  # noqa: E402
+
+JOB = "grapevine"
+POLICIES = cluster.POLICIES + """
+[[policy]]
+pattern = "elected/**"
+fill = "one"
+"""
+# Longer than the tests keep a sidecar silent: what its peers are to say of it, they are to say for longer than a scrape takes.
+CRASH_TIMEOUT = "1m"
+
+
+class Sidecar(cluster.Sidecar):
+    """One that serves metrics as well."""
+
+    def __init__(self, name: str, directory: pathlib.Path, ports: list[int], arguments: list[str], **variables: str):
+        *ports, metrics = ports
+        self.metrics = f"127.0.0.1:{metrics}"
+        # What configures a sidecar is said here, and not by who starts the tests.
+        outside = {key: value for key, value in os.environ.items() if not key.startswith(("GRAPEVINE_", "OTEL_"))}
+        self.environment = outside | variables
+        super().__init__(name, directory, ports, [*arguments, "--metrics-listen", self.metrics])
+
+    def start(self) -> None:
+        with self.log.open("ab") as log:
+            into = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": log}
+            self.process = subprocess.Popen(self.command, env=self.environment, **into)
+
+    def scraped(self) -> str:
+        """Its metrics, as it answers them to anybody."""
+        with urllib.request.urlopen(f"http://{self.metrics}/metrics", timeout=10) as answer:
+            return answer.read().decode()
+
+    def invalidate(self, *classes: str, receipt: int = types.RECEIPT_LEVEL_NONE, timeout_ms: int = 10_000):
+        return cached.invalidate(self, *classes, receipt=receipt, timeout_ms=timeout_ms)
+
+    def register(self, addresses: list[str], class_path: str):
+        registrations = [app.Registration(address=address, classes=[class_path]) for address in addresses]
+        return self.app.Register(app.RegisterRequest(registrations=registrations), timeout=self.timeout_s)
+
+
+class Prometheus:
+    """A server of its own, which scrapes what `look_at` tells it."""
+
+    def __init__(self, directory: pathlib.Path):
+        self.targets = directory / "targets.json"
+        self.log = directory / "prometheus.log"
+        self.look_at([])
+        config = directory / "prometheus.yml"
+        config.write_text(json.dumps({
+            "global": {"scrape_interval": "1s", "scrape_timeout": "1s"},
+            "scrape_configs": [{"job_name": JOB, "file_sd_configs": [{"files": [str(self.targets)], "refresh_interval": "1s"}]}],
+        }))  # fmt: skip
+        (port,) = free_ports(1)
+        self.address = f"127.0.0.1:{port}"
+        program = shutil.which("prometheus")
+        assert program, "prometheus is not installed"
+        command = [program, f"--config.file={config}", f"--storage.tsdb.path={directory / 'prometheus'}", f"--web.listen-address={self.address}"]
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        eventually("Prometheus is ready", self.is_ready)
+
+    def look_at(self, sidecars: list[Sidecar]) -> None:
+        # Moved into its place: a file that is half written is no list.
+        written = self.targets.with_suffix(".new")
+        written.write_text(json.dumps([{"targets": [sidecar.metrics for sidecar in sidecars]}]))
+        written.rename(self.targets)
+
+    def is_ready(self) -> bool:
+        assert self.process.poll() is None, f"it ended:\n{self.log.read_text()[-2000:]}"
+        try:
+            with urllib.request.urlopen(f"http://{self.address}/-/ready", timeout=5) as answer:
+                return answer.status == 200
+        except OSError:
+            return False
+
+    def asked(self, path: str, **parameters: str):
+        """What its API answers; an error of it, as of a query that cannot be read, is the test's."""
+        url = f"http://{self.address}/api/v1/{path}?{urllib.parse.urlencode(parameters, doseq=True)}"
+        try:
+            with urllib.request.urlopen(url, timeout=20) as answer:
+                return json.load(answer)["data"]
+        except urllib.error.HTTPError as error:
+            raise AssertionError(f"{parameters}: {error.read().decode()}") from None
+
+    def value(self, expr: str) -> list[dict]:
+        """The series that an expression has now, with values that are numbers."""
+        found = self.asked("query", query=expr)["result"]
+        return [series for series in found if math.isfinite(float(series["value"][1]))]
+
+    def stop(self) -> None:
+        if self.process.poll() is None:
+            self.process.terminate()
+            try:
+                self.process.wait(timeout=15)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+
+
+class Load:
+    """Applications: a thread beside each sidecar that reads, fills, invalidates, declares writes, waits its turn, reports, and calls wrongly."""
+
+    def __init__(self, sidecars: list[Sidecar], cache_port: int):
+        self.cache_port = cache_port
+        self.stopped = threading.Event()
+        self.errors = []
+        self.threads = [threading.Thread(target=self.guarded, args=(sidecar,)) for sidecar in sidecars]
+        for thread in self.threads:
+            thread.start()
+
+    def guarded(self, sidecar: Sidecar) -> None:
+        try:
+            cache = memcached.Connection(self.cache_port)
+            turn = 0
+            while not self.stopped.wait(0.02):
+                self.calls(sidecar, cache, turn)
+                turn += 1
+        except Exception as error:  # noqa: BLE001: whatever it is, the tests fail with it
+            self.errors.append(f"{sidecar.name}: {error!r}")
+
+    def calls(self, sidecar: Sidecar, cache: memcached.Connection, turn: int) -> None:
+        key = turn % 10
+        for family in ("load", "registered", "bucketed"):
+            cached.read(sidecar, cache, f"{family}::{key}", f"{family}/{key}", lambda: b"value")
+        if turn % 5 == 0:
+            sidecar.invalidate(f"load/{key}", f"registered/{key}", receipt=types.RECEIPT_LEVEL_ALL)
+        if turn % 10 == 0:
+            self.write(sidecar, commits=turn % 20 == 0)
+            self.elected(sidecar, f"elected::{sidecar.name}{turn}")
+            self.wrong(sidecar)
+            reads = app.ReportReadsRequest(hits=25, misses=5, stale_served=1, bypasses=1, audits=1)
+            sidecar.app.ReportReads(reads, timeout=sidecar.timeout_s)
+
+    def write(self, sidecar: Sidecar, commits: bool) -> None:
+        begun = sidecar.app.BeginWrite(app.BeginWriteRequest(classes=["written"]), timeout=sidecar.timeout_s)
+        if commits:
+            what = app.InvalidateRequest(classes=["written"])
+            sidecar.app.CommitWrite(app.CommitWriteRequest(intent=begun.intent, invalidation=what), timeout=sidecar.timeout_s)
+        else:
+            sidecar.app.AbortWrite(app.AbortWriteRequest(intent=begun.intent), timeout=sidecar.timeout_s)
+
+    def elected(self, sidecar: Sidecar, address: str) -> None:
+        resolution, _ = cached.resolve(sidecar, address, "elected/a")
+        request = app.AcquireFillRequest(address=resolution.targets[0].address, token=resolution.token)
+        turns = sidecar.app.AcquireFill(request, timeout=sidecar.timeout_s)
+        turn = next(turns)
+        if turn.fill:
+            sidecar.app.FinishFill(app.FinishFillRequest(fill=turn.fill, stored=True), timeout=sidecar.timeout_s)
+        turns.cancel()
+
+    def wrong(self, sidecar: Sidecar) -> None:
+        """A call that the caller has to answer for, and one that the sidecar has."""
+        unknown = sidecar.channel.unary_unary("/grapevine.v1.ApplicationService/Nothing")
+        for call, expected in (
+            (lambda: cached.resolve(sidecar, "", "a"), grpc.StatusCode.INVALID_ARGUMENT),
+            (lambda: unknown(b"", timeout=sidecar.timeout_s), grpc.StatusCode.UNIMPLEMENTED),
+        ):
+            try:
+                call()
+            except grpc.RpcError as error:
+                assert error.code() == expected, error
+            else:
+                raise AssertionError(f"it was not refused with {expected}")
+
+    def stop(self) -> None:
+        self.stopped.set()
+        for thread in self.threads:
+            thread.join()
+
+
+class World:
+    """All of it. What a test stops or adds is ended with the rest."""
+
+    def __init__(self, directory: pathlib.Path):
+        self.directory = directory
+        self.cache = self.prometheus = self.load = None
+        self.sidecars: list[Sidecar] = []
+        try:
+            self.begin()
+        except BaseException:
+            self.stop()
+            raise
+
+    def begin(self) -> None:
+        self.cache = memcached.Memcached(free_ports(1)[0])
+        self.config = self.directory / "grapevine.toml"
+        self.config.write_text(POLICIES)
+        ports = free_ports(12)
+        places = [ports[at : at + 4] for at in (0, 4, 8)]
+        self.arguments = [
+            "--seeds", ",".join(f"127.0.0.1:{gossip}" for _, _, gossip, _ in places), "--expected-members", "3",
+            "--config", str(self.config), "--cache", f"memcached://127.0.0.1:{self.cache.port}",
+            "--freshness-crash-timeout", CRASH_TIMEOUT,
+        ]  # fmt: skip
+        for name, place in zip("abc", places, strict=True):
+            self.sidecars.append(Sidecar(name, self.directory, place, self.arguments))
+        for sidecar in self.sidecars:
+            eventually(f"{sidecar.name} is fresh", sidecar.is_fresh, within_s=40)
+        self.prometheus = Prometheus(self.directory)
+        self.prometheus.look_at(self.sidecars)
+        self.load = Load(self.sidecars, self.cache.port)
+        # From then on rates over ten seconds are what they are to be.
+        full = lambda: len(self.prometheus.value(f'count_over_time(up{{job="{JOB}"}}[15s]) >= 12')) == 3
+        eventually("Prometheus has scraped for a while", full, within_s=60)
+
+    def alone(self, name: str, *arguments: str, **variables: str) -> Sidecar:
+        """Another sidecar, in a cluster of its own, that Prometheus scrapes with the rest."""
+        sidecar = Sidecar(name, self.directory, free_ports(4), list(arguments), **variables)
+        self.sidecars.append(sidecar)
+        eventually(f"{name} is fresh", sidecar.is_fresh)
+        self.prometheus.look_at(self.sidecars)
+        return sidecar
+
+    def as_grafana_asks(self, expr: str) -> str:
+        """The query with its variables as Grafana fills them in: all sidecars chosen, each by its name, as a regular expression."""
+        instances = "|".join(re.escape(sidecar.metrics) for sidecar in self.sidecars).replace("\\", "\\\\")
+        filled = expr.replace("$__rate_interval", "10s").replace("$job", JOB).replace("$instance", instances)
+        assert "$" not in filled, filled
+        return filled
+
+    def stop(self) -> None:
+        if self.load:
+            self.load.stop()
+        if self.prometheus:
+            self.prometheus.stop()
+        for sidecar in self.sidecars:
+            # One that was stopped by a signal hears no other one.
+            sidecar.kill() if sidecar.process.poll() is None else None
+            sidecar.channel.close()
+        if self.cache:
+            self.cache.stop()
