@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import pathlib
 import shutil
@@ -10,7 +11,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TypeVar
 
 from grapevine_client import Client, Freshness, GrapevineError
@@ -92,8 +93,16 @@ def free_ports(count: int) -> list[int]:
 class Sidecar:
     """One sidecar, and a client without a cache to ask it."""
 
-    def __init__(self, name: str, directory: pathlib.Path, ports: Sequence[int], arguments: Sequence[str]) -> None:
+    def __init__(
+        self,
+        name: str,
+        directory: pathlib.Path,
+        ports: Sequence[int],
+        arguments: Sequence[str],
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
         self.name = name
+        self.environment = {**os.environ, **(environment or {})}
         self.log = directory / f"{name}.log"
         self.socket = directory / f"{name}.sock"
         app, peer, gossip = ports
@@ -110,7 +119,9 @@ class Sidecar:
 
     def start(self) -> None:
         with self.log.open("ab") as log:
-            self.process = subprocess.Popen(self.command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+            self.process = subprocess.Popen(
+                self.command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=self.environment
+            )
 
     def running(self) -> subprocess.Popen[bytes]:
         assert self.process is not None
@@ -147,6 +158,12 @@ class Sidecar:
             eventually(f"{self.name} is fresh", is_fresh)
         except AssertionError as error:
             raise AssertionError(f"{error}: {said}\n{self.tail()}") from None
+
+    def counters(self) -> dict[str, int]:
+        """As an operator sees them."""
+        command = [os.environ["GRAPEVINE_BIN"], "status", "--endpoint", self.tcp, "--counters", "--json"]
+        counters: dict[str, int] = json.loads(subprocess.check_output(command, timeout=SOON_S))["counters"]
+        return counters
 
     def tail(self) -> str:
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-15:])
@@ -185,6 +202,20 @@ class Cluster:
     def stop(self) -> None:
         for sidecar in self.sidecars:
             sidecar.stop()
+
+
+@contextlib.contextmanager
+def alone(directory: pathlib.Path, environment: Mapping[str, str] | None = None) -> Iterator[Sidecar]:
+    """One sidecar that is its whole cluster, and that nobody else talks to."""
+    config = directory / "grapevine.toml"
+    config.write_text(POLICIES)
+    arguments = ["--expected-members", "1", "--config", str(config)]
+    sidecar = Sidecar("alone", directory, free_ports(3), arguments, environment)
+    try:
+        sidecar.wait_fresh()
+        yield sidecar
+    finally:
+        sidecar.stop()
 
 
 @contextlib.contextmanager

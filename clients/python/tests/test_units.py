@@ -147,6 +147,9 @@ def test_malformed_endpoints_are_named_with_what_is_wrong(value: object) -> None
         ({"resolve_batch_max": 1_001}, "resolve_batch_max is 1001; it must be 1 to 1000"),
         ({"rpcs_in_flight_max": 0}, "rpcs_in_flight_max is 0; it must be 1 to 64"),
         ({"rpcs_in_flight_max": True}, "rpcs_in_flight_max is True; it must be a whole number"),
+        ({"report_every_s": 0}, "report_every_s is 0; it must be above zero"),
+        ({"report_every_s": "never"}, "report_every_s is 'never'; it must be a number of seconds"),
+        ({"resolve_deadline_s": None}, "resolve_deadline_s is None; it must be a number of seconds"),
         ({"backoff_min_s": 2}, "backoff_max_s is 1.0; it must be at least backoff_min_s"),
     ],
 )

@@ -14,7 +14,8 @@ from grapevine_client import names
 from grapevine_client._calls import Batcher, Bump, Calls, Intent, Snapshot, item
 from grapevine_client._fence import Fence, Got, Past
 from grapevine_client._io import Io, Stream
-from grapevine_client._link import read_error
+from grapevine_client._link import Gated, read_error
+from grapevine_client._reports import Reports
 from grapevine_client._stubs.grapevine.v1 import application_pb2 as app
 from grapevine_client.caches import AsyncCache
 from grapevine_client.codecs import Codec, JsonCodec
@@ -58,6 +59,7 @@ class Base:
         self._settings = settings if settings is not None else _DEFAULT_SETTINGS
         self._codec = codec if codec is not None else _JSON
         self._calls = Calls(endpoint, fail_over_to, io, self._settings, self._counters)
+        self._reports = Reports(self._calls)
         self._cache = cache
         batcher = Batcher(self._calls) if batched else None
         self._fence = Fence(self._calls, cache, batcher) if cache is not None else None
@@ -66,10 +68,16 @@ class Base:
         """What this client has done since it was built."""
         return self._counters.snapshot()
 
+    async def _report(self) -> None:
+        await self._reports.tell(self._settings.call_deadline_s, Gated.NO)
+
     async def _close(self) -> None:
-        await self._calls.close()
-        if self._cache is not None:
-            await self._cache.close()
+        try:
+            await self._reports.finish()
+        finally:
+            await self._calls.close()
+            if self._cache is not None:
+                await self._cache.close()
 
     async def _resolve(
         self, address: str, classes: Iterable[str], session: Session | None, snapshot: Snapshot | None
@@ -112,11 +120,14 @@ class Base:
         async def loader() -> bytes:
             return _encode(codec, address, await load())
 
-        got = await fence.get(address, checked, ttl_ms, loader, past, serve_stale)
-        decoded, value = self._decode(codec, got)
-        if not decoded:
-            got = await fence.get(address, checked, ttl_ms, loader, past, fresh=True)
+        try:
+            got = await fence.get(address, checked, ttl_ms, loader, past, serve_stale)
             decoded, value = self._decode(codec, got)
+            if not decoded:
+                got = await fence.get(address, checked, ttl_ms, loader, past, fresh=True)
+                decoded, value = self._decode(codec, got)
+        finally:
+            self._reports.send_if_due()
         if not decoded:
             # Others store what this codec cannot read faster than this reader can: the value is its own.
             got = Got(await loader(), How.FILLED)
@@ -153,7 +164,10 @@ class Base:
             return [_encode(codec, address, each) for each in await load(skip, most)]
 
         past = Past(_session(session), snapshot)
-        items, gots = await fence.get_page(address, checked, page, ttl_ms, loader, past)
+        try:
+            items, gots = await fence.get_page(address, checked, page, ttl_ms, loader, past)
+        finally:
+            self._reports.send_if_due()
         how = How.HIT
         for got in gots:
             how = how.or_dearer(got.how)

@@ -611,7 +611,7 @@ class Fence:
             finally:
                 self.refreshing.discard(key)
 
-        self.calls.io.spawn(work())
+        self.calls.io.spawn(work(), "refresh")
 
     async def _read_cache(self, target: str) -> bytes | None:
         try:

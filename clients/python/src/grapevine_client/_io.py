@@ -35,6 +35,15 @@ class Stream(Protocol):
     def cancel(self) -> None: ...
 
 
+class Spawned(Protocol):
+    """Work that nobody has to wait for."""
+
+    @property
+    def done(self) -> bool: ...
+    async def wait(self, timeout_s: float) -> None:
+        """Until it is done, or for so long."""
+
+
 class Io(Protocol):
     """What the core needs of its surroundings."""
 
@@ -52,7 +61,7 @@ class Io(Protocol):
         """Who is calling: the thread or the task."""
 
     async def sleep(self, seconds: float) -> None: ...
-    def spawn(self, work: Coroutine[Any, Any, None]) -> None: ...
+    def spawn(self, work: Coroutine[Any, Any, None], name: str) -> Spawned: ...
 
 
 def run(work: Coroutine[Any, Any, T]) -> T:
@@ -106,6 +115,18 @@ class _BlockingStream:
         self._call.cancel()
 
 
+class _SpawnedThread:
+    def __init__(self, thread: threading.Thread) -> None:
+        self._thread = thread
+
+    @property
+    def done(self) -> bool:
+        return not self._thread.is_alive()
+
+    async def wait(self, timeout_s: float) -> None:
+        self._thread.join(timeout_s)
+
+
 class BlockingIo:
     """Blocks the calling thread."""
 
@@ -137,8 +158,10 @@ class BlockingIo:
     async def sleep(self, seconds: float) -> None:
         time.sleep(seconds)  # noqa: ASYNC251 - it runs in a thread that is to wait
 
-    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        threading.Thread(target=run, args=(work,), name="grapevine-refresh", daemon=True).start()
+    def spawn(self, work: Coroutine[Any, Any, None], name: str) -> Spawned:
+        thread = threading.Thread(target=run, args=(work,), name=f"grapevine-{name}", daemon=True)
+        thread.start()
+        return _SpawnedThread(thread)
 
 
 class _AsyncEvent:
@@ -166,6 +189,18 @@ class _AsyncioStream:
 
     def cancel(self) -> None:
         self._call.cancel()
+
+
+class _SpawnedTask:
+    def __init__(self, task: asyncio.Task[None]) -> None:
+        self._task = task
+
+    @property
+    def done(self) -> bool:
+        return self._task.done()
+
+    async def wait(self, timeout_s: float) -> None:
+        await asyncio.wait({self._task}, timeout=timeout_s)
 
 
 class AsyncioIo:
@@ -203,10 +238,11 @@ class AsyncioIo:
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
 
-    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.get_running_loop().create_task(work)
+    def spawn(self, work: Coroutine[Any, Any, None], name: str) -> Spawned:
+        task = asyncio.get_running_loop().create_task(work, name=f"grapevine-{name}")
         self._spawned.add(task)
         task.add_done_callback(self._spawned.discard)
+        return _SpawnedTask(task)
 
 
 Clock = Callable[[], float]

@@ -8,7 +8,6 @@ violations and retry delays come from the `google.rpc` details.
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from enum import Enum
 from typing import Any
@@ -17,6 +16,7 @@ from urllib.parse import urlsplit
 import grpc
 from google.rpc import error_details_pb2, status_pb2
 
+from grapevine_client._forks import Locked
 from grapevine_client._io import Io, Metadata, Stream
 from grapevine_client._stubs.grapevine.v1.admin_pb2_grpc import AdminServiceStub
 from grapevine_client._stubs.grapevine.v1.application_pb2_grpc import ApplicationServiceStub
@@ -75,17 +75,19 @@ class Gated(Enum):
     """Fail at once while the gate is closed."""
     NO = 2
     """Try for real."""
+    ASIDE = 3
+    """Fail at once while the gate is closed, and never be its probe; a missed deadline does not close it."""
 
 
-class Link:
+class Link(Locked):
     """A sidecar."""
 
     def __init__(self, endpoint: object, io: Io, settings: Settings) -> None:
+        super().__init__()
         self._target = parse_endpoint(endpoint)
         self.name = str(endpoint)
         self.gate = Gate(settings.backoff_min_s, settings.backoff_max_s)
         self._io = io
-        self._lock = threading.Lock()
         self._owner: object = None
         self._channel: Any = None
         self._closed = False
@@ -141,7 +143,8 @@ class Link:
             answer = await self._io.unary(method, request, timeout_s, metadata)
         except grpc.RpcError as failed:
             error = read_error(self.name, failed, timeout_s)
-            self.note(error)
+            if gated is not Gated.ASIDE or not isinstance(error, NoAnswer):
+                self.note(error)
             raise error from None
         self.answered()
         return answer
@@ -150,12 +153,11 @@ class Link:
         return self._io.stream(method, request)
 
     def admit(self, timeout_s: float, gated: Gated) -> None:
-        if gated is Gated.YES:
-            left_s = self.gate.admit(timeout_s, time.monotonic())
-            if left_s:
-                raise Unreachable(
-                    self.name, "is unreachable: it failed a moment ago and is left alone for a while", left_s
-                )
+        left_s = self.gate.admit(timeout_s, time.monotonic()) if gated is Gated.YES else 0.0
+        if left_s or (gated is Gated.ASIDE and not self.gate.is_open):
+            raise Unreachable(
+                self.name, "is unreachable: it failed a moment ago and is left alone for a while", left_s or None
+            )
 
     def note(self, error: CallError | InvalidRequest) -> None:
         """Tells the gate what a failed call found out."""

@@ -50,8 +50,12 @@ class AsyncClient:
         self.cache = cache
         self.stats = self._base.stats
 
+    async def report(self) -> None:
+        """As `Client.report`."""
+        await self._base._report()
+
     async def close(self) -> None:
-        """Closes the connections, those to the cache included."""
+        """As `Client.close`."""
         await self._base._close()
 
     async def __aenter__(self) -> AsyncClient:

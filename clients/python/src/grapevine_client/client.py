@@ -56,8 +56,14 @@ class Client:
         self.cache = cache
         self.stats = self._base.stats
 
+    def report(self) -> None:
+        """Tells the own sidecar, for its metrics, how reads fared since the last report, as the client does by itself every
+        `Settings.report_every_s` while it reads. Raises a `CallError` if there is no answer: then the next report tells it."""
+        run(self._base._report())
+
     def close(self) -> None:
-        """Closes the connections, those to the cache included."""
+        """Closes the connections, those to the cache included. What was not reported yet is told first, if the own sidecar answers
+        within half a second."""
         run(self._base._close())
 
     def __enter__(self) -> Client:

@@ -10,19 +10,20 @@ sidecar that comes back do not meet at its door.
 from __future__ import annotations
 
 import random
-import threading
+
+from grapevine_client._forks import Locked
 
 # So many calls in a row without an answer in time close the gate.
 _SLOW_CALLS_MAX = 3
 
 
-class Gate:
+class Gate(Locked):
     """Times are seconds of a monotonic clock, which the caller brings."""
 
     def __init__(self, backoff_min_s: float, backoff_max_s: float) -> None:
+        super().__init__()
         self._backoff_min_s = backoff_min_s
         self._backoff_max_s = backoff_max_s
-        self._lock = threading.Lock()
         # Failures in a row; 0 means open. Read without the lock: an open gate costs one load.
         self._failures = 0
         self._slow_calls = 0

@@ -37,9 +37,15 @@ class Settings:
     rpcs_in_flight_max: int = 2
     """How many such calls of an `AsyncClient` may be in flight, 1 to 64."""
 
+    report_every_s: float | None = 10.0
+    """How often a client that reads tells its sidecar how its reads fared, for the metrics there; None for never. Lowering it shows
+    them sooner and costs a call each time."""
+
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
+            if field.name == "report_every_s" and value is None:
+                continue
             if field.name.endswith("_s"):
                 number = isinstance(value, (int, float)) and not isinstance(value, bool)
                 _ensure(number, field.name, value, "a number of seconds")

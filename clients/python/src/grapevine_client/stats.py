@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
+
+from grapevine_client._forks import Locked
 
 
 @dataclass(frozen=True)
@@ -84,11 +85,11 @@ class Stats:
         return ((field.name, getattr(self, field.name)) for field in fields(self))
 
 
-class Counters:
+class Counters(Locked):
     """The live side: `+=` on an attribute would lose counts between threads."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        super().__init__()
         self._counts = {field.name: 0 for field in fields(Stats)}
 
     def add(self, name: str, count: int = 1) -> None:

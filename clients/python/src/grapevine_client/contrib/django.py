@@ -141,6 +141,7 @@ class GrapevineCache(BaseCache):
         fence = client._base._need_cache()
         units = self._look(keys, version)
         found = run(fence.peek_many(list(units.values()), Past(_session(None))))
+        client._base._reports.send_if_due()
         values = {}
         for (key, unit), data in zip(units.items(), found, strict=True):
             value = _MISSING
