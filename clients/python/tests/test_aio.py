@@ -225,6 +225,23 @@ def test_bumps_are_watched(cluster: Cluster, n: int) -> None:
     with_client(cluster, test)
 
 
+def test_a_watch_that_another_task_closes_ends(cluster: Cluster, n: int) -> None:
+    async def test(client: AsyncClient) -> None:
+        watch = client.watch([f"cart/{n}"])
+        assert isinstance(await anext(watch), WatchStarted)
+
+        async def rest() -> list[object]:
+            return [event async for event in watch]
+
+        waiting = asyncio.create_task(rest())
+        # It is at its next read when it has run.
+        await asyncio.sleep(0)
+        watch.close()
+        assert await waiting == []
+
+    with_client(cluster, test)
+
+
 def test_a_sidecar_that_is_gone_is_bypassed_and_comes_back(own_cluster: Cluster) -> None:
     cache = MemoryCache()
 

@@ -298,6 +298,8 @@ class WatchCore:
                     if event is not None:
                         return event
                     continue
+                if self.closed:
+                    break
                 error = NoAnswer(link.name, "ended the stream, as it does when it drains")
             event = self._lost(str(error))
             if event is not None:

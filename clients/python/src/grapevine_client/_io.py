@@ -178,6 +178,7 @@ class _AsyncEvent:
 class _AsyncioStream:
     def __init__(self, call: Any) -> None:
         self._call = call
+        self._cancelled = False
 
     async def read(self, timeout_s: float | None = None) -> Any:
         try:
@@ -185,9 +186,16 @@ class _AsyncioStream:
         except asyncio.TimeoutError:
             self._call.cancel()
             raise TimeoutError from None
+        except asyncio.CancelledError:
+            # So says grpcio of a call that another task cancelled, and asyncio of this task, which Python 3.10 does not tell apart.
+            cancelling = getattr(asyncio.current_task(), "cancelling", None)
+            if self._cancelled and not (cancelling and cancelling()):
+                return None
+            raise
         return None if message is grpc.aio.EOF else message
 
     def cancel(self) -> None:
+        self._cancelled = True
         self._call.cancel()
 
 
