@@ -272,7 +272,7 @@ class WatchCore:
                 await self._calls.io.sleep(max(0.0, self._pause_until - time.monotonic()))
                 if self.closed:
                     break
-                self._stream = link.stream(link.app.Watch, app.WatchRequest(classes=self._classes))
+                self._stream = link.stream(link.streams.Watch, app.WatchRequest(classes=self._classes))
             assert self._stream is not None
             # The first message comes at once; then there may be nothing to tell for hours.
             deadline_s = self._settings.call_deadline_s if fresh else None

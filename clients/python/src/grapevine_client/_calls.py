@@ -178,7 +178,7 @@ class Calls:
         link, deadline_s = self.own, wait_s + self.settings.turn_deadline_s
         link.admit(deadline_s, Gated.YES)
         request = app.AcquireFillRequest(address=address, token=token, wait_ms=round(wait_s * 1_000))
-        stream = link.stream(link.app.AcquireFill, request)
+        stream = link.stream(link.streams.AcquireFill, request)
         try:
             answer = await stream.read(deadline_s)
         except TimeoutError:

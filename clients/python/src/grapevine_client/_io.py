@@ -7,11 +7,12 @@ coroutines never suspend: `run` sends once and has the result. An `AsyncClient` 
 from __future__ import annotations
 
 import asyncio
+import inspect
 import os
 import threading
 import time
 from collections.abc import Callable, Coroutine
-from typing import Any, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import grpc
 
@@ -35,6 +36,13 @@ class Stream(Protocol):
     def cancel(self) -> None: ...
 
 
+class Channels(NamedTuple):
+    """The way to a sidecar: for calls with one answer, and for streams."""
+
+    calls: Any
+    streams: Any
+
+
 class Spawned(Protocol):
     """Work that nobody has to wait for."""
 
@@ -52,10 +60,10 @@ class Io(Protocol):
     def owner(self) -> object:
         """Whose a channel is: another owner must not use it."""
 
-    def channel(self, target: str, options: list[tuple[str, Any]]) -> Any: ...
+    def channels(self, target: str, options: list[tuple[str, Any]]) -> Channels: ...
     async def unary(self, method: Any, request: Any, timeout_s: float, metadata: Metadata) -> Any: ...
     def stream(self, method: Any, request: Any) -> Stream: ...
-    async def close(self, channel: Any) -> None: ...
+    async def close(self, channels: Channels) -> None: ...
     def waiter(self) -> Waiter: ...
     def caller(self) -> object:
         """Who is calling: the thread or the task."""
@@ -137,8 +145,12 @@ class BlockingIo:
         # A channel does not survive a fork: the child makes its own.
         return os.getpid()
 
-    def channel(self, target: str, options: list[tuple[str, Any]]) -> Any:
-        return grpc.insecure_channel(target, options)
+    def channels(self, target: str, options: list[tuple[str, Any]]) -> Channels:
+        calls = grpc.insecure_channel(target, options)
+        # OpenTelemetry's instrumentation, and others, wrap that function. What they make of a stream is a generator, which no other
+        # thread can end, and whose span is the caller's current one between two messages. So streams go beside it.
+        plain = inspect.unwrap(grpc.insecure_channel)
+        return Channels(calls, calls if plain is grpc.insecure_channel else plain(target, options))
 
     async def unary(self, method: Any, request: Any, timeout_s: float, metadata: Metadata) -> Any:
         return method(request, timeout=timeout_s, metadata=metadata or None)
@@ -146,8 +158,9 @@ class BlockingIo:
     def stream(self, method: Any, request: Any) -> Stream:
         return _BlockingStream(method(request))
 
-    async def close(self, channel: Any) -> None:
-        channel.close()
+    async def close(self, channels: Channels) -> None:
+        channels.calls.close()
+        channels.streams.close()
 
     def waiter(self) -> Waiter:
         return _Event()
@@ -223,8 +236,9 @@ class AsyncioIo:
     def owner(self) -> object:
         return asyncio.get_running_loop()
 
-    def channel(self, target: str, options: list[tuple[str, Any]]) -> Any:
-        return grpc.aio.insecure_channel(target, options)
+    def channels(self, target: str, options: list[tuple[str, Any]]) -> Channels:
+        channel = grpc.aio.insecure_channel(target, options)
+        return Channels(channel, channel)
 
     async def unary(self, method: Any, request: Any, timeout_s: float, metadata: Metadata) -> Any:
         return await method(request, timeout=timeout_s, metadata=metadata or None)
@@ -232,10 +246,10 @@ class AsyncioIo:
     def stream(self, method: Any, request: Any) -> Stream:
         return _AsyncioStream(method(request))
 
-    async def close(self, channel: Any) -> None:
+    async def close(self, channels: Channels) -> None:
         for task in list(self._spawned):
             task.cancel()
-        await channel.close()
+        await channels.calls.close()
 
     def waiter(self) -> Waiter:
         return _AsyncEvent()

@@ -17,7 +17,7 @@ import grpc
 from google.rpc import error_details_pb2, status_pb2
 
 from grapevine_client._forks import Locked
-from grapevine_client._io import Io, Metadata, Stream
+from grapevine_client._io import Channels, Io, Metadata, Stream
 from grapevine_client._stubs.grapevine.v1.admin_pb2_grpc import AdminServiceStub
 from grapevine_client._stubs.grapevine.v1.application_pb2_grpc import ApplicationServiceStub
 from grapevine_client.errors import (
@@ -89,9 +89,10 @@ class Link(Locked):
         self.gate = Gate(settings.backoff_min_s, settings.backoff_max_s)
         self._io = io
         self._owner: object = None
-        self._channel: Any = None
+        self._channels: Channels | None = None
         self._closed = False
         self._app: Any = None
+        self._streams: Any = None
         self._admin: Any = None
 
     @property
@@ -99,6 +100,12 @@ class Link(Locked):
         """The stub of the application service."""
         self._connect()
         return self._app
+
+    @property
+    def streams(self) -> Any:
+        """The stub of the application service, for calls that answer a stream."""
+        self._connect()
+        return self._streams
 
     @property
     def admin(self) -> Any:
@@ -118,21 +125,22 @@ class Link(Locked):
                 raise GrapevineError(
                     "an AsyncClient belongs to the event loop that first used it; make one for each loop"
                 )
-            # After a fork the parent's channel is let go without being closed, which its threads would have to do.
-            channel = self._io.channel(self._target, _OPTIONS)
+            # After a fork the parent's channels are let go without being closed, which their threads would have to do.
+            channels = self._io.channels(self._target, _OPTIONS)
             # Generated without types.
             application: Any = ApplicationServiceStub
             admin: Any = AdminServiceStub
-            self._app, self._admin = application(channel), admin(channel)
-            self._channel, self._owner = channel, owner
+            self._app, self._admin = application(channels.calls), admin(channels.calls)
+            self._streams = application(channels.streams)
+            self._channels, self._owner = channels, owner
 
     async def close(self) -> None:
         with self._lock:
             self._closed = True
-            channel, owner = self._channel, self._owner
-            self._channel = self._owner = None
-        if channel is not None and owner == self._io.owner():
-            await self._io.close(channel)
+            channels, owner = self._channels, self._owner
+            self._channels = self._owner = None
+        if channels is not None and owner == self._io.owner():
+            await self._io.close(channels)
 
     async def call(
         self, method: Any, request: Any, timeout_s: float, gated: Gated = Gated.NO, metadata: Metadata = ()
