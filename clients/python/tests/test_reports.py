@@ -402,3 +402,23 @@ def test_asyncio_is_held_up_by_no_report(sidecar: Sidecar) -> None:
 
 def test_the_default_is_ten_seconds() -> None:
     assert Settings().report_every_s == 10 == PATIENT.report_every_s
+
+
+def test_report_raises_if_what_another_one_had_taken_on_itself_is_not_told(sidecar: Sidecar) -> None:
+    settings = Settings(resolve_deadline_s=5, call_deadline_s=1, report_every_s=0.001)
+    with Client(sidecar.tcp, cache="memory://", settings=settings) as client:
+        client.wait_until_ready()
+        client.get_or_fill("a", ["cart/1"], lambda: 1)
+        client.report()
+        sidecar.pause()
+        try:
+            client._base._counters.add("hits")
+            eventually("one is under way", lambda: client._base._reports.send_if_due() or unanswered(client))
+            with pytest.raises(NoAnswer):
+                client.report()
+        finally:
+            sidecar.resume()
+
+
+def unanswered(client: Client) -> bool:
+    return client._base._reports._told["hits"] == client.stats().hits

@@ -14,7 +14,7 @@ from grapevine_client import names
 from grapevine_client._calls import Batcher, Bump, Calls, Intent, Snapshot, item
 from grapevine_client._fence import Fence, Got, Past
 from grapevine_client._io import Io, Stream
-from grapevine_client._link import Gated, read_error
+from grapevine_client._link import read_error
 from grapevine_client._reports import Reports
 from grapevine_client._stubs.grapevine.v1 import application_pb2 as app
 from grapevine_client.caches import AsyncCache
@@ -69,7 +69,7 @@ class Base:
         return self._counters.snapshot()
 
     async def _report(self) -> None:
-        await self._reports.tell(self._settings.call_deadline_s, Gated.NO)
+        await self._reports.tell_now()
 
     async def _close(self) -> None:
         try:

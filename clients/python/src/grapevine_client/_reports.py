@@ -80,6 +80,15 @@ class Reports(Locked):
         except Exception as error:  # the next one tells it
             _log.debug("a report of reads failed: %s", error)
 
+    async def tell_now(self) -> None:
+        """Lets a report end that the client sends by itself just now: if it fails, this one tells what that one would have told."""
+        timeout_s = self._calls.settings.call_deadline_s
+        with self._lock:
+            self._due, under_way = self._next_due(), self._under_way
+        if under_way is not None:
+            await under_way.wait(timeout_s)
+        await self.tell(timeout_s, Gated.NO)
+
     async def tell(self, timeout_s: float, gated: Gated) -> None:
         """Tells what is new, if anything is."""
         new = self._take()
