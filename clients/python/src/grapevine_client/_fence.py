@@ -190,7 +190,6 @@ class Fence:
     cache: AsyncCache
     batcher: Batcher | None = None
     flights: Flights[_Value | _Failed] = field(init=False)
-    refreshing: set[_Key] = field(default_factory=set, init=False)
 
     def __post_init__(self) -> None:
         self.flights = Flights(self.calls.io)
@@ -597,10 +596,10 @@ class Fence:
 
     def _refresh(self, unit: Unit, ttl_ms: int | None, loader: Loader, past: Past) -> None:
         """Computes the new value in the background, unless that is under way already or there are too many."""
-        key = unit.key
-        if len(self.refreshing) >= self.calls.io.revalidations_max or key in self.refreshing:
+        key, refreshing = unit.key, self.flights.refreshing
+        if len(refreshing) >= self.calls.io.revalidations_max or key in refreshing:
             return
-        self.refreshing.add(key)
+        refreshing.add(key)
         self._count("revalidations")
 
         async def work() -> None:
@@ -609,7 +608,7 @@ class Fence:
             except Exception as error:  # the next reader finds it out for itself
                 _log.debug("a stale value was not computed anew: %s", error)
             finally:
-                self.refreshing.discard(key)
+                refreshing.discard(key)
 
         self.calls.io.spawn(work(), "refresh")
 

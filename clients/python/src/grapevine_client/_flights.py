@@ -14,10 +14,10 @@ entry per key that somebody waits for: it is bounded by the callers.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Hashable
 from typing import Generic, TypeVar
 
+from grapevine_client._forks import Locked
 from grapevine_client._io import Io, Waiter
 
 R = TypeVar("R")
@@ -33,15 +33,22 @@ class _Flight(Generic[R]):
         self.waiters: list[Waiter] = []
 
 
-class Flights(Generic[R]):
+class Flights(Locked, Generic[R]):
     """The flights under way."""
 
     def __init__(self, io: Io) -> None:
+        # Its lock is held for a few dictionary operations, and never across an await.
+        super().__init__()
         self._io = io
-        # Held for a few dictionary operations, and never across an await.
-        self._lock = threading.Lock()
         self._flights: dict[Hashable, _Flight[R]] = {}
         self._finished = [0] * _SLOTS
+        self.refreshing: set[Hashable] = set()
+        """Whose new values are being computed in the background."""
+
+    def _in_child(self) -> None:
+        # Those who lead them, and their readers, are threads of the parent.
+        self._flights = {}
+        self.refreshing = set()
 
     def finished(self, key: Hashable) -> int:
         """To be taken before the look into the cache, and compared after joining."""
