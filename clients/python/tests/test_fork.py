@@ -37,7 +37,7 @@ assert read().how is How.HIT
 
 # One thread computes "a", another one the new value of "s", which is served stale, when the process forks.
 IN_THE_MIDST = """
-import os, sys, threading
+import os, signal, sys, threading
 from grapevine_client import Client, How, Settings
 
 client = Client(sys.argv[1], cache="memory://", settings=Settings(resolve_deadline_s=5))
@@ -58,6 +58,7 @@ begun.acquire()
 begun.acquire()
 child = os.fork()
 if child == 0:
+    signal.alarm(20)
     read = client.get_or_fill_outcome("a", ["cart/fork"], lambda: "of the child")
     done = threading.Event()
     good = (read.value, read.how, stale(done.set).how) == ("of the child", How.FILLED, How.STALE)

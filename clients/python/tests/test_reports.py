@@ -275,7 +275,7 @@ def test_a_forked_worker_tells_its_own_reads_and_its_parent_the_rest(sidecar: Si
 
 def test_a_lock_that_a_thread_held_at_the_fork_is_free_in_the_child(sidecar: Sidecar) -> None:
     program = (
-        "import os, sys, threading\n"
+        "import os, signal, sys, threading\n"
         "from grapevine_client import Client, Settings\n"
         "client = Client(sys.argv[1], cache='memory://', settings=Settings(resolve_deadline_s=5))\n"
         "base, held, go = client._base, threading.Event(), threading.Event()\n"
@@ -287,6 +287,7 @@ def test_a_lock_that_a_thread_held_at_the_fork_is_free_in_the_child(sidecar: Sid
         "held.wait(30)\n"
         "child = os.fork()\n"
         "if child == 0:\n"
+        "    signal.alarm(20)\n"
         "    assert client.get_or_fill('a', ['cart/1'], lambda: 7) == 7\n"
         "    client.close()\n"
         "    os._exit(0)\n"
