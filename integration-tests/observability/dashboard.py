@@ -177,7 +177,7 @@ def rows() -> dict[str, list[tuple]]:
         ],
         "Telemetry": [
             lines("Spans", "Spans that the collector took, and that it did not.", rates("spans_exported", "spans_dropped"), "ops"),
-            lines("Traces given up", "Events whose trace is followed no further.", rates("traced_events_forgotten"), "ops"),
+            lines("Traces given up", "Traces that gave way to newer ones within a minute, and such as peers told malformed.", rates("traced_events_forgotten", "peer_traces_malformed"), "ops"),
             lines("Log lines dropped", "Because standard error was not read in time.", rates("log_lines_dropped"), "ops"),
             lines("Scrapes", "How long Prometheus waits for a sidecar's metrics.", now("scrape_duration_seconds"), "s"),
             lines("Samples", "How many it gets.", now("scrape_samples_scraped")),

@@ -90,7 +90,9 @@ async fn invalidate(api: &Api) -> Result<()> {
         ..Default::default()
     });
     let parent = format!("00-{TRACE}-{CALLER}-01");
-    request.metadata_mut().insert("traceparent", parent.parse()?);
+    request
+        .metadata_mut()
+        .insert("traceparent", parent.parse()?);
     api.app.clone().invalidate(request).await?;
     Ok(())
 }
@@ -108,10 +110,17 @@ async fn shown(ui: SocketAddr) -> Result<BTreeMap<String, Vec<String>>> {
         let spans = shown.entry(text("processID")).or_default();
         spans.push(text("operationName"));
     }
-    for (node, wanted) in [("n1", &AT_THE_ORIGIN[..]), ("n2", &AT_PEERS), ("n3", &AT_PEERS)] {
+    for (node, wanted) in [
+        ("n1", &AT_THE_ORIGIN[..]),
+        ("n2", &AT_PEERS),
+        ("n3", &AT_PEERS),
+    ] {
         let spans = shown.get(node).map(Vec::as_slice).unwrap_or_default();
         for name in wanted {
-            ensure!(spans.iter().any(|it| it == name), "{node} has no {name}: {spans:?}");
+            ensure!(
+                spans.iter().any(|it| it == name),
+                "{node} has no {name}: {spans:?}"
+            );
         }
     }
     Ok(shown)
@@ -122,15 +131,31 @@ async fn take(ui: SocketAddr, picture: &Path) -> Result<()> {
     let profile = tempfile::TempDir::new()?;
     let mut chromium = Command::new("chromium");
     chromium
-        .args(["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"])
-        .args(["--disable-background-networking", "--disable-component-update", "--disable-sync"])
-        .args(["--hide-scrollbars", "--window-size=1400,760", "--virtual-time-budget=15000"])
+        .args([
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--disable-quic",
+            "--no-first-run",
+        ])
+        .args([
+            "--disable-background-networking",
+            "--disable-component-update",
+            "--disable-sync",
+        ])
+        .args([
+            "--hide-scrollbars",
+            "--window-size=1400,760",
+            "--virtual-time-budget=15000",
+        ])
         .arg(format!("--user-data-dir={}", profile.path().display()))
         .arg(format!("--screenshot={}", picture.display()))
         .arg(format!("http://{ui}/trace/{TRACE}"))
         .kill_on_drop(true);
     let ended = tokio::time::timeout(PICTURE_MAX, chromium.output()).await??;
-    let size = std::fs::metadata(picture).map(|file| file.len()).unwrap_or(0);
+    let size = std::fs::metadata(picture)
+        .map(|file| file.len())
+        .unwrap_or(0);
     ensure!(
         ended.status.success() && size > 20_000,
         "a picture of {size} bytes: {}",

@@ -64,8 +64,8 @@ mod tests {
     #[test]
     fn g10_too_few_descriptors_are_told_with_both_numbers() {
         assert_eq!(shortfall(None, 1_000), None);
-        assert_eq!(shortfall(Some(3_256), 1_000), None);
-        let told = shortfall(Some(3_255), 1_000).unwrap();
-        assert!(told.contains("3255") && told.contains("3256"), "{told}");
+        assert_eq!(shortfall(Some(4_256), 1_000), None);
+        let told = shortfall(Some(4_255), 1_000).unwrap();
+        assert!(told.contains("4255") && told.contains("4256"), "{told}");
     }
 }
