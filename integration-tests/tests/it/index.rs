@@ -609,3 +609,36 @@ async fn wrong_calls_of_indices_are_told_field_value_and_limit() {
     .await
     .expect("it serves on");
 }
+
+/// A tenth of a leaf's members have moved on, and nobody said where they had been: whoever reads it once and prunes what is elsewhere leaves it
+/// as the database has it.
+#[tokio::test(flavor = "multi_thread")]
+async fn g9_a_leaf_of_a_thousand_with_a_tenth_elsewhere_is_clean_after_one_pass() {
+    const ROWS: i64 = 1_000;
+    let cluster = Setup::of(1).start().await.unwrap();
+    let app = cluster[0].api.app.clone();
+    let shop = Shop::open();
+    let item = |id: i64, category: i64| Item {
+        id,
+        category,
+        price: id % 97,
+        version: 0,
+    };
+    for id in 1..=ROWS {
+        shop.put(&item(id, 5));
+    }
+    let answer = present(&app, &shop, 5, None).await;
+    assert_eq!(answer.members.len(), 1_000);
+    for id in (1..=ROWS).filter(|id| id % 10 == 0) {
+        let moved = item(id, 6);
+        shop.put(&moved);
+        tell(&app, (None, Some(&moved)), v1::ReceiptLevel::One, (id, 0)).await;
+    }
+    let answer = read(&app, whole(items_of(5))).await;
+    assert_eq!(answer.members.len(), 1_000, "who left is extra");
+    let pruned = prune(&app, 5, &answer, |id| id % 10 == 0).await;
+    assert_eq!(pruned, 100);
+    let truth: Vec<_> = shop.of_category(5).iter().map(|item| item.id).collect();
+    let answer = read(&app, whole(items_of(5))).await;
+    assert_eq!(ids(&answer), truth);
+}
