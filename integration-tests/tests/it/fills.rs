@@ -361,11 +361,11 @@ async fn race11_an_arbiter_that_is_killed_stops_nobody_and_nothing_stale_is_give
     let clients = clients(&cluster, 4, &cache);
     let (survivors, _) = clients.split_at(8);
     let source = Source::shut();
-    // Of many values, each sidecar arbitrates some.
-    let classes: Vec<_> = (0..12).map(|number| format!("one/{number}")).collect();
+    // Of many values, each sidecar arbitrates some: of 30 the third one has none in one run of 190,000.
+    let classes: Vec<_> = (0..30).map(|number| format!("one/{number}")).collect();
     let storms = classes.iter().map(|class| storm(survivors, class, &source));
     let storms: Vec<_> = storms.collect();
-    let everyone = 12 * survivors.len() as u64;
+    let everyone = (classes.len() * survivors.len()) as u64;
     eventually("every client waits", SOON, async || {
         let waiting = sum(&cluster, &[0, 1], "fills_waiting").await?;
         let reading = source.reads();
@@ -387,7 +387,7 @@ async fn race11_an_arbiter_that_is_killed_stops_nobody_and_nothing_stale_is_give
     outside += sum(&cluster, &[0, 1], "fills_unelected").await.unwrap();
     let reads = source.reads();
     assert!(
-        reads <= 24 + outside,
+        reads <= 2 * classes.len() as u64 + outside,
         "{reads} reads, {outside} of them unelected: of each value one a sidecar at most"
     );
     eventually("nobody waits any more", SOON, async || {

@@ -93,6 +93,10 @@ where
             return ExitCode::from(EXIT_USAGE);
         }
     };
+    if let Err(error) = telemetry::otel::check() {
+        eprintln!("error: {error}");
+        return ExitCode::from(EXIT_USAGE);
+    }
     if matches.get_flag(CHECK) {
         for warning in loaded.config.warnings() {
             eprintln!("warning: {warning}");

@@ -103,6 +103,11 @@ const MILLISECONDS: [&str; 6] = [
     "OTEL_EXPORTER_OTLP_METRICS_TIMEOUT",
 ];
 
+/// Whether this process's variables are understood.
+pub(crate) fn check() -> Result<(), OtelError> {
+    Wanted::read(&|variable| std::env::var(variable).ok()).map(|_| ())
+}
+
 type Environment<'a> = &'a dyn Fn(&str) -> Option<String>;
 
 impl Wanted {
