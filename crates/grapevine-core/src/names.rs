@@ -48,6 +48,18 @@ pub enum NameError {
         /// Where it stands.
         position: usize,
     },
+    /// A byte that node ids do not allow: they stand in logs, labels and host names.
+    #[error(
+        "node id {value:?} has the byte 0x{byte:02x} at position {position}; letters, digits, '.', '_' and '-' are allowed"
+    )]
+    NotOfNodes {
+        /// Its beginning.
+        value: String,
+        /// The offending byte.
+        byte: u8,
+        /// Where it stands.
+        position: usize,
+    },
     /// A slash at an end, or two in a row.
     #[error(
         "class {value:?} has an empty segment at position {position}; write segments separated by single slashes"
@@ -259,15 +271,23 @@ pub(crate) fn covers(class: &str, below: &str) -> bool {
 }
 
 name! {
-    /// A sidecar's configured name: 1 to 64 bytes, no whitespace or control bytes. Kept over restarts.
+    /// A sidecar's configured name: 1 to 64 letters, digits, `.`, `_` or `-`. Kept over restarts.
     NodeId
 }
 
 impl NodeId {
     /// Checks and takes a node id.
     pub fn parse(value: &str) -> Result<Self, NameError> {
-        check("node id", value, NODE_ID_BYTES_MAX)?;
-        Ok(Self(value.into()))
+        check_length("node id", value, NODE_ID_BYTES_MAX)?;
+        let bad = |byte: u8| !(byte.is_ascii_alphanumeric() || b"._-".contains(&byte));
+        match value.bytes().enumerate().find(|(_, byte)| bad(*byte)) {
+            None => Ok(Self(value.into())),
+            Some((position, byte)) => Err(NameError::NotOfNodes {
+                value: shorten(value),
+                byte,
+                position,
+            }),
+        }
     }
 }
 
@@ -317,6 +337,32 @@ mod tests {
         ] {
             assert!(ClassPath::parse(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn node_ids_are_what_logs_labels_and_host_names_can_show() {
+        for good in ["node-1", "a", "pod_7.shop", &"n".repeat(64)] {
+            assert!(NodeId::parse(good).is_ok(), "{good}");
+        }
+        for (bad, position) in [
+            ("a b", 1),
+            ("<b>", 0),
+            ("n\"", 1),
+            ("n{}", 1),
+            ("\u{e9}", 0),
+        ] {
+            match NodeId::parse(bad).unwrap_err() {
+                NameError::NotOfNodes {
+                    position: found, ..
+                } => assert_eq!(found, position, "{bad}"),
+                other => panic!("{other}"),
+            }
+        }
+        let error = NodeId::parse(&"n".repeat(65)).unwrap_err().to_string();
+        assert!(
+            error.contains("65 bytes") && error.contains("64"),
+            "{error}"
+        );
     }
 
     #[test]
