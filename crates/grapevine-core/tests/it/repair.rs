@@ -44,6 +44,36 @@ fn g1_lost_pushes_of_both_lanes_are_pulled() {
     same_tokens(&world, &["cart/13"]);
 }
 
+/// What operators are alerted by.
+#[test]
+fn g1_what_a_peer_lacks_is_told_on_both_sides_until_it_has_it() {
+    let told = |world: &World| {
+        let lacking = &world.core(1).members(world.now)[0];
+        let behind = &world.core(0).members(world.now)[0];
+        (lacking.missing, behind.unacknowledged)
+    };
+    let mut world = World::running(2);
+    world.converge().unwrap();
+    assert_eq!(told(&world), (0, 0));
+    assert_eq!(world.core(1).missing_for(world.now), None);
+    for lost in [true, true, false] {
+        world.invalidate(0, &["cart/13"]);
+        world.flush(0);
+        if lost {
+            assert!(world.drop_all(0, 1) > 0);
+        }
+    }
+    world.deliver_all(0, 1);
+    assert_eq!(told(&world), (2, 3), "it has the third, and not on disk");
+    let later = world.now.plus(Duration::from_millis(70));
+    let waited = Some(Duration::from_millis(70));
+    assert_eq!(world.core(1).missing_for(later), waited);
+    world.converge().unwrap();
+    world.advance(Duration::from_secs(1));
+    assert_eq!(told(&world), (0, 0));
+    assert_eq!(world.core(1).missing_for(world.now), None);
+}
+
 #[test]
 fn g5_a_session_of_two_events_has_been_seen_where_both_are() {
     let mut world = World::running(3);
