@@ -408,11 +408,13 @@ impl Core {
                     return false;
                 }
                 let older = std::mem::replace(member, Member::new(hello.clone(), now));
+                let incarnation = older.hello.incarnation;
                 members.former.push(Former {
                     node_id: older.hello.node_id,
-                    incarnation: older.hello.incarnation,
+                    incarnation,
                     given: older.given,
                 });
+                self.abandon_snapshot(incarnation);
                 true
             }
             None if full => return false,
@@ -423,6 +425,7 @@ impl Core {
             }
         };
         // A run that was superseded and is back, as one whose node id two processes use: what it was granted still holds.
+        let members = &mut self.members;
         if let Some(at) = members
             .former
             .iter()
@@ -568,7 +571,9 @@ impl Core {
     }
 
     pub(super) fn remove(&mut self, node: &NodeId, effects: &mut Effects) {
-        self.members.by_node.remove(node);
+        if let Some(gone) = self.members.by_node.remove(node) {
+            self.abandon_snapshot(gone.hello.incarnation);
+        }
         self.write(
             effects,
             [Write::RemoveMember(node.clone())],

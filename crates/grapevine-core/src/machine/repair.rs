@@ -244,7 +244,8 @@ impl Core {
         }
     }
 
-    /// Parts of a snapshot may be missing once its link broke: it is over.
+    /// Parts of a snapshot may be missing once its link broke, or once its sender was no member, for then they were refused: it
+    /// is over.
     pub(super) fn abandon_snapshot(&mut self, from: Incarnation) {
         self.repair
             .snapshot

@@ -26,7 +26,8 @@ use crate::vector::VersionVector;
 
 /// How long the answer to a request for one may take: the request or its answer may be lost.
 const SNAPSHOT_ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long a snapshot may stall: longer than a busy disk holds its chunks up. The end of a link ends it at once.
+/// How long a snapshot may stall: longer than a busy disk holds its chunks up. The end of a link ends it at once, and so does
+/// the end of its sender's membership.
 const SNAPSHOT_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// A snapshot being received.
