@@ -135,7 +135,7 @@ impl Sim<'_> {
         let Some(found) = found else {
             return self.tally.fault("disk_loss_without_copy");
         };
-        if let Some(why) = self.why_put_off(at) {
+        if let Some(why) = self.why_put_off(at, &found) {
             return self.tally.fault(why);
         }
         if self.is_last_with_seat(at) {

@@ -12,7 +12,9 @@
 //! - the disk of the only seat of a roster: what is acknowledged there is on one disk, for there is no second one;
 //! - a disk that, of those of nodes with a seat, alone holds an event that never was on those of two runs with a seat: no
 //!   receipt called it acknowledged, or the only seat did. Those who heard of its number wait for `member_timeout` before
-//!   they write it off, which is longer than a run here.
+//!   they write it off, which is longer than a run here;
+//! - a copy from when its node had the only seat, put back since others have seats: whoever starts from that takes itself for
+//!   the only member until it meets another, and no disk can tell it better (docs/decisions/0010).
 //!
 //! The loss of all disks together is another matter: nobody is left who remembers a head (docs/decisions/0008).
 
@@ -21,15 +23,21 @@ use grapevine_core::machine::effects::Freshness;
 use grapevine_core::roster::View;
 
 use super::Sim;
+use crate::disk::Disk;
 
 impl Sim<'_> {
-    /// Why the loss of a disk is none that G1 promises to survive; `None` if it is one.
-    pub(super) fn why_put_off(&mut self, at: usize) -> Option<&'static str> {
+    /// Why the loss of a disk, in whose place this one is found, is none that G1 promises to survive; `None` if it is one.
+    pub(super) fn why_put_off(&mut self, at: usize, found: &Disk) -> Option<&'static str> {
         self.review_losses();
         if self.lost & !(1 << at) != 0 {
             Some("put_off_second_disk")
         } else if self.is_only_seat(at) {
             Some("put_off_only_seat")
+        } else if found
+            .view()
+            .is_some_and(|view| view.is_lone(&self.nodes[at].name))
+        {
+            Some("put_off_lone_copy")
         } else if self.holds_alone(at) {
             Some("put_off_unshared")
         } else {
