@@ -46,7 +46,8 @@ impl Roster {
         &self.record.view
     }
 
-    /// Whether its view is from others, for it began without a record, and it has been seated in none since.
+    /// Whether its view is from others, for it began without a record or with one from before a view of which its node was the
+    /// only member, and it has been seated in none since.
     pub fn is_lent(&self) -> bool {
         self.record.lent
     }
@@ -293,8 +294,9 @@ impl Roster {
         let Some(attempt) = self.attempt.take_if(|attempt| enough(attempt)) else {
             return Outcome::default();
         };
-        let own = self.record.accepted.take();
         let theirs = attempt.highest_accepted().cloned();
+        self.record.lent |= theirs.as_ref().is_some_and(|(_, view)| self.forgot(view));
+        let own = self.record.accepted.take();
         self.record.accepted = [own, theirs]
             .into_iter()
             .flatten()
@@ -319,6 +321,7 @@ impl Roster {
             return Outcome::default();
         }
         self.record.promised = Some(ballot);
+        self.record.lent |= self.forgot(&next);
         self.record.accepted = Some((ballot, next));
         self.kept(answer(from, Say::Accepted { number, ballot }))
     }
@@ -392,8 +395,9 @@ impl Roster {
         let other = own.number > 0 && own.history != view.history;
         let left = if other { own } else { self.record.left };
         let unseated = !view.seats_run(&self.node, self.run);
+        let forgot = self.record.blank || self.record.lent || self.forgot(&view);
         self.record = Record {
-            lent: unseated && (self.record.blank || self.record.lent),
+            lent: unseated && forgot,
             view,
             left,
             ..Record::default()
@@ -408,6 +412,14 @@ impl Roster {
         let mut outcome = self.kept(Outcome::default());
         outcome.adopted = true;
         outcome
+    }
+
+    /// Whether a view that comes from others shows that this node's disk was put back from an older copy: its only member is an
+    /// earlier run of this node, which agreed to it or was told of it, and the disk knows nothing of that. It may not be that
+    /// run's last view either.
+    fn forgot(&self, view: &View) -> bool {
+        let earlier = view.is_lone(&self.node) && !view.seats_run(&self.node, self.run);
+        earlier && self.accepted_next() != Some(view)
     }
 
     fn is_lone(&self) -> bool {

@@ -150,8 +150,8 @@ pub struct Record {
     pub accepted: Option<(Ballot, View)>,
     /// Whether it began without a record and has seen no view since: it may have forgotten that it accepted a first one.
     pub blank: bool,
-    /// Whether it began without a record and has this view from others, who may not know the last one, and has been seated in
-    /// none since.
+    /// Whether it began without a record, or with an older one than it must have had, and has this view from others, who may not
+    /// know the last one, and has been seated in none since.
     pub lent: bool,
     /// The place at which it left the last history that it gave up, while it is in the one that it went to: it does not
     /// go back there, but to a later view.

@@ -607,10 +607,18 @@ fn the_end_of_a_link_with_who_leaves_is_in_order() {
     assert!(parting(&world, leaves));
 }
 
-/// The third one left, the first one was let in again by the second and then cut off, and the disk of the second is lost: the
-/// third knows of the view before that only.
-fn one_lost_after_it_let_another_in() -> World {
+/// What became of a disk.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Loss {
+    Wiped,
+    Restored,
+}
+
+/// The third one left, the first one was let in again by the second and then cut off, and the disk of the second is lost, or put
+/// back from when there were three: the third knows of the view before that only.
+fn one_lost_after_it_let_another_in(loss: Loss) -> World {
     let mut world = World::running(3);
+    let before = world.nodes[1].disk.clone();
     for at in [0, 2] {
         world.input(at, Input::Drain);
         world.settle();
@@ -632,7 +640,10 @@ fn one_lost_after_it_let_another_in() -> World {
     world.settle();
     world.cut(0, 1);
     world.crash(1);
-    world.wipe(1);
+    match loss {
+        Loss::Wiped => world.wipe(1),
+        Loss::Restored => world.nodes[1].disk = before,
+    }
     world.nodes[2].disk = copy;
     world.start(1);
     world.start(2);
@@ -655,7 +666,12 @@ fn assert_waits(world: &mut World) {
 
 #[test]
 fn g11_an_only_member_whose_disk_was_lost_waits_for_whom_it_may_have_let_in() {
-    let mut world = one_lost_after_it_let_another_in();
+    for loss in [Loss::Wiped, Loss::Restored] {
+        waits_until_it_has_met_all(one_lost_after_it_let_another_in(loss));
+    }
+}
+
+fn waits_until_it_has_met_all(mut world: World) {
     assert_waits(&mut world);
     // Also when it starts again, with the view that it was told.
     world.crash(1);
@@ -680,7 +696,12 @@ fn g11_an_only_member_whose_disk_was_lost_waits_for_whom_it_may_have_let_in() {
 
 #[test]
 fn g7_an_operator_lets_an_only_member_whose_disk_was_lost_go_on() {
-    let mut world = one_lost_after_it_let_another_in();
+    for loss in [Loss::Wiped, Loss::Restored] {
+        goes_on_when_told_to(one_lost_after_it_let_another_in(loss));
+    }
+}
+
+fn goes_on_when_told_to(mut world: World) {
     assert_waits(&mut world);
     let ticket = world.ticket();
     let forget = Forget {
