@@ -19,7 +19,8 @@ use crate::memcached_server::MemcachedServer;
 use crate::process::{Process, ProcessError, Readiness, find_program};
 
 const START_TIMEOUT: Duration = Duration::from_secs(10);
-const MEMORY_MIB: u32 = 512;
+/// What a cache may hold unless told otherwise: more than any run stores.
+pub const MEMORY_MIB_DEFAULT: u32 = 512;
 const CONNECTIONS_MAX: u32 = 1_024;
 
 /// A kind of cache server.
@@ -90,8 +91,8 @@ pub struct CacheProcess {
 }
 
 impl CacheProcess {
-    /// Starts memcached in `dir`, which holds its socket and its log, and waits until it answers.
-    pub async fn memcached(dir: &Path) -> Result<Self, CacheServerError> {
+    /// Starts memcached in `dir`, which holds its socket and its log, with so many MiB for values, and waits until it answers.
+    pub async fn memcached(dir: &Path, memory_mib: u32) -> Result<Self, CacheServerError> {
         let program =
             find_program("memcached").ok_or(CacheServerError::NotInstalled("memcached"))?;
         let socket = dir.join("memcached.sock");
@@ -99,7 +100,7 @@ impl CacheProcess {
             "-s".to_owned(),
             socket.display().to_string(),
             "-m".to_owned(),
-            MEMORY_MIB.to_string(),
+            memory_mib.to_string(),
             "-c".to_owned(),
             CONNECTIONS_MAX.to_string(),
             "-t".to_owned(),
@@ -125,12 +126,13 @@ impl CacheProcess {
         })
     }
 
-    /// Starts Redis in `dir`, which holds its socket and its log, and waits until it answers. It keeps nothing on disk.
-    pub async fn redis(dir: &Path) -> Result<Self, CacheServerError> {
+    /// Starts Redis in `dir`, which holds its socket and its log, with so many MiB in all, and waits until it answers. It keeps
+    /// nothing on disk.
+    pub async fn redis(dir: &Path, memory_mib: u32) -> Result<Self, CacheServerError> {
         let name = "redis-server";
         let program = find_program(name).ok_or(CacheServerError::NotInstalled(name))?;
         let socket = dir.join("redis.sock");
-        let maxmemory = format!("{MEMORY_MIB}mb");
+        let maxmemory = format!("{memory_mib}mb");
         let options = [
             ("--port", "0"),
             ("--unixsocket", &socket.display().to_string()),
@@ -177,8 +179,8 @@ pub struct CacheServer {
 }
 
 impl CacheServer {
-    /// Starts one and waits until it answers.
-    pub async fn start(kind: CacheKind) -> Result<Self, CacheServerError> {
+    /// Starts one and waits until it answers. The embedded one throws nothing out, whatever its memory.
+    pub async fn start(kind: CacheKind, memory_mib: u32) -> Result<Self, CacheServerError> {
         if kind == CacheKind::Embedded {
             let server = MemcachedServer::start((Ipv4Addr::LOCALHOST, 0))
                 .await
@@ -195,9 +197,9 @@ impl CacheServer {
             source,
         })?;
         let process = if kind == CacheKind::Redis {
-            CacheProcess::redis(dir.path()).await?
+            CacheProcess::redis(dir.path(), memory_mib).await?
         } else {
-            CacheProcess::memcached(dir.path()).await?
+            CacheProcess::memcached(dir.path(), memory_mib).await?
         };
         Ok(Self {
             url: process.url().to_owned(),
@@ -238,7 +240,7 @@ async fn ask(socket: &Path, question: &[u8], answer: &[u8]) -> Readiness {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
 
     use std::io::Write as _;
@@ -248,7 +250,7 @@ mod tests {
     use super::*;
 
     /// Whether a test that needs `program` can run; without it the test fails where peers are required.
-    fn installed(program: &str, test: &str) -> bool {
+    pub(crate) fn installed(program: &str, test: &str) -> bool {
         let found = find_program(program).is_some();
         if !found {
             let required = std::env::var("GRAPEVINE_REQUIRE_PEERS").is_ok_and(|value| value == "1");
@@ -271,7 +273,9 @@ mod tests {
             return;
         }
         let dir = TempDir::new().unwrap();
-        let server = CacheProcess::memcached(dir.path()).await.unwrap();
+        let server = CacheProcess::memcached(dir.path(), MEMORY_MIB_DEFAULT)
+            .await
+            .unwrap();
         let socket = server
             .url()
             .strip_prefix("memcached://unix:")
@@ -291,7 +295,9 @@ mod tests {
             return;
         }
         let dir = TempDir::new().unwrap();
-        let server = CacheProcess::redis(dir.path()).await.unwrap();
+        let server = CacheProcess::redis(dir.path(), MEMORY_MIB_DEFAULT)
+            .await
+            .unwrap();
         let socket = server
             .url()
             .strip_prefix("redis+unix://")

@@ -35,7 +35,7 @@ pub struct Report {
     ///
     /// Counted are: bumps that cover more than was written; values that push each other out of a bucket; values whose time to
     /// live ended; fills that showed a commit already and were refused by the bump that told of it; evictions, for which the
-    /// caches of a replay are too large. Bypassed reads have a count of their own, and are not among them.
+    /// caches of a replay are too large unless it bounds their memory. Bypassed reads have a count of their own, and are not among them.
     pub over_invalidations: u64,
     /// Writes to the source.
     pub writes: u64,
@@ -134,6 +134,8 @@ pub struct Outcome {
     pub elapsed: Duration,
     /// The longest that a value may be served after it became old, for [`Arm::Ttl`].
     pub ttl: Duration,
+    /// Whether the cache has room for all that is stored, as the oracle's has: only then the oracle's hits can be asked for.
+    pub roomy: bool,
 }
 
 impl Outcome {
@@ -221,7 +223,7 @@ impl Outcome {
                 .then(|| format!("a value {oldest:?} old, the time to live is {:?}", self.ttl));
         }
         let report = self.report();
-        (report.hit_ratio < HIT_SHARE_MIN * report.oracle_hit_ratio).then(|| {
+        (self.roomy && report.hit_ratio < HIT_SHARE_MIN * report.oracle_hit_ratio).then(|| {
             format!(
                 "hit ratio {:.4}, below {HIT_SHARE_MIN} of the oracle's {:.4}",
                 report.hit_ratio, report.oracle_hit_ratio
@@ -335,6 +337,7 @@ mod tests {
             converge_incomplete: 0,
             elapsed: Duration::from_secs(2),
             ttl: Duration::from_mins(1),
+            roomy: true,
         }
     }
 

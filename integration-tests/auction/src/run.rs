@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use grapevine_client::{CachedClient, Client, Session};
-use grapevine_lab::caches::{CacheKind, CacheServer, CacheServerError};
+use grapevine_lab::caches::{CacheKind, CacheServer, CacheServerError, MEMORY_MIB_DEFAULT};
 use grapevine_lab::cluster::{Cluster, ClusterConfig};
 use grapevine_lab::histogram::Histogram;
 use grapevine_lab::pool::blocking;
@@ -322,7 +322,7 @@ impl Played {
 }
 
 async fn cache_server(kind: CacheKind) -> anyhow::Result<CacheServer> {
-    match CacheServer::start(kind).await {
+    match CacheServer::start(kind, MEMORY_MIB_DEFAULT).await {
         Err(CacheServerError::NotInstalled(program)) => anyhow::bail!(
             "`{program}` is not installed (not found in PATH): install it (on Debian `apt-get install {program}`), or take --embedded"
         ),

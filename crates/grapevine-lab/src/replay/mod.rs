@@ -94,7 +94,7 @@ async fn replay(options: &ReplayOptions) -> anyhow::Result<Outcome> {
     let progress = Progress::new(options, trace.progress());
     let sequence = Sequence::new(trace, workload.clone());
     progress.say("starting the cache server");
-    let cache = CacheServer::start(options.cache).await?;
+    let cache = CacheServer::start(options.cache, options.memory_mib()).await?;
     let truth = Arc::new(Truth::new(COUNTERS_MAX));
     let parts = Parts {
         options,
@@ -220,6 +220,7 @@ impl Parts<'_> {
             converge_incomplete: 0,
             elapsed: begun.elapsed(),
             ttl: options.ttl,
+            roomy: options.cache_memory_mib.is_none(),
         })
     }
 }

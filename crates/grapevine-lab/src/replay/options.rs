@@ -10,7 +10,7 @@ use thiserror::Error;
 use super::workers::{Owed, Sessions};
 use super::{PAGE_ITEMS, TTL_LONG, WATCH_QUEUE};
 use crate::arm::Arm;
-use crate::caches::CacheKind;
+use crate::caches::{CacheKind, MEMORY_MIB_DEFAULT};
 
 const WORKERS_MAX: u32 = 1_024;
 /// Readers and writers per node unless told otherwise.
@@ -35,6 +35,9 @@ pub struct ReplayOptions {
     pub writes: f64,
     /// The cache server to start.
     pub cache: CacheKind,
+    /// What it may hold, in MiB; more than a trace fills if it is not said. Otherwise hits show what the lack of room costs, and
+    /// none are asked for.
+    pub cache_memory_mib: Option<u32>,
     /// The strategy or the control arm.
     pub strategy: Arm,
     /// Reads slices of lists, and writes groups of objects too.
@@ -67,6 +70,7 @@ impl ReplayOptions {
             nodes: 3,
             writes: 0.07,
             cache: CacheKind::Embedded,
+            cache_memory_mib: None,
             strategy,
             pages: false,
             receipt: ReplayReceipt::All,
@@ -88,6 +92,9 @@ impl ReplayOptions {
         if self.ttl < TTL_MIN {
             return Err(OptionsError::Ttl(self.ttl));
         }
+        if self.cache_memory_mib.is_some() && self.cache == CacheKind::Embedded {
+            return Err(OptionsError::EmbeddedMemory);
+        }
         if self.strategy.is_grapevine()
             && self.strategy.promises_writes()
             && self.write_receipt() != ReplayReceipt::All
@@ -96,6 +103,11 @@ impl ReplayOptions {
             return Err(OptionsError::NothingOwed(self.receipt));
         }
         Ok(())
+    }
+
+    /// What the cache is given, in MiB.
+    pub(super) fn memory_mib(&self) -> u32 {
+        self.cache_memory_mib.unwrap_or(MEMORY_MIB_DEFAULT)
     }
 
     /// What a write really waits for.
@@ -165,6 +177,11 @@ pub enum OptionsError {
     /// The time to live.
     #[error("ttl: {0:?} is below {TTL_MIN:?}, the least that every cache keeps to")]
     Ttl(Duration),
+    /// A bound of memory for a cache that has none.
+    #[error(
+        "--cache-memory: the embedded cache throws nothing out; take --cache memcached or --cache redis"
+    )]
+    EmbeddedMemory,
     /// No read would be owed anything, so that none could be stale.
     #[error(
         "--receipt {0} without --session: such a write promises other sessions nothing, so no read could be stale; add --session, or take --receipt all"

@@ -8,6 +8,8 @@ use tempfile::NamedTempFile;
 use super::workers::Owed;
 use super::*;
 use crate::arm::Arm;
+use crate::caches::CacheKind;
+use crate::caches::tests::installed;
 use crate::trace::Record;
 
 /// A trace in which few objects are read again and again, so that a race that is there is met.
@@ -101,6 +103,46 @@ async fn a_trace_that_ends_too_early_fails_the_run() {
     assert!(error.to_string().contains("truncated"), "{error}");
 }
 
+/// So many objects, one after the other, and then all of them once more.
+fn round_trips(objects: u32) -> NamedTempFile {
+    let mut file = NamedTempFile::new().unwrap();
+    let mut encoder = XzEncoder::new(&mut file, 1);
+    for n in 0..2 * objects {
+        let record = Record::new(1, n % objects, 0).unwrap();
+        encoder.write_all(&record.bits().to_be_bytes()).unwrap();
+    }
+    encoder.finish().unwrap();
+    file
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cache_without_room_costs_hits_and_none_are_asked_for() {
+    if !installed(
+        "memcached",
+        "a_cache_without_room_costs_hits_and_none_are_asked_for",
+    ) {
+        return;
+    }
+    let trace = round_trips(40_000);
+    let mut ratios = Vec::new();
+    for cache_memory_mib in [None, Some(2)] {
+        let options = ReplayOptions {
+            cache: CacheKind::Memcached,
+            cache_memory_mib,
+            writes: 0.0,
+            progress: false,
+            ..ReplayOptions::new("none".into(), trace.path().to_owned(), Arm::None)
+        };
+        let outcome = replay(&options).await.unwrap();
+        assert_eq!(outcome.failures(), Vec::<String>::new());
+        ratios.push(outcome.report().hit_ratio);
+    }
+    let [roomy, cramped] = ratios[..] else {
+        unreachable!()
+    };
+    assert!(cramped < 0.8 * roomy, "{cramped} of {roomy}");
+}
+
 #[tokio::test]
 async fn knobs_out_of_range_are_named_before_anything_is_started() {
     let trace = busy_trace(1);
@@ -119,6 +161,13 @@ async fn knobs_out_of_range_are_named_before_anything_is_started() {
                 ..options.clone()
             },
             "ttl: 0ns",
+        ),
+        (
+            ReplayOptions {
+                cache_memory_mib: Some(64),
+                ..options.clone()
+            },
+            "--cache-memory: the embedded cache",
         ),
         (
             ReplayOptions {

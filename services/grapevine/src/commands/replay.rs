@@ -26,7 +26,7 @@ The figures:
                       been given, before they began, exactly what the source
                       still held: a bump that covered more than was written,
                       values that share a bucket, a time to live that ended,
-                      or a fill that was refused though it showed the commit
+                      a cache that had no room (--cache-memory), or a fill that was refused though it showed the commit
                       already
   stale_reads         reads given an older value than they were owed: with
                       receipt all every write whose call had returned, with
@@ -55,6 +55,12 @@ pub(crate) struct Args {
     /// The cache server to start: memcached, redis or embedded
     #[arg(long, value_name = "CACHE", default_value = "embedded")]
     cache: CacheKind,
+    /// What the cache may hold, in MiB, 2 to 65536; without it, more than the trace fills
+    ///
+    /// To see what dead versions cost in a cache that is full. The run fails on stale reads as ever, but asks for no share of the
+    /// oracle's hits, for the oracle's cache has room for everything.
+    #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u32).range(2..=65_536))]
+    cache_memory: Option<u32>,
     /// versioned, registered, bucketed, bucketed(N) or ttl; or a control arm: none, naive-delete, bypass-all or
     /// ignore-session
     #[arg(long, value_name = "STRATEGY", default_value = "versioned")]
@@ -93,6 +99,7 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
         nodes: args.nodes,
         writes: args.writes,
         cache: args.cache,
+        cache_memory_mib: args.cache_memory,
         strategy: args.strategy,
         pages: args.pages,
         receipt: args.receipt,
