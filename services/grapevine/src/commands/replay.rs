@@ -26,8 +26,8 @@ The figures:
                       been given, before they began, exactly what the source
                       still held: a bump that covered more than was written,
                       values that share a bucket, a time to live that ended,
-                      a cache that had no room (--cache-memory), or a fill that was refused though it showed the commit
-                      already
+                      a cache without room (--cache-memory), or a fill that
+                      was refused though it showed the commit already
   stale_reads         reads given an older value than they were owed: with
                       receipt all every write whose call had returned, with
                       --session the session's own
