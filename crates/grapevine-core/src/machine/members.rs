@@ -8,27 +8,25 @@
 //! with a seat stays until it has lost it.
 
 mod admission;
+mod meeting;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 pub use admission::AdmitError;
 
-use super::effects::{Action, Effects, MemberView, PeerHello, Side, Sighting};
-use super::flushed::Pending;
+use super::CoreConfig;
+use super::effects::{MemberView, PeerHello};
 use super::grants::{Asked, Given};
 use super::probing::{Pace, Probing};
-use super::{Core, CoreConfig};
 use crate::id::{Incarnation, Lane, Time};
 use crate::names::NodeId;
-use crate::progress::{LaneProgress, OriginHead, Progress};
+use crate::progress::{LaneProgress, Progress};
 use crate::roster::{Mark, SEATS_MAX, View};
-use crate::store::{MemberRecord, Write};
+use crate::store::MemberRecord;
 
 /// The most members remembered: with this sidecar, as many as a view has seats.
 const MEMBERS_MAX: usize = SEATS_MAX - 1;
-/// How long peers may refuse this sidecar's node id before it stops: long enough for them to notice a crash.
-const NODE_ID_REFUSED_FOR: Duration = Duration::from_secs(10);
 
 /// One member.
 #[derive(Clone, Debug)]
@@ -372,213 +370,6 @@ impl Members {
         } else {
             format!("{node} is not connected; last heard {silent} ms ago")
         })
-    }
-}
-
-impl Core {
-    /// Whether a link with this run may end without anything being wrong: it, or this sidecar, has said that it leaves.
-    pub fn is_parting(&self, run: Incarnation) -> bool {
-        let leaves = self.views.leaving.contains(&run);
-        self.draining || leaves || self.members.departed.contains(&run)
-    }
-
-    /// Makes or renews a member; tells whether it is one now.
-    fn meet(&mut self, hello: &PeerHello, now: Time, effects: &mut Effects) -> bool {
-        if hello.node_id == self.config.node_id
-            || hello.incarnation == self.config.incarnation
-            || self.members.departed.contains(&hello.incarnation)
-            || self
-                .members
-                .run_of_another(hello, self.views.view())
-                .is_some()
-        {
-            return false;
-        }
-        let members = &mut self.members;
-        let full = members.by_node.len() >= MEMBERS_MAX;
-        let changed = match members.by_node.get_mut(&hello.node_id) {
-            Some(member) if member.hello.incarnation == hello.incarnation => {
-                // A run keeps its address: another one in a later introduction is a mistake or a lie.
-                member.hello.policy_digest = hello.policy_digest;
-                false
-            }
-            Some(member) => {
-                members.former.retain(|former| former.given.until() > now);
-                if members.former.len() >= MEMBERS_MAX {
-                    return false;
-                }
-                let older = std::mem::replace(member, Member::new(hello.clone(), now));
-                let incarnation = older.hello.incarnation;
-                members.former.push(Former {
-                    node_id: older.hello.node_id,
-                    incarnation,
-                    given: older.given,
-                });
-                self.abandon_snapshot(incarnation);
-                true
-            }
-            None if full => return false,
-            None => {
-                let member = Member::new(hello.clone(), now);
-                members.by_node.insert(hello.node_id.clone(), member);
-                true
-            }
-        };
-        // A run that was superseded and is back, as one whose node id two processes use: what it was granted still holds.
-        let members = &mut self.members;
-        if let Some(at) = members
-            .former
-            .iter()
-            .position(|former| former.incarnation == hello.incarnation)
-            && let Some(member) = members.by_node.get_mut(&hello.node_id)
-        {
-            member.given = members.former.swap_remove(at).given;
-        }
-        if changed {
-            let record = MemberRecord {
-                node_id: hello.node_id.clone(),
-                incarnation: hello.incarnation,
-                peer_address: hello.peer_address.clone(),
-            };
-            self.write(effects, [Write::PutMember(record)], Pending::Nothing);
-        }
-        true
-    }
-
-    pub(super) fn link_up(
-        &mut self,
-        hello: &PeerHello,
-        side: Side,
-        now: Time,
-        effects: &mut Effects,
-    ) {
-        if !self.meet(hello, now, effects) {
-            return;
-        }
-        self.refused_since = None;
-        if let Some(member) = self.members.by_node.get_mut(&hello.node_id) {
-            member.suspected = false;
-            member.last_heard = now;
-            match side {
-                Side::Inbound => member.inbound = true,
-                Side::Outbound => {
-                    member.outbound = true;
-                    self.members.last_link_up = now;
-                }
-            }
-        }
-        match side {
-            Side::Inbound => self.abandon_snapshot(hello.incarnation),
-            Side::Outbound => {
-                self.probe(&hello.node_id, now, effects);
-                self.acknowledge_again(hello.incarnation, effects);
-                self.renew_pulls();
-            }
-        }
-        self.review_roster(now, effects);
-        self.review_freshness(now);
-        self.review_repair(now, effects);
-        self.settle_receipts(now, effects);
-    }
-
-    pub(super) fn link_down(&mut self, peer: Incarnation, side: Side, now: Time) {
-        if let Some(member) = self.members.by_incarnation(peer) {
-            match side {
-                Side::Inbound => member.inbound = false,
-                Side::Outbound => member.outbound = false,
-            }
-        }
-        if side == Side::Inbound {
-            self.abandon_snapshot(peer);
-        }
-        self.review_freshness(now);
-    }
-
-    pub(super) fn seen(&mut self, sightings: Vec<Sighting>, now: Time, effects: &mut Effects) {
-        // Whom gossip has forgotten it does not vouch for. A link still does.
-        for member in self.members.iter_mut() {
-            member.suspected = true;
-        }
-        for sighting in sightings {
-            let known = self.members.by_node.get(&sighting.hello.node_id);
-            let same =
-                known.is_some_and(|member| member.hello.incarnation == sighting.hello.incarnation);
-            // A link is better evidence than gossip, and a suspected newcomer is none at all.
-            let linked = known.is_some_and(|member| member.inbound || member.outbound);
-            if !same && (linked || !sighting.alive) {
-                continue;
-            }
-            let met = same || self.meet(&sighting.hello, now, effects);
-            if let Some(member) = self.members.by_node.get_mut(&sighting.hello.node_id)
-                && met
-            {
-                member.suspected = !sighting.alive;
-                member.hello.policy_digest = sighting.hello.policy_digest;
-                if sighting.alive {
-                    member.last_seen = now;
-                }
-            }
-        }
-        self.review_roster(now, effects);
-        self.review_freshness(now);
-    }
-
-    pub(super) fn node_id_refused(&mut self, reason: &str, now: Time, effects: &mut Effects) {
-        let since = *self.refused_since.get_or_insert(now);
-        let linked = self.members.iter().any(|member| member.outbound);
-        if !linked && now.since(since) >= NODE_ID_REFUSED_FOR {
-            effects.actions.push(Action::Stop(reason.to_owned()));
-        }
-    }
-
-    pub(super) fn left(
-        &mut self,
-        from: Incarnation,
-        bump: u64,
-        directory: u64,
-        effects: &mut Effects,
-    ) {
-        let told = OriginHead {
-            incarnation: from,
-            bump,
-            directory,
-        };
-        self.learn_heads(told);
-        if self.views.view().seats.values().any(|run| *run == from) {
-            // It takes part until it has lost its seat, but calls itself fresh no more.
-            self.views.leaving.insert(from);
-            if let Some(member) = self.members.by_incarnation(from) {
-                member.given = Given::default();
-            }
-        } else {
-            self.depart(from, effects);
-        }
-    }
-
-    /// Forgets a run that left in order.
-    pub(super) fn depart(&mut self, run: Incarnation, effects: &mut Effects) {
-        let gone = self
-            .members
-            .iter()
-            .find(|member| member.hello.incarnation == run);
-        if let Some(node) = gone.map(|member| member.hello.node_id.clone()) {
-            if self.members.departed.len() >= MEMBERS_MAX {
-                self.members.departed.pop_front();
-            }
-            self.members.departed.push_back(run);
-            self.remove(&node, effects);
-        }
-    }
-
-    pub(super) fn remove(&mut self, node: &NodeId, effects: &mut Effects) {
-        if let Some(gone) = self.members.by_node.remove(node) {
-            self.abandon_snapshot(gone.hello.incarnation);
-        }
-        self.write(
-            effects,
-            [Write::RemoveMember(node.clone())],
-            Pending::Nothing,
-        );
     }
 }
 
