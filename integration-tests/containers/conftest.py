@@ -20,7 +20,9 @@ told = []
 def runtime():
     """Containers, or what comes next to them, said loudly. With GRAPEVINE_REQUIRE_CONTAINERS=1 nothing but containers will do."""
     chosen = os.environ.get("GRAPEVINE_CONTAINERS")
-    assert chosen is None or chosen in RUNTIMES, f"GRAPEVINE_CONTAINERS is {chosen!r}, and may be {' or '.join(RUNTIMES)}"
+    assert chosen is None or chosen in RUNTIMES, (
+        f"GRAPEVINE_CONTAINERS is {chosen!r}, and may be {' or '.join(RUNTIMES)}"
+    )
     made = None
     for name in [chosen] if chosen else RUNTIMES:
         try:
@@ -31,7 +33,9 @@ def runtime():
             if chosen or os.environ.get("GRAPEVINE_REQUIRE_CONTAINERS") == "1":
                 raise
     if made is None:
-        pytest.skip("SKIPPED: neither containers nor network namespaces can be made here (that takes root): " + "; ".join(told))
+        pytest.skip(
+            "SKIPPED: neither containers nor network namespaces can be made here (that takes root): " + "; ".join(told)
+        )
     told.append(f"the pods ran in: {made.kind}")
     yield made
     made.close()

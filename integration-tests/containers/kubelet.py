@@ -1,5 +1,5 @@
-"""What a kubelet does with one pod: starts its container, probes it by the probes' own numbers, restarts what died, and ends it by hook,
-signal and grace period."""
+"""What a kubelet does with one pod: starts its container, probes it by the probes' own numbers, restarts what died, and ends it
+by hook, signal and grace period."""
 
 import signal
 import subprocess
@@ -124,7 +124,8 @@ class Kubelet:
         self.start()
 
     def end(self) -> float:
-        """The pod's deletion: no Service leads to it, the hook, SIGTERM, and the rest of the grace period. Answers how long it took."""
+        """The pod's deletion: no Service leads to it, the hook, SIGTERM, and the rest of the grace period. Answers how long it
+        took."""
         begun = time.monotonic()
         self.ending = True
         if self.pod.pre_stop:
@@ -140,8 +141,8 @@ class Kubelet:
 
     def hook(self) -> None:
         done = self.runtime.execute(self.pod, self.pod.pre_stop)
-        # With the container's first process everything in it ends, and that is what the hook waits for: it may be killed an instant before
-        # it could say that it is done.
+        # With the container's first process everything in it ends, and that is what the hook waits for: it may be killed an
+        # instant before it could say that it is done.
         self.hook_code = done.returncode
         if done.returncode != 0:
             eventually("the drain that was asked for ends", lambda: self.exited() is not None, self.pod.grace_s)

@@ -41,8 +41,9 @@ class Member:
 class Load:
     """Readers at every member, one writer that goes round, and the judge of what they are told.
 
-    What `receipt all` has acknowledged is over: every token that anybody had been told before the invalidation was asked for is dead, at every
-    sidecar that says that it is fresh. One that says that it is not may serve what it has, as the policy of these classes allows it to.
+    What `receipt all` has acknowledged is over: every token that anybody had been told before the invalidation was asked for is
+    dead, at every sidecar that says that it is fresh. One that says that it is not may serve what it has, as the policy of these
+    classes allows it to.
     """
 
     def __init__(self):
@@ -133,7 +134,9 @@ class Load:
     def invalidate(self, member: Member, which: int) -> None:
         with self.lock:
             told = frozenset(self.seen[which])
-        request = application_pb2.InvalidateRequest(classes=[f"load/{which}"], receipt=types_pb2.RECEIPT_LEVEL_ALL, timeout_ms=RECEIPT_MS)
+        request = application_pb2.InvalidateRequest(
+            classes=[f"load/{which}"], receipt=types_pb2.RECEIPT_LEVEL_ALL, timeout_ms=RECEIPT_MS
+        )
         begun = time.monotonic()
         try:
             answer = member.app.Invalidate(request, timeout=CALL_S)
@@ -145,15 +148,21 @@ class Load:
                 self.counts["invalidated"] += 1
                 self.dead[which] |= told
             else:
-                self.unreached.append(f"{member.name}: {time.monotonic() - begun:.1f} s: {answer.receipt.holders}".replace("\n", " "))
+                self.unreached.append(
+                    f"{member.name}: {time.monotonic() - begun:.1f} s: {answer.receipt.holders}".replace("\n", " ")
+                )
 
     def judged(self) -> dict[str, int]:
         """What came of it so far; fails if anything was wrong."""
         with self.lock:
             told = dict(self.counts)
-            assert not self.failed, f"calls failed at ready sidecars: {self.failed[:5]} and {len(self.failed)} in all; {told}"
+            assert not self.failed, (
+                f"calls failed at ready sidecars: {self.failed[:5]} and {len(self.failed)} in all; {told}"
+            )
             assert not self.stale, f"stale tokens: {self.stale[:5]} and {len(self.stale)} in all; {told}"
-            assert not self.unreached, f"receipts were not reached: {self.unreached[:3]} and {len(self.unreached)} in all; {told}"
+            assert not self.unreached, (
+                f"receipts were not reached: {self.unreached[:3]} and {len(self.unreached)} in all; {told}"
+            )
             return told
 
     def since(self, before: dict[str, int]) -> collections.Counter:

@@ -1,7 +1,7 @@
 """Pods as the chart renders them, and what of them a container gets.
 
-What is not understood is refused, so nothing of a template is left out in silence: a new field fails the test until it is carried out here
-or named as what concerns the scheduler and the API server alone.
+What is not understood is refused, so nothing of a template is left out in silence: a new field fails the test until it is carried
+out here or named as what concerns the scheduler and the API server alone.
 """
 
 import dataclasses
@@ -16,14 +16,41 @@ import helm_python
 
 # Of a pod: what places, admits or names it, and not what runs.
 NOT_OF_THE_NODE = {
-    "affinity", "automountServiceAccountToken", "enableServiceLinks", "imagePullSecrets", "nodeSelector", "priorityClassName", "serviceAccountName",
-    "tolerations", "topologySpreadConstraints",
-}  # fmt: skip
-CARRIED_OUT = {"containers", "initContainers", "restartPolicy", "securityContext", "terminationGracePeriodSeconds", "volumes"}
+    "affinity",
+    "automountServiceAccountToken",
+    "enableServiceLinks",
+    "imagePullSecrets",
+    "nodeSelector",
+    "priorityClassName",
+    "serviceAccountName",
+    "tolerations",
+    "topologySpreadConstraints",
+}
+CARRIED_OUT = {
+    "containers",
+    "initContainers",
+    "restartPolicy",
+    "securityContext",
+    "terminationGracePeriodSeconds",
+    "volumes",
+}
 OF_A_CONTAINER = {
-    "args", "command", "env", "image", "imagePullPolicy", "lifecycle", "livenessProbe", "name", "ports", "readinessProbe", "resources", "restartPolicy",
-    "securityContext", "startupProbe", "volumeMounts",
-}  # fmt: skip
+    "args",
+    "command",
+    "env",
+    "image",
+    "imagePullPolicy",
+    "lifecycle",
+    "livenessProbe",
+    "name",
+    "ports",
+    "readinessProbe",
+    "resources",
+    "restartPolicy",
+    "securityContext",
+    "startupProbe",
+    "volumeMounts",
+}
 OF_A_PROBE = {"grpc", "periodSeconds", "timeoutSeconds", "failureThreshold"}
 PROBES = ("startup", "liveness", "readiness")
 SIZES = {"Ki": 2**10, "Mi": 2**20, "Gi": 2**30}
@@ -127,12 +154,27 @@ class Rendered:
     @staticmethod
     def user(context: dict) -> str:
         """The one of the context, which has to be of the restricted profile: this is what every container here is started with."""
-        understood("the security context", context, {
-            "allowPrivilegeEscalation", "capabilities", "fsGroup", "fsGroupChangePolicy", "readOnlyRootFilesystem", "runAsGroup", "runAsNonRoot", "runAsUser",
-            "seccompProfile",
-        })  # fmt: skip
+        understood(
+            "the security context",
+            context,
+            {
+                "allowPrivilegeEscalation",
+                "capabilities",
+                "fsGroup",
+                "fsGroupChangePolicy",
+                "readOnlyRootFilesystem",
+                "runAsGroup",
+                "runAsNonRoot",
+                "runAsUser",
+                "seccompProfile",
+            },
+        )
         assert context["allowPrivilegeEscalation"] is False and context["capabilities"] == {"drop": ["ALL"]}
-        assert context["seccompProfile"] == {"type": "RuntimeDefault"} and context["runAsNonRoot"] and context["runAsUser"] != 0
+        assert (
+            context["seccompProfile"] == {"type": "RuntimeDefault"}
+            and context["runAsNonRoot"]
+            and context["runAsUser"] != 0
+        )
         return f"{context['runAsUser']}:{context['runAsGroup']}"
 
     def mount(self, spec: dict, mount: dict, name: str, node: str, context: dict) -> tuple[pathlib.Path, str, bool]:
@@ -182,5 +224,7 @@ def in_pod(directory: pathlib.Path) -> Rendered:
             texts = loaded.render({}, name="shop", namespace=chart.NAMESPACE)
     objects = [each for path, text in texts.items() if not path.endswith("NOTES.txt") for each in chart.parse(text)]
     rendered = Rendered([each for each in objects if each["kind"] != "Pod"], directory)
-    assert re.fullmatch(r"http://127\.0\.0\.1:\d+", chart.environment(rendered.spec["containers"][0], {})["GRAPEVINE_ENDPOINT"])
+    assert re.fullmatch(
+        r"http://127\.0\.0\.1:\d+", chart.environment(rendered.spec["containers"][0], {})["GRAPEVINE_ENDPOINT"]
+    )
     return rendered

@@ -1,7 +1,8 @@
 """What runs a pod's container: podman, or where that cannot, network namespaces with the image's files.
 
-Both give it a network of its own with DNS or a file of names, its user without any right, a root directory that cannot be written where the
-template says so, and its mounts. Only podman has the runtime's filter of system calls, and its memory is limited where the machine can.
+Both give it a network of its own with DNS or a file of names, its user without any right, a root directory that cannot be written
+where the template says so, and its mounts. Only podman has the runtime's filter of system calls, and its memory is limited where
+the machine can.
 """
 
 import contextlib
@@ -26,8 +27,12 @@ ATTEMPTS = 20
 
 
 def run(*command, check=True, timeout=COMMAND_S) -> subprocess.CompletedProcess:
-    done = subprocess.run([str(each) for each in command], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=timeout)
-    assert not check or done.returncode == 0, f"{' '.join(map(str, command))}: {done.returncode}\n{done.stdout}{done.stderr}"
+    done = subprocess.run(
+        [str(each) for each in command], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=timeout
+    )
+    assert not check or done.returncode == 0, (
+        f"{' '.join(map(str, command))}: {done.returncode}\n{done.stdout}{done.stderr}"
+    )
     return done
 
 
@@ -66,8 +71,9 @@ class Podman(Runtime):
     def __init__(self):
         super().__init__()
         self.base = [
-            "podman", "--root", self.directory / "root", "--runroot", self.directory / "run", "--tmpdir", self.directory / "tmp",
-            "--network-config-dir", self.directory / "net", "--storage-driver", "vfs", "--cgroup-manager", "cgroupfs", "--runtime", "runc",
+            "podman", "--root", self.directory / "root", "--runroot", self.directory / "run",
+            "--tmpdir", self.directory / "tmp", "--network-config-dir", self.directory / "net",
+            "--storage-driver", "vfs", "--cgroup-manager", "cgroupfs", "--runtime", "runc",
             "--events-backend", "file", "--log-level", "error",
         ]  # fmt: skip
         try:
@@ -99,7 +105,19 @@ class Podman(Runtime):
         self.podman("rm", "--force", "--time", "0", "--ignore", pod.name)
         made = pod.container
         self.podman("tag", self.loaded(), made.image)
-        options = ["--name", pod.name, "--hostname", pod.name, "--network", self.name, "--ip", pod.ip, "--pull", "never", *self.limits()]
+        options = [
+            "--name",
+            pod.name,
+            "--hostname",
+            pod.name,
+            "--network",
+            self.name,
+            "--ip",
+            pod.ip,
+            "--pull",
+            "never",
+            *self.limits(),
+        ]
         options += ["--user", made.user, "--cap-drop", "all", "--security-opt", "no-new-privileges", "--env-host=false"]
         if made.read_only:
             options += ["--read-only", "--read-only-tmpfs=false"]
@@ -146,8 +164,9 @@ class Podman(Runtime):
         shutil.rmtree(self.directory, ignore_errors=True)
 
 
-# In a namespace of mounts that is the container's own: the image's files, its mounts, and the program as its user, with no right, and
-# none to be had: what changing to that user takes stays in a set that nothing can be drawn from any more. `$1`: its root directory; `$2`: its user; `$3`: `ro` or `rw`; then pairs of mounts, `--`, and the command.
+# In a namespace of mounts that is the container's own: the image's files, its mounts, and the program as its user, with no right,
+# and none to be had: what changing to that user takes stays in a set that nothing can be drawn from any more. `$1`: its root
+# directory; `$2`: its user; `$3`: `ro` or `rw`; then pairs of mounts, `--`, and the command.
 ENTER = r"""
 set -eu
 root=$1 user=$2 access=$3
@@ -204,7 +223,11 @@ class Namespaces(Runtime):
             run("ip", "netns", "add", namespace)
             run("ip", "link", "add", link, "type", "veth", "peer", "name", "eth0", "netns", namespace)
             run("ip", "link", "set", link, "master", self.name, "up")
-            for command in (["address", "add", f"{pod.ip}/24", "dev", "eth0"], ["link", "set", "eth0", "up"], ["link", "set", "lo", "up"]):
+            for command in (
+                ["address", "add", f"{pod.ip}/24", "dev", "eth0"],
+                ["link", "set", "eth0", "up"],
+                ["link", "set", "lo", "up"],
+            ):
                 run("ip", "-n", namespace, *command)
         root = self.directory / "roots" / pod.name
         if not root.exists():
@@ -213,9 +236,21 @@ class Namespaces(Runtime):
                 (root / place).mkdir(exist_ok=True)
             shutil.copy(self.hosts, root / "etc/hosts")
         with self.log_file(pod).open("ab") as log:
-            command = ["ip", "netns", "exec", namespace, "unshare", "--mount", *self.enter(pod, root, [*self.program(pod), *pod.container.args])]
+            command = [
+                "ip",
+                "netns",
+                "exec",
+                namespace,
+                "unshare",
+                "--mount",
+                *self.enter(pod, root, [*self.program(pod), *pod.container.args]),
+            ]
             self.processes[pod.name] = subprocess.Popen(
-                command, env={"PATH": os.environ["PATH"]} | pod.container.env, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+                command,
+                env={"PATH": os.environ["PATH"]} | pod.container.env,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
             )
 
     @staticmethod
@@ -224,8 +259,23 @@ class Namespaces(Runtime):
 
     def enter(self, pod: Pod, root: pathlib.Path, command: list[str]) -> list[str]:
         made = pod.container
-        mounts = [each for source, place, read_only in made.mounts for each in (str(source), place, "ro" if read_only else "rw")]
-        return ["sh", "-c", ENTER, "enter", str(root), made.user, "ro" if made.read_only else "rw", *mounts, "--", *command]
+        mounts = [
+            each
+            for source, place, read_only in made.mounts
+            for each in (str(source), place, "ro" if read_only else "rw")
+        ]
+        return [
+            "sh",
+            "-c",
+            ENTER,
+            "enter",
+            str(root),
+            made.user,
+            "ro" if made.read_only else "rw",
+            *mounts,
+            "--",
+            *command,
+        ]
 
     def write_hosts(self) -> None:
         """Every name with every address, one a line: in the place of DNS. In place, for it is the same file in all of them."""
@@ -239,8 +289,24 @@ class Namespaces(Runtime):
 
     def execute(self, pod: Pod, command: list[str]) -> subprocess.CompletedProcess:
         process = self.processes[pod.name]
-        inside = ["nsenter", "--target", process.pid, "--net", "--mount", "chroot", "--userspec", pod.container.user, self.directory / "roots" / pod.name, *command]
-        environment = ["env", "-i", f"PATH={os.environ['PATH']}", *(f"{name}={value}" for name, value in pod.container.env.items())]
+        inside = [
+            "nsenter",
+            "--target",
+            process.pid,
+            "--net",
+            "--mount",
+            "chroot",
+            "--userspec",
+            pod.container.user,
+            self.directory / "roots" / pod.name,
+            *command,
+        ]
+        environment = [
+            "env",
+            "-i",
+            f"PATH={os.environ['PATH']}",
+            *(f"{name}={value}" for name, value in pod.container.env.items()),
+        ]
         return run(*environment, *inside, check=False)
 
     def signal(self, pod: Pod, number: signal.Signals) -> None:

@@ -1,8 +1,8 @@
 """The guide's page of installing, followed to the letter.
 
-The commands are those of the page, in its order. Helm's own engine does what `helm install` asks for, with the page's values; a DaemonSet is a
-pod for each of the nodes that they count, in a real container; and what stands behind `kubectl exec ... --` runs in one of these. A
-command that nothing here carries out fails the test.
+The commands are those of the page, in its order. Helm's own engine does what `helm install` asks for, with the page's values; a
+DaemonSet is a pod for each of the nodes that they count, in a real container; and what stands behind `kubectl exec ... --` runs
+in one of these. A command that nothing here carries out fails the test.
 """
 
 import re
@@ -62,7 +62,16 @@ class Reader:
             case ["kubectl", "--namespace", chart.NAMESPACE, "rollout", "status", "daemonset/grapevine"]:
                 for kubelet in self.kubelets:
                     kubelet.wait_ready()
-            case ["kubectl", "--namespace", chart.NAMESPACE, "exec", "daemonset/grapevine", "--", "/grapevine", *arguments]:
+            case [
+                "kubectl",
+                "--namespace",
+                chart.NAMESPACE,
+                "exec",
+                "daemonset/grapevine",
+                "--",
+                "/grapevine",
+                *arguments,
+            ]:
                 return self.kubelets[0].cli(*arguments).stdout
             case _:
                 raise AssertionError(f"{shlex.join(command)} is not carried out here")

@@ -27,8 +27,10 @@ def test_there_is_one_program_and_hardly_anything_else():
     files = {name for name, (info, _) in image.members().items() if not info.isdir()}
     assert files == {
         "/grapevine",
-        "/usr/share/grapevine/LICENSE-APACHE", "/usr/share/grapevine/LICENSE-MIT", "/usr/share/grapevine/sbom.cdx.json",
-    }  # fmt: skip
+        "/usr/share/grapevine/LICENSE-APACHE",
+        "/usr/share/grapevine/LICENSE-MIT",
+        "/usr/share/grapevine/sbom.cdx.json",
+    }
 
 
 def test_it_is_small():
@@ -41,7 +43,12 @@ def test_it_is_small():
 def test_the_program_is_static_and_stripped(tmp_path):
     program = tmp_path / "grapevine"
     program.write_bytes(image.members()["/grapevine"][1])
-    told = subprocess.run(["readelf", "-W", "--program-headers", "--dynamic", "--sections", program], check=True, capture_output=True, text=True).stdout
+    told = subprocess.run(
+        ["readelf", "-W", "--program-headers", "--dynamic", "--sections", program],
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout
     assert "INTERP" not in told and "(NEEDED)" not in told and ".symtab" not in told and ".debug" not in told
 
 
@@ -67,14 +74,22 @@ def test_it_runs_as_nobody_s_user():
 
 
 def test_it_says_what_it_is():
-    labels = {key.removeprefix("org.opencontainers.image."): value for key, value in image.config()["config"]["Labels"].items()}
+    labels = {
+        key.removeprefix("org.opencontainers.image."): value
+        for key, value in image.config()["config"]["Labels"].items()
+    }
     assert labels["title"] == "grapevine" and labels["description"] and labels["licenses"] == "MIT OR Apache-2.0"
     manifest = (image.ROOT / "Cargo.toml").read_text()
     assert f'version = "{labels["version"]}"' in manifest
     # An image of an earlier commit, or of files that are in none, would be told by this.
     revision = labels["revision"].removesuffix("-modified")
     assert revision == git("rev-parse", "HEAD")
-    created = subprocess.run(["date", "-u", "-d", "@" + git("log", "-1", "--format=%ct"), "+%Y-%m-%dT%H:%M:%SZ"], check=True, capture_output=True, text=True)
+    created = subprocess.run(
+        ["date", "-u", "-d", "@" + git("log", "-1", "--format=%ct"), "+%Y-%m-%dT%H:%M:%SZ"],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
     assert labels["created"] == created.stdout.strip()
     assert image.config()["created"] == labels["created"]
 
@@ -91,8 +106,8 @@ def test_the_bill_of_materials_is_what_cargo_says():
     told = {(each["name"], each["version"]) for each in sbom["components"]}
     assert len(told) == len(sbom["components"])
     assert linked("normal,no-proc-macro") - {("grapevine", sbom["metadata"]["component"]["version"])} <= told
-    # Macros are listed, though nothing of them is left. So is a crate that cargo's graph has only because it unites the features of the whole
-    # workspace, where a build script's wants it.
+    # Macros are listed, though nothing of them is left. So is a crate that cargo's graph has only because it unites the features
+    # of the whole workspace, where a build script's wants it.
     assert {name for name, _ in told - linked("normal")} == {"glibc", "rust-std", "aho-corasick"}
     for each in sbom["components"]:
         assert each.get("licenses"), f"{each['name']} has no licence"

@@ -19,7 +19,8 @@ MODES = {"daemonset": pods.daemonset, "in-pod": pods.in_pod}
 COUNT = 3
 # After a crash: nobody is fresh until it is back or has lost its seat, which takes `freshness.crash_timeout` (5 s).
 FRESH_S = 30
-# Of reads while pods are replaced one after the other. What is missing from all of them is a newcomer that is ready and has no seat yet.
+# Of reads while pods are replaced one after the other. What is missing from all of them is a newcomer that is ready and has no
+# seat yet.
 FRESH_SHARE = {"daemonset": 0.97, "in-pod": 0.6}
 
 
@@ -115,7 +116,10 @@ def test_they_run_as_the_template_says(story):
         assert status["NoNewPrivs"] == "1"
         mounts = [line.split() for line in open(f"/proc/{pid}/mounts")]
         root = [each for each in mounts if each[1] == "/" or each[1].endswith(f"/roots/{kubelet.pod.name}")][-1]
-        config, data = ([each for each in mounts if each[1].endswith(place)][-1] for place in ("/etc/grapevine", "/var/lib/grapevine"))
+        config, data = (
+            [each for each in mounts if each[1].endswith(place)][-1]
+            for place in ("/etc/grapevine", "/var/lib/grapevine")
+        )
         assert root[3].split(",")[0] == "ro" and config[3].split(",")[0] == "ro" and data[3].split(",")[0] == "rw"
         if story.runtime.kind == "podman":
             assert status["Seccomp"] == "2" and status["CapBnd"] == "0000000000000000"
@@ -128,7 +132,11 @@ def test_it_serves(story):
     after = [kubelet.cli(*look_up).stdout.splitlines()[1].split()[0] for kubelet in story.kubelets]
     assert len(set(before)) == len(set(after)) == 1 and before != after
     told = story.load.judged()
-    eventually("reads and writes of the load", lambda: story.load.since(told)["invalidated"] > 5 and story.load.since(told)["fresh"] > 50, 30)
+    eventually(
+        "reads and writes of the load",
+        lambda: story.load.since(told)["invalidated"] > 5 and story.load.since(told)["fresh"] > 50,
+        30,
+    )
     story.load.judged()
 
 
@@ -160,7 +168,9 @@ def test_one_is_killed_and_started_again(story):
     before = story.load.judged()
     victim.kill()
     story.load.remove(victim)
-    eventually("the others serve", lambda: story.load.since(before)["fresh"] + story.load.since(before)["unknown"] > 100, 30)
+    eventually(
+        "the others serve", lambda: story.load.since(before)["fresh"] + story.load.since(before)["unknown"] > 100, 30
+    )
     victim.restart()
     victim.wait_ready()
     story.load.add(victim)
@@ -170,7 +180,11 @@ def test_one_is_killed_and_started_again(story):
     classes = story.kubelets[0].cli("classes", "said").stdout
     assert "said/before/it/died" in classes, classes
     now = story.load.judged()
-    eventually("they are fresh", lambda: all(story.load.since(now)[f"fresh at {each.pod.name}"] > 20 for each in story.kubelets), FRESH_S)
+    eventually(
+        "they are fresh",
+        lambda: all(story.load.since(now)[f"fresh at {each.pod.name}"] > 20 for each in story.kubelets),
+        FRESH_S,
+    )
     story.load.judged()
     story.no_problems()
 

@@ -52,7 +52,9 @@ def merged(base: dict, more: dict) -> dict:
     result = copy.deepcopy(base)
     for key, value in more.items():
         below = result.get(key)
-        result[key] = merged(below, value) if isinstance(value, dict) and isinstance(below, dict) else copy.deepcopy(value)
+        result[key] = (
+            merged(below, value) if isinstance(value, dict) and isinstance(below, dict) else copy.deepcopy(value)
+        )
     return result
 
 
@@ -73,7 +75,12 @@ def texts(values: dict, name: str = RELEASE, version: str = "1.37") -> dict[str,
 
 def render(values: dict, name: str = RELEASE, version: str = "1.37") -> list[dict]:
     """The objects that are made."""
-    return [each for path, text in texts(values, name, version).items() if not path.endswith("NOTES.txt") for each in parse(text)]
+    return [
+        each
+        for path, text in texts(values, name, version).items()
+        if not path.endswith("NOTES.txt")
+        for each in parse(text)
+    ]
 
 
 def notes(values: dict) -> str:
@@ -149,14 +156,21 @@ def with_table(readme: str) -> str:
     with tempfile.TemporaryDirectory() as directory:
         path = pathlib.Path(directory) / "README.md"
         path.write_text(readme)
-        command = [shutil.which("readme-generator") or "readme-generator", "-v", str(CHART / "values.yaml"), "-r", str(path)]
+        command = [
+            shutil.which("readme-generator") or "readme-generator",
+            "-v",
+            str(CHART / "values.yaml"),
+            "-r",
+            str(path),
+        ]
         done = subprocess.run(command, capture_output=True, text=True, timeout=60)
         assert done.returncode == 0, done.stdout + done.stderr
         return path.read_text()
 
 
 def golden(values: dict) -> str:
-    """What is compared with the file in `golden/`. Alerts and dashboards stand for themselves in the chart's files, and are left out."""
+    """What is compared with the file in `golden/`. Alerts and dashboards stand for themselves in the chart's files, and are left
+    out."""
     alerts = parse((CHART / "files/alerts.yaml").read_text())[0]
     parts = []
     for path, text in texts(values).items():

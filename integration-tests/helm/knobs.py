@@ -8,10 +8,22 @@ import chart
 
 # What the chart decides: who a sidecar is, where it listens and is found, where its data is, how it ends, which caches.
 OF_THE_CHART = {
-    "node.id", "cluster.name", "cluster.expected_members", "app.unix", "app.tcp", "peer.listen", "peer.advertise",
-    "gossip.listen", "gossip.advertise", "gossip.seeds", "store.path", "health.listen", "metrics.listen",
-    "drain.timeout", "cache.url",
-}  # fmt: skip
+    "node.id",
+    "cluster.name",
+    "cluster.expected_members",
+    "app.unix",
+    "app.tcp",
+    "peer.listen",
+    "peer.advertise",
+    "gossip.listen",
+    "gossip.advertise",
+    "gossip.seeds",
+    "store.path",
+    "health.listen",
+    "metrics.listen",
+    "drain.timeout",
+    "cache.url",
+}
 
 
 def told() -> str:

@@ -1,4 +1,5 @@
-"""The sidecar in somebody else's pods: by named templates, in a chart that depends on this one, and as a copy of what is printed."""
+"""The sidecar in somebody else's pods: by named templates, in a chart that depends on this one, and as a copy of what is
+printed."""
 
 import pathlib
 import re
@@ -50,7 +51,9 @@ def test_the_consumer_is_what_the_readme_shows():
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-@pytest.mark.parametrize("more", [{}, {"app": {"expose": "socket"}}, {"storage": {"type": "ephemeralClaim"}}, {"enabled": False}], ids=str)
+@pytest.mark.parametrize(
+    "more", [{}, {"app": {"expose": "socket"}}, {"storage": {"type": "ephemeralClaim"}}, {"enabled": False}], ids=str
+)
 def test_kubernetes_takes_the_consumer(consumer, more, version):
     objects = render(consumer, {"grapevine": more})
     for each in objects:
@@ -103,7 +106,10 @@ def test_a_socket_is_shared_within_the_pod(consumer):
 
 
 def test_values_of_the_parent_reach_the_sidecar(consumer):
-    values = {"global": {"imageRegistry": "mirror.example.com", "imagePullSecrets": ["key"]}, "grapevine": {"config": {"log": {"filter": "debug"}}}}
+    values = {
+        "global": {"imageRegistry": "mirror.example.com", "imagePullSecrets": ["key"]},
+        "grapevine": {"config": {"log": {"filter": "debug"}}},
+    }
     objects = render(consumer, values)
     metadata, pod = deployment(objects)
     assert pod["initContainers"][0]["image"] == "mirror.example.com/grapevine/grapevine:0.4.0"
@@ -144,18 +150,32 @@ def test_the_consumer_passes_the_restricted_profile(consumer):
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("expose", ["loopback", "socket"])
 def test_what_is_printed_can_be_copied(expose, version):
-    values = {"mode": "in-pod", "cluster": {"expectedMembers": 3}, "app": {"expose": expose}, "imagePullSecrets": ["key"]}
+    values = {
+        "mode": "in-pod",
+        "cluster": {"expectedMembers": 3},
+        "app": {"expose": expose},
+        "imagePullSecrets": ["key"],
+    }
     printed = re.search(r"^metadata:\n.*?(?=^\S(?!pec:))", chart.notes(values) + "\n.", re.S | re.M)[0]
     template = yaml.safe_load(textwrap.dedent(printed))
     template["spec"]["containers"][0]["image"] = "registry.example.com/shop:1"
     template["metadata"]["labels"]["app"] = "shop"
     whole = {
-        "apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "shop"},
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": {"name": "shop"},
         "spec": {"selector": {"matchLabels": {"app": "shop"}}, "template": template},
-    }  # fmt: skip
+    }
     kubernetes_validate.validate(whole, version, strict=True)
     objects = chart.render(values)
     assert template["spec"]["initContainers"] == [chart.sidecar(objects)]
-    assert chart.of_kind(objects, "Service", "grapevine-gossip")["spec"]["selector"].items() <= template["metadata"]["labels"].items()
-    mounted = {mount["name"] for each in template["spec"]["initContainers"] + template["spec"]["containers"] for mount in each.get("volumeMounts", [])}
+    assert (
+        chart.of_kind(objects, "Service", "grapevine-gossip")["spec"]["selector"].items()
+        <= template["metadata"]["labels"].items()
+    )
+    mounted = {
+        mount["name"]
+        for each in template["spec"]["initContainers"] + template["spec"]["containers"]
+        for mount in each.get("volumeMounts", [])
+    }
     assert mounted <= {volume["name"] for volume in template["spec"]["volumes"]}

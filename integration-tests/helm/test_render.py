@@ -24,14 +24,26 @@ def closed(required: list[str], **properties) -> dict:
 
 
 _relabel = closed(
-    [], sourceLabels={"type": "array", "items": _text}, separator=_text, targetLabel=_text, regex=_text,
-    modulus={"type": "integer"}, replacement=_text, action=_text,
-)  # fmt: skip
+    [],
+    sourceLabels={"type": "array", "items": _text},
+    separator=_text,
+    targetLabel=_text,
+    regex=_text,
+    modulus={"type": "integer"},
+    replacement=_text,
+    action=_text,
+)
 _metadata = closed(["name", "namespace"], name=_text, namespace=_text, labels=_labels, annotations=_labels)
 _rule = closed(
-    ["expr"], alert=_text, record=_text, expr=_text, keep_firing_for=_text, labels=_labels, annotations=_labels,
+    ["expr"],
+    alert=_text,
+    record=_text,
+    expr=_text,
+    keep_firing_for=_text,
+    labels=_labels,
+    annotations=_labels,
     **{"for": _text},
-)  # fmt: skip
+)
 OPERATOR = {
     "ServiceMonitor": closed(
         ["selector", "endpoints"],
@@ -40,8 +52,13 @@ OPERATOR = {
         endpoints={
             "type": "array",
             "items": closed(
-                ["port"], port=_text, path=_text, interval=_text, scrapeTimeout=_text,
-                relabelings={"type": "array", "items": _relabel}, metricRelabelings={"type": "array", "items": _relabel},
+                ["port"],
+                port=_text,
+                path=_text,
+                interval=_text,
+                scrapeTimeout=_text,
+                relabelings={"type": "array", "items": _relabel},
+                metricRelabelings={"type": "array", "items": _relabel},
             ),
         },
     ),
@@ -51,12 +68,16 @@ OPERATOR = {
             "type": "array",
             "minItems": 1,
             "items": closed(
-                ["name", "rules"], name=_text, interval=_text, limit={"type": "integer"}, labels=_labels,
+                ["name", "rules"],
+                name=_text,
+                interval=_text,
+                limit={"type": "integer"},
+                labels=_labels,
                 rules={"type": "array", "minItems": 1, "items": _rule},
             ),
         },
     ),
-}  # fmt: skip
+}
 
 
 def valid(document: dict, version: str) -> None:
@@ -83,7 +104,9 @@ def test_lint_has_nothing_to_say(name):
 @pytest.mark.parametrize("name", CI)
 def test_the_render_is_the_golden_one(name):
     path = chart.GOLDEN / f"{name}.yaml"
-    assert path.read_text() == chart.golden(CI[name]), "if this is meant: integration-tests/helm/run.sh --renew, and look at the diff"
+    assert path.read_text() == chart.golden(CI[name]), (
+        "if this is meant: integration-tests/helm/run.sh --renew, and look at the diff"
+    )
 
 
 def test_there_is_no_golden_render_of_nothing():
@@ -94,7 +117,10 @@ def test_there_is_no_golden_render_of_nothing():
 @pytest.mark.parametrize("name", CI)
 def test_kubernetes_takes_every_object(name, version):
     if name == "sleep" and version == "1.29":
-        with pytest.raises(helm_python.HelmError, match="drain.preStop is sleep, which Kubernetes knows from 1.30 on; this cluster has v1.29.0"):
+        with pytest.raises(
+            helm_python.HelmError,
+            match="drain.preStop is sleep, which Kubernetes knows from 1.30 on; this cluster has v1.29.0",
+        ):
             chart.render(CI[name], version=version)
         return
     for document in chart.render(CI[name], version=version):
@@ -151,10 +177,19 @@ def test_labels_that_select_win_over_common_ones():
     template = chart.of_kind(objects, "DaemonSet")["spec"]["template"]["metadata"]
     for name in ("grapevine", "grapevine-gossip", "grapevine-metrics"):
         assert chart.of_kind(objects, "Service", name)["spec"]["selector"].items() <= template["labels"].items()
-    assert chart.of_kind(objects, "Service", "grapevine-metrics")["metadata"]["labels"]["app.kubernetes.io/component"] == "metrics"
+    assert (
+        chart.of_kind(objects, "Service", "grapevine-metrics")["metadata"]["labels"]["app.kubernetes.io/component"]
+        == "metrics"
+    )
 
 
-FIELDS = {"metadata.name": "pod-a", "status.podIP": "10.0.0.1", "spec.nodeName": "node-a", "status.hostIP": "192.0.2.1", "secret": ""}
+FIELDS = {
+    "metadata.name": "pod-a",
+    "status.podIP": "10.0.0.1",
+    "spec.nodeName": "node-a",
+    "status.hostIP": "192.0.2.1",
+    "secret": "",
+}
 
 
 def test_the_gossip_service_finds_who_is_not_ready_and_is_not_the_applications():
@@ -179,7 +214,13 @@ def test_what_services_and_probes_lead_to_is_listened_on(name):
     environment = chart.environment(container, FIELDS)
     declared = {(port["containerPort"], port["protocol"]) for port in container["ports"]}
     listened = set()
-    for knob, protocol in (("APP_TCP", "TCP"), ("PEER_LISTEN", "TCP"), ("GOSSIP_LISTEN", "UDP"), ("HEALTH_LISTEN", "TCP"), ("METRICS_LISTEN", "TCP")):
+    for knob, protocol in (
+        ("APP_TCP", "TCP"),
+        ("PEER_LISTEN", "TCP"),
+        ("GOSSIP_LISTEN", "UDP"),
+        ("HEALTH_LISTEN", "TCP"),
+        ("METRICS_LISTEN", "TCP"),
+    ):
         address = environment[f"GRAPEVINE_{knob}"]
         if address:
             listened.add((int(address.rsplit(":", 1)[1]), protocol))
@@ -204,9 +245,15 @@ def test_every_mount_has_its_volume(name):
 
 
 def test_a_network_policy_lets_peers_callers_and_prometheus_in_and_nobody_else():
-    policy = chart.of_kind(chart.render(chart.merged(chart.LEAST, {"networkPolicy": {"enabled": True}})), "NetworkPolicy")["spec"]
+    policy = chart.of_kind(
+        chart.render(chart.merged(chart.LEAST, {"networkPolicy": {"enabled": True}})), "NetworkPolicy"
+    )["spec"]
     cluster = {"podSelector": {"matchLabels": {"grapevine/cluster": "grapevine"}}}
-    test = {"podSelector": {"matchLabels": {"app.kubernetes.io/instance": "grapevine", "app.kubernetes.io/component": "test"}}}
+    test = {
+        "podSelector": {
+            "matchLabels": {"app.kubernetes.io/instance": "grapevine", "app.kubernetes.io/component": "test"}
+        }
+    }
     assert policy["podSelector"] == cluster["podSelector"] and policy["policyTypes"] == ["Ingress"]
     callers = {(port["port"], port["protocol"]): rule["from"] for rule in policy["ingress"] for port in rule["ports"]}
     assert callers == {
@@ -235,7 +282,9 @@ def test_a_service_monitor_selects_the_metrics_service_alone():
     objects = chart.render(CI["monitoring"])
     monitor = chart.of_kind(objects, "ServiceMonitor")["spec"]
     wanted = monitor["selector"]["matchLabels"]
-    selected = [each for each in objects if each["kind"] == "Service" and wanted.items() <= each["metadata"]["labels"].items()]
+    selected = [
+        each for each in objects if each["kind"] == "Service" and wanted.items() <= each["metadata"]["labels"].items()
+    ]
     assert [each["metadata"]["name"] for each in selected] == ["grapevine-metrics"]
     assert monitor["endpoints"][0]["port"] in [port["name"] for port in selected[0]["spec"]["ports"]]
     assert monitor["namespaceSelector"]["matchNames"] == [chart.NAMESPACE]
@@ -259,14 +308,24 @@ def test_the_checksum_follows_the_configuration_and_nothing_else():
         return template["metadata"]["annotations"]["checksum/grapevine-config"]
 
     plain = checksum({})
-    for more in ({"config": {"log": {"filter": "debug"}}}, {"policies": [{"pattern": "a/**"}]}, {"policyDefault": {"ttl": "1m"}}, {"cache": {"urls": ["redis://a:6379"]}}):
+    for more in (
+        {"config": {"log": {"filter": "debug"}}},
+        {"policies": [{"pattern": "a/**"}]},
+        {"policyDefault": {"ttl": "1m"}},
+        {"cache": {"urls": ["redis://a:6379"]}},
+    ):
         assert checksum(more) != plain, more
     for more in ({"podLabels": {"a": "b"}}, {"metrics": {"dashboards": {"enabled": True}}}, {"ports": {"app": 7500}}):
         assert checksum(more) == plain, more
 
 
 def test_pods_have_the_time_that_the_drain_takes():
-    for more, seconds in (({}, 25), ({"drain": {"timeoutSeconds": 40}}, 55), ({"drain": {"marginSeconds": 5}}, 15), ({"drain": {"preStop": "sleep", "sleepSeconds": 7}}, 32)):
+    for more, seconds in (
+        ({}, 25),
+        ({"drain": {"timeoutSeconds": 40}}, 55),
+        ({"drain": {"marginSeconds": 5}}, 15),
+        ({"drain": {"preStop": "sleep", "sleepSeconds": 7}}, 32),
+    ):
         pod = chart.of_kind(chart.render(chart.merged(chart.LEAST, more)), "DaemonSet")["spec"]["template"]["spec"]
         assert pod["terminationGracePeriodSeconds"] == seconds
         drain = int(chart.environment(pod["containers"][0], FIELDS)["GRAPEVINE_DRAIN_TIMEOUT"].removesuffix("s"))
@@ -275,14 +334,22 @@ def test_pods_have_the_time_that_the_drain_takes():
 
 def test_notes_tell_the_next_step():
     daemonset = chart.notes(CI["daemonset"])
-    assert "ATTENTION" in daemonset and "rollout status daemonset/grapevine" in daemonset and "helm --namespace caches test grapevine" in daemonset
+    assert (
+        "ATTENTION" in daemonset
+        and "rollout status daemonset/grapevine" in daemonset
+        and "helm --namespace caches test grapevine" in daemonset
+    )
     assert 'value: "http://grapevine.caches.svc.cluster.local:7400"' in daemonset
     assert "emptyDir" in daemonset
     assert "ATTENTION" not in chart.notes(CI["private-registry"])
     assert "emptyDir" not in chart.notes(CI["host-path"])
     assert 'value: "http://$(HOST_IP):17400"' in chart.notes(CI["host-port"])
     socket = chart.notes(CI["socket"])
-    assert 'value: "unix:/run/grapevine/sidecar.sock"' in socket and "path: /run/caches/grapevine" in socket and "runAsUser: 65532" in socket
+    assert (
+        'value: "unix:/run/grapevine/sidecar.sock"' in socket
+        and "path: /run/caches/grapevine" in socket
+        and "runAsUser: 65532" in socket
+    )
     assert "enabled" in chart.notes(CI["disabled"])
 
 

@@ -29,7 +29,9 @@ def test_the_schema_s_knobs_are_those_of_the_sidecar():
 
 
 def test_the_knobs_that_the_chart_decides_are_all_there():
-    container = chart.sidecar(chart.render(chart.merged(chart.LEAST, {"cache": {"existingSecret": {"name": "caches"}}})))
+    container = chart.sidecar(
+        chart.render(chart.merged(chart.LEAST, {"cache": {"existingSecret": {"name": "caches"}}}))
+    )
     variables = {each["name"] for each in container["env"]}
     known = set(knobs.all_knobs())
     for knob in knobs.OF_THE_CHART:
@@ -38,14 +40,28 @@ def test_the_knobs_that_the_chart_decides_are_all_there():
 
 
 def test_nothing_is_let_pass_where_all_names_are_known():
-    """Every mapping of the schema either names its keys and refuses others, or is of a kind of Kubernetes or of the user's names."""
+    """Every mapping of the schema either names its keys and refuses others, or is of a kind of Kubernetes or of the user's
+    names."""
     free = {
-        "global", "commonLabels", "commonAnnotations", "resources", "securityContext", "podSecurityContext", "podLabels",
-        "podAnnotations", "nodeSelector", "affinity", "app.service.annotations", "app.service.labels",
-        "serviceAccount.annotations", "metrics.service.annotations",
-        "metrics.serviceMonitor.labels", "metrics.prometheusRule.labels", "metrics.dashboards.labels",
+        "global",
+        "commonLabels",
+        "commonAnnotations",
+        "resources",
+        "securityContext",
+        "podSecurityContext",
+        "podLabels",
+        "podAnnotations",
+        "nodeSelector",
+        "affinity",
+        "app.service.annotations",
+        "app.service.labels",
+        "serviceAccount.annotations",
+        "metrics.service.annotations",
+        "metrics.serviceMonitor.labels",
+        "metrics.prometheusRule.labels",
+        "metrics.dashboards.labels",
         "metrics.dashboards.annotations",
-    }  # fmt: skip
+    }
     found = set()
 
     def walk(part, path):

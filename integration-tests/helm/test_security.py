@@ -26,7 +26,16 @@ def restricted(pod: dict) -> list[str]:
     for field in ("hostNetwork", "hostPID", "hostIPC"):
         if pod.get(field):
             found.add(field)
-    allowed = {"configMap", "csi", "downwardAPI", "emptyDir", "ephemeral", "persistentVolumeClaim", "projected", "secret"}
+    allowed = {
+        "configMap",
+        "csi",
+        "downwardAPI",
+        "emptyDir",
+        "ephemeral",
+        "persistentVolumeClaim",
+        "projected",
+        "secret",
+    }
     for volume in pod.get("volumes", []):
         found |= set(volume) - {"name"} - allowed
     whole = pod.get("securityContext", {})
@@ -99,10 +108,9 @@ def scanned(tmp_path_factory) -> dict[str, set[str]]:
         for each in documents:
             each["metadata"]["namespace"] = name
         (directory / f"{name}.yaml").write_text(yaml.safe_dump_all(documents))
-    done = subprocess.run(
-        [sys.executable, "-m", "checkov.main", "--directory", directory, "--framework", "kubernetes", "--output", "json", "--quiet", "--compact", "--skip-download"],
-        capture_output=True, text=True, timeout=240,
-    )  # fmt: skip
+    command = [sys.executable, "-m", "checkov.main", "--directory", directory, "--framework", "kubernetes"]
+    command += ["--output", "json", "--quiet", "--compact", "--skip-download"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240)
     report = json.loads(done.stdout)
     assert report["summary"]["parsing_errors"] == 0 and report["summary"]["resource_count"] > 100, done.stdout[-2000:]
     failed = {}

@@ -1,4 +1,5 @@
-"""What the chart renders, given to the real program: its file and environment are taken, and with them it runs, is ready, and drains."""
+"""What the chart renders, given to the real program: its file and environment are taken, and with them it runs, is ready, and
+drains."""
 
 import os
 import pathlib
@@ -19,9 +20,12 @@ import chart
 CI = chart.ci_values()
 RENDERED = [name for name in CI if name != "disabled"]
 FIELDS = {
-    "metadata.name": "pod-a", "status.podIP": "10.0.0.1", "spec.nodeName": "node-a", "status.hostIP": "192.0.2.1",
+    "metadata.name": "pod-a",
+    "status.podIP": "10.0.0.1",
+    "spec.nodeName": "node-a",
+    "status.hostIP": "192.0.2.1",
     "secret": "memcached://cache:11211 redis://user:password@redis:6379/0",
-}  # fmt: skip
+}
 FIELDS_IPV6 = FIELDS | {"status.podIP": "2001:db8::1", "status.hostIP": "2001:db8::2"}
 WITHIN_S = 30
 
@@ -83,7 +87,9 @@ def test_the_sidecar_takes_the_configuration(name, tmp_path):
     values = chart.chart().merge_values(CI[name])
     fields = FIELDS if values["ipFamily"] == "IPv4" else FIELDS_IPV6
     command, environment = prepared(CI[name], tmp_path, fields)
-    done = subprocess.run([*command, "--check-config"], env=outside() | environment, capture_output=True, text=True, timeout=20)
+    done = subprocess.run(
+        [*command, "--check-config"], env=outside() | environment, capture_output=True, text=True, timeout=20
+    )
     assert done.returncode == 0, done.stderr
     used = tomllib.loads(done.stdout)
     in_pod = values["mode"] == "in-pod"
@@ -99,7 +105,9 @@ def test_the_sidecar_takes_the_configuration(name, tmp_path):
         for section, keys in values["config"].items():
             for key, value in keys.items():
                 assert used[section][key] == value, f"{section}.{key}"
-        assert [policy["pattern"] for policy in used.get("policy", [])] == [policy["pattern"] for policy in values["policies"]]
+        assert [policy["pattern"] for policy in used.get("policy", [])] == [
+            policy["pattern"] for policy in values["policies"]
+        ]
         for policy, wanted in zip(used.get("policy", []), values["policies"]):
             assert policy["strategy"] == wanted.get("strategy", values["policyDefault"].get("strategy", "versioned"))
     caches = used["cache"]["url"]
@@ -109,7 +117,9 @@ def test_the_sidecar_takes_the_configuration(name, tmp_path):
 
 def test_ipv6_is_bracketed(tmp_path):
     command, environment = prepared(CI["ipv6"], tmp_path, FIELDS_IPV6)
-    done = subprocess.run([*command, "--check-config"], env=outside() | environment, capture_output=True, text=True, timeout=20)
+    done = subprocess.run(
+        [*command, "--check-config"], env=outside() | environment, capture_output=True, text=True, timeout=20
+    )
     assert done.returncode == 0, done.stderr
     used = tomllib.loads(done.stdout)
     assert used["gossip"]["advertise"] == "[2001:db8::1]:7502" and used["peer"]["advertise"] == "[2001:db8::1]:7501"
@@ -122,7 +132,12 @@ class Running:
     def __init__(self, expose: str, directory: pathlib.Path):
         names = ("app", "peer", "gossip", "health", "metrics")
         self.ports = dict(zip(names, free_ports(len(names))))
-        values = {"cluster": {"expectedMembers": 1}, "ports": self.ports, "drain": {"timeoutSeconds": 5}, "test": {"timeoutSeconds": 20}}
+        values = {
+            "cluster": {"expectedMembers": 1},
+            "ports": self.ports,
+            "drain": {"timeoutSeconds": 5},
+            "test": {"timeoutSeconds": 20},
+        }
         if expose == "loopback":
             values["mode"] = "in-pod"
         else:
@@ -137,7 +152,9 @@ class Running:
         self.environment["GRAPEVINE_GOSSIP_SEEDS"] = self.environment["GRAPEVINE_GOSSIP_ADVERTISE"]
         self.log = directory / "log"
         with self.log.open("wb") as log:
-            self.process = subprocess.Popen(command, env=outside() | self.environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, umask=0o022)
+            self.process = subprocess.Popen(
+                command, env=outside() | self.environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, umask=0o022
+            )
 
     def probe(self, kind: str) -> bool:
         """As the kubelet asks."""
@@ -145,7 +162,9 @@ class Running:
         with grpc.insecure_channel(f"127.0.0.1:{asked['port']}") as channel:
             try:
                 request = health_pb2.HealthCheckRequest(service=asked.get("service", ""))
-                answer = health_pb2_grpc.HealthStub(channel).Check(request, timeout=self.container[f"{kind}Probe"]["timeoutSeconds"])
+                answer = health_pb2_grpc.HealthStub(channel).Check(
+                    request, timeout=self.container[f"{kind}Probe"]["timeoutSeconds"]
+                )
             except grpc.RpcError:
                 return False
         return answer.status == health_pb2.HealthCheckResponse.SERVING
@@ -153,7 +172,9 @@ class Running:
     def run(self, arguments: list[str], more: dict[str, str] | None = None) -> subprocess.CompletedProcess:
         """A command of the image, in the container unless `more` says otherwise."""
         environment = outside() | self.environment | (more or {})
-        return subprocess.run([chart.BIN, *arguments], env=environment, capture_output=True, text=True, timeout=WITHIN_S)
+        return subprocess.run(
+            [chart.BIN, *arguments], env=environment, capture_output=True, text=True, timeout=WITHIN_S
+        )
 
     def end(self) -> None:
         if self.process.poll() is None:
@@ -177,7 +198,7 @@ def test_it_runs_is_ready_and_drains(running):
     for kind in ("startup", "readiness", "liveness"):
         eventually(f"the {kind} probe", lambda: running.probe(kind), running.process)
 
-    if (path := running.environment["GRAPEVINE_APP_UNIX"]):
+    if path := running.environment["GRAPEVINE_APP_UNIX"]:
         # To connect takes the right to write: as values.yaml says, nobody but the owner may, and root.
         assert os.stat(path).st_mode & 0o022 == 0
 
@@ -208,5 +229,7 @@ def test_it_runs_is_ready_and_drains(running):
 
 def test_a_name_that_is_too_long_ends_it_with_a_message(tmp_path):
     command, environment = prepared(chart.LEAST, tmp_path, FIELDS | {"spec.nodeName": "n" * 65})
-    done = subprocess.run([*command, "--check-config"], env=outside() | environment, capture_output=True, text=True, timeout=20)
+    done = subprocess.run(
+        [*command, "--check-config"], env=outside() | environment, capture_output=True, text=True, timeout=20
+    )
     assert done.returncode == 2 and "node.id" in done.stderr and "64" in done.stderr

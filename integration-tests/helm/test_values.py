@@ -23,7 +23,9 @@ def differences(before: dict, after: dict) -> tuple[list[str], list[str]]:
     lines = []
     for values in (before, after):
         made = chart.texts(values)
-        lines.append([line for path, text in made.items() if not path.endswith("NOTES.txt") for line in text.splitlines()])
+        lines.append(
+            [line for path, text in made.items() if not path.endswith("NOTES.txt") for line in text.splitlines()]
+        )
     changes = [line for line in difflib.ndiff(*lines) if line[:2] in ("- ", "+ ")] if lines[0] != lines[1] else []
     pick = lambda sign: [line[2:] for line in changes if line[0] == sign]
     return pick("-"), pick("+")

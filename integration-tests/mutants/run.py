@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
 """Breaks grapevine-core in one place at a time and sees who notices.
 
-Each mutant of mutants.toml is put into a copy of this checkout, in a directory that is removed afterwards, and judged
-by the tests of grapevine-core; one that survives them is judged by the simulator and its explorer. Exit status: 0 if every mutant was
-caught, or stands in SURVIVORS with a reason; 1 if another one survived, or one of those was caught after all, or a
-mutant does not fit the code any more; 2 for bad usage.
+Each mutant of mutants.toml is put into a copy of this checkout, in a directory that is removed afterwards, and judged by the
+tests of grapevine-core; one that survives them is judged by the simulator and its explorer. Exit status: 0 if every mutant was
+caught, or stands in SURVIVORS with a reason; 1 if another one survived, or one of those was caught after all, or a mutant does
+not fit the code any more; 2 for bad usage.
 
     integration-tests/mutants/run.py                      # all, about a minute each
     integration-tests/mutants/run.py token-entry-else-floor fresh-before-applied
@@ -111,8 +111,14 @@ def run(command, cwd, target_dir, seconds_max):
         "PROPTEST_FAILURE_PERSISTENCE": "off",
     }
     process = subprocess.Popen(
-        command, cwd=cwd, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        errors="replace", start_new_session=True,
+        command,
+        cwd=cwd,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        start_new_session=True,
     )
     try:
         said, _ = process.communicate(timeout=seconds_max)

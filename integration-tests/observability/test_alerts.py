@@ -99,6 +99,8 @@ def verdicts(tmp_path_factory) -> dict[str, str]:
 def test_a_broken_alert_is_seen(how, verdicts):
     name, rule = BROKEN[how]
     assert verdicts[name].strip() == "SUCCESS", verdicts[name]
-    assert "FAILED" in verdicts[how], f"its test says {verdicts[how].strip()!r} of {rule['expr']!r} for {rule.get('for')}"
+    assert "FAILED" in verdicts[how], (
+        f"its test says {verdicts[how].strip()!r} of {rule['expr']!r} for {rule.get('for')}"
+    )
     # A rule that cannot be read is no proof.
     assert "alertname:" in verdicts[how], verdicts[how]

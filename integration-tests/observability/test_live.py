@@ -1,4 +1,5 @@
-"""A real Prometheus that scrapes a live cluster under load: what it is told, what the dashboard's queries return, and that all is calm."""
+"""A real Prometheus that scrapes a live cluster under load: what it is told, what the dashboard's queries return, and that all is
+calm."""
 
 import json
 import os
@@ -20,11 +21,28 @@ WITHIN_S = 30
 
 # What the load is to move: a query that returns nothing but noughts would show nothing.
 MOVED = [
-    "resolves", "bumps_own", "bumps_remote", "receipts_satisfied", "fills_committed", "fills_elected", "registrations_accepted",
-    "purge_deleted", "intents_begun", "intents_committed", "intents_aborted", "store_commits", "store_writes",
-    "client_hits", "client_misses", "client_stale_served", "client_bypasses", "client_audits",
-    "gossip_datagrams_sent", "gossip_datagrams_received", "gossip_bytes_sent",
-]  # fmt: skip
+    "resolves",
+    "bumps_own",
+    "bumps_remote",
+    "receipts_satisfied",
+    "fills_committed",
+    "fills_elected",
+    "registrations_accepted",
+    "purge_deleted",
+    "intents_begun",
+    "intents_committed",
+    "intents_aborted",
+    "store_commits",
+    "store_writes",
+    "client_hits",
+    "client_misses",
+    "client_stale_served",
+    "client_bypasses",
+    "client_audits",
+    "gossip_datagrams_sent",
+    "gossip_datagrams_received",
+    "gossip_bytes_sent",
+]
 
 pytestmark = pytest.mark.usefixtures("calls_go_well")
 
@@ -60,7 +78,9 @@ def test_each_metric_is_shown_or_is_an_exception_with_a_reason(world):
     live = families(world.sidecars[0].scraped())
     assert live == families(world.sidecars[1].scraped()) == families(world.sidecars[2].scraped())
     shown = used(live)
-    assert live - shown == set(EXCEPTIONS["not_shown"]), "neither in the dashboard nor in an alert, or an exception that is none"
+    assert live - shown == set(EXCEPTIONS["not_shown"]), (
+        "neither in the dashboard nor in an alert, or an exception that is none"
+    )
     assert shown - live == set(), "no sidecar has them: a metric was renamed"
 
 
@@ -75,7 +95,9 @@ def test_each_metric_is_told_in_the_operators_pages(world):
 
 @pytest.mark.parametrize("counter", MOVED)
 def test_the_load_moves_it(world, counter):
-    expr = world.as_grafana_asks(f'sum(rate(grapevine_{counter}_total{{job=~"$job", instance=~"$instance"}}[$__rate_interval])) > 0')
+    expr = world.as_grafana_asks(
+        f'sum(rate(grapevine_{counter}_total{{job=~"$job", instance=~"$instance"}}[$__rate_interval])) > 0'
+    )
     eventually(f"{counter} rises", lambda: world.prometheus.value(expr))
 
 
@@ -120,7 +142,9 @@ def test_a_query_of_the_runbook_is_one(world, expr):
 @pytest.mark.parametrize("command", sorted(set(runbook(r"(?:^|`)(grapevine [a-z][^`\n]*?)(?: +#[^\n]*)?(?:`|$)"))))
 def test_a_command_of_the_runbook_is_one(command):
     _, subcommand, *words = shlex.split(command)
-    done = subprocess.run([os.environ["GRAPEVINE_BIN"], subcommand, "--help"], capture_output=True, text=True, timeout=20)
+    done = subprocess.run(
+        [os.environ["GRAPEVINE_BIN"], subcommand, "--help"], capture_output=True, text=True, timeout=20
+    )
     assert done.returncode == 0, done.stderr
     for flag in [word for word in words if word.startswith("--")]:
         assert re.search(rf"{flag}\b", done.stdout), flag
@@ -135,6 +159,7 @@ def test_exceptions_are_of_queries_and_alerts_that_there_are():
 
 @pytest.mark.parametrize("name", rules.all_of())
 def test_no_alert_has_a_reason_where_all_is_well(world, name):
-    # Without waiting for `for`; so what a busy machine makes of a moment may pass. Windows are as they are, and know what little there was.
+    # Without waiting for `for`; so what a busy machine makes of a moment may pass. Windows are as they are, and know what little
+    # there was.
     expr = rules.all_of()[name]["expr"]
     eventually(f"{name} has no reason", lambda: not world.prometheus.value(expr))

@@ -1,4 +1,5 @@
-"""Real trouble in real sidecars, and which alerts have a reason then: by the rules' own expressions, over seconds in the place of minutes.
+"""Real trouble in real sidecars, and which alerts have a reason then: by the rules' own expressions, over seconds in the place of
+minutes.
 
 How long it must last, and what the alert says, is for `promtool test rules`. Alerts that nothing here brings about are in
 `exceptions.yaml`, each with its reason.
@@ -57,8 +58,8 @@ def small(quiet):
     return quiet.alone(
         "small", "--cache", f"memcached://127.0.0.1:{cache}?timeout=100ms", "--purge-retry-addresses-max", "10",
         "--limits-classes-max", "256", "--limits-classes-per-top-max", "256", "--limits-registrations-max", "100",
-        "--config", str(quiet.config),
-        OTEL_EXPORTER_OTLP_ENDPOINT=f"http://127.0.0.1:{collector}", OTEL_TRACES_SAMPLER="always_on", OTEL_BSP_SCHEDULE_DELAY="200",
+        "--config", str(quiet.config), OTEL_EXPORTER_OTLP_ENDPOINT=f"http://127.0.0.1:{collector}",
+        OTEL_TRACES_SAMPLER="always_on", OTEL_BSP_SCHEDULE_DELAY="200",
     )  # fmt: skip
 
 

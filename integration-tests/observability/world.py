@@ -1,4 +1,5 @@
-"""Three sidecars with a memcached, applications that call them, and a Prometheus that scrapes them: all processes of their own, on loopback."""
+"""Three sidecars with a memcached, applications that call them, and a Prometheus that scrapes them: all processes of their own,
+on loopback."""
 
 import json
 import math
@@ -24,11 +25,14 @@ import memcached  # noqa: E402
 from cluster import eventually, free_ports  # noqa: E402
 
 JOB = "grapevine"
-POLICIES = cluster.POLICIES + """
+POLICIES = (
+    cluster.POLICIES
+    + """
 [[policy]]
 pattern = "elected/**"
 fill = "one"
 """
+)
 # Longer than the tests keep a sidecar silent: what its peers are to say of it, they are to say for longer than a scrape takes.
 CRASH_TIMEOUT = "1m"
 
@@ -70,15 +74,26 @@ class Prometheus:
         self.log = directory / "prometheus.log"
         self.look_at([])
         config = directory / "prometheus.yml"
-        config.write_text(json.dumps({
-            "global": {"scrape_interval": "1s", "scrape_timeout": "1s"},
-            "scrape_configs": [{"job_name": JOB, "file_sd_configs": [{"files": [str(self.targets)], "refresh_interval": "1s"}]}],
-        }))  # fmt: skip
+        config.write_text(
+            json.dumps(
+                {
+                    "global": {"scrape_interval": "1s", "scrape_timeout": "1s"},
+                    "scrape_configs": [
+                        {"job_name": JOB, "file_sd_configs": [{"files": [str(self.targets)], "refresh_interval": "1s"}]}
+                    ],
+                }
+            )
+        )
         (port,) = free_ports(1)
         self.address = f"127.0.0.1:{port}"
         program = shutil.which("prometheus")
         assert program, "prometheus is not installed"
-        command = [program, f"--config.file={config}", f"--storage.tsdb.path={directory / 'prometheus'}", f"--web.listen-address={self.address}"]
+        command = [
+            program,
+            f"--config.file={config}",
+            f"--storage.tsdb.path={directory / 'prometheus'}",
+            f"--web.listen-address={self.address}",
+        ]
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         eventually("Prometheus is ready", self.is_ready)
@@ -122,7 +137,8 @@ class Prometheus:
 
 
 class Load:
-    """Applications: a thread beside each sidecar that reads, fills, invalidates, declares writes, waits its turn, reports, and calls wrongly."""
+    """Applications: a thread beside each sidecar that reads, fills, invalidates, declares writes, waits its turn, reports, and
+    calls wrongly."""
 
     def __init__(self, sidecars: list[Sidecar], cache_port: int):
         self.cache_port = cache_port
@@ -159,7 +175,9 @@ class Load:
         begun = sidecar.app.BeginWrite(app.BeginWriteRequest(classes=["written"]), timeout=sidecar.timeout_s)
         if commits:
             what = app.InvalidateRequest(classes=["written"])
-            sidecar.app.CommitWrite(app.CommitWriteRequest(intent=begun.intent, invalidation=what), timeout=sidecar.timeout_s)
+            sidecar.app.CommitWrite(
+                app.CommitWriteRequest(intent=begun.intent, invalidation=what), timeout=sidecar.timeout_s
+            )
         else:
             sidecar.app.AbortWrite(app.AbortWriteRequest(intent=begun.intent), timeout=sidecar.timeout_s)
 

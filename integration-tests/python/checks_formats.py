@@ -38,9 +38,7 @@ def check_envelopes():
     plain = Envelope(TOKEN, "get_items_in_cart::13", b"two apples")
     head = "0123456789abcdef00156765745f6974656d735f696e5f636172743a3a3133"
     assert plain.pack().hex() == "c70100" + head + "74776f206170706c6573"
-    dependent = Envelope(
-        TOKEN, "get_items_in_cart::13", b"two apples", ["item/7", "prices/9"], 0xFEDCBA9876543210
-    )
+    dependent = Envelope(TOKEN, "get_items_in_cart::13", b"two apples", ["item/7", "prices/9"], 0xFEDCBA9876543210)
     dependencies = "0200066974656d2f3700087072696365732f39fedcba9876543210"
     assert dependent.pack().hex() == "c70101" + head + dependencies + "74776f206170706c6573"
     for envelope in (plain, dependent):

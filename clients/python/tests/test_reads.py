@@ -332,8 +332,10 @@ def test_g5_a_session_sees_its_write_at_any_sidecar_or_goes_to_the_source(client
     ahead.add(session.tokens[0][:17] + (2**40).to_bytes(8, "big"))
     read = readers[0].get_or_fill_outcome(address, classes, lambda: "source", session=ahead)
     assert (read.value, read.how, read.bypass_reason.value if read.bypass_reason else "") == (
-        "source", How.BYPASSED, "session",
-    )  # fmt: skip
+        "source",
+        How.BYPASSED,
+        "session",
+    )
     with pytest.raises(InvalidRequest, match="session: 'text' is no Session"):
         readers[0].get_or_fill(address, classes, never, session="text")  # type: ignore[arg-type]
 
@@ -460,7 +462,7 @@ def test_other_wrong_arguments_name_their_fields(clients: Clients) -> None:
         (lambda: client.resolve_many([]), "items", "0 look-ups are outside 1 to 1000"),
         (lambda: client.resolve_many([("a", ["c"]), ("", ["c"])]), "items[1].address", "it is empty"),
         (lambda: client.open_snapshot(lease_s=601), "lease_s", "601 s is outside 0.001 s to 600 s"),
-    ):  # fmt: skip
+    ):
         with pytest.raises(InvalidRequest) as caught:
             call()
         assert (caught.value.violations[0].field, says in str(caught.value)) == (field, True), str(caught.value)

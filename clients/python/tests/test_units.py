@@ -126,9 +126,22 @@ def test_endpoints_are_read_in_their_forms() -> None:
 
 @pytest.mark.parametrize(
     "value",
-    ["", "unix:", "unix:relative.sock", "https://127.0.0.1:7400", "ftp://127.0.0.1:7400", "127.0.0.1", "http://127.0.0.1",
-     "http://127.0.0.1:7400/path", "http://:7400", "a b:1", "127.0.0.1:99999", None, 7400],
-)  # fmt: skip
+    [
+        "",
+        "unix:",
+        "unix:relative.sock",
+        "https://127.0.0.1:7400",
+        "ftp://127.0.0.1:7400",
+        "127.0.0.1",
+        "http://127.0.0.1",
+        "http://127.0.0.1:7400/path",
+        "http://:7400",
+        "a b:1",
+        "127.0.0.1:99999",
+        None,
+        7400,
+    ],
+)
 def test_malformed_endpoints_are_named_with_what_is_wrong(value: object) -> None:
     with pytest.raises(ConfigError) as caught:
         Client(value)  # type: ignore[arg-type]
