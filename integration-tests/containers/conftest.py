@@ -9,7 +9,7 @@ import pytest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "helm"))
 
-import runtimes  # noqa: E402
+import runtimes
 
 # By the name that chooses it in GRAPEVINE_CONTAINERS.
 RUNTIMES = {"podman": runtimes.Podman, "namespaces": runtimes.Namespaces}

@@ -33,7 +33,7 @@ class Kubelet:
         self.hook_code: int | None = None
         # What a kubelet would have restarted it for, or what no pod should do.
         self.problems: list[str] = []
-        self.probed = {kind: 0 for kind in pod.probes}
+        self.probed = dict.fromkeys(pod.probes, 0)
         self.stop = threading.Event()
         self.threads: list[threading.Thread] = []
 

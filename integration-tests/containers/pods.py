@@ -11,8 +11,9 @@ import re
 import shutil
 import tempfile
 
-import chart
 import helm_python
+
+import chart
 
 # Of a pod: what places, admits or names it, and not what runs.
 NOT_OF_THE_NODE = {
@@ -169,12 +170,11 @@ class Rendered:
                 "seccompProfile",
             },
         )
-        assert context["allowPrivilegeEscalation"] is False and context["capabilities"] == {"drop": ["ALL"]}
-        assert (
-            context["seccompProfile"] == {"type": "RuntimeDefault"}
-            and context["runAsNonRoot"]
-            and context["runAsUser"] != 0
-        )
+        assert context["allowPrivilegeEscalation"] is False
+        assert context["capabilities"] == {"drop": ["ALL"]}
+        assert context["seccompProfile"] == {"type": "RuntimeDefault"}
+        assert context["runAsNonRoot"]
+        assert context["runAsUser"] != 0
         return f"{context['runAsUser']}:{context['runAsGroup']}"
 
     def mount(self, spec: dict, mount: dict, name: str, node: str, context: dict) -> tuple[pathlib.Path, str, bool]:

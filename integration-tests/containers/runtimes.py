@@ -48,7 +48,7 @@ class Runtime:
 
     def lay(self, make) -> None:
         """Makes the network, in a subnet that nobody has."""
-        for attempt in range(ATTEMPTS):
+        for _ in range(ATTEMPTS):
             self.subnet = random.choice(list(RANGE.subnets(new_prefix=24)))
             routes = run("ip", "-4", "route", "show", "table", "all").stdout
             if str(self.subnet.network_address)[:-1] in routes:

@@ -107,7 +107,8 @@ def test_the_page_of_installing_leads_to_the_first_invalidation(runtime, monkeyp
 
     assert len(reader.kubelets) == 3
     (members,) = of("members")
-    assert members.count("alive") == 2 and members.count("self") == 1
+    assert members.count("alive") == 2
+    assert members.count("self") == 1
     (invalidated,) = of("invalidate")
     assert "receipt all: reached" in invalidated
     before, after = [output.splitlines()[1].split()[0] for output in of("resolve")]

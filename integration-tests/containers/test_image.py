@@ -49,7 +49,10 @@ def test_the_program_is_static_and_stripped(tmp_path):
         capture_output=True,
         text=True,
     ).stdout
-    assert "INTERP" not in told and "(NEEDED)" not in told and ".symtab" not in told and ".debug" not in told
+    assert "INTERP" not in told
+    assert "(NEEDED)" not in told
+    assert ".symtab" not in told
+    assert ".debug" not in told
 
 
 def test_no_path_of_who_built_it_is_in_there():
@@ -58,13 +61,15 @@ def test_no_path_of_who_built_it_is_in_there():
     for path in (str(image.ROOT), home, str(image.directory().parent)):
         assert path.encode() not in content, path
     sbom = image.members()["/usr/share/grapevine/sbom.cdx.json"][1].decode()
-    assert "/tmp" not in sbom and str(image.ROOT) not in sbom
+    assert "/tmp" not in sbom
+    assert str(image.ROOT) not in sbom
 
 
 def test_it_runs_as_nobody_s_user():
     config = image.config()["config"]
     assert config["User"] == f"{USER}:{USER}"
-    assert config["Entrypoint"] == ["/grapevine"] and config["Cmd"] == ["sidecar"]
+    assert config["Entrypoint"] == ["/grapevine"]
+    assert config["Cmd"] == ["sidecar"]
     for name, (info, _) in image.members().items():
         data = name == "/var/lib/grapevine"
         assert (info.uid, info.gid) == ((USER, USER) if data else (0, 0)), name
@@ -78,7 +83,9 @@ def test_it_says_what_it_is():
         key.removeprefix("org.opencontainers.image."): value
         for key, value in image.config()["config"]["Labels"].items()
     }
-    assert labels["title"] == "grapevine" and labels["description"] and labels["licenses"] == "MIT OR Apache-2.0"
+    assert labels["title"] == "grapevine"
+    assert labels["description"]
+    assert labels["licenses"] == "MIT OR Apache-2.0"
     manifest = (image.ROOT / "Cargo.toml").read_text()
     assert f'version = "{labels["version"]}"' in manifest
     # An image of an earlier commit, or of files that are in none, would be told by this.
@@ -102,7 +109,8 @@ def test_the_bill_of_materials_is_what_cargo_says():
     content = image.members()["/usr/share/grapevine/sbom.cdx.json"][1]
     assert content == (image.directory() / "sbom.cdx.json").read_bytes()
     sbom = json.loads(content)
-    assert sbom["bomFormat"] == "CycloneDX" and sbom["metadata"]["component"]["name"] == "grapevine"
+    assert sbom["bomFormat"] == "CycloneDX"
+    assert sbom["metadata"]["component"]["name"] == "grapevine"
     told = {(each["name"], each["version"]) for each in sbom["components"]}
     assert len(told) == len(sbom["components"])
     assert linked("normal,no-proc-macro") - {("grapevine", sbom["metadata"]["component"]["version"])} <= told

@@ -5,6 +5,7 @@ Each mode is one story, whose parts are tests in this order: the cluster forms, 
 
 import itertools
 import os
+import pathlib
 import time
 import urllib.request
 
@@ -110,19 +111,27 @@ def test_they_run_as_the_template_says(story):
     """Of the process itself, as the kernel has it."""
     for kubelet in story.kubelets:
         pid = story.runtime.pid(kubelet.pod)
-        status = dict(line.split(":\t", 1) for line in open(f"/proc/{pid}/status").read().splitlines() if ":\t" in line)
-        assert set(status["Uid"].split()) == {"65532"} and set(status["Gid"].split()) == {"65532"}
+        status = dict(
+            line.split(":\t", 1)
+            for line in pathlib.Path(f"/proc/{pid}/status").read_text().splitlines()
+            if ":\t" in line
+        )
+        assert set(status["Uid"].split()) == {"65532"}
+        assert set(status["Gid"].split()) == {"65532"}
         assert {status[kind] for kind in ("CapInh", "CapPrm", "CapEff", "CapAmb")} == {"0000000000000000"}
         assert status["NoNewPrivs"] == "1"
-        mounts = [line.split() for line in open(f"/proc/{pid}/mounts")]
+        mounts = [line.split() for line in pathlib.Path(f"/proc/{pid}/mounts").read_text().splitlines()]
         root = [each for each in mounts if each[1] == "/" or each[1].endswith(f"/roots/{kubelet.pod.name}")][-1]
         config, data = (
             [each for each in mounts if each[1].endswith(place)][-1]
             for place in ("/etc/grapevine", "/var/lib/grapevine")
         )
-        assert root[3].split(",")[0] == "ro" and config[3].split(",")[0] == "ro" and data[3].split(",")[0] == "rw"
+        assert root[3].split(",")[0] == "ro"
+        assert config[3].split(",")[0] == "ro"
+        assert data[3].split(",")[0] == "rw"
         if story.runtime.kind == "podman":
-            assert status["Seccomp"] == "2" and status["CapBnd"] == "0000000000000000"
+            assert status["Seccomp"] == "2"
+            assert status["CapBnd"] == "0000000000000000"
 
 
 def test_it_serves(story):
@@ -130,7 +139,8 @@ def test_it_serves(story):
     before = [kubelet.cli(*look_up).stdout.splitlines()[1].split()[0] for kubelet in story.kubelets]
     story.kubelets[0].cli("invalidate", "--receipt", "all", "get_items_in_cart/13")
     after = [kubelet.cli(*look_up).stdout.splitlines()[1].split()[0] for kubelet in story.kubelets]
-    assert len(set(before)) == len(set(after)) == 1 and before != after
+    assert len(set(before)) == len(set(after)) == 1
+    assert before != after
     told = story.load.judged()
     eventually(
         "reads and writes of the load",
@@ -219,7 +229,8 @@ def test_all_are_replaced_one_after_the_other(story):
     story.load.judged()
     story.members()
     story.no_problems()
-    assert told["invalidated"] > 20 and told["fresh"] > 200
+    assert told["invalidated"] > 20
+    assert told["fresh"] > 200
     share = told["fresh"] / (told["fresh"] + told["unknown"] + told["bypassed"])
     assert share > FRESH_SHARE[story.mode], f"{share:.3f} of the reads were answered as fresh: {dict(told)}"
     # All that there was is known to those who have nothing from before but what they were told.

@@ -2,6 +2,7 @@
 
 import re
 import subprocess
+
 import tomllib
 
 import chart
@@ -73,5 +74,8 @@ def config_schema() -> dict:
         if name not in OF_THE_CHART:
             section, key = name.split(".")
             sections.setdefault(section, {})[key] = one(default, explanation)
-    closed = lambda properties: {"type": "object", "additionalProperties": False, "properties": properties}
+
+    def closed(properties):
+        return {"type": "object", "additionalProperties": False, "properties": properties}
+
     return closed({section: closed(keys) for section, keys in sections.items()})

@@ -65,16 +65,20 @@ def test_the_sidecar_is_native_and_ends_after_the_application(consumer):
     objects = render(consumer, {})
     metadata, pod = deployment(objects)
     (container,) = pod["initContainers"]
-    assert container["name"] == "grapevine" and container["restartPolicy"] == "Always"
+    assert container["name"] == "grapevine"
+    assert container["restartPolicy"] == "Always"
     # Its hook would run when the pod begins to end, and drain it under the application.
     assert "lifecycle" not in container
     assert pod["terminationGracePeriodSeconds"] == 55
     assert "service" not in container["readinessProbe"]["grpc"]
     environment = chart.environment(container, FIELDS)
-    assert environment["GRAPEVINE_NODE_ID"] == "pod-a" and environment["GRAPEVINE_APP_TCP"] == "127.0.0.1:7400"
+    assert environment["GRAPEVINE_NODE_ID"] == "pod-a"
+    assert environment["GRAPEVINE_APP_TCP"] == "127.0.0.1:7400"
     application = chart.environment(pod["containers"][0], FIELDS)
-    assert application["GRAPEVINE_ENDPOINT"] == "http://127.0.0.1:7400" and application["LISTEN"] == "8080"
-    assert metadata["annotations"]["checksum/grapevine-config"] and metadata["annotations"]["example.com/of"] == "shop"
+    assert application["GRAPEVINE_ENDPOINT"] == "http://127.0.0.1:7400"
+    assert application["LISTEN"] == "8080"
+    assert metadata["annotations"]["checksum/grapevine-config"]
+    assert metadata["annotations"]["example.com/of"] == "shop"
 
 
 def test_the_consumer_s_pods_are_found_and_spread(consumer):
@@ -94,7 +98,8 @@ def test_no_name_of_the_sidecar_s_meets_one_of_the_application_s(consumer):
     _, pod = deployment(render(consumer, {}))
     ports = [port["name"] for container in pod["initContainers"] + pod["containers"] for port in container["ports"]]
     volumes = [volume["name"] for volume in pod["volumes"]]
-    assert len(ports) == len(set(ports)) and len(volumes) == len(set(volumes))
+    assert len(ports) == len(set(ports))
+    assert len(volumes) == len(set(volumes))
 
 
 def test_a_socket_is_shared_within_the_pod(consumer):
@@ -127,7 +132,8 @@ def test_the_wrong_values_of_a_parent_are_refused(consumer):
 def test_the_parent_without_the_sidecar_is_whole(consumer):
     objects = render(consumer, {"grapevine": {"enabled": False}})
     metadata, pod = deployment(objects)
-    assert "initContainers" not in pod and metadata["labels"] == {"app": "shop"}
+    assert "initContainers" not in pod
+    assert metadata["labels"] == {"app": "shop"}
     assert [volume["name"] for volume in pod["volumes"]] == ["scratch"]
 
 

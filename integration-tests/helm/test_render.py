@@ -98,7 +98,8 @@ def test_lint_has_nothing_to_say(name):
     report = helm_python.lint(chart.CHART, CI[name], strict=True, with_subcharts=True)
     # An icon is for catalogues; there is none.
     messages = [each for each in report["messages"] if "icon is recommended" not in each["error"]]
-    assert messages == [] and not report["errors"]
+    assert messages == []
+    assert not report["errors"]
 
 
 @pytest.mark.parametrize("name", CI)
@@ -119,7 +120,7 @@ def test_kubernetes_takes_every_object(name, version):
     if name == "sleep" and version == "1.29":
         with pytest.raises(
             helm_python.HelmError,
-            match="drain.preStop is sleep, which Kubernetes knows from 1.30 on; this cluster has v1.29.0",
+            match=r"drain\.preStop is sleep, which Kubernetes knows from 1\.30 on; this cluster has v1\.29\.0",
         ):
             chart.render(CI[name], version=version)
         return
@@ -197,9 +198,11 @@ def test_the_gossip_service_finds_who_is_not_ready_and_is_not_the_applications()
     gossip = chart.of_kind(objects, "Service", "grapevine-gossip")["spec"]
     app = chart.of_kind(objects, "Service", "grapevine")["spec"]
     template = chart.of_kind(objects, "DaemonSet")["spec"]["template"]["metadata"]
-    assert gossip["clusterIP"] == "None" and gossip["publishNotReadyAddresses"] is True
+    assert gossip["clusterIP"] == "None"
+    assert gossip["publishNotReadyAddresses"] is True
     assert gossip["selector"].items() <= template["labels"].items()
-    assert app["internalTrafficPolicy"] == "Local" and "publishNotReadyAddresses" not in app
+    assert app["internalTrafficPolicy"] == "Local"
+    assert "publishNotReadyAddresses" not in app
     assert app["selector"].items() <= template["labels"].items()
     assert [port["port"] for port in app["ports"]] == [7400]
     assert {port["port"]: port["protocol"] for port in gossip["ports"]} == {7401: "TCP", 7402: "UDP"}
@@ -254,7 +257,8 @@ def test_a_network_policy_lets_peers_callers_and_prometheus_in_and_nobody_else()
             "matchLabels": {"app.kubernetes.io/instance": "grapevine", "app.kubernetes.io/component": "test"}
         }
     }
-    assert policy["podSelector"] == cluster["podSelector"] and policy["policyTypes"] == ["Ingress"]
+    assert policy["podSelector"] == cluster["podSelector"]
+    assert policy["policyTypes"] == ["Ingress"]
     callers = {(port["port"], port["protocol"]): rule["from"] for rule in policy["ingress"] for port in rule["ports"]}
     assert callers == {
         (7400, "TCP"): [{"podSelector": {}}, test],
@@ -275,7 +279,8 @@ def test_a_disruption_budget_is_of_the_sidecars_pods_and_one_that_the_controller
     template = chart.of_kind(objects, "DaemonSet")["spec"]["template"]["metadata"]
     assert budget["selector"]["matchLabels"].items() <= template["labels"].items()
     # For pods of a DaemonSet it takes a number of those that stay, and nothing else.
-    assert budget["minAvailable"] == 11 and "maxUnavailable" not in budget
+    assert budget["minAvailable"] == 11
+    assert "maxUnavailable" not in budget
 
 
 def test_a_service_monitor_selects_the_metrics_service_alone():
@@ -334,22 +339,18 @@ def test_pods_have_the_time_that_the_drain_takes():
 
 def test_notes_tell_the_next_step():
     daemonset = chart.notes(CI["daemonset"])
-    assert (
-        "ATTENTION" in daemonset
-        and "rollout status daemonset/grapevine" in daemonset
-        and "helm --namespace caches test grapevine" in daemonset
-    )
+    assert "ATTENTION" in daemonset
+    assert "rollout status daemonset/grapevine" in daemonset
+    assert "helm --namespace caches test grapevine" in daemonset
     assert 'value: "http://grapevine.caches.svc.cluster.local:7400"' in daemonset
     assert "emptyDir" in daemonset
     assert "ATTENTION" not in chart.notes(CI["private-registry"])
     assert "emptyDir" not in chart.notes(CI["host-path"])
     assert 'value: "http://$(HOST_IP):17400"' in chart.notes(CI["host-port"])
     socket = chart.notes(CI["socket"])
-    assert (
-        'value: "unix:/run/grapevine/sidecar.sock"' in socket
-        and "path: /run/caches/grapevine" in socket
-        and "runAsUser: 65532" in socket
-    )
+    assert 'value: "unix:/run/grapevine/sidecar.sock"' in socket
+    assert "path: /run/caches/grapevine" in socket
+    assert "runAsUser: 65532" in socket
     assert "enabled" in chart.notes(CI["disabled"])
 
 

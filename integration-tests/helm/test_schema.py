@@ -77,5 +77,6 @@ def test_nothing_is_let_pass_where_all_names_are_known():
 
 def test_the_schema_declares_what_a_parent_gives():
     properties = chart.schema()["properties"]
-    assert "global" in properties and properties["enabled"] == {"type": "boolean"}
+    assert "global" in properties
+    assert properties["enabled"] == {"type": "boolean"}
     assert chart.render(chart.merged(chart.LEAST, {"global": {"storageClass": "of-another-chart"}}))

@@ -8,11 +8,11 @@ import signal
 import socket
 import subprocess
 import time
-import tomllib
 import urllib.request
 
 import grpc
 import pytest
+import tomllib
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 import chart
@@ -108,7 +108,7 @@ def test_the_sidecar_takes_the_configuration(name, tmp_path):
         assert [policy["pattern"] for policy in used.get("policy", [])] == [
             policy["pattern"] for policy in values["policies"]
         ]
-        for policy, wanted in zip(used.get("policy", []), values["policies"]):
+        for policy, wanted in zip(used.get("policy", []), values["policies"], strict=True):
             assert policy["strategy"] == wanted.get("strategy", values["policyDefault"].get("strategy", "versioned"))
     caches = used["cache"]["url"]
     assert len(caches) == (2 if values["cache"]["existingSecret"]["name"] else len(values["cache"]["urls"]))
@@ -122,7 +122,8 @@ def test_ipv6_is_bracketed(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     used = tomllib.loads(done.stdout)
-    assert used["gossip"]["advertise"] == "[2001:db8::1]:7502" and used["peer"]["advertise"] == "[2001:db8::1]:7501"
+    assert used["gossip"]["advertise"] == "[2001:db8::1]:7502"
+    assert used["peer"]["advertise"] == "[2001:db8::1]:7501"
     assert used["app"]["tcp"] == "[::]:7500"
 
 
@@ -131,7 +132,7 @@ class Running:
 
     def __init__(self, expose: str, directory: pathlib.Path):
         names = ("app", "peer", "gossip", "health", "metrics")
-        self.ports = dict(zip(names, free_ports(len(names))))
+        self.ports = dict(zip(names, free_ports(len(names)), strict=True))
         values = {
             "cluster": {"expectedMembers": 1},
             "ports": self.ports,
@@ -196,14 +197,15 @@ def running(request, tmp_path):
 
 def test_it_runs_is_ready_and_drains(running):
     for kind in ("startup", "readiness", "liveness"):
-        eventually(f"the {kind} probe", lambda: running.probe(kind), running.process)
+        eventually(f"the {kind} probe", lambda kind=kind: running.probe(kind), running.process)
 
     if path := running.environment["GRAPEVINE_APP_UNIX"]:
         # To connect takes the right to write: as values.yaml says, nobody but the owner may, and root.
         assert os.stat(path).st_mode & 0o022 == 0
 
     with urllib.request.urlopen(f"http://127.0.0.1:{running.ports['metrics']}/metrics", timeout=5) as answer:
-        assert answer.status == 200 and b"# TYPE" in answer.read()
+        assert answer.status == 200
+        assert b"# TYPE" in answer.read()
 
     # `helm test`, where the sidecar that it asks is this one; in a pod it brings one along, and expects one more.
     pod = chart.of_kind(running.objects, "Pod")["spec"]
@@ -232,4 +234,6 @@ def test_a_name_that_is_too_long_ends_it_with_a_message(tmp_path):
     done = subprocess.run(
         [*command, "--check-config"], env=outside() | environment, capture_output=True, text=True, timeout=20
     )
-    assert done.returncode == 2 and "node.id" in done.stderr and "64" in done.stderr
+    assert done.returncode == 2
+    assert "node.id" in done.stderr
+    assert "64" in done.stderr

@@ -27,7 +27,10 @@ def differences(before: dict, after: dict) -> tuple[list[str], list[str]]:
             [line for path, text in made.items() if not path.endswith("NOTES.txt") for line in text.splitlines()]
         )
     changes = [line for line in difflib.ndiff(*lines) if line[:2] in ("- ", "+ ")] if lines[0] != lines[1] else []
-    pick = lambda sign: [line[2:] for line in changes if line[0] == sign]
+
+    def pick(sign):
+        return [line[2:] for line in changes if line[0] == sign]
+
     return pick("-"), pick("+")
 
 
@@ -49,9 +52,9 @@ def test_another_value_changes_what_is_rendered(path):
         assert any(flip["hides"] in line for line in gone), (flip["hides"], gone)
 
 
-@pytest.mark.parametrize("path, part", KNOBS, ids=[path for path, _ in KNOBS])
+@pytest.mark.parametrize(("path", "part"), KNOBS, ids=[path for path, _ in KNOBS])
 def test_every_knob_goes_into_the_file(path, part):
-    section, key = path.split(".")[1:]
+    _, key = path.split(".")[1:]
     reference = (part.get("allOf") or [{}])[0].get("$ref", "")
     if part.get("type") == "integer":
         value, written = part["maximum"], str(part["maximum"])

@@ -24,6 +24,7 @@ import subprocess
 import sys
 import tempfile
 import time
+
 import tomllib
 
 HERE = pathlib.Path(__file__).resolve().parent
@@ -60,7 +61,10 @@ def chosen(options, mutants):
     if options.names:
         return [mutant for mutant in mutants if mutant["name"] in options.names]
     if options.sample is not None:
-        key = lambda mutant: hashlib.sha256((options.salt + mutant["name"]).encode()).digest()
+
+        def key(mutant):
+            return hashlib.sha256((options.salt + mutant["name"]).encode()).digest()
+
         return sorted(mutants, key=key)[: options.sample]
     return mutants
 

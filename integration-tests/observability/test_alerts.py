@@ -24,7 +24,8 @@ def test_each_alert_has_a_test_and_each_test_an_alert():
 def test_an_alert_says_what_whose_and_how_bad(name):
     rule = RULES[name]
     assert re.fullmatch(r"Grapevine[A-Z][A-Za-z]+", name)
-    assert set(rule["labels"]) == {"severity"} and rule["labels"]["severity"] in ("critical", "warning", "info")
+    assert set(rule["labels"]) == {"severity"}
+    assert rule["labels"]["severity"] in ("critical", "warning", "info")
     assert set(rule["annotations"]) == {"summary", "description", "runbook_url"}
     for text in ("summary", "description"):
         assert rule["annotations"][text].strip().endswith(".")
@@ -44,7 +45,8 @@ def test_it_fires_when_it_should_and_only_then(name):
     told = yaml.safe_load((rules.TESTS / f"{name}.yaml").read_text())
     moments = [moment for case in told["tests"] for moment in case["alert_rule_test"]]
     assert {moment["alertname"] for moment in moments} == {name}
-    assert any(moment["exp_alerts"] for moment in moments) and not all(moment["exp_alerts"] for moment in moments)
+    assert any(moment["exp_alerts"] for moment in moments)
+    assert not all(moment["exp_alerts"] for moment in moments)
     assert all(case["name"] for case in told["tests"])
     # The file as it is: that is what whoever edits an alert runs.
     done = rules.promtool("test", "rules", str(rules.TESTS / f"{name}.yaml"))

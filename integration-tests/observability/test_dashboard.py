@@ -21,9 +21,12 @@ def test_it_is_of_a_current_grafana_and_its_variables_are_there():
     assert MADE["schemaVersion"] == 41
     variables = {variable["name"]: variable for variable in MADE["templating"]["list"]}
     assert list(variables) == ["datasource", "job", "instance"]
-    assert variables["datasource"]["type"] == "datasource" and variables["datasource"]["query"] == "prometheus"
+    assert variables["datasource"]["type"] == "datasource"
+    assert variables["datasource"]["query"] == "prometheus"
     for name in ("job", "instance"):
-        assert variables[name]["type"] == "query" and variables[name]["multi"] and variables[name]["includeAll"]
+        assert variables[name]["type"] == "query"
+        assert variables[name]["multi"]
+        assert variables[name]["includeAll"]
         assert variables[name]["datasource"] == {"type": "prometheus", "uid": "${datasource}"}
 
 

@@ -15,14 +15,15 @@ import urllib.parse
 import urllib.request
 
 import grpc
+import pytest
 from grapevine.v1 import application_pb2 as app
 from grapevine.v1 import types_pb2 as types
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "python"))
-import cached  # noqa: E402
-import cluster  # noqa: E402
-import memcached  # noqa: E402
-from cluster import eventually, free_ports  # noqa: E402
+import cached
+import cluster
+import memcached
+from cluster import eventually, free_ports
 
 JOB = "grapevine"
 POLICIES = (
@@ -155,7 +156,7 @@ class Load:
             while not self.stopped.wait(0.02):
                 self.calls(sidecar, cache, turn)
                 turn += 1
-        except Exception as error:  # noqa: BLE001: whatever it is, the tests fail with it
+        except Exception as error:  # whatever it is, the tests fail with it
             self.errors.append(f"{sidecar.name}: {error!r}")
 
     def calls(self, sidecar: Sidecar, cache: memcached.Connection, turn: int) -> None:
@@ -197,12 +198,9 @@ class Load:
             (lambda: cached.resolve(sidecar, "", "a"), grpc.StatusCode.INVALID_ARGUMENT),
             (lambda: unknown(b"", timeout=sidecar.timeout_s), grpc.StatusCode.UNIMPLEMENTED),
         ):
-            try:
+            with pytest.raises(grpc.RpcError) as refused:
                 call()
-            except grpc.RpcError as error:
-                assert error.code() == expected, error
-            else:
-                raise AssertionError(f"it was not refused with {expected}")
+            assert refused.value.code() == expected, refused.value
 
     def stop(self) -> None:
         self.stopped.set()
@@ -241,8 +239,11 @@ class World:
         self.prometheus = Prometheus(self.directory)
         self.prometheus.look_at(self.sidecars)
         self.load = Load(self.sidecars, self.cache.port)
+
         # From then on rates over ten seconds are what they are to be.
-        full = lambda: len(self.prometheus.value(f'count_over_time(up{{job="{JOB}"}}[15s]) >= 12')) == 3
+        def full():
+            return len(self.prometheus.value(f'count_over_time(up{{job="{JOB}"}}[15s]) >= 12')) == 3
+
         eventually("Prometheus has scraped for a while", full, within_s=60)
 
     def alone(self, name: str, *arguments: str, **variables: str) -> Sidecar:

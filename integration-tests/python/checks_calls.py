@@ -69,7 +69,10 @@ def check_long_addresses_are_hashed_where_policy_says_so(world):
 def check_fill_with_an_envelope_and_delete_it(world):
     sidecar, cache = world.sidecars[0], world.cache()
     values = [b"two apples", b"three apples"]
-    source = lambda: values[0]
+
+    def source():
+        return values[0]
+
     address, class_path = "registered::13", "registered/13"
     resolution, _ = resolve(sidecar, address, class_path)
     assert resolution.envelope and resolution.commit_required
@@ -141,7 +144,10 @@ def check_dependencies_found_during_a_fill(world):
     assert verdict.accepted
     stored = formats.Envelope(resolution.token, "dependent::1", b"v", added, verdict.token).pack()
     envelope = formats.unpack_envelope(stored)
-    with_them = lambda: resolve(world.sidecars[1], "dependent::1", *classes, *envelope.dependencies)[0].token
+
+    def with_them():
+        return resolve(world.sidecars[1], "dependent::1", *classes, *envelope.dependencies)[0].token
+
     assert with_them() == envelope.dependency_token
     invalidate(sidecar, "prices", receipt=types.RECEIPT_LEVEL_ALL)
     assert with_them() != envelope.dependency_token, "a bump of the parent of a dependency shows"
@@ -179,7 +185,7 @@ def check_registrations_are_listed_everywhere_and_page_by_page(world):
     summary = second.app.RegisterStream(batches, timeout=CALL_TIMEOUT_S)
     assert (summary.accepted, summary.condemned) == (1_000, 0)
     for sidecar in world.sidecars:
-        eventually(f"{sidecar.name} lists all", lambda: len(listed(sidecar, "reg")) == 2_500)
+        eventually(f"{sidecar.name} lists all", lambda sidecar=sidecar: len(listed(sidecar, "reg")) == 2_500)
     rows = listed(third, "reg")
     assert rows == sorted(rows) and rows == listed(first, "reg"), "in a stable order"
     # Page by page, from one chunk's token to the next.
@@ -199,7 +205,7 @@ def check_registrations_are_listed_everywhere_and_page_by_page(world):
     assert all(soon - 60_000 < entry.expires_unix_ms < soon + 600_000 for entry in chunk.entries)
     invalidate(third, "reg/1", receipt=types.RECEIPT_LEVEL_ALL)
     for sidecar in world.sidecars:
-        eventually(f"{sidecar.name} forgot reg/1", lambda: len(listed(sidecar, "reg")) == 1_000)
+        eventually(f"{sidecar.name} forgot reg/1", lambda sidecar=sidecar: len(listed(sidecar, "reg")) == 1_000)
 
 
 def check_classes_are_listed(world):
@@ -208,7 +214,7 @@ def check_classes_are_listed(world):
     invalidate(sidecar, "known/b", receipt=types.RECEIPT_LEVEL_ALL)
     for asked in world.sidecars:
 
-        def rows():
+        def rows(asked=asked):
             out = []
             for chunk in asked.app.ListClasses(app.ListClassesRequest(below="known"), timeout=CALL_TIMEOUT_S):
                 out += [(getattr(entry, "class"), entry.addresses, entry.bumped) for entry in chunk.entries]
@@ -240,12 +246,15 @@ def check_receipts_say_who_has_it(world):
 
 def check_all_of_several_classes(world):
     sidecar = world.sidecars[0]
-    token = lambda *classes: resolve(sidecar, "and::1", *classes)[0].token
+
+    def token(*classes):
+        return resolve(sidecar, "and::1", *classes)[0].token
+
     sets = [("and/a", "and/b"), ("and/a",), ("and/b",), ("and/a", "and/b", "and/c"), ("and/a/1", "and/b/2")]
     before = [token(*classes) for classes in sets]
     invalidate(sidecar, "and/a", "and/b", match=app.MATCH_ALL, receipt=types.RECEIPT_LEVEL_ALL)
     after = [token(*classes) for classes in sets]
-    changed = [old != new for old, new in zip(before, after)]
+    changed = [old != new for old, new in zip(before, after, strict=True)]
     assert changed == [True, False, False, True, True], changed
 
 

@@ -52,7 +52,10 @@ def check_envelopes():
 
 def check_which_form_a_value_has():
     address, head = "get_items_in_cart::13", "c701000123456789abcdef00156765745f6974656d735f696e5f636172743a3a3133"
-    form = lambda wrapped, value, *dependencies: store(wrapped, Envelope(TOKEN, address, value, *dependencies))
+
+    def form(wrapped, value, *dependencies):
+        return store(wrapped, Envelope(TOKEN, address, value, *dependencies))
+
     # At a versioned address: as it is, unless it would be taken for an envelope or has dependencies.
     assert form(False, b"two apples").hex() == "74776f206170706c6573"
     assert form(False, b"") == b""

@@ -36,7 +36,7 @@ class Judge:
         while not self.stop.is_set():
             key = draw.choice(self.keys)
             least = self.acknowledged[key]
-            seen = read(draw.choice(self.world.sidecars), cache, *key, lambda: str(self.source[key]).encode())
+            seen = read(draw.choice(self.world.sidecars), cache, *key, lambda key=key: str(self.source[key]).encode())
             with self.lock:
                 self.how[seen.how] = self.how.get(seen.how, 0) + 1
                 if int(seen.value) < least:
@@ -69,7 +69,7 @@ class Judge:
         def guarded(work, seed):
             try:
                 work(seed)
-            except Exception as error:  # noqa: BLE001: whatever it is, the check fails with it
+            except Exception as error:  # whatever it is, the check fails with it
                 self.errors.append(repr(error))
                 self.stop.set()
 
@@ -123,7 +123,7 @@ def check_g7_no_stale_read_while_a_sidecar_is_killed_and_comes_back(world):
     cache = world.cache()
     for key in judge.keys:
         for sidecar in world.sidecars:
-            seen = read(sidecar, cache, *key, lambda: str(judge.source[key]).encode())
+            seen = read(sidecar, cache, *key, lambda key=key: str(judge.source[key]).encode())
             assert int(seen.value) == judge.source[key], (sidecar.name, key, seen, judge.source[key])
 
 
@@ -131,9 +131,12 @@ def settled(world, classes):
     """Every sidecar is fresh, has all events, and all give the same tokens."""
     world.cluster.wait_fresh()
     for sidecar in world.sidecars:
-        eventually(f"{sidecar.name} has everything", lambda: sidecar.status().missing_events == 0)
+        eventually(f"{sidecar.name} has everything", lambda sidecar=sidecar: sidecar.status().missing_events == 0)
     for class_path in classes:
-        same = lambda: len({resolve(sidecar, "x", class_path)[0].token for sidecar in world.sidecars}) == 1
+
+        def same(class_path=class_path):
+            return len({resolve(sidecar, "x", class_path)[0].token for sidecar in world.sidecars}) == 1
+
         eventually(f"one token of {class_path}", same)
 
 
@@ -161,7 +164,10 @@ def check_g1_nothing_acknowledged_is_lost_with_its_sidecar(world):
     thread.join()
     for name in acknowledged:
         for other in others:
-            known = lambda: resolve(other, "x", name)[0].token != before[name]
+
+            def known(other=other, name=name):
+                return resolve(other, "x", name)[0].token != before[name]
+
             eventually(f"{other.name} knows that {name} changed", known)
     victim.start()
     settled(world, acknowledged)

@@ -1,5 +1,7 @@
 """Wrong calls: each has its code, names its field in `google.rpc.BadRequest`, tells the limit, and harms nobody."""
 
+import functools
+
 import google_rpc_pb2 as rpc
 import grpc
 from grapevine.v1 import application_pb2 as app
@@ -47,6 +49,11 @@ def details_of(error) -> rpc.Status:
         if key == "grpc-status-details-bin":
             return rpc.Status.FromString(value)
     raise AssertionError(f"no details: {error}")
+
+
+def asking(method, request):
+    """The call, to be made later."""
+    return functools.partial(method, request, timeout=CALL_TIMEOUT_S)
 
 
 def refused(call, field: str, *tells: str) -> None:
@@ -105,13 +112,10 @@ def check_malformed_classes(world):
         refused(register_with(classes=[bad]), "registrations[0].classes[0]", tells)
         refused(fill_with(added=[bad]), "fills[0].added_classes[0]", tells)
         refused(invalidate_with(classes=["c", bad]), "classes[1]", tells)
-        watch = lambda: sidecar.app.Watch(app.WatchRequest(classes=[bad]), timeout=CALL_TIMEOUT_S)
-        refused(watch, "classes[0]", tells)
-        listing = app.ListAddressesRequest(**{"class": bad})
-        refused(lambda: sidecar.app.ListAddresses(listing, timeout=CALL_TIMEOUT_S), "class", tells)
+        refused(asking(sidecar.app.Watch, app.WatchRequest(classes=[bad])), "classes[0]", tells)
+        refused(asking(sidecar.app.ListAddresses, app.ListAddressesRequest(**{"class": bad})), "class", tells)
         if bad:
-            below = app.ListClassesRequest(below=bad)
-            refused(lambda: sidecar.app.ListClasses(below, timeout=CALL_TIMEOUT_S), "below", tells)
+            refused(asking(sidecar.app.ListClasses, app.ListClassesRequest(below=bad)), "below", tells)
 
 
 def check_too_many_of_anything(world):
@@ -167,15 +171,18 @@ def check_page_tokens_of_somebody_else(world):
     stub = world.sidecars[0].app
     for token in (b"x", b"\x01" * 300):
         listing = app.ListAddressesRequest(**{"class": "c"}, page_token=token)
-        refused(lambda: stub.ListAddresses(listing, timeout=CALL_TIMEOUT_S), "page_token")
+        refused(asking(stub.ListAddresses, listing), "page_token")
         classes = app.ListClassesRequest(page_token=token)
-        refused(lambda: stub.ListClasses(classes, timeout=CALL_TIMEOUT_S), "page_token")
+        refused(asking(stub.ListClasses, classes), "page_token")
 
 
 def check_a_message_over_the_limit(world):
     sidecar = world.sidecars[0]
     item = app.ResolveItem(address="a" * (17 << 20), classes=["c"])
-    call = lambda: sidecar.app.Resolve(app.ResolveRequest(items=[item]), timeout=CALL_TIMEOUT_S)
+
+    def call():
+        return sidecar.app.Resolve(app.ResolveRequest(items=[item]), timeout=CALL_TIMEOUT_S)
+
     error = error_of(call)
     # Whoever reads first says so: gRPC's message limit is not a field of ours.
     assert error.code() in (grpc.StatusCode.OUT_OF_RANGE, grpc.StatusCode.RESOURCE_EXHAUSTED), error

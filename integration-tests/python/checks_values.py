@@ -41,25 +41,32 @@ class Spy:
         return self.real.app.CommitFill(request, timeout=timeout)
 
 
+def dependencies_count(world, class_path):
+    cache, address, found = Dictionary(), f"{class_path}::dependent", ["found/prices/9", "found/item/7"]
+
+    def get(sidecar, value):
+        return read(sidecar, cache, address, class_path, lambda: value, found)
+
+    assert get(world.sidecars[0], b"old").how == "filled"
+    (stored,) = cache.held.values()
+    envelope = formats.unpack_envelope(stored)
+    assert (envelope.value, envelope.dependencies, envelope.address) == (b"old", found, address), envelope
+    for sidecar in world.sidecars:
+        seen = get(sidecar, b"!")
+        assert (seen.how, seen.value) == ("hit", b"old"), (class_path, sidecar.name, seen)
+    for number, bumped in enumerate(["found/item/7", "found/prices", "found"]):
+        value = b"after bump %d" % number
+        answer = invalidate(world.sidecars[1], bumped, receipt=types.RECEIPT_LEVEL_ALL)
+        assert answer.receipt.satisfied
+        # The look-up's own token has not changed: only the dependencies tell.
+        seen = get(world.sidecars[2], value)
+        assert (seen.how, seen.value) == ("filled", value), (class_path, bumped, seen)
+        assert [get(sidecar, b"!").value for sidecar in world.sidecars] == [value] * 3
+
+
 def check_g3_a_bump_of_a_dependency_makes_the_value_stale_for_every_reader(world):
     for class_path in FENCED:
-        cache, address, found = Dictionary(), f"{class_path}::dependent", ["found/prices/9", "found/item/7"]
-        get = lambda sidecar, value: read(sidecar, cache, address, class_path, lambda: value, found)
-        assert get(world.sidecars[0], b"old").how == "filled"
-        (stored,) = cache.held.values()
-        envelope = formats.unpack_envelope(stored)
-        assert (envelope.value, envelope.dependencies, envelope.address) == (b"old", found, address), envelope
-        for sidecar in world.sidecars:
-            seen = get(sidecar, b"!")
-            assert (seen.how, seen.value) == ("hit", b"old"), (class_path, sidecar.name, seen)
-        for number, bumped in enumerate(["found/item/7", "found/prices", "found"]):
-            value = b"after bump %d" % number
-            answer = invalidate(world.sidecars[1], bumped, receipt=types.RECEIPT_LEVEL_ALL)
-            assert answer.receipt.satisfied
-            # The look-up's own token has not changed: only the dependencies tell.
-            seen = get(world.sidecars[2], value)
-            assert (seen.how, seen.value) == ("filled", value), (class_path, bumped, seen)
-            assert [get(sidecar, b"!").value for sidecar in world.sidecars] == [value] * 3
+        dependencies_count(world, class_path)
 
 
 def check_g3_a_dependency_bumped_during_the_fill_condemns_it(world):
@@ -102,7 +109,7 @@ def check_versioned_values_that_look_like_envelopes(world):
     sidecar = world.sidecars[0]
     for number, value in enumerate([b"\xc7", b"\xc7\x01\x00 not one", b"\xc7\x00", b"", b"two apples"]):
         cache, address = Dictionary(), f"values::odd{number}"
-        assert read(sidecar, cache, address, "values", lambda: value).how == "filled"
+        assert read(sidecar, cache, address, "values", lambda value=value: value).how == "filled"
         ((where, stored),) = cache.held.items()
         token = resolve(sidecar, address, "values")[0].token
         if value[:1] == b"\xc7":
@@ -126,7 +133,10 @@ def check_versioned_values_that_look_like_envelopes(world):
 
 def check_values_of_a_ttl_policy_list_no_dependencies(world):
     spy, cache, address = Spy(world.sidecars[0]), Dictionary(), "lapsing::dependent"
-    get = lambda: read(spy, cache, address, "lapsing/dependent", lambda: b"v", ["found/2"])
+
+    def get():
+        return read(spy, cache, address, "lapsing/dependent", lambda: b"v", ["found/2"])
+
     assert get().how == "filled"
     assert cache.held == {address: formats.Envelope(0, address, b"v").pack()}
     invalidate(world.sidecars[0], "found/2")

@@ -157,7 +157,7 @@ class Cluster:
         if cache_port:
             arguments += ["--cache", f"memcached://127.0.0.1:{cache_port}"]
         self.sidecars = []
-        for name, place in zip("abc", places):
+        for name, place in zip("abc", places, strict=True):
             self.sidecars.append(Sidecar(name, directory, place, arguments))
 
     def wait_fresh(self) -> None:

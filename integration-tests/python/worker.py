@@ -40,7 +40,9 @@ class Worker:
         return version.to_bytes(8, "big")
 
     def read(self, cart: int) -> str:
-        source = lambda: self.version(cart)
+        def source():
+            return self.version(cart)
+
         read = cached.read(self.reader, self.cache, f"cart::{cart}", f"cart/{cart}", source)
         return f"{read.how} {int.from_bytes(read.value, 'big')}"
 

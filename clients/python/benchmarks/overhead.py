@@ -24,9 +24,9 @@ from typing import Any
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "tests"))
 
-import cluster as kit
 from pymemcache.client.base import PooledClient
 
+import cluster as kit
 from grapevine_client import AsyncClient, Client, How, PymemcacheCache, Settings, cached
 
 BARE = "pymemcache get"

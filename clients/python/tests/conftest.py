@@ -4,9 +4,9 @@ import itertools
 import os
 from collections.abc import Callable, Iterator
 
-import cluster as kit
 import pytest
 
+import cluster as kit
 from grapevine_client import Client, Settings
 
 # Time for a busy machine: whether a deadline is kept is no matter of these tests unless they say so.

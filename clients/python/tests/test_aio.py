@@ -7,8 +7,8 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
-from cluster import Cluster
 
+from cluster import Cluster
 from grapevine_client import (
     AbortOutcome,
     AsyncClient,

@@ -10,9 +10,9 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+
 from cluster import Cluster
 from conftest import PATIENT
-
 from grapevine_client import (
     AsyncClient,
     Client,

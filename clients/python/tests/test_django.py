@@ -8,12 +8,12 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from cluster import Cluster, eventually
-from conftest import PATIENT
 from django.conf import settings
 from django.core.cache import CacheHandler
 from django.core.cache.backends.base import BaseCache, InvalidCacheKey
 
+from cluster import Cluster, eventually
+from conftest import PATIENT
 from grapevine_client import ConfigError, InvalidRequest, NoSidecar, Receipt
 from grapevine_client.contrib.django import GrapevineCache
 

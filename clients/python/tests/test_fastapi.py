@@ -9,8 +9,9 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from cluster import Cluster
 from fastapi.testclient import TestClient
+
+from cluster import Cluster
 
 EXAMPLE = pathlib.Path(__file__).parents[1] / "examples" / "fastapi_app.py"
 

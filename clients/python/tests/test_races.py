@@ -12,8 +12,8 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from cluster import Cluster, eventually
 
+from cluster import Cluster, eventually
 from grapevine_client import (
     AbortOutcome,
     Cache,

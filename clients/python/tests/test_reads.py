@@ -7,8 +7,8 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from cluster import Cluster, eventually
 
+from cluster import Cluster, eventually
 from grapevine_client import (
     BytesCodec,
     Client,

@@ -11,17 +11,17 @@ from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import cluster as kit
 import grpc
 import pytest
+
+import cluster as kit
 from cluster import Sidecar, eventually
 from conftest import PATIENT
-from test_django import GrapevineCache
-
 from grapevine_client import AsyncClient, BypassReason, CallError, Client, How, MemoryCache, Settings, Snapshot, Stats
 from grapevine_client._io import run
 from grapevine_client._link import Gated
 from grapevine_client.errors import NoAnswer, Unreachable
+from test_django import GrapevineCache
 
 NEVER_BY_ITSELF = Settings(resolve_deadline_s=5, report_every_s=3_600)
 

@@ -9,8 +9,8 @@ import time
 from pathlib import Path
 
 import pytest
-from cluster import Cluster, eventually
 
+from cluster import Cluster, eventually
 from grapevine_client import (
     BypassReason,
     Client,

@@ -10,15 +10,15 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import cluster as kit
 import grpc
 import pytest
-from cluster import Sidecar, eventually
 from opentelemetry import trace
 from opentelemetry.instrumentation.grpc import GrpcAioInstrumentorClient, GrpcInstrumentorClient
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
 from opentelemetry.sdk.trace import TracerProvider
 
+import cluster as kit
+from cluster import Sidecar, eventually
 from grapevine_client import (
     AsyncClient,
     Client,

@@ -6,8 +6,8 @@ import asyncio
 import threading
 
 import pytest
-from cluster import eventually
 
+from cluster import eventually
 from grapevine_client import (
     AsyncClient,
     AsyncRedisCache,
