@@ -1,13 +1,9 @@
 """Where the pods run, and the helpers of the chart's tests beside these."""
 
 import os
-import pathlib
 import subprocess
-import sys
 
 import pytest
-
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "helm"))
 
 import runtimes
 

@@ -12,7 +12,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 import image
 from pods import Pod
-from runtimes import Runtime, eventually
+from pykit import eventually
+from runtimes import Runtime
 
 # Of a container that was made until its startup probe passes; its own patience is minutes, for large directories.
 START_S = 60
@@ -98,8 +99,8 @@ class Kubelet:
 
     def wait_ready(self) -> None:
         try:
-            eventually(f"{self.pod.name} has started", lambda: self.started or self.dead(), START_S)
-            eventually(f"{self.pod.name} is ready", lambda: self.passed or self.dead(), READY_S)
+            eventually(lambda: self.started or self.dead(), within=START_S, what=f"{self.pod.name} has started")
+            eventually(lambda: self.passed or self.dead(), within=READY_S, what=f"{self.pod.name} is ready")
         except AssertionError as error:
             raise AssertionError(f"{error}\n{self.runtime.log(self.pod)}") from None
 
@@ -114,7 +115,7 @@ class Kubelet:
         """As an out-of-memory killer does; a kubelet sees at once that it is not ready."""
         self.ending = self.killed = True
         self.runtime.signal(self.pod, signal.SIGKILL)
-        code = eventually(f"{self.pod.name} is dead", self.exited, 10)
+        code = eventually(self.exited, within=10, what=f"{self.pod.name} is dead")
         assert code == 128 + signal.SIGKILL, code
         self.unprobed()
 
@@ -132,7 +133,7 @@ class Kubelet:
             self.hook()
         self.runtime.signal(self.pod, signal.SIGTERM)
         left = self.pod.grace_s - (time.monotonic() - begun)
-        eventually(f"{self.pod.name} ends within its grace period", lambda: self.exited() is not None, left)
+        eventually(lambda: self.exited() is not None, within=left, what=f"{self.pod.name} ends within its grace period")
         assert self.exited() == 0, f"{self.pod.name} ended with {self.exited()}\n{self.runtime.log(self.pod)}"
         took = time.monotonic() - begun
         self.unprobed()
@@ -145,7 +146,9 @@ class Kubelet:
         # instant before it could say that it is done.
         self.hook_code = done.returncode
         if done.returncode != 0:
-            eventually("the drain that was asked for ends", lambda: self.exited() is not None, self.pod.grace_s)
+            eventually(
+                lambda: self.exited() is not None, within=self.pod.grace_s, what="the drain that was asked for ends"
+            )
             assert self.exited() == 0, done.stdout + done.stderr
 
     def cli(self, *arguments: str) -> subprocess.CompletedProcess:

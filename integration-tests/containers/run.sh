@@ -33,7 +33,7 @@ python3 -m grpc_tools.protoc -I proto --python_out "$stubs" --grpc_python_out "$
     proto/grapevine/v1/{types,explain,application}.proto
 
 # In the background: bash runs its traps only between commands. It would ignore the signal there, were it not given back.
-PYTHONPATH="$stubs" PYTHONDONTWRITEBYTECODE=1 python3 -c '
+PYTHONPATH="$stubs:$PWD/integration-tests:$PWD/integration-tests/helm" PYTHONDONTWRITEBYTECODE=1 python3 -c '
 import signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)
 import pytest

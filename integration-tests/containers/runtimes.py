@@ -15,7 +15,6 @@ import shutil
 import signal
 import subprocess
 import tempfile
-import time
 
 import image
 from pods import Pod
@@ -341,12 +340,3 @@ class Namespaces(Runtime):
                 run("ip", "netns", "delete", line.split()[0], check=False)
         run("ip", "link", "delete", self.name, check=False)
         shutil.rmtree(self.directory, ignore_errors=True)
-
-
-def eventually(what: str, is_so, within_s: float):
-    """Waits until `is_so` answers something true, and answers that."""
-    deadline = time.monotonic() + within_s
-    while not (answer := is_so()):
-        assert time.monotonic() < deadline, f"not within {within_s} s: {what}"
-        time.sleep(0.05)
-    return answer

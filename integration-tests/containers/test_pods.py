@@ -14,7 +14,7 @@ import pytest
 import pods
 from kubelet import Kubelet
 from load import Load
-from runtimes import eventually
+from pykit import eventually
 
 MODES = {"daemonset": pods.daemonset, "in-pod": pods.in_pod}
 COUNT = 3
@@ -143,9 +143,9 @@ def test_it_serves(story):
     assert before != after
     told = story.load.judged()
     eventually(
-        "reads and writes of the load",
         lambda: story.load.since(told)["invalidated"] > 5 and story.load.since(told)["fresh"] > 50,
-        30,
+        within=30,
+        what="reads and writes of the load",
     )
     story.load.judged()
 
@@ -164,7 +164,7 @@ def test_helm_test_passes(story):
     pod = story.rendered.test_pod("test", story.runtime.address())
     story.runtime.start(pod)
     try:
-        eventually("the test's pod ends", lambda: story.runtime.exit_code(pod) is not None, 90)
+        eventually(lambda: story.runtime.exit_code(pod) is not None, within=90, what="the test's pod ends")
         assert story.runtime.exit_code(pod) == 0, story.runtime.log(pod)
         assert "node-0" in story.runtime.log(pod)
     finally:
@@ -179,7 +179,9 @@ def test_one_is_killed_and_started_again(story):
     victim.kill()
     story.load.remove(victim)
     eventually(
-        "the others serve", lambda: story.load.since(before)["fresh"] + story.load.since(before)["unknown"] > 100, 30
+        lambda: story.load.since(before)["fresh"] + story.load.since(before)["unknown"] > 100,
+        within=30,
+        what="the others serve",
     )
     victim.restart()
     victim.wait_ready()
@@ -191,9 +193,9 @@ def test_one_is_killed_and_started_again(story):
     assert "said/before/it/died" in classes, classes
     now = story.load.judged()
     eventually(
-        "they are fresh",
         lambda: all(story.load.since(now)[f"fresh at {each.pod.name}"] > 20 for each in story.kubelets),
-        FRESH_S,
+        within=FRESH_S,
+        what="they are fresh",
     )
     story.load.judged()
     story.no_problems()

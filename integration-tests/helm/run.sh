@@ -34,4 +34,4 @@ export PYTHONDONTWRITEBYTECODE=1
 if [ "${1:-}" = --renew ]; then
     exec python3 integration-tests/helm/renew.py
 fi
-exec python3 -m pytest -q -p no:cacheprovider --rootdir integration-tests/helm integration-tests/helm "$@"
+PYTHONPATH="$PWD/integration-tests" exec python3 -m pytest -q -p no:cacheprovider --rootdir integration-tests/helm integration-tests/helm "$@"

@@ -3,11 +3,7 @@ drains."""
 
 import os
 import pathlib
-import random
-import signal
-import socket
 import subprocess
-import time
 import urllib.request
 
 import grpc
@@ -16,6 +12,8 @@ import tomllib
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 import chart
+import pykit
+from pykit import NotYet, eventually, free_ports, outside
 
 CI = chart.ci_values()
 RENDERED = [name for name in CI if name != "disabled"]
@@ -28,39 +26,6 @@ FIELDS = {
 }
 FIELDS_IPV6 = FIELDS | {"status.podIP": "2001:db8::1", "status.hostIP": "2001:db8::2"}
 WITHIN_S = 30
-
-
-def eventually(what: str, is_so, process: subprocess.Popen | None = None):
-    deadline = time.monotonic() + WITHIN_S
-    while True:
-        if answer := is_so():
-            return answer
-        assert process is None or process.poll() is None, f"it ended before: {what}"
-        assert time.monotonic() < deadline, f"not within {WITHIN_S} s: {what}"
-        time.sleep(0.05)
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports that are free for TCP and UDP now, below those that systems draw by themselves."""
-    held, ports = [], []
-    while len(ports) < count:
-        port = random.randrange(15_000, 32_000)
-        pair = [socket.socket(socket.AF_INET, kind) for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM)]
-        held += pair
-        try:
-            for each in pair:
-                each.bind(("127.0.0.1", port))
-        except OSError:
-            continue
-        ports.append(port)
-    for each in held:
-        each.close()
-    return ports
-
-
-def outside() -> dict[str, str]:
-    """The environment of this process without what would configure a sidecar."""
-    return {name: value for name, value in os.environ.items() if not name.startswith(("GRAPEVINE_", "OTEL_"))}
 
 
 def prepared(values: dict, directory: pathlib.Path, fields: dict[str, str]) -> tuple[list[str], dict[str, str]]:
@@ -127,7 +92,7 @@ def test_ipv6_is_bracketed(tmp_path):
     assert used["app"]["tcp"] == "[::]:7500"
 
 
-class Running:
+class Running(pykit.Process):
     """A sidecar that runs with what the chart renders, and the commands of its pod."""
 
     def __init__(self, expose: str, directory: pathlib.Path):
@@ -146,19 +111,16 @@ class Running:
         self.values = values
         self.objects = chart.render(values)
         self.container = chart.sidecar(self.objects)
-        command, self.environment = prepared(values, directory, FIELDS | {"status.podIP": "127.0.0.1"})
+        command, environment = prepared(values, directory, FIELDS | {"status.podIP": "127.0.0.1"})
         # On a machine that others share, not on all of its addresses; the seeds' name is known in a cluster only.
-        for name, value in self.environment.items():
-            self.environment[name] = value.replace("0.0.0.0:", "127.0.0.1:")
-        self.environment["GRAPEVINE_GOSSIP_SEEDS"] = self.environment["GRAPEVINE_GOSSIP_ADVERTISE"]
-        self.log = directory / "log"
-        with self.log.open("wb") as log:
-            self.process = subprocess.Popen(
-                command, env=outside() | self.environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, umask=0o022
-            )
+        for name, value in environment.items():
+            environment[name] = value.replace("0.0.0.0:", "127.0.0.1:")
+        environment["GRAPEVINE_GOSSIP_SEEDS"] = environment["GRAPEVINE_GOSSIP_ADVERTISE"]
+        super().__init__("the sidecar", command, directory / "log", environment, umask=0o022)
 
-    def probe(self, kind: str) -> bool:
+    def probe(self, kind: str) -> bool | NotYet:
         """As the kubelet asks."""
+        self.lives()
         asked = self.container[f"{kind}Probe"]["grpc"]
         with grpc.insecure_channel(f"127.0.0.1:{asked['port']}") as channel:
             try:
@@ -166,21 +128,16 @@ class Running:
                 answer = health_pb2_grpc.HealthStub(channel).Check(
                     request, timeout=self.container[f"{kind}Probe"]["timeoutSeconds"]
                 )
-            except grpc.RpcError:
-                return False
+            except grpc.RpcError as error:
+                return NotYet(error)
         return answer.status == health_pb2.HealthCheckResponse.SERVING
 
     def run(self, arguments: list[str], more: dict[str, str] | None = None) -> subprocess.CompletedProcess:
         """A command of the image, in the container unless `more` says otherwise."""
-        environment = outside() | self.environment | (more or {})
+        environment = self.environment | (more or {})
         return subprocess.run(
             [chart.BIN, *arguments], env=environment, capture_output=True, text=True, timeout=WITHIN_S
         )
-
-    def end(self) -> None:
-        if self.process.poll() is None:
-            self.process.kill()
-            self.process.wait()
 
 
 @pytest.fixture(params=["service", "socket", "loopback"])
@@ -192,12 +149,12 @@ def running(request, tmp_path):
         print(sidecar.log.read_text(errors="replace"))
         raise
     finally:
-        sidecar.end()
+        sidecar.kill()
 
 
 def test_it_runs_is_ready_and_drains(running):
     for kind in ("startup", "readiness", "liveness"):
-        eventually(f"the {kind} probe", lambda kind=kind: running.probe(kind), running.process)
+        eventually(lambda kind=kind: running.probe(kind), what=f"the {kind} probe")
 
     if path := running.environment["GRAPEVINE_APP_UNIX"]:
         # To connect takes the right to write: as values.yaml says, nobody but the owner may, and root.
@@ -224,8 +181,7 @@ def test_it_runs_is_ready_and_drains(running):
         assert program == "/grapevine"
         assert running.run(arguments).returncode == 0
     # The signal that follows every hook, or comes alone: it cuts nothing short.
-    if running.process.poll() is None:
-        running.process.send_signal(signal.SIGTERM)
+    running.terminate()
     assert running.process.wait(timeout=WITHIN_S) == 0, running.log.read_text()
 
 

@@ -44,7 +44,7 @@ python3 -m grpc_tools.protoc -I proto --python_out "$stubs" --grpc_python_out "$
     proto/grapevine/v1/{types,explain,application,admin}.proto
 
 # In the background: bash runs its traps only between commands.
-PYTHONPATH="$stubs" python3 -m pytest -q -p no:cacheprovider --rootdir integration-tests/observability \
+PYTHONPATH="$stubs:$PWD/integration-tests:$PWD/integration-tests/python" python3 -m pytest -q -p no:cacheprovider --rootdir integration-tests/observability \
     integration-tests/observability "$@" &
 child=$!
 status=0

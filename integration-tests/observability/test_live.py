@@ -13,11 +13,11 @@ import yaml
 
 import dashboard
 import rules
+from pykit import eventually
 
 EXCEPTIONS = yaml.safe_load((rules.REPOSITORY / "integration-tests/observability/exceptions.yaml").read_text())
 PANELS = [panel for panel in json.loads(dashboard.FILE.read_text())["panels"] if panel["type"] != "row"]
 QUERIES = {f"{panel['title']} {target['refId']}": target["expr"] for panel in PANELS for target in panel["targets"]}
-WITHIN_S = 30
 
 # What the load is to move: a query that returns nothing but noughts would show nothing.
 MOVED = [
@@ -45,14 +45,6 @@ MOVED = [
 ]
 
 pytestmark = pytest.mark.usefixtures("calls_go_well")
-
-
-def eventually(what: str, is_so):
-    deadline = time.monotonic() + WITHIN_S
-    while not (answer := is_so()):
-        assert time.monotonic() < deadline, f"not within {WITHIN_S} s: {what}"
-        time.sleep(0.2)
-    return answer
 
 
 def families(text: str) -> set[str]:
@@ -98,7 +90,7 @@ def test_the_load_moves_it(world, counter):
     expr = world.as_grafana_asks(
         f'sum(rate(grapevine_{counter}_total{{job=~"$job", instance=~"$instance"}}[$__rate_interval])) > 0'
     )
-    eventually(f"{counter} rises", lambda: world.prometheus.value(expr))
+    eventually(lambda: world.prometheus.value(expr), what=f"{counter} rises")
 
 
 def test_the_variables_choose_among_the_sidecars(world):
@@ -125,7 +117,7 @@ def test_a_query_of_the_dashboard_returns_data(world, name):
     if name in EXCEPTIONS["empty_when_well"]:
         assert not data(), "it returns data: no exception is needed"
     else:
-        eventually(f"{asked} returns data", data)
+        eventually(data, what=f"{asked} returns data")
 
 
 def runbook(pattern: str) -> list[str]:
@@ -162,4 +154,4 @@ def test_no_alert_has_a_reason_where_all_is_well(world, name):
     # Without waiting for `for`; so what a busy machine makes of a moment may pass. Windows are as they are, and know what little
     # there was.
     expr = rules.all_of()[name]["expr"]
-    eventually(f"{name} has no reason", lambda: not world.prometheus.value(expr))
+    eventually(lambda: not world.prometheus.value(expr), what=f"{name} has no reason")

@@ -6,7 +6,6 @@ How long it must last, and what the alert says, is for `promtool test rules`. Al
 """
 
 import re
-import signal
 import time
 
 import pytest
@@ -15,6 +14,7 @@ from grapevine.v1 import types_pb2 as types
 
 import rules
 import world as worlds
+from pykit import eventually, free_ports
 
 RULES = rules.all_of()
 EXCEPTIONS = yaml.safe_load((rules.REPOSITORY / "integration-tests/observability/exceptions.yaml").read_text())
@@ -35,13 +35,13 @@ def fires(world, name: str, within_s: float = 40.0, **labels: str) -> None:
         return any(labels.items() <= series["metric"].items() for series in world.prometheus.value(expr))
 
     try:
-        worlds.eventually(f"{name} for {labels}", told, within_s)
+        eventually(told, within=within_s, what=f"{name} for {labels}")
     except AssertionError as error:
         raise AssertionError(f"{error}: {world.prometheus.value(expr)}") from None
 
 
 def is_calm(world, name: str, within_s: float = 40.0) -> None:
-    worlds.eventually(f"{name} is over", lambda: not world.prometheus.value(quick(RULES[name]["expr"])), within_s)
+    eventually(lambda: not world.prometheus.value(quick(RULES[name]["expr"])), within=within_s, what=f"{name} is over")
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +57,7 @@ def quiet(world):
 @pytest.fixture(scope="module")
 def small(quiet):
     """A sidecar for itself with the smallest limits, whose cache and collector are not there."""
-    cache, collector = worlds.free_ports(2)
+    cache, collector = free_ports(2)
     return quiet.alone(
         "small", "--cache", f"memcached://127.0.0.1:{cache}?timeout=100ms", "--purge-retry-addresses-max", "10",
         "--limits-classes-max", "256", "--limits-classes-per-top-max", "256", "--limits-registrations-max", "100",
@@ -69,7 +69,7 @@ def small(quiet):
 def test_a_member_that_hangs(quiet):
     """It is stopped, not ended: it keeps its connections and its seat, and says nothing."""
     a, _, c = quiet.sidecars[:3]
-    c.process.send_signal(signal.SIGSTOP)
+    c.pause()
     try:
         # While its grants hold; once they have lapsed, it cannot serve what is stale, and receipts do without it.
         answer = a.invalidate("slow/receipt", receipt=types.RECEIPT_LEVEL_ALL, timeout_ms=300)
@@ -84,7 +84,7 @@ def test_a_member_that_hangs(quiet):
             time.sleep(0.011)
         fires(quiet, "GrapevineNotConverging", instance=a.metrics, peer="c")
     finally:
-        c.process.send_signal(signal.SIGCONT)
+        c.resume()
     fires(quiet, "GrapevineConvergenceSlow", instance=a.metrics, peer="c")
     for name in ("GrapevineDown", "GrapevineFreshnessUnknown", "GrapevineNotConverging", "GrapevineReceiptsMissed"):
         is_calm(quiet, name)
@@ -96,16 +96,14 @@ def test_a_member_with_other_policies(quiet):
     other.write_text(worlds.POLICIES.replace("bucketed(8)", "bucketed(16)"))
     before = c.command
     c.command = [str(other) if argument == str(quiet.config) else argument for argument in before]
-    c.process.terminate()
-    c.process.wait(timeout=30)
+    c.stop()
     c.start()
     fires(quiet, "GrapevinePoliciesDiffer", instance=a.metrics)
-    c.process.terminate()
-    c.process.wait(timeout=30)
+    c.stop()
     c.command = before
     c.start()
     is_calm(quiet, "GrapevinePoliciesDiffer")
-    worlds.eventually("c is fresh", c.is_fresh, within_s=40)
+    c.wait_fresh(within=40)
 
 
 def test_a_cache_that_is_gone(quiet):

@@ -3,12 +3,9 @@ on loopback."""
 
 import json
 import math
-import os
 import pathlib
 import re
 import shutil
-import subprocess
-import sys
 import threading
 import urllib.error
 import urllib.parse
@@ -19,11 +16,11 @@ import pytest
 from grapevine.v1 import application_pb2 as app
 from grapevine.v1 import types_pb2 as types
 
-sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "python"))
 import cached
 import cluster
 import memcached
-from cluster import eventually, free_ports
+import pykit
+from pykit import NotYet, eventually, free_ports
 
 JOB = "grapevine"
 POLICIES = (
@@ -41,18 +38,12 @@ CRASH_TIMEOUT = "1m"
 class Sidecar(cluster.Sidecar):
     """One that serves metrics as well."""
 
-    def __init__(self, name: str, directory: pathlib.Path, ports: list[int], arguments: list[str], **variables: str):
+    PORTS = 4
+
+    def __init__(self, name, directory, ports, arguments, environment=None):
         *ports, metrics = ports
         self.metrics = f"127.0.0.1:{metrics}"
-        # What configures a sidecar is said here, and not by who starts the tests.
-        outside = {key: value for key, value in os.environ.items() if not key.startswith(("GRAPEVINE_", "OTEL_"))}
-        self.environment = outside | variables
-        super().__init__(name, directory, ports, [*arguments, "--metrics-listen", self.metrics])
-
-    def start(self) -> None:
-        with self.log.open("ab") as log:
-            into = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": log}
-            self.process = subprocess.Popen(self.command, env=self.environment, **into)
+        super().__init__(name, directory, ports, [*arguments, "--metrics-listen", self.metrics], environment)
 
     def scraped(self) -> str:
         """Its metrics, as it answers them to anybody."""
@@ -67,12 +58,11 @@ class Sidecar(cluster.Sidecar):
         return self.app.Register(app.RegisterRequest(registrations=registrations), timeout=self.timeout_s)
 
 
-class Prometheus:
+class Prometheus(pykit.Process):
     """A server of its own, which scrapes what `look_at` tells it."""
 
     def __init__(self, directory: pathlib.Path):
         self.targets = directory / "targets.json"
-        self.log = directory / "prometheus.log"
         self.look_at([])
         config = directory / "prometheus.yml"
         config.write_text(
@@ -95,9 +85,8 @@ class Prometheus:
             f"--storage.tsdb.path={directory / 'prometheus'}",
             f"--web.listen-address={self.address}",
         ]
-        with self.log.open("wb") as log:
-            self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
-        eventually("Prometheus is ready", self.is_ready)
+        super().__init__("Prometheus", command, directory / "prometheus.log")
+        eventually(self.is_ready, what="Prometheus is ready")
 
     def look_at(self, sidecars: list[Sidecar]) -> None:
         # Moved into its place: a file that is half written is no list.
@@ -105,13 +94,13 @@ class Prometheus:
         written.write_text(json.dumps([{"targets": [sidecar.metrics for sidecar in sidecars]}]))
         written.rename(self.targets)
 
-    def is_ready(self) -> bool:
-        assert self.process.poll() is None, f"it ended:\n{self.log.read_text()[-2000:]}"
+    def is_ready(self) -> bool | NotYet:
+        self.lives()
         try:
             with urllib.request.urlopen(f"http://{self.address}/-/ready", timeout=5) as answer:
                 return answer.status == 200
-        except OSError:
-            return False
+        except OSError as error:
+            return NotYet(error)
 
     def asked(self, path: str, **parameters: str):
         """What its API answers; an error of it, as of a query that cannot be read, is the test's."""
@@ -126,15 +115,6 @@ class Prometheus:
         """The series that an expression has now, with values that are numbers."""
         found = self.asked("query", query=expr)["result"]
         return [series for series in found if math.isfinite(float(series["value"][1]))]
-
-    def stop(self) -> None:
-        if self.process.poll() is None:
-            self.process.terminate()
-            try:
-                self.process.wait(timeout=15)
-            except subprocess.TimeoutExpired:
-                self.process.kill()
-                self.process.wait()
 
 
 class Load:
@@ -222,20 +202,11 @@ class World:
             raise
 
     def begin(self) -> None:
-        self.cache = memcached.Memcached(free_ports(1)[0])
-        self.config = self.directory / "grapevine.toml"
-        self.config.write_text(POLICIES)
-        ports = free_ports(12)
-        places = [ports[at : at + 4] for at in (0, 4, 8)]
-        self.arguments = [
-            "--seeds", ",".join(f"127.0.0.1:{gossip}" for _, _, gossip, _ in places), "--expected-members", "3",
-            "--config", str(self.config), "--cache", f"memcached://127.0.0.1:{self.cache.port}",
-            "--freshness-crash-timeout", CRASH_TIMEOUT,
-        ]  # fmt: skip
-        for name, place in zip("abc", places, strict=True):
-            self.sidecars.append(Sidecar(name, self.directory, place, self.arguments))
-        for sidecar in self.sidecars:
-            eventually(f"{sidecar.name} is fresh", sidecar.is_fresh, within_s=40)
+        self.cache = pykit.memcached()
+        more = ["--cache", self.cache.url, "--freshness-crash-timeout", CRASH_TIMEOUT]
+        cluster = pykit.Cluster(Sidecar, self.directory, POLICIES, *more)
+        self.config, self.sidecars = cluster.config, cluster.sidecars
+        cluster.wait_fresh(within=40)
         self.prometheus = Prometheus(self.directory)
         self.prometheus.look_at(self.sidecars)
         self.load = Load(self.sidecars, self.cache.port)
@@ -244,13 +215,13 @@ class World:
         def full():
             return len(self.prometheus.value(f'count_over_time(up{{job="{JOB}"}}[15s]) >= 12')) == 3
 
-        eventually("Prometheus has scraped for a while", full, within_s=60)
+        eventually(full, within=60, what="Prometheus has scraped for a while")
 
     def alone(self, name: str, *arguments: str, **variables: str) -> Sidecar:
         """Another sidecar, in a cluster of its own, that Prometheus scrapes with the rest."""
-        sidecar = Sidecar(name, self.directory, free_ports(4), list(arguments), **variables)
+        sidecar = Sidecar(name, self.directory, free_ports(Sidecar.PORTS), arguments, variables)
         self.sidecars.append(sidecar)
-        eventually(f"{name} is fresh", sidecar.is_fresh)
+        sidecar.wait_fresh()
         self.prometheus.look_at(self.sidecars)
         return sidecar
 
@@ -267,8 +238,8 @@ class World:
         if self.prometheus:
             self.prometheus.stop()
         for sidecar in self.sidecars:
-            # One that was stopped by a signal hears no other one.
-            sidecar.kill() if sidecar.process.poll() is None else None
-            sidecar.channel.close()
+            # Nobody needs their drains any more.
+            sidecar.kill()
+            sidecar.close()
         if self.cache:
             self.cache.stop()

@@ -11,7 +11,8 @@ from grpc_reflection.v1alpha import reflection_pb2
 
 import formats
 from cached import commit, invalidate, read, resolve
-from cluster import CALL_TIMEOUT_S, eventually
+from pykit import eventually
+from stubs import CALL_TIMEOUT_S
 
 
 def check_resolve_decorates_with_the_token(world):
@@ -133,7 +134,9 @@ def check_ttl_values_lapse(world):
     assert read(sidecar, cache, "lapsing::1", "lapsing/1", lambda: b"old").how == "filled"
     invalidate(sidecar, "lapsing/1")
     assert read(sidecar, cache, "lapsing::1", "lapsing/1", lambda: b"new").value == b"old", "bumps do not matter"
-    eventually("it lapses", lambda: read(sidecar, cache, "lapsing::1", "lapsing/1", lambda: b"new").value == b"new")
+    eventually(
+        lambda: read(sidecar, cache, "lapsing::1", "lapsing/1", lambda: b"new").value == b"new", what="it lapses"
+    )
 
 
 def check_dependencies_found_during_a_fill(world):
@@ -185,7 +188,7 @@ def check_registrations_are_listed_everywhere_and_page_by_page(world):
     summary = second.app.RegisterStream(batches, timeout=CALL_TIMEOUT_S)
     assert (summary.accepted, summary.condemned) == (1_000, 0)
     for sidecar in world.sidecars:
-        eventually(f"{sidecar.name} lists all", lambda sidecar=sidecar: len(listed(sidecar, "reg")) == 2_500)
+        eventually(lambda sidecar=sidecar: len(listed(sidecar, "reg")) == 2_500, what=f"{sidecar.name} lists all")
     rows = listed(third, "reg")
     assert rows == sorted(rows) and rows == listed(first, "reg"), "in a stable order"
     # Page by page, from one chunk's token to the next.
@@ -205,7 +208,7 @@ def check_registrations_are_listed_everywhere_and_page_by_page(world):
     assert all(soon - 60_000 < entry.expires_unix_ms < soon + 600_000 for entry in chunk.entries)
     invalidate(third, "reg/1", receipt=types.RECEIPT_LEVEL_ALL)
     for sidecar in world.sidecars:
-        eventually(f"{sidecar.name} forgot reg/1", lambda sidecar=sidecar: len(listed(sidecar, "reg")) == 1_000)
+        eventually(lambda sidecar=sidecar: len(listed(sidecar, "reg")) == 1_000, what=f"{sidecar.name} forgot reg/1")
 
 
 def check_classes_are_listed(world):
@@ -220,7 +223,7 @@ def check_classes_are_listed(world):
                 out += [(getattr(entry, "class"), entry.addresses, entry.bumped) for entry in chunk.entries]
             return out
 
-        eventually(asked.name, lambda: rows() == [("known/a/1", 2, False), ("known/b", 0, True)])
+        eventually(lambda: rows() == [("known/a/1", 2, False), ("known/b", 0, True)], what=asked.name)
 
 
 def check_receipts_say_who_has_it(world):
@@ -294,7 +297,7 @@ def check_watchers_hear_of_bumps_elsewhere(world):
         invalidate(first, "elsewhere/1")
         expected = [["watched/1"], ["watched/1/below"], ["watched"]]
         events = [invalidate(first, *classes).event for classes in expected]
-        eventually("three bumps", lambda: len(heard) >= 4)
+        eventually(lambda: len(heard) >= 4, what="three bumps")
     finally:
         call.cancel()
         thread.join()

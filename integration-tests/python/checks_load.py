@@ -9,7 +9,7 @@ import grpc
 from grapevine.v1 import types_pb2 as types
 
 from cached import invalidate, read, resolve
-from cluster import eventually
+from pykit import eventually
 
 FAMILIES = ("load", "registered", "bucketed")
 
@@ -92,9 +92,9 @@ class Judge:
         with self.lock:
             reads_then, writes_then = sum(self.how.values()) + reads, self.writes + writes
         eventually(
-            "enough was read and written",
             lambda: self.errors or (sum(self.how.values()) >= reads_then and self.writes >= writes_then),
-            within_s=60,
+            within=60,
+            what="enough was read and written",
         )
 
 
@@ -115,7 +115,7 @@ def check_g7_no_stale_read_while_a_sidecar_is_killed_and_comes_back(world):
         victim.kill()
         judge.until(reads=500, writes=3)
         victim.start()
-        eventually("it is fresh again", victim.is_fresh, within_s=40)
+        eventually(victim.is_fresh, within=40, what="it is fresh again")
         judge.until(reads=500, writes=30)
 
     judge.run(meanwhile)
@@ -131,13 +131,13 @@ def settled(world, classes):
     """Every sidecar is fresh, has all events, and all give the same tokens."""
     world.cluster.wait_fresh()
     for sidecar in world.sidecars:
-        eventually(f"{sidecar.name} has everything", lambda sidecar=sidecar: sidecar.status().missing_events == 0)
+        eventually(lambda sidecar=sidecar: sidecar.status().missing_events == 0, what=f"{sidecar.name} has everything")
     for class_path in classes:
 
         def same(class_path=class_path):
             return len({resolve(sidecar, "x", class_path)[0].token for sidecar in world.sidecars}) == 1
 
-        eventually(f"one token of {class_path}", same)
+        eventually(same, what=f"one token of {class_path}")
 
 
 def check_g1_nothing_acknowledged_is_lost_with_its_sidecar(world):
@@ -168,7 +168,7 @@ def check_g1_nothing_acknowledged_is_lost_with_its_sidecar(world):
             def known(other=other, name=name):
                 return resolve(other, "x", name)[0].token != before[name]
 
-            eventually(f"{other.name} knows that {name} changed", known)
+            eventually(known, what=f"{other.name} knows that {name} changed")
     victim.start()
     settled(world, acknowledged)
     for name in acknowledged:

@@ -7,7 +7,7 @@ import grpc
 from grapevine.v1 import application_pb2 as app
 
 from cached import invalidate, resolve
-from cluster import CALL_TIMEOUT_S
+from stubs import CALL_TIMEOUT_S
 
 TEN_YEARS_MS = 10 * 8_766 * 3_600_000
 

@@ -1,34 +1,6 @@
-"""A memcached on a free port, and as much of its text protocol as a test needs."""
+"""As much of memcached's text protocol as a test needs."""
 
-import shutil
 import socket
-import subprocess
-import time
-
-
-class Memcached:
-    """A server of its own, ended with `stop`."""
-
-    def __init__(self, port: int):
-        self.port = port
-        program = shutil.which("memcached")
-        assert program, "memcached is not installed"
-        # Over 1,024 connections it wants a limit that not every shell grants.
-        command = [program, "-l", "127.0.0.1", "-p", str(port), "-U", "0", "-m", "64", "-c", "512"]
-        self.process = subprocess.Popen([*command, "-u", "nobody"], stdin=subprocess.DEVNULL)
-        deadline = time.monotonic() + 10
-        while True:
-            try:
-                socket.create_connection(("127.0.0.1", port), timeout=1).close()
-                return
-            except OSError:
-                assert self.process.poll() is None, "memcached ended at once"
-                assert time.monotonic() < deadline, "memcached does not listen"
-                time.sleep(0.02)
-
-    def stop(self) -> None:
-        self.process.kill()
-        self.process.wait()
 
 
 class Connection:

@@ -3,6 +3,7 @@
 Arguments choose checks: those whose name contains one of them. `run.sh` makes the stubs and starts this.
 """
 
+import contextlib
 import os
 import pathlib
 import shutil
@@ -17,14 +18,15 @@ import checks_formats
 import checks_load
 import checks_misuse
 import checks_values
-from cluster import Cluster, free_ports
-from memcached import Connection, Memcached
+import pykit
+from cluster import POLICIES, Sidecar
+from memcached import Connection
 
 
 class World:
     """What checks are given."""
 
-    def __init__(self, cluster: Cluster, cache_port: int | None):
+    def __init__(self, cluster: pykit.Cluster[Sidecar], cache_port: int | None):
         self.cluster = cluster
         self.sidecars = cluster.sidecars
         self.cache_port = cache_port
@@ -68,24 +70,20 @@ def main() -> int:
         else:
             skipped = len(with_memcached)
         with_memcached = []
-    with tempfile.TemporaryDirectory(prefix="grapevine-python-") as directory:
-        server = cluster = None
-        try:
-            server = Memcached(free_ports(1)[0]) if available else None
-            cluster = Cluster(pathlib.Path(directory), server and server.port)
-            cluster.wait_fresh()
-            world = World(cluster, server and server.port)
-            checks = checks_calls.CHECKS + checks_values.CHECKS + checks_misuse.CHECKS + checks_load.CHECKS
-            for check in [*wanted(checks), *with_memcached]:
-                results.append(run(check, world))
+    with contextlib.ExitStack() as started:
+        directory = started.enter_context(tempfile.TemporaryDirectory(prefix="grapevine-python-"))
+        server = started.enter_context(pykit.memcached()) if available else None
+        cache = ["--cache", server.url] if server else []
+        cluster = pykit.Cluster(Sidecar, pathlib.Path(directory), POLICIES, *cache)
+        started.callback(cluster.close)
+        cluster.wait_fresh()
+        world = World(cluster, server and server.port)
+        checks = checks_calls.CHECKS + checks_values.CHECKS + checks_misuse.CHECKS + checks_load.CHECKS
+        for check in [*wanted(checks), *with_memcached]:
+            results.append(run(check, world))
+        if not all(results):
             for sidecar in cluster.sidecars:
-                if not all(results):
-                    print(f"--- {sidecar.name}\n{sidecar.tail()}", file=sys.stderr)
-        finally:
-            if cluster:
-                cluster.stop()
-            if server:
-                server.stop()
+                print(f"--- {sidecar.name}\n{sidecar.tail()}", file=sys.stderr)
     failed = results.count(False)
     print(f"{len(results) - failed} passed, {failed} failed" + (f", {skipped} skipped" if skipped else ""))
     return 1 if failed or not results else 0

@@ -42,7 +42,7 @@ python3 -m grpc_tools.protoc -I proto -I integration-tests/python --python_out "
     integration-tests/python/google_rpc.proto
 
 # In the background: bash runs its traps only between commands.
-PYTHONPATH="$stubs" PYTHONDONTWRITEBYTECODE=1 python3 integration-tests/python/program.py "$@" &
+PYTHONPATH="$stubs:$PWD/integration-tests" PYTHONDONTWRITEBYTECODE=1 python3 integration-tests/python/program.py "$@" &
 child=$!
 status=0
 wait "$child" || status=$?

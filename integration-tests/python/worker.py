@@ -15,8 +15,8 @@ import grpc
 from grapevine.v1 import types_pb2 as types
 
 import cached
-from cluster import Stubs
 from memcached import Connection
+from stubs import Stubs
 
 READ_TIMEOUT_S = 0.5
 # What a write may end with at a sidecar whose disk is full: it may have taken it, or has no room for it.

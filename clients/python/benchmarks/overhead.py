@@ -22,11 +22,15 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "tests"))
+sys.path += [
+    str(pathlib.Path(__file__).parents[1] / "tests"),
+    str(pathlib.Path(__file__).parents[3] / "integration-tests"),
+]
 
 from pymemcache.client.base import PooledClient
 
 import cluster as kit
+import pykit
 from grapevine_client import AsyncClient, Client, How, PymemcacheCache, Settings, cached
 
 BARE = "pymemcache get"
@@ -156,16 +160,15 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1, help="of the order of the arms (default: 1)")
     options = parser.parse_args()
     loop = asyncio.new_event_loop()
-    with tempfile.TemporaryDirectory() as directory, kit.memcached() as memcached_url:
-        cluster = kit.Cluster(pathlib.Path(directory), memcached_url)
-        try:
-            cluster.wait_fresh()
-            found = arms(cluster[0], memcached_url, loop)
-            told = report(
-                measure(found, options.rounds, options.reads, options.seed), options.rounds, options.reads, options.seed
-            )
-        finally:
-            cluster.stop()
+    with (
+        tempfile.TemporaryDirectory() as directory,
+        pykit.memcached() as memcached,
+        kit.three(pathlib.Path(directory), memcached.url) as cluster,
+    ):
+        found = arms(cluster[0], memcached.url, loop)
+        told = report(
+            measure(found, options.rounds, options.reads, options.seed), options.rounds, options.reads, options.seed
+        )
     if options.json:
         print(json.dumps(told))
         return

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 import cluster as kit
+import pykit
 from grapevine_client import Client, Settings
 
 # Time for a busy machine: whether a deadline is kept is no matter of these tests unless they say so.
@@ -20,36 +21,28 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture(scope="session")
 def memcached_url() -> Iterator[str]:
-    with kit.memcached() as url:
-        yield url
+    with pykit.memcached() as server:
+        yield server.url
 
 
 @pytest.fixture(scope="session")
 def redis_url() -> Iterator[str]:
-    with kit.redis() as url:
-        yield url
+    with pykit.redis() as server:
+        yield server.url
 
 
 @pytest.fixture(scope="session")
 def cluster(tmp_path_factory: pytest.TempPathFactory, memcached_url: str) -> Iterator[kit.Cluster]:
     """Three sidecars, which no test stops."""
-    cluster = kit.Cluster(tmp_path_factory.mktemp("c"), memcached_url)
-    try:
-        cluster.wait_fresh()
+    with kit.three(tmp_path_factory.mktemp("c"), memcached_url) as cluster:
         yield cluster
-    finally:
-        cluster.stop()
 
 
 @pytest.fixture
 def own_cluster(tmp_path_factory: pytest.TempPathFactory, memcached_url: str) -> Iterator[kit.Cluster]:
     """Three sidecars of one test, which may kill them."""
-    cluster = kit.Cluster(tmp_path_factory.mktemp("o"), memcached_url)
-    try:
-        cluster.wait_fresh()
+    with kit.three(tmp_path_factory.mktemp("o"), memcached_url) as cluster:
         yield cluster
-    finally:
-        cluster.stop()
 
 
 _numbers = itertools.count(1)

@@ -12,10 +12,11 @@ from django.conf import settings
 from django.core.cache import CacheHandler
 from django.core.cache.backends.base import BaseCache, InvalidCacheKey
 
-from cluster import Cluster, eventually
+from cluster import Cluster
 from conftest import PATIENT
 from grapevine_client import ConfigError, InvalidRequest, NoSidecar, Receipt
 from grapevine_client.contrib.django import GrapevineCache
+from pykit import eventually
 
 if not settings.configured:
     settings.configure()
@@ -106,7 +107,7 @@ def test_what_is_deleted_at_one_sidecar_is_gone_at_all(make: Make, n: int, prefi
         assert backend.get("k") == "old"
     backends[1].delete("k")
     for backend in backends:
-        eventually("the news is everywhere", lambda backend=backend: backend.get("k") is None)
+        eventually(lambda backend=backend: backend.get("k") is None, what="the news is everywhere")
     assert backends[2].add("k", "new")
     assert not backends[0].add("k", "newer")
     assert [backend.get("k") for backend in backends] == ["new"] * 3
@@ -136,7 +137,7 @@ def test_g3_get_or_set_is_fenced_and_computes_once(make: Make, n: int) -> None:
     def load() -> str:
         nonlocal loads
         loads += 1
-        eventually("all have missed", lambda: cache.grapevine.stats().misses >= before + 16)
+        eventually(lambda: cache.grapevine.stats().misses >= before + 16, what="all have missed")
         return "new"
 
     barrier = threading.Barrier(16)
@@ -184,7 +185,7 @@ def test_a_sidecar_that_is_gone_makes_misses_and_stores_nothing(own_cluster: Clu
     with pytest.raises(NoSidecar):
         cache.delete("k")
     own_cluster[0].start()
-    eventually("it is back", lambda: cache.get("k") == 1)
+    eventually(lambda: cache.get("k") == 1, what="it is back")
 
 
 def test_wrong_configurations_and_keys_are_named(make: Make) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from cluster import Cluster, eventually
+from cluster import Cluster
 from grapevine_client import (
     AbortOutcome,
     Cache,
@@ -25,6 +25,7 @@ from grapevine_client import (
     Receipt,
     connect_cache,
 )
+from pykit import eventually
 
 Clients = Callable[..., Client]
 STRATEGIES = ["versioned", "registered", "bucketed"]
@@ -197,7 +198,7 @@ def test_many_readers_of_one_miss_fill_once(clients: Clients, cache_url: str, n:
 
     def release() -> None:
         # Only then: one that comes later would simply hit.
-        eventually("all have missed", lambda: client.stats().misses == 64)
+        eventually(lambda: client.stats().misses == 64, what="all have missed")
         everybody_missed.set()
 
     releasing = threading.Thread(target=release)
@@ -216,7 +217,7 @@ def test_an_error_is_shared_by_those_who_waited(clients: Clients, n: int) -> Non
     def load() -> int:
         nonlocal loads
         loads += 1
-        eventually("all have missed", lambda: client.stats().misses == 16)
+        eventually(lambda: client.stats().misses == 16, what="all have missed")
         raise LookupError("gone")
 
     def read() -> str:
@@ -270,7 +271,7 @@ def test_g3_who_waited_does_not_get_a_value_whose_dependency_changed_before_it_a
         client.invalidate([price])
         follower = pool.submit(client.get_or_fill, address, classes, lambda: "new")
         # It waits: its look-up knows the same token.
-        eventually("the second one has missed", lambda: client.stats().misses == 2)
+        eventually(lambda: client.stats().misses == 2, what="the second one has missed")
         go_on.set()
         assert (leader.result(30), follower.result(30)) == ("old", "new")
 
@@ -320,7 +321,7 @@ def test_race11_of_all_callers_at_three_sidecars_one_reads_the_source(
     def load() -> int:
         nonlocal loads
         loads += 1
-        eventually("all have missed", lambda: sum(each.stats().misses for each in six) >= 24)
+        eventually(lambda: sum(each.stats().misses for each in six) >= 24, what="all have missed")
         return 7
 
     def read() -> int:
@@ -346,7 +347,7 @@ def test_race11_a_turn_whose_loader_fails_goes_to_the_next_one(clients: Clients,
         first = pool.submit(one.get_or_fill, f"e::{n}", [f"elected/{n}"], fails)
         assert loading.wait(30)
         second = pool.submit(other.get_or_fill_outcome, f"e::{n}", [f"elected/{n}"], lambda: 7)
-        eventually("the second one has missed", lambda: other.stats().misses == 1)
+        eventually(lambda: other.stats().misses == 1, what="the second one has missed")
         go_on.set()
         assert isinstance(first.exception(30), LookupError)
         read = second.result(30)
@@ -388,7 +389,7 @@ def test_g8_an_error_in_the_block_leaves_the_write_open_for_nobody_knows_whether
         raise TimeoutError("of the database")
     assert not write.ended
     for other in (client, clients(1)):
-        eventually("the lease's end bumps", lambda other=other: other.resolve("a", [f"cart/{n}"]).token != token)
+        eventually(lambda other=other: other.resolve("a", [f"cart/{n}"]).token != token, what="the lease's end bumps")
 
 
 def test_g8_a_writer_that_dies_between_commit_and_call_leaves_nothing_stale(
@@ -405,8 +406,8 @@ def test_g8_a_writer_that_dies_between_commit_and_call_leaves_nothing_stale(
     died = time.monotonic()
     for reader in readers:
         eventually(
-            "the new value is read",
             lambda reader=reader: reader.get_or_fill(address, classes, database.read_text) == "new",
+            what="the new value is read",
         )
     # Only a bound on hanging: the lease is 1 s, and a peer bumps a second later.
     assert time.monotonic() - died < 20

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from cluster import Cluster, eventually
+from cluster import Cluster
 from grapevine_client import (
     BytesCodec,
     Client,
@@ -32,6 +32,7 @@ from grapevine_client import (
     use_session,
 )
 from grapevine_client.formats import MAGIC, Envelope
+from pykit import eventually
 
 Clients = Callable[..., Client]
 STRATEGIES = ["versioned", "registered", "bucketed"]
@@ -188,7 +189,7 @@ def test_a_value_under_ttl_is_served_until_its_ttl_whatever_is_bumped(clients: C
         assert value == "new" or asked - looked_up < 3
         return value == "new"
 
-    eventually("the value lapses", is_new)
+    eventually(is_new, what="the value lapses")
     assert served > 0
 
 
@@ -348,8 +349,8 @@ def test_g7_what_a_soft_bump_replaced_is_served_while_one_computes_the_new_one(c
     read = client.get_or_fill_outcome(address, classes, lambda: "new", serve_stale=True)
     assert (read.value, read.how) == ("old", How.STALE)
     eventually(
-        "the new one is there",
         lambda: client.get_or_fill_outcome(address, classes, lambda: "new", serve_stale=True).how is How.HIT,
+        what="the new one is there",
     )
     stats = client.stats()
     assert stats.fills == 2

@@ -15,12 +15,13 @@ import grpc
 import pytest
 
 import cluster as kit
-from cluster import Sidecar, eventually
+from cluster import Sidecar
 from conftest import PATIENT
 from grapevine_client import AsyncClient, BypassReason, CallError, Client, How, MemoryCache, Settings, Snapshot, Stats
 from grapevine_client._io import run
 from grapevine_client._link import Gated
 from grapevine_client.errors import NoAnswer, Unreachable
+from pykit import eventually, eventually_async
 from test_django import GrapevineCache
 
 NEVER_BY_ITSELF = Settings(resolve_deadline_s=5, report_every_s=3_600)
@@ -57,7 +58,7 @@ def read_in_every_way(client: Client) -> None:
     client.invalidate(["soft/1"], soft=True)
     stale = client.get_or_fill_outcome("s", ["soft/1"], lambda: "new", serve_stale=True)
     assert stale.how is How.STALE
-    eventually("the new value is there", lambda: client.stats().stored == 5)
+    eventually(lambda: client.stats().stored == 5, what="the new value is there")
     bypassed = client.get_or_fill_outcome("b", ["cart/2"], lambda: 1, snapshot=Snapshot())
     assert bypassed.bypass_reason is BypassReason.SNAPSHOT
 
@@ -81,7 +82,7 @@ def test_a_client_that_reads_tells_its_sidecar_all_of_it_and_one_that_is_not_to_
 
         # Reports come again and again while it reads; all but hits is told by then.
         for _ in range(3):
-            eventually("further hits are told", goes_on)
+            eventually(goes_on, what="further hits are told")
         assert before[1:] == (6, 1, 1)
         assert silent.stats().hits >= 3
     # What was left, by `close`: and nothing of the silent one.
@@ -102,7 +103,7 @@ def test_what_a_failed_report_would_have_told_the_next_one_tells(sidecar: Sideca
             # Reads go on, and do not fail, whatever becomes of the reports that they send.
             return client.get_or_fill_outcome("a", ["cart/1"], lambda: 1).how is How.BYPASSED
 
-        eventually("a hundred reads are bypasses", lambda: bypasses() and client.stats().bypass_unreachable >= 100)
+        eventually(lambda: bypasses() and client.stats().bypass_unreachable >= 100, what="a hundred reads are bypasses")
         with pytest.raises(Unreachable):
             client.report()
         sidecar.start()
@@ -112,7 +113,7 @@ def test_what_a_failed_report_would_have_told_the_next_one_tells(sidecar: Sideca
             client.get_or_fill("a", ["cart/1"], lambda: 1)
             return told(sidecar)[3] > 0
 
-        eventually("the bypasses are told", told_since)
+        eventually(told_since, what="the bypasses are told")
     # A sidecar counts from its start.
     since = tuple(now - then for now, then in zip(numbers(client.stats()), known, strict=True))
     assert since[3] >= 100
@@ -127,19 +128,19 @@ def test_a_sidecar_that_says_nothing_holds_neither_reads_nor_the_end_of_the_clie
     def reports() -> list[threading.Thread]:
         return [each for each in threading.enumerate() if each.name == "grapevine-report"]
 
-    eventually("a read hits", lambda: client.get_or_fill_outcome("a", ["cart/1"], lambda: 1).how is How.HIT)
+    eventually(lambda: client.get_or_fill_outcome("a", ["cart/1"], lambda: 1).how is How.HIT, what="a read hits")
     sidecar.pause()
     try:
         eventually(
-            "reads go to the source without waiting, with a report under way",
             lambda: client.get_or_fill("a", ["cart/1"], lambda: 1) and client.stats().bypass_unreachable > 20,
+            what="reads go to the source without waiting, with a report under way",
         )
         # The one that waits for its answer is the only one.
         assert len(reports()) == 1
         began = time.monotonic()
         client.close()
         assert 0.4 < time.monotonic() - began < 5
-        eventually("the report has ended with its connection", lambda: not reports())
+        eventually(lambda: not reports(), what="the report has ended with its connection")
     finally:
         sidecar.resume()
 
@@ -184,7 +185,7 @@ def test_reads_of_pages_are_reported_too(sidecar: Sidecar) -> None:
             client.get_or_fill_page("p", ["paged/1"], 0, 20, lambda offset, limit: list(range(limit)))
             return told(sidecar)[0] > 3
 
-        eventually("hits are told", hits_are_told)
+        eventually(hits_are_told, what="hits are told")
 
 
 def test_a_report_is_no_probe_and_a_late_answer_to_it_closes_no_gate(sidecar: Sidecar) -> None:
@@ -205,7 +206,7 @@ def test_a_report_is_no_probe_and_a_late_answer_to_it_closes_no_gate(sidecar: Si
         finally:
             sidecar.resume()
         # The sidecar would answer, and the while is over at which a look-up may try.
-        eventually("the while is over", lambda: time.monotonic() > gate._retry_at)
+        eventually(lambda: time.monotonic() > gate._retry_at, what="the while is over")
         with pytest.raises(Unreachable, match="left alone"):
             run(reports.tell(5, Gated.ASIDE))
         assert not gate.is_open
@@ -312,7 +313,7 @@ def test_django_backends_report_their_gets(sidecar: Sidecar) -> None:
         return hits == misses > 3
 
     try:
-        eventually("gets are told", hits_are_told)
+        eventually(hits_are_told, what="gets are told")
     finally:
         cache.grapevine.close()
 
@@ -341,10 +342,12 @@ def test_asyncio_tells_while_it_reads_and_when_it_is_closed(sidecar: Sidecar) ->
         assert told(sidecar) == (4, 1, 0, 0)
         for _ in range(3):
             before, _, _, _ = told(sidecar)
-            deadline = time.monotonic() + kit.SOON_S
-            while told(sidecar)[0] <= before:
-                assert time.monotonic() < deadline, "no further hits are told"
+
+            async def goes_on(before: int = before) -> bool:
                 await asyncio.gather(*(client.get_or_fill("a", ["cart/1"], one) for _ in range(10)))
+                return told(sidecar)[0] > before
+
+            await eventually_async(goes_on, what="further hits are told")
         await client.get_or_fill_page("p", ["paged/1"], 0, 20, lambda offset, limit: items(limit))
 
     async def items(limit: int) -> list[int]:
@@ -414,7 +417,7 @@ def test_report_raises_if_what_another_one_had_taken_on_itself_is_not_told(sidec
         sidecar.pause()
         try:
             client._base._counters.add("hits")
-            eventually("one is under way", lambda: client._base._reports.send_if_due() or unanswered(client))
+            eventually(lambda: client._base._reports.send_if_due() or unanswered(client), what="one is under way")
             with pytest.raises(NoAnswer):
                 client.report()
         finally:

@@ -5,12 +5,11 @@ from __future__ import annotations
 import random
 import sqlite3
 import threading
-import time
 from pathlib import Path
 
 import pytest
 
-from cluster import Cluster, eventually
+from cluster import Cluster
 from grapevine_client import (
     BypassReason,
     Client,
@@ -25,6 +24,7 @@ from grapevine_client import (
     WatchResync,
     WatchStarted,
 )
+from pykit import NotYet, eventually
 
 ROWS = 20
 
@@ -97,11 +97,11 @@ def test_g7_a_sidecar_that_is_killed_and_restarted_under_load_gives_nothing_stal
         """Waits for so many more of each."""
         read, written = getattr(reader_client.stats(), counter), sum(acknowledged)
         eventually(
-            what,
             lambda: (
                 problems
                 or (getattr(reader_client.stats(), counter) >= read + reads and sum(acknowledged) >= written + writes)
             ),
+            what=what,
         )
 
     def guarded(work: object, seed: int) -> threading.Thread:
@@ -125,7 +125,8 @@ def test_g7_a_sidecar_that_is_killed_and_restarted_under_load_gives_nothing_stal
             # What was looked up before the kill may be stored after it: until each reader has begun a read since.
             passed = dict(rounds)
             eventually(
-                "all go on", lambda passed=passed: problems or all(rounds[seed] >= passed[seed] + 2 for seed in passed)
+                lambda passed=passed: problems or all(rounds[seed] >= passed[seed] + 2 for seed in passed),
+                what="all go on",
             )
             stored = reader_client.stats().stored
             # A receipt of all takes until the one that is gone can no longer call itself fresh.
@@ -159,7 +160,7 @@ def test_g7_a_sidecar_that_is_gone_is_bypassed_and_nothing_is_stored(own_cluster
         assert cache.get(target) == b'"old"'
         own_cluster[0].start()
         eventually(
-            "it is used again", lambda: client.get_or_fill_outcome("a", ["cart/1"], lambda: "new").how is How.HIT
+            lambda: client.get_or_fill_outcome("a", ["cart/1"], lambda: "new").how is How.HIT, what="it is used again"
         )
 
 
@@ -184,8 +185,8 @@ def test_g7_policy_may_say_bypass(own_cluster: Cluster) -> None:
         own_cluster[1].kill()
         own_cluster[2].kill()
         read = eventually(
-            "it says so",
             lambda: (read := client.get_or_fill_outcome("a", ["cart/1"], lambda: 2)).how is How.BYPASSED and read,
+            what="it says so",
         )
         assert read.bypass_reason is BypassReason.POLICY
         assert client.stats().bypass_policy >= 1
@@ -224,7 +225,7 @@ def test_g1_an_invalidation_fails_over_and_one_that_nobody_takes_is_an_error(own
             except NoSidecar:
                 return False
 
-        eventually("the own one is asked again", acknowledged)
+        eventually(acknowledged, what="the own one is asked again")
 
 
 def test_a_watch_survives_a_restart_and_says_what_it_missed(own_cluster: Cluster) -> None:
@@ -238,7 +239,10 @@ def test_a_watch_survives_a_restart_and_says_what_it_missed(own_cluster: Cluster
         assert resync.reconnected
         own_cluster[0].wait_fresh()
         own_cluster[1].client.invalidate(["cart/1"], receipt=Receipt.ALL)
-        ends = time.monotonic() + 30
+
+        def told() -> bool | NotYet:
+            event = next(watch)
+            return (isinstance(event, WatchBump) and event.classes == ("cart/1",)) or NotYet(event)
+
         # What it learns while it catches up may come before.
-        while not (isinstance(event := next(watch), WatchBump) and event.classes == ("cart/1",)):
-            assert time.monotonic() < ends
+        eventually(told, what="the bump is heard")

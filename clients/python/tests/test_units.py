@@ -7,7 +7,6 @@ import threading
 
 import pytest
 
-from cluster import eventually
 from grapevine_client import (
     AsyncClient,
     AsyncRedisCache,
@@ -27,6 +26,7 @@ from grapevine_client._flights import Flights
 from grapevine_client._io import AsyncioIo, BlockingIo, run
 from grapevine_client._link import parse_endpoint
 from grapevine_client.gate import Gate
+from pykit import eventually
 
 LEAST_S, MOST_S, PROBE_S = 0.01, 1.0, 0.05
 
@@ -218,7 +218,7 @@ def test_a_leader_that_goes_without_a_result_passes_its_turn_on() -> None:
     before = flights.finished("k")
     waiting = threading.Thread(target=wait)
     waiting.start()
-    eventually("the second one waits", lambda: flights._flights["k"].waiters)
+    eventually(lambda: flights._flights["k"].waiters, what="the second one waits")
     first.leave()
     waiting.join(10)
     assert got == [None, True]
