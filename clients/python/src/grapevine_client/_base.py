@@ -8,13 +8,10 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import grpc
-
 from grapevine_client import names
 from grapevine_client._calls import Batcher, Bump, Calls, Intent, Snapshot, item
 from grapevine_client._fence import Fence, Got, Past
 from grapevine_client._io import Io, Stream
-from grapevine_client._link import read_error
 from grapevine_client._reports import Reports
 from grapevine_client._stubs.grapevine.v1 import application_pb2 as app
 from grapevine_client.caches import AsyncCache
@@ -30,6 +27,7 @@ from grapevine_client.outcome import (
     PageOutcome,
     Receipt,
     Resolution,
+    Status,
     event_id,
 )
 from grapevine_client.session import Session, current_session
@@ -40,6 +38,7 @@ _log = logging.getLogger("grapevine_client")
 
 _DEFAULT_SETTINGS = Settings()
 _JSON = JsonCodec()
+_READY_PAUSE_S = 0.02
 
 
 class Base:
@@ -67,6 +66,16 @@ class Base:
     def stats(self) -> Stats:
         """What this client has done since it was built."""
         return self._counters.snapshot()
+
+    async def _wait_until_ready(self, timeout_s: float) -> Status:
+        ends = time.monotonic() + timeout_s
+        while True:
+            try:
+                return await self._calls.status()
+            except CallError:
+                if time.monotonic() >= ends:
+                    raise
+                await self._calls.io.sleep(_READY_PAUSE_S)
 
     async def _report(self) -> None:
         await self._reports.tell_now()
@@ -277,31 +286,18 @@ class WatchCore:
             # The first message comes at once; then there may be nothing to tell for hours.
             deadline_s = self._settings.call_deadline_s if fresh else None
             try:
-                message = await self._stream.read(deadline_s)
-            except TimeoutError:
-                error: CallError | InvalidRequest = NoAnswer(
-                    link.name, f"did not answer within {self._settings.call_deadline_s * 1_000:.0f} ms"
-                )
-                link.note(error)
-            except grpc.RpcError as failed:
+                message = await link.read(self._stream, deadline_s)
+                if message is None:
+                    raise NoAnswer(link.name, "ended the stream, as it does when it drains")
+            except (CallError, InvalidRequest) as error:
                 if self.closed:
                     break
-                error = read_error(link.name, failed, 0.0)
-                link.note(error)
                 if isinstance(error, InvalidRequest) or not error.may_differ_elsewhere:
                     self.close()
-                    raise error from None
+                    raise
+                event: WatchEvent | None = self._lost(str(error))
             else:
-                if message is not None:
-                    link.answered()
-                    event = self._translate(message)
-                    if event is not None:
-                        return event
-                    continue
-                if self.closed:
-                    break
-                error = NoAnswer(link.name, "ended the stream, as it does when it drains")
-            event = self._lost(str(error))
+                event = self._translate(message)
             if event is not None:
                 return event
         return None

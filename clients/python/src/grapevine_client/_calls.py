@@ -9,15 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-import grpc
-
 from grapevine_client import names
 from grapevine_client._io import Io, Stream
-from grapevine_client._link import Gated, Link, read_error
+from grapevine_client._link import Gated, Link
 from grapevine_client._stubs.grapevine.v1 import admin_pb2 as admin
 from grapevine_client._stubs.grapevine.v1 import application_pb2 as app
 from grapevine_client._stubs.grapevine.v1 import types_pb2 as types
@@ -138,10 +136,7 @@ class Calls:
     ) -> app.ResolveResponse:
         request = app.ResolveRequest(items=items)
         deadline_s = self.settings.resolve_deadline_s
-        if session:
-            request.session.tokens.extend(session.tokens)
-            request.session.wait_ms = session.wait_ms
-            deadline_s += session.wait_s
+        deadline_s += _see(request, session)
         if snapshot is not None:
             request.snapshot = snapshot.token
         self.counters.add("resolve_rpcs")
@@ -155,10 +150,7 @@ class Calls:
         request, deadline_s = app.OpenSnapshotRequest(), self.settings.resolve_deadline_s
         if lease_s is not None:
             request.lease_ms = names.milliseconds(names.check_seconds("lease_s", lease_s, 0.001, 600.0))
-        if session:
-            request.session.tokens.extend(session.tokens)
-            request.session.wait_ms = session.wait_ms
-            deadline_s += session.wait_s
+        deadline_s += _see(request, session)
         asked = time.monotonic()
         answer = await self.own.call(self.own.app.OpenSnapshot, request, deadline_s, Gated.YES)
         if not answer.snapshot:
@@ -180,24 +172,13 @@ class Calls:
         request = app.AcquireFillRequest(address=address, token=token, wait_ms=round(wait_s * 1_000))
         stream = link.stream(link.streams.AcquireFill, request)
         try:
-            answer = await stream.read(deadline_s)
-        except TimeoutError:
-            error: CallError | InvalidRequest = NoAnswer(
-                link.name, f"did not answer within {deadline_s * 1_000:.0f} ms"
-            )
-            link.note(error)
-            raise error from None
-        except grpc.RpcError as failed:
-            error = read_error(link.name, failed, deadline_s)
-            link.note(error)
-            raise error from None
+            answer = await link.read(stream, deadline_s)
         except BaseException:
-            # The caller is cancelled: its turn, if it has one, is the next one's.
+            # If the caller is cancelled, its turn, if it has one, is the next one's.
             stream.cancel()
             raise
         if answer is None:
             raise BadAnswer(link.name, "gave no word of whose turn it is")
-        link.answered()
         won, filled = answer.turn == app.FILL_TURN_WON, answer.turn == app.FILL_TURN_FILLED
         if not won:
             stream.cancel()
@@ -234,9 +215,7 @@ class Calls:
             request = app.InvalidateRequest(
                 **bump.fields(), receipt=receipt.value, timeout_ms=names.milliseconds(wait_s)
             )
-            if session:
-                request.session.tokens.extend(session.tokens)
-                request.session.wait_ms = session.wait_ms
+            _see(request, session)
             if intent is None:
                 answer = await link.call(link.app.Invalidate, request, left_s)
             else:
@@ -280,46 +259,40 @@ class Calls:
             timeout_ms=names.milliseconds(timeout_s),
         )
         metadata = session.metadata() if session else ()
-        attempts: list[CallError] = []
 
-        async def ask(link: Link, left_s: float) -> Any:
+        async def ask(link: Link, left_s: float) -> Intent:
+            # Each sidecar counts the lease from when it is asked; so does this one, and no later.
+            began = time.monotonic()
             answer = await link.call(link.app.BeginWrite, request, left_s, metadata=metadata)
             if not answer.intent or not answer.lease_ms:
                 raise BadAnswer(link.name, "began a write without its intent or its lease")
-            return answer
-
-        for position, link in self._line(0, deadline_s):
-            # Each sidecar counts the lease from when it is asked; so does this one, and no later.
-            began = time.monotonic()
-            try:
-                answer = await _twice_if_broken(link, ask, deadline_s, attempts)
-            except CallError as error:
-                if not error.may_differ_elsewhere:
-                    raise
-                attempts.append(error)
-                continue
             granted_s = answer.lease_ms / 1_000
-            return Intent(answer.intent, position, began + granted_s, granted_s, link.name)
-        raise NoSidecar("no sidecar began the write", attempts)
+            return Intent(answer.intent, self.links.index(link), began + granted_s, granted_s, link.name)
+
+        return await self._first_answer(0, ask, deadline_s, "no sidecar began the write")
 
     async def abort_write(self, intent: bytes, first: int = 0) -> AbortOutcome:
         deadline_s = self.settings.invalidate_timeout_s + self.settings.invalidate_slack_s
         request = app.AbortWriteRequest(intent=intent)
+
+        async def ask(link: Link, left_s: float) -> AbortOutcome:
+            return AbortOutcome.of(await link.call(link.app.AbortWrite, request, left_s), link.name)
+
+        nobody = "nobody heard of the abort; the classes are bumped when the lease ends"
+        return await self._first_answer(first, ask, deadline_s, nobody)
+
+    async def _first_answer(
+        self, first: int, ask: Callable[[Link, float], Awaitable[T]], deadline_s: float, nobody: str
+    ) -> T:
         attempts: list[CallError] = []
-
-        async def ask(link: Link, left_s: float) -> Any:
-            return await link.call(link.app.AbortWrite, request, left_s)
-
         for _, link in self._line(first, deadline_s):
             try:
-                answer = await _twice_if_broken(link, ask, deadline_s, attempts)
+                return await _twice_if_broken(link, ask, deadline_s, attempts)
             except CallError as error:
                 if not error.may_differ_elsewhere:
                     raise
                 attempts.append(error)
-                continue
-            return AbortOutcome.of(answer, link.name)
-        raise NoSidecar("nobody heard of the abort; the classes are bumped when the lease ends", attempts)
+        raise NoSidecar(nobody, attempts)
 
     async def status(self) -> Status:
         link = self.own
@@ -349,7 +322,18 @@ class Calls:
         yield from left_alone
 
 
-async def _twice_if_broken(link: Link, ask: Any, deadline_s: float, attempts: list[CallError]) -> Any:
+def _see(request: Any, session: Session | None) -> float:
+    """Has the answer wait for what the session has seen; says how much longer that may take."""
+    if not session:
+        return 0.0
+    request.session.tokens.extend(session.tokens)
+    request.session.wait_ms = session.wait_ms
+    return session.wait_s
+
+
+async def _twice_if_broken(
+    link: Link, ask: Callable[[Link, float], Awaitable[T]], deadline_s: float, attempts: list[CallError]
+) -> T:
     """A connection that broke while it was idle says nothing about the sidecar: the second try makes a new one."""
     ends = time.monotonic() + deadline_s
     try:

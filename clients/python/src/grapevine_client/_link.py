@@ -160,6 +160,21 @@ class Link(Locked):
     def stream(self, method: Any, request: Any) -> Stream:
         return self._io.stream(method, request)
 
+    async def read(self, stream: Stream, timeout_s: float | None) -> Any:
+        """Awaits the next message of a stream, None at its end, and tells the gate how it went."""
+        try:
+            message = await stream.read(timeout_s)
+        except TimeoutError:
+            error: CallError | InvalidRequest = _late(self.name, timeout_s)
+        except grpc.RpcError as failed:
+            error = read_error(self.name, failed, timeout_s)
+        else:
+            if message is not None:
+                self.answered()
+            return message
+        self.note(error)
+        raise error
+
     def admit(self, timeout_s: float, gated: Gated) -> None:
         left_s = self.gate.admit(timeout_s, time.monotonic()) if gated is Gated.YES else 0.0
         if left_s or (gated is Gated.ASIDE and not self.gate.is_open):
@@ -219,7 +234,11 @@ def parse_endpoint(value: object) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def read_error(endpoint: str, failed: Any, timeout_s: float) -> CallError | InvalidRequest:
+def _late(endpoint: str, timeout_s: float | None) -> NoAnswer:
+    return NoAnswer(endpoint, f"did not answer within {(timeout_s or 0.0) * 1_000:.0f} ms")
+
+
+def read_error(endpoint: str, failed: Any, timeout_s: float | None) -> CallError | InvalidRequest:
     """Reads a status, of the sidecar or of grpcio."""
     code, message = failed.code(), failed.details() or ""
     trailing = tuple(failed.trailing_metadata() or ())
@@ -242,7 +261,7 @@ def read_error(endpoint: str, failed: Any, timeout_s: float) -> CallError | Inva
         return Broken(endpoint, f"broke off before it answered ({code.name}): {message}")
     if code == codes.DEADLINE_EXCEEDED:
         if not by_sidecar:
-            return NoAnswer(endpoint, f"did not answer within {timeout_s * 1_000:.0f} ms")
+            return _late(endpoint, timeout_s)
         if any(each.reason == "SESSION_BEHIND" for each in _unpacked(details, error_details_pb2.ErrorInfo)):
             return SessionBehind(endpoint, f"is behind the session: {message.removeprefix('session: ')}")
         return GaveUp(endpoint, f"gave up waiting: {message}")

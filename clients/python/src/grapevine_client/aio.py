@@ -3,9 +3,7 @@ travel together."""
 
 from __future__ import annotations
 
-import asyncio
 import inspect
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from types import TracebackType
 from typing import Any, ParamSpec, TypeVar
@@ -16,7 +14,7 @@ from grapevine_client._io import AsyncioIo
 from grapevine_client.caches import AsyncCache, connect_async_cache
 from grapevine_client.client import Seconds
 from grapevine_client.codecs import Codec
-from grapevine_client.errors import CallError, ConfigError, InvalidRequest
+from grapevine_client.errors import ConfigError, InvalidRequest
 from grapevine_client.names import check_callable
 from grapevine_client.outcome import AbortOutcome, InvalidateOutcome, Outcome, PageOutcome, Receipt, Resolution, Status
 from grapevine_client.session import Session
@@ -70,14 +68,7 @@ class AsyncClient:
 
     async def wait_until_ready(self, timeout_s: float = 10.0) -> Status:
         """Connects, and waits until the own sidecar answers; then raises the last error."""
-        ends = time.monotonic() + timeout_s
-        while True:
-            try:
-                return await self.status()
-            except CallError:
-                if time.monotonic() >= ends:
-                    raise
-                await asyncio.sleep(0.02)
+        return await self._base._wait_until_ready(timeout_s)
 
     async def resolve(
         self,

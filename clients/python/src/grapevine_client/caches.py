@@ -274,7 +274,7 @@ def connect_cache(url: str) -> Cache:
         return MemoryCache()
     if url.startswith("memcached://"):
         return PymemcacheCache.connect(*_host_and_port(url))
-    if url.startswith(("redis://", "rediss://", "unix://")):
+    if _is_redis(url):
         import redis
 
         return RedisCache(redis.Redis.from_url(url, socket_timeout=_TIMEOUT_S, socket_connect_timeout=_TIMEOUT_S))
@@ -283,18 +283,17 @@ def connect_cache(url: str) -> Cache:
 
 def connect_async_cache(url: str) -> AsyncCache:
     """The same for asyncio; memcached by threads."""
-    if not isinstance(url, str):
-        raise ConfigError(f"cache {shorten(url)}: it is not a str")
-    if url == "memory://":
-        return InlineCache(MemoryCache())
-    if url.startswith("memcached://"):
-        return ExecutorCache(PymemcacheCache.connect(*_host_and_port(url)))
-    if url.startswith(("redis://", "rediss://", "unix://")):
+    if _is_redis(url):
         import redis.asyncio
 
         client = redis.asyncio.Redis.from_url(url, socket_timeout=_TIMEOUT_S, socket_connect_timeout=_TIMEOUT_S)
         return AsyncRedisCache(client)
-    raise _bad_url(url)
+    cache = connect_cache(url)
+    return InlineCache(cache) if isinstance(cache, MemoryCache) else ExecutorCache(cache)
+
+
+def _is_redis(url: object) -> bool:
+    return isinstance(url, str) and url.startswith(("redis://", "rediss://", "unix://"))
 
 
 def _bad_url(url: str) -> ConfigError:

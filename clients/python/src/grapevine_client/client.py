@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import timedelta
 from types import TracebackType
@@ -13,7 +12,7 @@ from grapevine_client._calls import Snapshot
 from grapevine_client._io import BlockingIo, run
 from grapevine_client.caches import Cache, InlineCache, connect_cache
 from grapevine_client.codecs import Codec
-from grapevine_client.errors import CallError, ConfigError
+from grapevine_client.errors import ConfigError
 from grapevine_client.names import check_callable
 from grapevine_client.outcome import AbortOutcome, InvalidateOutcome, Outcome, PageOutcome, Receipt, Resolution, Status
 from grapevine_client.session import Session
@@ -79,14 +78,7 @@ class Client:
     def wait_until_ready(self, timeout_s: float = 10.0) -> Status:
         """Connects, and waits until the own sidecar answers; then raises the last error. A process that does this before its
         first read does not spend that read's deadline on connecting."""
-        ends = time.monotonic() + timeout_s
-        while True:
-            try:
-                return self.status()
-            except CallError:
-                if time.monotonic() >= ends:
-                    raise
-                time.sleep(0.02)
+        return run(self._base._wait_until_ready(timeout_s))
 
     def resolve(
         self,
