@@ -24,7 +24,8 @@ from grapevine_client import (
 )
 from grapevine_client._flights import Flights
 from grapevine_client._io import AsyncioIo, BlockingIo, run
-from grapevine_client._link import parse_endpoint
+from grapevine_client._link import Link, parse_endpoint
+from grapevine_client.errors import NoAnswer
 from grapevine_client.gate import Gate
 from pykit import eventually
 
@@ -265,3 +266,31 @@ def test_a_cancelled_leader_and_a_cancelled_waiter_hold_nobody_up() -> None:
         await asyncio.gather(leader, second, return_exceptions=True)
 
     asyncio.run(test())
+
+
+class Stream:
+    """Gives what it holds, or nothing in time."""
+
+    def __init__(self, *messages: str | None) -> None:
+        self.messages = list(messages)
+
+    async def read(self, timeout_s: float | None = None) -> str | None:
+        if not self.messages:
+            raise TimeoutError
+        return self.messages.pop(0)
+
+    def cancel(self) -> None: ...
+
+
+def test_what_becomes_of_streams_closes_and_opens_the_gate() -> None:
+    link = Link("127.0.0.1:1", BlockingIo(), Settings())
+    assert link.gate.is_open
+    for _ in range(3):
+        with pytest.raises(NoAnswer, match="did not answer within 250 ms"):
+            run(link.read(Stream(), 0.25))
+    assert not link.gate.is_open
+    # The end of a stream says nothing of the sidecar.
+    assert run(link.read(Stream(None), None)) is None
+    assert not link.gate.is_open
+    assert run(link.read(Stream("message"), None)) == "message"
+    assert link.gate.is_open
