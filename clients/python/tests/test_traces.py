@@ -4,6 +4,9 @@ judge is what a real sidecar exports: its spans have the trace id of the applica
 from __future__ import annotations
 
 import asyncio
+import functools
+import pathlib
+import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -11,7 +14,7 @@ from typing import Any
 
 import grpc
 import pytest
-from opentelemetry import trace
+from opentelemetry import propagate, trace
 from opentelemetry.instrumentation.grpc import GrpcAioInstrumentorClient, GrpcInstrumentorClient
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
 from opentelemetry.sdk.trace import TracerProvider
@@ -28,6 +31,8 @@ from grapevine_client import (
     SessionBehind,
     Settings,
     WatchBump,
+    WatchLost,
+    WatchResync,
     WatchStarted,
     use_session,
 )
@@ -66,15 +71,18 @@ def collector() -> Iterator[tuple[Collector, str]]:
         server.stop(None).wait()
 
 
-@pytest.fixture(scope="module")
-def sidecar(tmp_path_factory: pytest.TempPathFactory, collector: tuple[Collector, str]) -> Iterator[Sidecar]:
-    environment = {
-        "OTEL_EXPORTER_OTLP_ENDPOINT": collector[1],
+def traced(endpoint: str) -> dict[str, str]:
+    return {
+        "OTEL_EXPORTER_OTLP_ENDPOINT": endpoint,
         # Only what callers sample: everything else that the tests ask would be spans, too.
         "OTEL_TRACES_SAMPLER": "parentbased_always_off",
         "OTEL_BSP_SCHEDULE_DELAY": "50",
     }
-    with kit.alone(tmp_path_factory.mktemp("t"), environment) as sidecar:
+
+
+@pytest.fixture(scope="module")
+def sidecar(tmp_path_factory: pytest.TempPathFactory, collector: tuple[Collector, str]) -> Iterator[Sidecar]:
+    with kit.alone(tmp_path_factory.mktemp("t"), traced(collector[1])) as sidecar:
         yield sidecar
 
 
@@ -145,7 +153,8 @@ def test_calls_of_threads_carry_the_trace(
 def test_streams_of_threads_can_still_be_ended(
     sidecar: Sidecar, collector: tuple[Collector, str], tracer: trace.Tracer, n: int
 ) -> None:
-    """The instrumentation makes generators of streams, which nobody can cancel, and keeps its span current between two messages."""
+    """And carry the trace. The instrumentation makes generators of streams, which nobody can cancel, and keeps its span current
+    between two messages."""
     with Client(sidecar.tcp, cache="memory://", settings=SETTINGS) as client:
         client.wait_until_ready()
         with tracer.start_as_current_span("request") as span:
@@ -164,7 +173,75 @@ def test_streams_of_threads_can_still_be_ended(
         watch.close()
         ended.join(SOON_S)
         assert not ended.is_alive()
-        children_arrive(collector[0], span, "Resolve", "Invalidate")
+        # They carry the trace like other calls: of a watch the sidecar tells when it has ended.
+        children_arrive(collector[0], span, "Resolve", "AcquireFill", "Invalidate", "Watch")
+
+
+@pytest.mark.usefixtures("instrumented")
+@pytest.mark.parametrize("waits", ["thread", "task"])
+def test_a_watch_that_connects_anew_is_part_of_the_trace_of_who_waits_then(
+    tmp_path: pathlib.Path, collector: tuple[Collector, str], tracer: trace.Tracer, waits: str
+) -> None:
+    async def tasks(own: Sidecar) -> trace.Span:
+        async with AsyncClient(own.tcp) as client, client.watch() as watch:
+            with tracer.start_as_current_span("first"):
+                assert isinstance(await watch.__anext__(), WatchStarted)
+            own.kill()
+            with tracer.start_as_current_span("second") as span:
+                assert isinstance(await watch.__anext__(), WatchLost)
+                own.start()
+                assert isinstance(await watch.__anext__(), WatchResync)
+        return span
+
+    def thread(own: Sidecar) -> trace.Span:
+        with Client(own.tcp) as client, client.watch() as watch:
+            with tracer.start_as_current_span("first"):
+                assert isinstance(next(watch), WatchStarted)
+            own.kill()
+            with tracer.start_as_current_span("second") as span:
+                assert isinstance(next(watch), WatchLost)
+                own.start()
+                assert isinstance(next(watch), WatchResync)
+        return span
+
+    with kit.alone(tmp_path, traced(collector[1])) as own:
+        span = asyncio.run(asyncio.wait_for(tasks(own), 120)) if waits == "task" else thread(own)
+        children_arrive(collector[0], span, "Watch")
+
+
+def test_streams_carry_no_trace_where_calls_carry_none(
+    sidecar: Sidecar, collector: tuple[Collector, str], tracer: trace.Tracer, request: pytest.FixtureRequest
+) -> None:
+    with tracer.start_as_current_span("request") as span:
+        with Client(sidecar.tcp) as client, client.watch() as watch:
+            assert isinstance(next(watch), WatchStarted)
+            client.invalidate(["cart/1"])
+        request.getfixturevalue("instrumented")
+        with Client(sidecar.tcp) as client:
+            client.resolve("a", ["cart/1"])
+    # Exported in the order in which they ended: it is behind the others.
+    children_arrive(collector[0], span, "Resolve")
+    assert not collector[0].has("Invalidate", id_of(span))
+    assert not collector[0].has("Watch", id_of(span))
+
+
+@pytest.mark.usefixtures("instrumented")
+def test_a_propagator_may_write_names_with_capitals(sidecar: Sidecar, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(propagate, "inject", lambda carrier: carrier.update({"X-Amzn-Trace-Id": "Root=1"}))
+    heard: list[Any] = []
+    with Client(sidecar.tcp) as client, client.watch() as watch:
+        # gRPC refuses a name with capitals, and the watch would try anew for ever.
+        threading.Thread(target=lambda: heard.extend(watch)).start()
+        eventually(lambda: heard and isinstance(heard[0], WatchStarted), within=10, what="the watch begins")
+
+
+def test_streams_work_where_somebody_else_instruments_calls(sidecar: Sidecar, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = grpc.insecure_channel
+    monkeypatch.setattr(grpc, "insecure_channel", functools.wraps(plain)(lambda *given: plain(*given)))
+    # As where it is not installed.
+    monkeypatch.setitem(sys.modules, "opentelemetry", None)
+    with Client(sidecar.tcp) as client, client.watch() as watch:
+        assert isinstance(next(watch), WatchStarted)
 
 
 @pytest.mark.usefixtures("instrumented")
@@ -218,9 +295,8 @@ def test_calls_of_tasks_carry_the_trace(
         return span
 
     span = asyncio.run(asyncio.wait_for(run(), 120))
-    children_arrive(
-        collector[0], span, "Resolve", "AcquireFill", "CommitFill", "Invalidate", "BeginWrite", "CommitWrite"
-    )
+    calls = ("Resolve", "CommitFill", "Invalidate", "BeginWrite", "CommitWrite")
+    children_arrive(collector[0], span, *calls, "AcquireFill", "Watch")
 
 
 @pytest.mark.usefixtures("instrumented")

@@ -123,6 +123,19 @@ class _BlockingStream:
         self._call.cancel()
 
 
+def _trace_context() -> Metadata:
+    """The caller's trace context as OpenTelemetry's propagators write it: `traceparent`, unless others are configured."""
+    try:
+        from opentelemetry import propagate
+    except ImportError:
+        # Whoever instruments gRPC is somebody else.
+        return ()
+    carrier: dict[str, str] = {}
+    propagate.inject(carrier)
+    # Names of metadata have no capitals.
+    return tuple((name.lower(), value) for name, value in carrier.items())
+
+
 class _SpawnedThread:
     def __init__(self, thread: threading.Thread) -> None:
         self._thread = thread
@@ -141,6 +154,9 @@ class BlockingIo:
     # Each takes a thread.
     revalidations_max = 16
 
+    def __init__(self) -> None:
+        self._instrumented = False
+
     def owner(self) -> object:
         # A channel does not survive a fork: the child makes its own.
         return os.getpid()
@@ -148,15 +164,18 @@ class BlockingIo:
     def channels(self, target: str, options: list[tuple[str, Any]]) -> Channels:
         calls = grpc.insecure_channel(target, options)
         # OpenTelemetry's instrumentation, and others, wrap that function. What they make of a stream is a generator, which no other
-        # thread can end, and whose span is the caller's current one between two messages. So streams go beside it.
+        # thread can end, and whose span is the caller's current one between two messages. So streams go beside it, and are given
+        # here what it would have had them carry.
         plain = inspect.unwrap(grpc.insecure_channel)
-        return Channels(calls, calls if plain is grpc.insecure_channel else plain(target, options))
+        self._instrumented = plain is not grpc.insecure_channel
+        return Channels(calls, plain(target, options) if self._instrumented else calls)
 
     async def unary(self, method: Any, request: Any, timeout_s: float, metadata: Metadata) -> Any:
         return method(request, timeout=timeout_s, metadata=metadata or None)
 
     def stream(self, method: Any, request: Any) -> Stream:
-        return _BlockingStream(method(request))
+        metadata = _trace_context() if self._instrumented else ()
+        return _BlockingStream(method(request, metadata=metadata or None))
 
     async def close(self, channels: Channels) -> None:
         channels.calls.close()
