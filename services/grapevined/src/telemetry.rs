@@ -122,7 +122,7 @@ counters! {
     PeerConnects = "peer_connects",
     /// Peers refused: another cluster, another protocol, or a node id used twice.
     PeerRejected = "peer_rejected",
-    /// Connections closed at once because `limits.connections_max` were open.
+    /// Connections closed because `limits.connections_max` were open: a new one at once, of probes the oldest.
     ConnectionsRefused = "connections_refused",
     /// Links to and from peers that ended by an error.
     PeerLinksBroken = "peer_links_broken",

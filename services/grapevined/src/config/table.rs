@@ -155,8 +155,8 @@ knobs! {
         /// Registrations held, counting an address once per class; a further one is refused, and its value not stored.
         registrations_max: usize = "50000000", from "1" to "1000000000",
             raising "costs disk (about 50 to 150 bytes each) and memory for the store's index.";
-        /// Connections at a time of each listener (`app.unix`, `app.tcp`, `peer.listen`); a further one is closed at once.
-        /// The system's limit on open files must leave room for all.
+        /// Connections at a time of each listener (`app.unix`, `app.tcp`, `health.listen`, `peer.listen`); a further one is
+        /// closed at once, but at `health.listen`, where the oldest one is. The system's limit on open files must leave room for all.
         connections_max: usize = "1000", from "16" to "1000000",
             raising "costs memory (some 100 KB each when busy) and open files.";
         /// Watchers at a time; a further one is refused. One connection may have a quarter of them, and at least 16.

@@ -1,10 +1,13 @@
 //! Connections on their way in: so many at a time, and only such as speak.
 //!
-//! A connection beyond the limit is closed at once: its caller goes to another sidecar, where it would hang otherwise. One
+//! A connection beyond the limit is closed at once: its caller goes to another sidecar, where it would hang otherwise. Where
+//! probes come there is no other sidecar to go to, and whoever is not answered has this one ended: there the oldest connection is
+//! closed instead, so that connections that only stand there, however many, keep no probe out. One
 //! that has not sent HTTP/2's preface within a few seconds is closed, too; later on HTTP/2's own pings find who is gone.
 //! When the system has no room for a further connection (`EMFILE`), the listener pauses: the connection stays in the
 //! system's queue, and accepting would fail again and again without end.
 
+use std::collections::VecDeque;
 use std::future::Future as _;
 use std::io::{self, ErrorKind};
 use std::pin::Pin;
@@ -13,21 +16,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::time::{Sleep, sleep};
 use tokio_stream::Stream;
-use tonic::transport::server::Connected;
 use tracing::{info, warn};
 
-use crate::engine::OfConnection;
+use super::connection::Connection;
 use crate::telemetry::{Counter, Counters};
 
-/// The length of HTTP/2's client preface.
-const PREFACE_BYTES: usize = 24;
-/// How long a connection may take to send it.
-const PREFACE_WAIT: Duration = Duration::from_secs(10);
 /// The pause after the system refused a connection.
 const PAUSE: Duration = Duration::from_millis(100);
 
@@ -66,7 +64,7 @@ pub(super) struct Door {
     whose: &'static str,
     most: usize,
     places: Arc<Semaphore>,
-    /// Whether the last one to come was sent away: each burst is told once.
+    /// Whether the last one to come found no place: each burst is told once.
     full: Arc<AtomicBool>,
     counters: Arc<Counters>,
 }
@@ -82,7 +80,8 @@ impl Door {
         }
     }
 
-    fn enter(&self) -> Option<OwnedSemaphorePermit> {
+    /// A place, if there is one; `instead` says what becomes of connections if not.
+    fn enter(&self, instead: &str) -> Option<OwnedSemaphorePermit> {
         let place = self.places.clone().try_acquire_owned().ok();
         let full = place.is_none();
         if full {
@@ -91,10 +90,7 @@ impl Door {
         if self.full.swap(full, Ordering::Relaxed) != full {
             let (whose, most) = (self.whose, self.most);
             if full {
-                warn!(
-                    whose,
-                    most, "connections are refused (limits.connections_max)"
-                );
+                warn!(whose, most, "{instead} (limits.connections_max)");
             } else {
                 info!(whose, "connections are taken again");
             }
@@ -103,10 +99,43 @@ impl Door {
     }
 }
 
+/// The connections of a listener in the order in which they came, so that the oldest can be told to give way.
+#[derive(Default)]
+struct Line(VecDeque<oneshot::Sender<()>>);
+
+impl Line {
+    /// Takes a further one, of `most` at a time.
+    fn join(&mut self, most: usize) -> oneshot::Receiver<()> {
+        // Those that have ended stay in it until they would be as many as the others.
+        if self.0.len() >= most.saturating_mul(2) {
+            self.0.retain(|tell| !tell.is_closed());
+        }
+        let (tell, told) = oneshot::channel();
+        self.0.push_back(tell);
+        told
+    }
+
+    /// Has the oldest end.
+    fn end_oldest(&mut self) {
+        while let Some(tell) = self.0.pop_front() {
+            // An error means that it has ended by itself.
+            if tell.send(()).is_ok() {
+                return;
+            }
+        }
+    }
+}
+
+type Acquired = Pin<Box<dyn Future<Output = Result<OwnedSemaphorePermit, AcquireError>> + Send>>;
+
 /// The connections that a listener accepts.
-pub(super) struct Incoming<L> {
+pub(super) struct Incoming<L: Accept> {
     listener: L,
     door: Door,
+    /// Where the oldest one gives way.
+    line: Option<Line>,
+    /// One for which another is giving way.
+    waiting: Option<(L::Io, Acquired)>,
     pause: Option<Pin<Box<Sleep>>>,
     failing: bool,
 }
@@ -116,9 +145,25 @@ impl<L: Accept> Incoming<L> {
         Self {
             listener,
             door,
+            line: None,
+            waiting: None,
             pause: None,
             failing: false,
         }
+    }
+
+    /// The same, where the oldest connection ends in favour of one that finds no place.
+    pub(super) fn giving_way(mut self) -> Self {
+        self.line = Some(Line::default());
+        self
+    }
+
+    fn connection(&mut self, io: L::Io, place: OwnedSemaphorePermit) -> Connection<L::Io> {
+        let mut connection = Connection::new(io, place);
+        if let Some(line) = &mut self.line {
+            connection = connection.giving_way(line.join(self.door.most));
+        }
+        connection
     }
 }
 
@@ -127,6 +172,13 @@ impl<L: Accept> Stream for Incoming<L> {
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         loop {
+            if let Some((_, place)) = &mut self.waiting {
+                let place = ready!(place.as_mut().poll(cx));
+                let place = place.expect("invariant: nobody closes the places");
+                if let Some((io, _)) = self.waiting.take() {
+                    return Poll::Ready(Some(Ok(self.connection(io, place))));
+                }
+            }
             if let Some(pause) = &mut self.pause {
                 ready!(pause.as_mut().poll(cx));
                 self.pause = None;
@@ -134,8 +186,17 @@ impl<L: Accept> Stream for Incoming<L> {
             match ready!(self.listener.poll_accept(cx)) {
                 Ok(io) => {
                     self.failing = false;
-                    if let Some(place) = self.door.enter() {
-                        return Poll::Ready(Some(Ok(Connection::new(io, place))));
+                    let instead = match &self.line {
+                        Some(_) => "the oldest connections are closed for new ones",
+                        None => "connections are refused",
+                    };
+                    if let Some(place) = self.door.enter(instead) {
+                        return Poll::Ready(Some(Ok(self.connection(io, place))));
+                    }
+                    let places = self.door.places.clone();
+                    if let Some(line) = &mut self.line {
+                        line.end_oldest();
+                        self.waiting = Some((io, Box::pin(places.acquire_owned())));
                     }
                 }
                 // The caller's own.
@@ -158,99 +219,12 @@ impl<L: Accept> Stream for Incoming<L> {
     }
 }
 
-/// A connection that has a place.
-pub(super) struct Connection<Io> {
-    io: Io,
-    /// What its calls have of what there is a share of for each connection.
-    taken: OfConnection,
-    /// What is missing of the preface, and until when it may be.
-    preface: Option<(usize, Pin<Box<Sleep>>)>,
-    _place: OwnedSemaphorePermit,
-}
-
-impl<Io> Connection<Io> {
-    fn new(io: Io, place: OwnedSemaphorePermit) -> Self {
-        Self {
-            io,
-            taken: OfConnection::default(),
-            preface: Some((PREFACE_BYTES, Box::pin(sleep(PREFACE_WAIT)))),
-            _place: place,
-        }
-    }
-}
-
-impl<Io> Connected for Connection<Io> {
-    type ConnectInfo = OfConnection;
-
-    fn connect_info(&self) -> OfConnection {
-        self.taken.clone()
-    }
-}
-
-impl<Io: AsyncRead + Unpin> AsyncRead for Connection<Io> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let before = buffer.filled().len();
-        let read = Pin::new(&mut self.io).poll_read(cx, buffer);
-        let Some((missing, deadline)) = &mut self.preface else {
-            return read;
-        };
-        match read {
-            Poll::Pending => {
-                ready!(deadline.as_mut().poll(cx));
-                Poll::Ready(Err(ErrorKind::TimedOut.into()))
-            }
-            Poll::Ready(result) => {
-                *missing = missing.saturating_sub(buffer.filled().len() - before);
-                if *missing == 0 {
-                    self.preface = None;
-                }
-                Poll::Ready(result)
-            }
-        }
-    }
-}
-
-impl<Io: AsyncWrite + Unpin> AsyncWrite for Connection<Io> {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write(cx, bytes)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_shutdown(cx)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        slices: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write_vectored(cx, slices)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.io.is_write_vectored()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
     use std::sync::atomic::AtomicUsize;
 
-    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-    use tokio::time::Instant;
+    use tokio::io::AsyncReadExt as _;
     use tokio_stream::StreamExt as _;
 
     use super::*;
@@ -305,24 +279,35 @@ mod tests {
         incoming.next().await.unwrap().unwrap();
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn a_silent_connection_ends_and_one_that_spoke_does_not() {
-        let (_silent, io) = tokio::io::duplex(64);
-        let place = || Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
-        let mut connection = Connection::new(io, place());
-        let begun = Instant::now();
-        let ended = connection.read(&mut [0; 64]).await.unwrap_err();
-        assert_eq!(ended.kind(), ErrorKind::TimedOut);
-        assert_eq!(begun.elapsed(), PREFACE_WAIT);
-
-        let (mut speaks, io) = tokio::io::duplex(64);
-        let mut connection = Connection::new(io, place());
-        speaks
-            .write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
-            .await
-            .unwrap();
-        assert_eq!(connection.read(&mut [0; 64]).await.unwrap(), PREFACE_BYTES);
-        let later = tokio::time::timeout(10 * PREFACE_WAIT, connection.read(&mut [0; 64])).await;
-        assert!(later.is_err(), "{later:?}");
+    #[tokio::test]
+    async fn g10_the_oldest_connection_that_is_left_gives_way_to_a_new_one() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let door = door(2);
+        let mut incoming = Incoming::new(listener, door.clone()).giving_way();
+        // Many have come and gone: they are remembered only until then.
+        for _ in 0..20 {
+            let _caller = TcpStream::connect(address).await.unwrap();
+            incoming.next().await.unwrap().unwrap();
+        }
+        assert!(incoming.line.as_ref().unwrap().0.len() <= 4);
+        assert_eq!(door.counters.get(Counter::ConnectionsRefused), 0);
+        let mut callers = Vec::new();
+        let mut taken = VecDeque::new();
+        for _ in 0..2 {
+            callers.push(TcpStream::connect(address).await.unwrap());
+            taken.push_back(incoming.next().await.unwrap().unwrap());
+        }
+        for _ in 0..3 {
+            callers.push(TcpStream::connect(address).await.unwrap());
+            let mut oldest = taken.pop_front().unwrap();
+            let read = async move { oldest.read(&mut [0]).await.unwrap_err().kind() };
+            // It is read from as long as it lives, as a server does; and its place is free when it has been dropped.
+            let (ended, next) = tokio::join!(read, incoming.next());
+            assert_eq!(ended, ErrorKind::ConnectionAborted);
+            taken.push_back(next.unwrap().unwrap());
+        }
+        assert_eq!(door.counters.get(Counter::ConnectionsRefused), 3);
+        assert_eq!(door.places.available_permits(), 0);
     }
 }

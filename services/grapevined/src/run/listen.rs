@@ -260,7 +260,13 @@ fn accept(
     }
     if let Some(listener) = listeners.health {
         let incoming = Incoming::new(listener, door("probes at health.listen"));
-        spawn(&mut servers, "health.listen", health, incoming, stop);
+        spawn(
+            &mut servers,
+            "health.listen",
+            health,
+            incoming.giving_way(),
+            stop,
+        );
     }
     if let Some((listener, registry)) = listeners.metrics.zip(sidecar.otel.registry.clone()) {
         // Until the process ends: who scrapes during a drain sees it.

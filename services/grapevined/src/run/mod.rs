@@ -1,5 +1,6 @@
 //! A sidecar from start to end: open the store, start the machine, gossip, listen, serve, drain.
 
+mod connection;
 mod descriptors;
 mod gossip;
 mod incoming;

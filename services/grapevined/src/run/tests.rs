@@ -152,15 +152,15 @@ impl Store for Scripted {
 }
 
 /// A sidecar of a cluster of its own.
-struct Rig {
-    sidecar: Sidecar,
+pub(super) struct Rig {
+    pub(super) sidecar: Sidecar,
     app: Application,
     disk: Arc<Scripted>,
     _stop: watch::Sender<bool>,
 }
 
 impl Rig {
-    async fn start(change: impl FnOnce(&mut Config)) -> Self {
+    pub(super) async fn start(change: impl FnOnce(&mut Config)) -> Self {
         let mut config = Config::default();
         config.gossip.listen = "127.0.0.1:0".parse().unwrap();
         change(&mut config);

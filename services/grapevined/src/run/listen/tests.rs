@@ -2,13 +2,20 @@
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tonic::transport::{Channel, Endpoint};
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_client::HealthClient;
 
 use super::*;
+use crate::run::tests::Rig;
 
 /// What happens at once, on a busy machine.
 const SOON: Duration = Duration::from_secs(30);
 
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const HEADERS: u8 = 1;
 const RST_STREAM: u8 = 3;
 const SETTINGS: u8 = 4;
@@ -46,7 +53,7 @@ fn headers(path: &str) -> Vec<u8> {
     block
 }
 
-async fn read_frame(io: &mut DuplexStream) -> (u8, u8, Vec<u8>) {
+async fn read_frame(io: &mut (impl AsyncRead + Unpin)) -> (u8, u8, Vec<u8>) {
     let mut head = [0; 9];
     io.read_exact(&mut head).await.unwrap();
     let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
@@ -60,7 +67,7 @@ async fn calls_that_ended_while_this_process_paused_do_not_end_their_connection(
     let (_reporter, health) = tonic_health::server::health_reporter();
     let (mut caller, io) = tokio::io::duplex(1 << 20);
     // What a client has sent by the time this process goes on.
-    let mut sent = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
+    let mut sent = PREFACE.to_vec();
     sent.extend(frame(SETTINGS, 0, 0, &[]));
     let block = headers("/grpc.health.v1.Health/Check");
     for stream in (0..STREAMS_MAX).map(|number| 2 * number + 1) {
@@ -82,4 +89,93 @@ async fn calls_that_ended_while_this_process_paused_do_not_end_their_connection(
         }
     };
     tokio::time::timeout(SOON, answered).await.unwrap();
+}
+
+/// Begins HTTP/2 and says nothing more. The server has it when this returns.
+async fn begin(io: &mut (impl AsyncRead + AsyncWrite + Unpin)) {
+    let begun = [PREFACE, &frame(SETTINGS, 0, 0, &[])].concat();
+    io.write_all(&begun).await.unwrap();
+    let (kind, ..) = read_frame(io).await;
+    assert_eq!(kind, SETTINGS);
+}
+
+/// Reads until the server has closed a connection.
+async fn closed(io: &mut (impl AsyncRead + Unpin)) {
+    let closed = async { while !matches!(io.read(&mut [0; 1_024]).await, Ok(0) | Err(_)) {} };
+    timeout(SOON, closed).await.expect("it is still open");
+}
+
+/// A configuration by its variables.
+fn load(variables: &[(&str, &str)]) -> Config {
+    let variables = variables
+        .iter()
+        .map(|(name, value)| (format!("GRAPEVINE_{name}").into(), (*value).into()));
+    crate::config::load(None, variables).unwrap().config
+}
+
+/// A sidecar that listens.
+struct Listening {
+    _rig: Rig,
+    _servers: JoinSet<anyhow::Result<()>>,
+    _stop: watch::Sender<bool>,
+    _drain: mpsc::Receiver<Option<Duration>>,
+    health: SocketAddr,
+}
+
+impl Listening {
+    /// One with so many connections at a time.
+    async fn start(connections_max: usize) -> Self {
+        let config = load(&[
+            ("APP_TCP", "127.0.0.1:0"),
+            ("HEALTH_LISTEN", "127.0.0.1:0"),
+            ("PEER_LISTEN", "127.0.0.1:0"),
+            ("LIMITS_CONNECTIONS_MAX", &connections_max.to_string()),
+        ]);
+        let rig = Rig::start(|_| {}).await;
+        let listeners = Listeners::bind(&config).await.unwrap();
+        let health = listeners.health.as_ref().unwrap().local_addr().unwrap();
+        let (drain_tx, drain) = mpsc::channel(1);
+        let (stop, stopped) = watch::channel(false);
+        let servers = serve(&config, &rig.sidecar, listeners, drain_tx, &stopped).unwrap();
+        Self {
+            _rig: rig,
+            _servers: servers,
+            _stop: stop,
+            _drain: drain,
+            health,
+        }
+    }
+}
+
+async fn dial(address: SocketAddr) -> Channel {
+    let endpoint = Endpoint::from_shared(format!("http://{address}")).unwrap();
+    endpoint.timeout(SOON).connect().await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn g10_probes_are_answered_while_idle_connections_stand_at_their_listener() {
+    const MOST: usize = 16;
+    let listening = Listening::start(MOST).await;
+    let mut idle = Vec::new();
+    for _ in 0..3 * MOST {
+        let mut io = TcpStream::connect(listening.health).await.unwrap();
+        begin(&mut io).await;
+        idle.push(io);
+    }
+    // And some that do not say a word.
+    for _ in 0..3 * MOST {
+        idle.push(TcpStream::connect(listening.health).await.unwrap());
+    }
+    for _ in 0..2 * MOST {
+        let mut probe = HealthClient::new(dial(listening.health).await);
+        let request = HealthCheckRequest::default();
+        probe.check(request.clone()).await.unwrap();
+        // As often as it likes, while nobody else comes.
+        probe.check(request).await.unwrap();
+        idle.push(TcpStream::connect(listening.health).await.unwrap());
+    }
+    // They gave way in the order in which they came.
+    for io in &mut idle[..6 * MOST] {
+        closed(io).await;
+    }
 }

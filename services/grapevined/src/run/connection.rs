@@ -1,0 +1,203 @@
+//! A connection that has a place, and when it ends without its caller's doing.
+//!
+//! - It has not sent HTTP/2's preface within a few seconds.
+//! - It gives way to a newer one, where its listener says so.
+
+use std::io::{self, ErrorKind};
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
+use tokio::time::{Sleep, sleep};
+use tonic::transport::server::Connected;
+
+use crate::engine::OfConnection;
+
+/// The length of HTTP/2's client preface.
+const PREFACE_BYTES: usize = 24;
+/// How long a connection may take to send it.
+const PREFACE_WAIT: Duration = Duration::from_secs(10);
+
+/// See the module.
+pub(super) struct Connection<Io> {
+    io: Io,
+    /// What its calls have of what there is a share of for each connection.
+    taken: OfConnection,
+    /// What is missing of the preface, and until when it may be.
+    preface: Option<(usize, Pin<Box<Sleep>>)>,
+    gives_way: GivesWay,
+    _place: OwnedSemaphorePermit,
+}
+
+/// Whether a connection ends when its listener wants its place.
+enum GivesWay {
+    Never,
+    WhenTold(oneshot::Receiver<()>),
+    Now,
+}
+
+impl GivesWay {
+    /// An error once it is told to. Otherwise it is woken then.
+    fn check(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        if let Self::WhenTold(told) = self {
+            *self = match Pin::new(told).poll(cx) {
+                Poll::Pending => return Ok(()),
+                Poll::Ready(Ok(())) => Self::Now,
+                // The listener is there no more, and wants nothing.
+                Poll::Ready(Err(_)) => Self::Never,
+            };
+        }
+        match self {
+            Self::Now => Err(ErrorKind::ConnectionAborted.into()),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl<Io> Connection<Io> {
+    pub(super) fn new(io: Io, place: OwnedSemaphorePermit) -> Self {
+        Self {
+            io,
+            taken: OfConnection::default(),
+            preface: Some((PREFACE_BYTES, Box::pin(sleep(PREFACE_WAIT)))),
+            gives_way: GivesWay::Never,
+            _place: place,
+        }
+    }
+
+    /// The same, which ends when it is told to.
+    pub(super) fn giving_way(mut self, told: oneshot::Receiver<()>) -> Self {
+        self.gives_way = GivesWay::WhenTold(told);
+        self
+    }
+}
+
+impl<Io> Connected for Connection<Io> {
+    type ConnectInfo = OfConnection;
+
+    fn connect_info(&self) -> OfConnection {
+        self.taken.clone()
+    }
+}
+
+impl<Io: AsyncRead + Unpin> AsyncRead for Connection<Io> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        this.gives_way.check(cx)?;
+        let before = buffer.filled().len();
+        let Poll::Ready(read) = Pin::new(&mut this.io).poll_read(cx, buffer) else {
+            if let Some((_, deadline)) = &mut this.preface
+                && deadline.as_mut().poll(cx).is_ready()
+            {
+                return Poll::Ready(Err(ErrorKind::TimedOut.into()));
+            }
+            return Poll::Pending;
+        };
+        let came = &buffer.filled()[before..];
+        if let Some((missing, _)) = &mut this.preface {
+            *missing = missing.saturating_sub(came.len());
+            if *missing == 0 {
+                this.preface = None;
+            }
+        }
+        Poll::Ready(read)
+    }
+}
+
+impl<Io: AsyncWrite + Unpin> AsyncWrite for Connection<Io> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let this = &mut *self;
+        this.gives_way.check(cx)?;
+        Pin::new(&mut this.io).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let this = &mut *self;
+        this.gives_way.check(cx)?;
+        Pin::new(&mut this.io).poll_write_vectored(cx, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use std::sync::Arc;
+
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::sync::Semaphore;
+    use tokio::time::Instant;
+
+    use super::*;
+
+    fn place() -> OwnedSemaphorePermit {
+        Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_silent_connection_ends_and_one_that_spoke_does_not() {
+        let (_silent, io) = tokio::io::duplex(64);
+        let mut connection = Connection::new(io, place());
+        let begun = Instant::now();
+        let ended = connection.read(&mut [0; 64]).await.unwrap_err();
+        assert_eq!(ended.kind(), ErrorKind::TimedOut);
+        assert_eq!(begun.elapsed(), PREFACE_WAIT);
+
+        let (mut speaks, io) = tokio::io::duplex(64);
+        let mut connection = Connection::new(io, place());
+        speaks
+            .write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
+            .await
+            .unwrap();
+        assert_eq!(connection.read(&mut [0; 64]).await.unwrap(), PREFACE_BYTES);
+        let later = tokio::time::timeout(10 * PREFACE_WAIT, connection.read(&mut [0; 64])).await;
+        assert!(later.is_err(), "{later:?}");
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_gives_way_ends_though_its_caller_reads_nothing() {
+        let (_caller, io) = tokio::io::duplex(64);
+        let (tell, told) = oneshot::channel();
+        let mut connection = Connection::new(io, place()).giving_way(told);
+        let written = async { connection.write_all(&[0; 1_000]).await };
+        let told = async { tell.send(()).unwrap() };
+        let (written, ()) = tokio::join!(written, told);
+        assert_eq!(written.unwrap_err().kind(), ErrorKind::ConnectionAborted);
+        // And however often it is asked.
+        for _ in 0..2 {
+            let read = connection.read(&mut [0; 64]).await.unwrap_err();
+            assert_eq!(read.kind(), ErrorKind::ConnectionAborted);
+        }
+        // Where nobody can tell it any more, it stays.
+        let (mut caller, io) = tokio::io::duplex(64);
+        let mut connection = Connection::new(io, place()).giving_way(oneshot::channel().1);
+        caller.write_all(b"PRI").await.unwrap();
+        assert_eq!(connection.read(&mut [0; 64]).await.unwrap(), 3);
+        assert_eq!(connection.write(b"SET").await.unwrap(), 3);
+    }
+}
