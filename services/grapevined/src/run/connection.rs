@@ -2,33 +2,64 @@
 //!
 //! - It has not sent HTTP/2's preface within a few seconds.
 //! - It gives way to a newer one, where its listener says so.
+//! - The server stops, and it has no call. HTTP/2's own way asks the caller, who has to answer, before it closes the
+//!   connection: a caller who does not would hold the drain for as long as that may take.
+//!
+//! For the last one, which streams are open is read from the frames that pass. HTTP's library does not tell: a service is
+//! done with an answer when the library has it, and it may be there for as long as the caller reads slowly.
 
 use std::io::{self, ErrorKind};
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::sync::{OwnedSemaphorePermit, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, oneshot, watch};
 use tokio::time::{Sleep, sleep};
 use tonic::transport::server::Connected;
 
+use super::streams::{PREFACE_BYTES, Streams};
 use crate::engine::OfConnection;
 
-/// The length of HTTP/2's client preface.
-const PREFACE_BYTES: usize = 24;
-/// How long a connection may take to send it.
+/// How long a connection may take to send HTTP/2's preface.
 const PREFACE_WAIT: Duration = Duration::from_secs(10);
+/// How long a connection without a call stays while the server stops. Callers who read what they are sent have answered by
+/// then, and calls that were on their way have come.
+pub(super) const IDLE_WAIT: Duration = Duration::from_millis(500);
 
 /// See the module.
 pub(super) struct Connection<Io> {
     io: Io,
     /// What its calls have of what there is a share of for each connection.
     taken: OfConnection,
+    streams: Streams,
     /// What is missing of the preface, and until when it may be.
     preface: Option<(usize, Pin<Box<Sleep>>)>,
+    stops: Option<Stops>,
     gives_way: GivesWay,
     _place: OwnedSemaphorePermit,
+}
+
+/// Of a connection whose server stops some day.
+struct Stops {
+    /// Changes when it does.
+    stop: watch::Receiver<bool>,
+    /// Until when it may be without a call, once it is.
+    idle: Option<Pin<Box<Sleep>>>,
+}
+
+impl Stops {
+    /// Ready when a connection has been without a call for long enough.
+    fn poll_over(&mut self, cx: &mut Context<'_>, streams: &Streams) -> Poll<()> {
+        // An error means that nobody can stop it any more, which is as good as being told to.
+        let stopping = !matches!(self.stop.has_changed(), Ok(false));
+        if !stopping || !streams.are_done() {
+            self.idle = None;
+            return Poll::Pending;
+        }
+        let idle = self.idle.get_or_insert_with(|| Box::pin(sleep(IDLE_WAIT)));
+        idle.as_mut().poll(cx)
+    }
 }
 
 /// Whether a connection ends when its listener wants its place.
@@ -61,10 +92,18 @@ impl<Io> Connection<Io> {
         Self {
             io,
             taken: OfConnection::default(),
+            streams: Streams::default(),
             preface: Some((PREFACE_BYTES, Box::pin(sleep(PREFACE_WAIT)))),
+            stops: None,
             gives_way: GivesWay::Never,
             _place: place,
         }
+    }
+
+    /// The same, which ends when it has no call and `stop` has changed.
+    pub(super) fn stopping(mut self, stop: watch::Receiver<bool>) -> Self {
+        self.stops = Some(Stops { stop, idle: None });
+        self
     }
 
     /// The same, which ends when it is told to.
@@ -97,7 +136,11 @@ impl<Io: AsyncRead + Unpin> AsyncRead for Connection<Io> {
             {
                 return Poll::Ready(Err(ErrorKind::TimedOut.into()));
             }
-            return Poll::Pending;
+            let Some(stops) = &mut this.stops else {
+                return Poll::Pending;
+            };
+            ready!(stops.poll_over(cx, &this.streams));
+            return Poll::Ready(Err(ErrorKind::ConnectionAborted.into()));
         };
         let came = &buffer.filled()[before..];
         if let Some((missing, _)) = &mut this.preface {
@@ -106,6 +149,7 @@ impl<Io: AsyncRead + Unpin> AsyncRead for Connection<Io> {
                 this.preface = None;
             }
         }
+        this.streams.came(came);
         Poll::Ready(read)
     }
 }
@@ -118,11 +162,19 @@ impl<Io: AsyncWrite + Unpin> AsyncWrite for Connection<Io> {
     ) -> Poll<io::Result<usize>> {
         let this = &mut *self;
         this.gives_way.check(cx)?;
-        Pin::new(&mut this.io).poll_write(cx, bytes)
+        let written = ready!(Pin::new(&mut this.io).poll_write(cx, bytes))?;
+        this.streams.went(&bytes[..written]);
+        Poll::Ready(Ok(written))
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(cx)
+        let this = &mut *self;
+        let flushed = ready!(Pin::new(&mut this.io).poll_flush(cx));
+        // Nobody reads again after the last answer until something comes: this has it read when its time is over.
+        if let Some(stops) = &mut this.stops {
+            let _ = stops.poll_over(cx, &this.streams);
+        }
+        Poll::Ready(flushed)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -136,7 +188,14 @@ impl<Io: AsyncWrite + Unpin> AsyncWrite for Connection<Io> {
     ) -> Poll<io::Result<usize>> {
         let this = &mut *self;
         this.gives_way.check(cx)?;
-        Pin::new(&mut this.io).poll_write_vectored(cx, slices)
+        let written = ready!(Pin::new(&mut this.io).poll_write_vectored(cx, slices))?;
+        let mut left = written;
+        for slice in slices {
+            let part = left.min(slice.len());
+            this.streams.went(&slice[..part]);
+            left -= part;
+        }
+        Poll::Ready(Ok(written))
     }
 
     fn is_write_vectored(&self) -> bool {

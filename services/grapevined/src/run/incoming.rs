@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
-use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore, oneshot, watch};
 use tokio::time::{Sleep, sleep};
 use tokio_stream::Stream;
 use tracing::{info, warn};
@@ -136,6 +136,8 @@ pub(super) struct Incoming<L: Accept> {
     line: Option<Line>,
     /// One for which another is giving way.
     waiting: Option<(L::Io, Acquired)>,
+    /// What ends those without a call, once it changes.
+    stop: Option<watch::Receiver<bool>>,
     pause: Option<Pin<Box<Sleep>>>,
     failing: bool,
 }
@@ -147,6 +149,7 @@ impl<L: Accept> Incoming<L> {
             door,
             line: None,
             waiting: None,
+            stop: None,
             pause: None,
             failing: false,
         }
@@ -158,10 +161,19 @@ impl<L: Accept> Incoming<L> {
         self
     }
 
+    /// The same, where connections without a call end when `stop` changes.
+    pub(super) fn stopping(mut self, stop: watch::Receiver<bool>) -> Self {
+        self.stop = Some(stop);
+        self
+    }
+
     fn connection(&mut self, io: L::Io, place: OwnedSemaphorePermit) -> Connection<L::Io> {
         let mut connection = Connection::new(io, place);
         if let Some(line) = &mut self.line {
             connection = connection.giving_way(line.join(self.door.most));
+        }
+        if let Some(stop) = &self.stop {
+            connection = connection.stopping(stop.clone());
         }
         connection
     }

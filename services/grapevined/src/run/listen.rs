@@ -290,6 +290,7 @@ fn spawn<L: Accept>(
     incoming: Incoming<L>,
     stop: &watch::Receiver<bool>,
 ) {
+    let incoming = incoming.stopping(stop.clone());
     let stop = stopped(stop.clone());
     servers.spawn(async move {
         router

@@ -7,6 +7,7 @@ mod incoming;
 mod listen;
 mod predecessor;
 mod signals;
+mod streams;
 #[cfg(test)]
 mod tests;
 

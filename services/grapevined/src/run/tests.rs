@@ -34,14 +34,14 @@ const SOON: Duration = Duration::from_secs(30);
 
 /// How a disk takes commits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Disk {
+pub(super) enum Disk {
     Well,
     Stalled,
     Panics,
 }
 
 /// A store in memory behind a disk.
-struct Scripted {
+pub(super) struct Scripted {
     store: MemoryStore,
     disk: Mutex<Disk>,
     changed: Condvar,
@@ -59,7 +59,7 @@ impl Scripted {
         })
     }
 
-    fn become_(&self, disk: Disk) {
+    pub(super) fn become_(&self, disk: Disk) {
         *self.disk.lock().unwrap() = disk;
         self.changed.notify_all();
     }
@@ -155,7 +155,7 @@ impl Store for Scripted {
 pub(super) struct Rig {
     pub(super) sidecar: Sidecar,
     app: Application,
-    disk: Arc<Scripted>,
+    pub(super) disk: Arc<Scripted>,
     _stop: watch::Sender<bool>,
 }
 

@@ -2,26 +2,42 @@
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
-use tokio::net::TcpStream;
-use tokio::time::timeout;
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use http_body_util::Full;
+use parking_lot::Mutex;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, DuplexStream};
+use tokio::net::{TcpStream, UnixStream};
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep, timeout};
+use tonic::body::Body;
+use tonic::codegen::{Service, http};
+use tonic::server::NamedService;
 use tonic::transport::{Channel, Endpoint};
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_client::HealthClient;
 
 use super::*;
-use crate::run::tests::Rig;
+use crate::run::connection::IDLE_WAIT;
+use crate::run::end_calls;
+use crate::run::tests::{Disk, Rig};
+use crate::telemetry::Counters;
 
 /// What happens at once, on a busy machine.
 const SOON: Duration = Duration::from_secs(30);
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+const DATA: u8 = 0;
 const HEADERS: u8 = 1;
 const RST_STREAM: u8 = 3;
 const SETTINGS: u8 = 4;
 const PING: u8 = 6;
 const GOAWAY: u8 = 7;
+const WINDOW_UPDATE: u8 = 8;
 const ACK: u8 = 1;
+const END_STREAM: u8 = 1;
 const END_HEADERS: u8 = 4;
 
 fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
@@ -105,6 +121,124 @@ async fn closed(io: &mut (impl AsyncRead + Unpin)) {
     timeout(SOON, closed).await.expect("it is still open");
 }
 
+/// Listens where the callers of a test are.
+struct Callers(Mutex<mpsc::Receiver<DuplexStream>>);
+
+impl Accept for Callers {
+    type Io = DuplexStream;
+
+    fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<std::io::Result<DuplexStream>> {
+        match ready!(self.0.lock().poll_recv(cx)) {
+            Some(caller) => Poll::Ready(Ok(caller)),
+            None => Poll::Pending,
+        }
+    }
+}
+
+/// Answers calls when it is told to, with more than a caller takes who says nothing.
+#[derive(Clone)]
+struct Slow(Arc<Notify>);
+
+const ANSWER_BYTES: usize = 100_000;
+/// What HTTP/2 sends without a word of the caller.
+const WINDOW_BYTES: usize = 65_535;
+
+impl NamedService for Slow {
+    const NAME: &'static str = "tests.Slow";
+}
+
+impl Service<http::Request<Body>> for Slow {
+    type Response = http::Response<Body>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, _: http::Request<Body>) -> Self::Future {
+        let told = self.0.clone();
+        Box::pin(async move {
+            told.notified().await;
+            let body = Body::new(Full::from(vec![7; ANSWER_BYTES]));
+            Ok(http::Response::new(body))
+        })
+    }
+}
+
+/// Reads so many bytes of answers; whether the last frame ended one.
+async fn read_answer(io: &mut DuplexStream, bytes: usize) -> bool {
+    let mut read = 0;
+    loop {
+        let (kind, flags, payload) = read_frame(io).await;
+        if kind == DATA {
+            read += payload.len();
+            if read >= bytes {
+                assert_eq!(read, bytes);
+                return flags & END_STREAM != 0;
+            }
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_drain_waits_for_calls_and_all_of_their_answers_and_for_no_idle_connection() {
+    let (arrive, callers) = mpsc::channel(8);
+    let told = Arc::new(Notify::new());
+    let router = builder().add_service(Slow(told.clone()));
+    let door = Door::new("tests", 8, Arc::new(Counters::new()));
+    let incoming = Incoming::new(Callers(Mutex::new(callers)), door);
+    let (stop_tx, stop) = watch::channel(false);
+    let mut servers = JoinSet::new();
+    spawn(&mut servers, "tests", router, incoming, &stop);
+    let arrive = async || {
+        let (caller, io) = tokio::io::duplex(1 << 20);
+        arrive.send(io).await.unwrap();
+        caller
+    };
+    let call = headers("/tests.Slow/Call");
+    let call = frame(HEADERS, END_HEADERS | END_STREAM, 1, &call);
+    // None of them answers a ping.
+    let (mut caller, mut late) = (arrive().await, arrive().await);
+    let (mut silent, mut mute) = (arrive().await, arrive().await);
+    for io in [&mut caller, &mut late, &mut silent] {
+        begin(io).await;
+    }
+    caller.write_all(&call).await.unwrap();
+    // However long they were idle before.
+    sleep(10 * IDLE_WAIT).await;
+
+    let stopped = Instant::now();
+    stop_tx.send_replace(true);
+    sleep(IDLE_WAIT / 2).await;
+    // This one had not heard of it yet.
+    late.write_all(&call).await.unwrap();
+    closed(&mut silent).await;
+    closed(&mut mute).await;
+    let took = stopped.elapsed();
+    assert!(took >= IDLE_WAIT && took < IDLE_WAIT * 11 / 10, "{took:?}");
+    sleep(10 * IDLE_WAIT).await;
+    told.notify_waiters();
+    for io in [&mut caller, &mut late] {
+        assert!(!read_answer(io, WINDOW_BYTES).await);
+    }
+    // The service is done with it. They read slowly.
+    sleep(10 * IDLE_WAIT).await;
+    for io in [&mut caller, &mut late] {
+        let more = u32::try_from(ANSWER_BYTES).unwrap().to_be_bytes();
+        for stream in [0, 1] {
+            let more = frame(WINDOW_UPDATE, 0, stream, &more);
+            io.write_all(&more).await.unwrap();
+        }
+        assert!(read_answer(io, ANSWER_BYTES - WINDOW_BYTES).await);
+    }
+    assert!(servers.try_join_next().is_none());
+    let answered = Instant::now();
+    servers.join_next().await.unwrap().unwrap().unwrap();
+    let took = answered.elapsed();
+    assert!(took < IDLE_WAIT * 11 / 10, "{took:?}");
+}
+
 /// A configuration by its variables.
 fn load(variables: &[(&str, &str)]) -> Config {
     let variables = variables
@@ -115,17 +249,23 @@ fn load(variables: &[(&str, &str)]) -> Config {
 
 /// A sidecar that listens.
 struct Listening {
-    _rig: Rig,
-    _servers: JoinSet<anyhow::Result<()>>,
-    _stop: watch::Sender<bool>,
+    rig: Rig,
+    servers: JoinSet<anyhow::Result<()>>,
+    stop: watch::Sender<bool>,
     _drain: mpsc::Receiver<Option<Duration>>,
+    app: SocketAddr,
     health: SocketAddr,
+    unix: std::path::PathBuf,
+    _place: tempfile::TempDir,
 }
 
 impl Listening {
     /// One with so many connections at a time.
     async fn start(connections_max: usize) -> Self {
+        let place = tempfile::tempdir().unwrap();
+        let unix = place.path().join("app.sock");
         let config = load(&[
+            ("APP_UNIX", unix.to_str().unwrap()),
             ("APP_TCP", "127.0.0.1:0"),
             ("HEALTH_LISTEN", "127.0.0.1:0"),
             ("PEER_LISTEN", "127.0.0.1:0"),
@@ -133,16 +273,20 @@ impl Listening {
         ]);
         let rig = Rig::start(|_| {}).await;
         let listeners = Listeners::bind(&config).await.unwrap();
-        let health = listeners.health.as_ref().unwrap().local_addr().unwrap();
+        let bound = |listener: &Option<TcpListener>| listener.as_ref().unwrap().local_addr();
+        let (app, health) = (bound(&listeners.tcp), bound(&listeners.health));
         let (drain_tx, drain) = mpsc::channel(1);
         let (stop, stopped) = watch::channel(false);
         let servers = serve(&config, &rig.sidecar, listeners, drain_tx, &stopped).unwrap();
         Self {
-            _rig: rig,
-            _servers: servers,
-            _stop: stop,
+            rig,
+            servers,
+            stop,
             _drain: drain,
-            health,
+            app: app.unwrap(),
+            health: health.unwrap(),
+            unix,
+            _place: place,
         }
     }
 }
@@ -178,4 +322,47 @@ async fn g10_probes_are_answered_while_idle_connections_stand_at_their_listener(
     for io in &mut idle[..6 * MOST] {
         closed(io).await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sidecar_that_drains_answers_what_was_asked_and_does_not_wait_for_who_asks_nothing() {
+    let mut listening = Listening::start(16).await;
+    let mut tcp = TcpStream::connect(listening.app).await.unwrap();
+    let mut unix = UnixStream::connect(&listening.unix).await.unwrap();
+    let mut probe = TcpStream::connect(listening.health).await.unwrap();
+    begin(&mut tcp).await;
+    begin(&mut unix).await;
+    begin(&mut probe).await;
+    let mut mute = TcpStream::connect(listening.app).await.unwrap();
+    let disk = listening.rig.disk.clone();
+    let engine = listening.rig.sidecar.engine.clone();
+    let bumps = || engine.core.read().counters().bumps_own;
+    let before = bumps();
+    disk.become_(Disk::Stalled);
+    let channel = dial(listening.app).await;
+    let mut app = v1::application_service_client::ApplicationServiceClient::new(channel);
+    let request = v1::InvalidateRequest {
+        classes: vec!["class".to_owned()],
+        ..Default::default()
+    };
+    let call = tokio::spawn(async move { app.invalidate(request).await });
+    let waits = async {
+        while bumps() == before {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(SOON, waits).await.unwrap();
+
+    listening.stop.send_replace(true);
+    for io in [&mut tcp, &mut probe, &mut mute] {
+        closed(io).await;
+    }
+    closed(&mut unix).await;
+    assert!(!call.is_finished());
+    disk.become_(Disk::Well);
+    let answer = timeout(SOON, call).await.unwrap().unwrap().unwrap();
+    assert!(answer.into_inner().receipt.unwrap().satisfied);
+    let bound = 100 * SOON;
+    let ended = timeout(SOON, end_calls(&mut listening.servers, bound)).await;
+    assert!(ended.is_ok(), "a connection holds it");
 }

@@ -1,0 +1,210 @@
+//! Which streams of an HTTP/2 connection are open, from the heads of the frames that pass (RFC 9113, section 4.1).
+//!
+//! A stream is open from the caller's first HEADERS on, until our `END_STREAM` has been written, or it was reset by either
+//! side. Nothing is checked here: what is wrong ends the connection, which is the library's matter.
+
+/// The length of HTTP/2's client preface.
+pub(super) const PREFACE_BYTES: usize = 24;
+
+const DATA: u8 = 0;
+const HEADERS: u8 = 1;
+const RST_STREAM: u8 = 3;
+const END_STREAM: u8 = 1;
+
+/// The streams of a server's connection.
+#[derive(Debug)]
+pub(super) struct Streams {
+    coming: Frames,
+    going: Frames,
+    /// The last one that was begun: their numbers rise.
+    newest: u32,
+    /// HTTP/2's limit of streams bounds them.
+    open: Vec<u32>,
+}
+
+impl Default for Streams {
+    fn default() -> Self {
+        Self {
+            coming: Frames {
+                payload_bytes: PREFACE_BYTES,
+                ..Frames::default()
+            },
+            going: Frames::default(),
+            newest: 0,
+            open: Vec::new(),
+        }
+    }
+}
+
+impl Streams {
+    /// Takes what the caller has sent.
+    pub(super) fn came(&mut self, bytes: &[u8]) {
+        let Self {
+            coming,
+            newest,
+            open,
+            ..
+        } = self;
+        coming.pass(bytes, |head| match head.kind {
+            HEADERS if head.stream > *newest => {
+                *newest = head.stream;
+                open.push(head.stream);
+            }
+            RST_STREAM => close(open, head.stream),
+            _ => {}
+        });
+    }
+
+    /// Takes what has been written.
+    pub(super) fn went(&mut self, bytes: &[u8]) {
+        let Self { going, open, .. } = self;
+        going.pass(bytes, |head| match head.kind {
+            DATA | HEADERS if head.flags & END_STREAM != 0 => close(open, head.stream),
+            RST_STREAM => close(open, head.stream),
+            _ => {}
+        });
+    }
+
+    /// Whether none is open, and the last frame written as a whole.
+    pub(super) fn are_done(&self) -> bool {
+        self.open.is_empty() && self.going.are_whole()
+    }
+}
+
+fn close(open: &mut Vec<u32>, stream: u32) {
+    if let Some(place) = open.iter().position(|open| *open == stream) {
+        open.swap_remove(place);
+    }
+}
+
+/// What the head of a frame says, but for its length.
+struct Head {
+    kind: u8,
+    flags: u8,
+    stream: u32,
+}
+
+/// Frames of one direction, which come in pieces of any size.
+#[derive(Debug, Default)]
+struct Frames {
+    head: [u8; 9],
+    /// How much of the next frame's head is there.
+    head_bytes: usize,
+    /// How much of the last frame's payload is missing.
+    payload_bytes: usize,
+}
+
+impl Frames {
+    fn pass(&mut self, mut bytes: &[u8], mut each: impl FnMut(Head)) {
+        while !bytes.is_empty() {
+            if self.payload_bytes > 0 {
+                let skipped = self.payload_bytes.min(bytes.len());
+                self.payload_bytes -= skipped;
+                bytes = &bytes[skipped..];
+                continue;
+            }
+            let more = (self.head.len() - self.head_bytes).min(bytes.len());
+            let end = self.head_bytes + more;
+            self.head[self.head_bytes..end].copy_from_slice(&bytes[..more]);
+            self.head_bytes = end;
+            bytes = &bytes[more..];
+            if end == self.head.len() {
+                let [a, b, c, kind, flags, stream @ ..] = self.head;
+                self.head_bytes = 0;
+                self.payload_bytes = u32::from_be_bytes([0, a, b, c]) as usize;
+                // The first bit is reserved.
+                let stream = u32::from_be_bytes(stream) & (u32::MAX >> 1);
+                each(Head {
+                    kind,
+                    flags,
+                    stream,
+                });
+            }
+        }
+    }
+
+    fn are_whole(&self) -> bool {
+        self.head_bytes == 0 && self.payload_bytes == 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+
+    const SETTINGS: u8 = 4;
+    const END_HEADERS: u8 = 4;
+
+    fn frame(kind: u8, flags: u8, stream: u32, payload: usize) -> Vec<u8> {
+        let length = u32::try_from(payload).unwrap().to_be_bytes();
+        let mut frame = length[1..].to_vec();
+        frame.extend([kind, flags]);
+        frame.extend(stream.to_be_bytes());
+        // As much like heads as can be.
+        frame.extend(std::iter::repeat_n(HEADERS, payload));
+        frame
+    }
+
+    /// Streams after what has come, in pieces of so many bytes.
+    fn after(came: &[Vec<u8>], piece: usize) -> Streams {
+        let mut streams = Streams::default();
+        let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
+        let all = [preface, came.concat()].concat();
+        for piece in all.chunks(piece) {
+            streams.came(piece);
+        }
+        streams
+    }
+
+    #[test]
+    fn streams_are_open_until_their_answers_are_written() {
+        for piece in [1, 2, 8, 9, 10, 1_000] {
+            let mut streams = after(
+                &[
+                    frame(SETTINGS, 0, 0, 18),
+                    frame(HEADERS, END_HEADERS, 1, 40),
+                    frame(HEADERS, END_HEADERS | END_STREAM, 3, 0),
+                    // The caller's own end, trailers, is no answer, and begins nothing.
+                    frame(DATA, END_STREAM, 1, 300),
+                ],
+                piece,
+            );
+            assert_eq!(streams.open, [1, 3], "in pieces of {piece}");
+            let answer = [
+                frame(SETTINGS, END_STREAM, 0, 0),
+                frame(HEADERS, END_HEADERS, 3, 20),
+                frame(DATA, 0, 3, 500),
+                frame(HEADERS, END_HEADERS | END_STREAM, 1, 0),
+                frame(DATA, END_STREAM, 3, 100),
+            ]
+            .concat();
+            let (most, last) = answer.split_at(answer.len() - 1);
+            for piece in most.chunks(piece) {
+                streams.went(piece);
+            }
+            assert_eq!(streams.open, [0; 0]);
+            assert!(!streams.are_done(), "a byte is missing");
+            streams.went(last);
+            assert!(streams.are_done());
+        }
+    }
+
+    #[test]
+    fn streams_end_by_resets_of_either_side_and_once() {
+        let begun = [1, 3, 5].map(|stream| frame(HEADERS, END_HEADERS, stream, 3));
+        let mut streams = after(&begun, 1_000);
+        streams.came(&frame(RST_STREAM, 0, 3, 4));
+        assert_eq!(streams.open, [1, 5]);
+        streams.went(&frame(RST_STREAM, 0, 1, 4));
+        // An answer before the caller's end is followed by a reset.
+        streams.went(&frame(HEADERS, END_HEADERS | END_STREAM, 5, 3));
+        streams.went(&frame(RST_STREAM, 0, 5, 4));
+        assert!(streams.are_done());
+        // Headers of one that is over are trailers that come late.
+        streams.came(&frame(HEADERS, END_HEADERS | END_STREAM, 5, 3));
+        assert!(streams.are_done());
+        streams.came(&frame(HEADERS, END_HEADERS, 7 | 1 << 31, 3));
+        assert_eq!(streams.open, [7]);
+    }
+}
