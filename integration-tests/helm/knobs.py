@@ -13,6 +13,7 @@ OF_THE_CHART = {
     "cluster.name",
     "cluster.expected_members",
     "app.unix",
+    "app.unix_mode",
     "app.tcp",
     "peer.listen",
     "peer.advertise",

@@ -351,6 +351,9 @@ def test_notes_tell_the_next_step():
     assert 'value: "unix:/run/grapevine/sidecar.sock"' in socket
     assert "path: /run/caches/grapevine" in socket
     assert "runAsUser: 65532" in socket
+    opened = chart.notes(chart.merged(CI["socket"], {"app": {"socket": {"mode": "0660"}}}))
+    assert "mode is 0660; it belongs to user 65532, group 65532" in opened
+    assert "runAsUser" not in opened
     assert "enabled" in chart.notes(CI["disabled"])
 
 

@@ -29,9 +29,8 @@ def test_the_schema_s_knobs_are_those_of_the_sidecar():
 
 
 def test_the_knobs_that_the_chart_decides_are_all_there():
-    container = chart.sidecar(
-        chart.render(chart.merged(chart.LEAST, {"cache": {"existingSecret": {"name": "caches"}}}))
-    )
+    more = {"cache": {"existingSecret": {"name": "caches"}}, "app": {"expose": "socket", "socket": {"mode": "0660"}}}
+    container = chart.sidecar(chart.render(chart.merged(chart.LEAST, more)))
     variables = {each["name"] for each in container["env"]}
     known = set(knobs.all_knobs())
     for knob in knobs.OF_THE_CHART:

@@ -64,6 +64,7 @@ def test_the_sidecar_takes_the_configuration(name, tmp_path):
     assert used["drain"]["timeout"] == f"{values['drain']['timeoutSeconds']}s"
     assert used["gossip"]["advertise"].endswith(f":{values['ports']['gossip']}")
     assert used["health"]["listen"].endswith(f":{values['ports']['health']}")
+    assert used["app"]["unix_mode"] == values["app"]["socket"]["mode"]
     assert bool(used["metrics"]["listen"]) == values["metrics"]["enabled"]
     # What stands in the values is what is used: knobs as they are, and as many policies.
     if not values["existingConfigMap"]:
@@ -107,7 +108,8 @@ class Running(pykit.Process):
         if expose == "loopback":
             values["mode"] = "in-pod"
         else:
-            values["app"] = {"expose": expose}
+            expose, _, mode = expose.partition(" ")
+            values["app"] = {"expose": expose, "socket": {"mode": mode}}
         self.values = values
         self.objects = chart.render(values)
         self.container = chart.sidecar(self.objects)
@@ -140,7 +142,7 @@ class Running(pykit.Process):
         )
 
 
-@pytest.fixture(params=["service", "socket", "loopback"])
+@pytest.fixture(params=["service", "socket", "socket 0660", "loopback"])
 def running(request, tmp_path):
     sidecar = Running(request.param, tmp_path)
     try:
@@ -157,8 +159,9 @@ def test_it_runs_is_ready_and_drains(running):
         eventually(lambda kind=kind: running.probe(kind), what=f"the {kind} probe")
 
     if path := running.environment["GRAPEVINE_APP_UNIX"]:
-        # To connect takes the right to write: as values.yaml says, nobody but the owner may, and root.
-        assert os.stat(path).st_mode & 0o022 == 0
+        # To connect takes the right to write: as values.yaml says, nobody but the owner may, and root, unless a mode is given.
+        mode = running.values["app"]["socket"]["mode"]
+        assert os.stat(path).st_mode & 0o022 == (int(mode, 8) & 0o022 if mode else 0)
 
     with urllib.request.urlopen(f"http://127.0.0.1:{running.ports['metrics']}/metrics", timeout=5) as answer:
         assert answer.status == 200

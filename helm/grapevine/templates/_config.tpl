@@ -125,6 +125,10 @@ url = {{ include "grapevine.toml.value" . }}
   {{- end }}
 - name: GRAPEVINE_APP_UNIX
   value: {{ ternary (include "grapevine.socketPath" .) "" (eq $expose "socket") | quote }}
+{{- if and (eq $expose "socket") $values.app.socket.mode }}
+- name: GRAPEVINE_APP_UNIX_MODE
+  value: {{ $values.app.socket.mode | quote }}
+{{- end }}
 - name: GRAPEVINE_PEER_LISTEN
   value: {{ include "grapevine.listen" (dict "context" . "port" (int $values.ports.peer)) | quote }}
 - name: GRAPEVINE_PEER_ADVERTISE

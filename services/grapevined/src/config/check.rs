@@ -136,6 +136,11 @@ pub(super) fn warnings(config: &Config) -> Vec<String> {
             "app.tcp = {app} is not a loopback address: whoever reaches it may invalidate and register, for there is no authentication"
         ));
     }
+    if let (None, Some(mode)) = (&config.app.unix, config.app.unix_mode) {
+        found.push(format!(
+            "app.unix_mode = {mode} is for no socket, since app.unix is empty"
+        ));
+    }
     if config.cluster.expected_members == 1 && !config.gossip.seeds.is_empty() {
         found.push(
             "gossip.seeds are set but cluster.expected_members is 1: a sidecar that finds none of them will not insist"

@@ -43,7 +43,7 @@ pub use table::{
     StoreConfig,
 };
 pub use value::{
-    ByteSize, ClusterName, HOST_PORT_BYTES_MAX, HostPort, LIST_MAX, LogFilter, LogFormat,
+    ByteSize, ClusterName, FileMode, HOST_PORT_BYTES_MAX, HostPort, LIST_MAX, LogFilter, LogFormat,
     NAME_BYTES_MAX, Shape, UNIX_PATH_BYTES_MAX, UnixPath,
 };
 

@@ -13,7 +13,9 @@ use grapevine_core::policy::PolicySet;
 use super::cache_url::CacheUrl;
 use super::declared_index::DeclaredIndex;
 use super::knob::{Given, Knob, knobs};
-use super::value::{ByteSize, ClusterName, HostPort, LogFilter, LogFormat, UnixPath, Value};
+use super::value::{
+    ByteSize, ClusterName, FileMode, HostPort, LogFilter, LogFormat, UnixPath, Value,
+};
 
 knobs! {
     /// Who this sidecar is.
@@ -38,6 +40,9 @@ knobs! {
     app: AppConfig {
         /// The path of a Unix socket; empty for none. A stale socket file is replaced.
         unix: Option<UnixPath> = "";
+        /// The mode of that socket's file, in octal as chmod takes it: 0600 is for the sidecar's own user, 0660 for its group too, 0666 for
+        /// whoever may enter the directory. Empty leaves what the process's umask gives, which is usually the own user alone.
+        unix_mode: Option<FileMode> = "";
         /// The TCP address; empty for none.
         tcp: Option<SocketAddr> = "127.0.0.1:7400";
     }

@@ -576,3 +576,42 @@ fn addresses_with_ports_are_checked() {
         assert!(<HostPort as Value>::parse(bad).is_err(), "{bad}");
     }
 }
+
+#[test]
+fn a_mode_is_octal_and_leaves_the_owner_his_rights() {
+    let given = |text: &str| load_all("", &[], &["--app-unix", "/s", "--app-unix-mode", text]);
+    for (text, bits) in [
+        ("0600", 0o600),
+        ("660", 0o660),
+        ("0666", 0o666),
+        ("0777", 0o777),
+    ] {
+        let config = given(text).unwrap().config;
+        assert_eq!(config.app.unix_mode.unwrap().bits(), bits);
+        assert!(config.warnings().is_empty());
+    }
+    assert_eq!(given("").unwrap().config.app.unix_mode, None);
+    let file = "[app]\nunix = \"/s\"\nunix_mode = \"660\"\n";
+    let described = load_all(file, &[], &[]).unwrap().describe();
+    assert!(described.contains("unix_mode = \"0660\""), "{described}");
+    for text in [
+        "66",
+        "00660",
+        "0668",
+        "1777",
+        "0466",
+        "0266",
+        "+660",
+        "rw-rw----",
+        "0o660",
+    ] {
+        let error = given(text).unwrap_err().to_string();
+        let told = format!(
+            "flag --app-unix-mode: app.unix_mode: {text:?} is not an octal mode such as 0660, from 0600 to 0777"
+        );
+        assert!(error.contains(&told), "{error}");
+    }
+    let alone = load_all("", &[], &["--app-unix-mode", "0660"]).unwrap();
+    let warnings = alone.config.warnings().join("\n");
+    assert!(warnings.contains("app.unix_mode = 0660"), "{warnings}");
+}

@@ -355,6 +355,48 @@ impl Value for PathBuf {
     }
 }
 
+/// The mode of a socket's file: who may read and write it, its owner in any case.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FileMode(u32);
+
+impl FileMode {
+    const OWNER: u32 = 0o600;
+    const MOST: u32 = 0o777;
+
+    /// As the system takes it.
+    pub const fn bits(self) -> u32 {
+        self.0
+    }
+}
+
+impl fmt::Display for FileMode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:04o}", self.0)
+    }
+}
+
+impl Value for FileMode {
+    const KIND: &'static str = "MODE";
+
+    fn parse(text: &str) -> Result<Self, String> {
+        let octal = (3..=4).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_digit());
+        let bits = u32::from_str_radix(text, 8).ok().filter(|_| octal);
+        bits.filter(|bits| *bits <= Self::MOST && bits & Self::OWNER == Self::OWNER)
+            .map(Self)
+            .ok_or_else(|| {
+                format!(
+                    "is not an octal mode such as 0660, from {:04o} to {:04o}, by which the owner may read and write",
+                    Self::OWNER,
+                    Self::MOST
+                )
+            })
+    }
+
+    fn text(&self) -> String {
+        self.to_string()
+    }
+}
+
 /// Which log lines are written: a level, and levels by module after commas.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LogFilter(String);

@@ -1,9 +1,7 @@
 //! The listeners: applications and operators on one pair, with health and reflection beside them; peers on another; probes and scrapers,
 //! where they have one of their own.
 
-use std::io::ErrorKind;
 use std::net::SocketAddr;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,6 +22,7 @@ mod tests;
 
 use super::Sidecar;
 use super::incoming::{Accept, Door, Incoming};
+use super::unix;
 use crate::config::Config;
 use crate::engine::{Engine, Places};
 use crate::peers::{Introduced, PeerServer, Refusals};
@@ -74,7 +73,7 @@ impl Listeners {
         };
         Ok(Self {
             unix: match &config.app.unix {
-                Some(path) => Some(bind_unix(path.as_path()).await?),
+                Some(path) => Some(unix::bind(path.as_path(), config.app.unix_mode).await?),
                 None => None,
             },
             tcp: optional("app.tcp", config.app.tcp).await?,
@@ -100,33 +99,6 @@ impl Listeners {
             info!(peer = %address, "listening");
         }
     }
-}
-
-/// Binds a Unix socket; a socket file that nobody answers on is one that a dead process left.
-async fn bind_unix(path: &Path) -> anyhow::Result<UnixListener> {
-    use std::os::unix::fs::FileTypeExt as _;
-    let shown = path.display();
-    if let Ok(metadata) = std::fs::symlink_metadata(path) {
-        anyhow::ensure!(
-            metadata.file_type().is_socket(),
-            "app.unix: {shown} exists and is not a socket"
-        );
-        match tokio::net::UnixStream::connect(path).await {
-            Ok(_) => anyhow::bail!("app.unix: {shown} is in use by another process"),
-            Err(error) if error.kind() == ErrorKind::ConnectionRefused => {
-                std::fs::remove_file(path)
-                    .with_context(|| format!("app.unix: cannot replace {shown}"))?;
-            }
-            // Somebody removed it just now.
-            Err(error) if error.kind() == ErrorKind::NotFound => {}
-            // No permission, too many waiting: it may well be alive.
-            Err(error) => {
-                return Err(error)
-                    .with_context(|| format!("app.unix: cannot tell whether {shown} is in use"));
-            }
-        }
-    }
-    UnixListener::bind(path).with_context(|| format!("app.unix: cannot listen on {shown}"))
 }
 
 /// The application service of a sidecar; `stop` ends its streams.

@@ -10,6 +10,7 @@ mod signals;
 mod streams;
 #[cfg(test)]
 mod tests;
+mod unix;
 
 use std::sync::Arc;
 use std::time::Duration;
