@@ -1,12 +1,12 @@
 //! Answers that their callers have not taken yet, all of them together bounded in bytes.
 //!
 //! HTTP/2 lets a caller ask without end and read nothing: every answer then stays here, and one of 2 MB is asked for with
-//! 4 KB. So an answer is charged for its bytes when it is made, and pays back when its connection has taken it, or it is
-//! dropped. Without room it is not kept: the caller is told to try again. Calls are charged whole, by [`Counted`], which
-//! looks at the first frame; streams by the message, in their handlers, for HTTP/2 asks for a frame only once it has room
-//! for it and messages wait before that; of the streams of others (health, reflection) there are only so many. Small answers
-//! have an eighth of the room to themselves, so that those who leave large ones unread do not keep others from their
-//! answers.
+//! 4 KB. So an answer is charged for its bytes when it is made, and pays back when they are written or dropped: the charge goes
+//! with them, for what waits for its caller waits in HTTP/2, which takes a whole frame as soon as there is room for a byte of it.
+//! Without room an answer is not kept: the caller is told to try again. Calls are charged whole, by [`Counted`], which looks at
+//! the first frame; streams by the message, in their handlers; of the streams of others (health, reflection) there are only so
+//! many. Small answers have an eighth of the room to themselves, so that those who leave large ones unread do not keep others
+//! from their answers.
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body::{Body as _, Frame};
+use parking_lot::Mutex;
 use prost::Message;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_stream::Stream;
@@ -127,11 +128,12 @@ impl<T> From<Status> for Charged<T> {
 /// A stream of answers.
 pub(crate) struct Answers<T> {
     messages: mpsc::Receiver<Charged<T>>,
-    /// That of the last message.
-    charge: Option<Charge>,
-    /// Whether that was given since the stream last had nothing to give: then it may wait to be sent.
-    given: bool,
+    given: Given,
 }
+
+/// What a stream's messages are charged that are in no frame yet. It marks a response as one that charges for itself.
+#[derive(Clone, Debug, Default)]
+struct Given(Arc<Mutex<Vec<Charge>>>);
 
 impl<T> Answers<T> {
     /// The two ends of one; so many messages wait for the caller to read them.
@@ -139,16 +141,16 @@ impl<T> Answers<T> {
         let (sender, messages) = mpsc::channel(most);
         let answers = Self {
             messages,
-            charge: None,
-            given: false,
+            given: Given::default(),
         };
         (sender, answers)
     }
 
     /// As a response that charges for itself.
     pub(crate) fn response(self) -> Response<Self> {
+        let given = self.given.clone();
         let mut response = Response::new(self);
-        response.extensions_mut().insert(ChargesItself);
+        response.extensions_mut().insert(given);
         response
     }
 }
@@ -157,24 +159,13 @@ impl<T> Stream for Answers<T> {
     type Item = Result<T, Status>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let Poll::Ready(next) = self.messages.poll_recv(cx) else {
-            // Asked again with nothing in between: what was given is on its way.
-            if !std::mem::take(&mut self.given) {
-                self.charge = None;
-            }
-            return Poll::Pending;
-        };
+        let next = ready!(self.messages.poll_recv(cx));
         Poll::Ready(next.map(|next| {
-            self.charge = next.charge;
-            self.given = true;
+            self.given.0.lock().extend(next.charge);
             next.message
         }))
     }
 }
-
-/// Marks the response of a stream whose messages are charged where they are made.
-#[derive(Clone, Copy, Debug)]
-struct ChargesItself;
 
 /// A service whose calls and answers are charged, and whose calls end at their deadlines.
 #[derive(Clone)]
@@ -290,9 +281,13 @@ fn takes_a_stream(path: &str) -> bool {
     path.ends_with("Stream") || path.ends_with("/ServerReflectionInfo")
 }
 
-/// Takes the first frame, which is a call's whole answer, and charges for it.
+/// Has an answer's bytes carry what they are charged: those of a call for its first frame, which is its whole answer, and those
+/// of a stream that charges for itself for each of its messages.
 async fn charged(response: http::Response<Body>, unread: &Unread) -> http::Response<Body> {
-    if response.extensions().get::<ChargesItself>().is_some() || response.body().is_end_stream() {
+    if let Some(given) = response.extensions().get::<Given>().cloned() {
+        return response.map(|messages| Body::new(Carrying { messages, given }));
+    }
+    if response.body().is_end_stream() {
         return response;
     }
     let (head, mut rest) = response.into_parts();
@@ -307,26 +302,42 @@ async fn charged(response: http::Response<Body>, unread: &Unread) -> http::Respo
         .map_or(0, Bytes::len);
     match unread.charge_beside(bytes, ANSWER_BYTES) {
         Ok(charge) => {
-            let first = Some((first, charge));
-            let body = Body::new(Paid {
-                first,
-                sending: None,
-                rest,
-            });
-            http::Response::from_parts(head, body)
+            let first = first.map(|frame| frame.map_data(|bytes| Held::bytes(bytes, charge)));
+            let first = Some(first);
+            http::Response::from_parts(head, Body::new(Begun { first, rest }))
         }
         Err(status) => status.into_http(),
     }
 }
 
-/// A body that pays back when its connection asks for what follows the first frame.
-struct Paid {
-    first: Option<(Result<Frame<Bytes>, Status>, Charge)>,
-    sending: Option<Charge>,
+/// Bytes of an answer, and what they are charged, until the last of them is written or dropped.
+struct Held<C> {
+    bytes: Bytes,
+    _charge: C,
+}
+
+impl<C: Send + 'static> Held<C> {
+    fn bytes(bytes: Bytes, charge: C) -> Bytes {
+        Bytes::from_owner(Self {
+            bytes,
+            _charge: charge,
+        })
+    }
+}
+
+impl<C> AsRef<[u8]> for Held<C> {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+/// A body whose first frame was looked at.
+struct Begun {
+    first: Option<Result<Frame<Bytes>, Status>>,
     rest: Body,
 }
 
-impl http_body::Body for Paid {
+impl http_body::Body for Begun {
     type Data = Bytes;
     type Error = Status;
 
@@ -334,17 +345,39 @@ impl http_body::Body for Paid {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        if let Some((first, charge)) = self.first.take() {
-            self.sending = Some(charge);
-            return Poll::Ready(Some(first));
+        match self.first.take() {
+            Some(first) => Poll::Ready(Some(first)),
+            None => Pin::new(&mut self.rest).poll_frame(cx),
         }
-        self.sending = None;
-        let next = ready!(Pin::new(&mut self.rest).poll_frame(cx));
-        Poll::Ready(next)
     }
 
     fn is_end_stream(&self) -> bool {
         self.first.is_none() && self.rest.is_end_stream()
+    }
+}
+
+/// The body of a stream of [`Answers`]: each frame carries what its messages are charged.
+struct Carrying {
+    messages: Body,
+    given: Given,
+}
+
+impl http_body::Body for Carrying {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        let next = ready!(Pin::new(&mut self.messages).poll_frame(cx));
+        let charges = std::mem::take(&mut *self.given.0.lock());
+        let carry = |frame: Frame<Bytes>| frame.map_data(|bytes| Held::bytes(bytes, charges));
+        Poll::Ready(next.map(|frame| frame.map(carry)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.messages.is_end_stream()
     }
 }
 

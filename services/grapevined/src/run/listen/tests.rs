@@ -36,6 +36,7 @@ const SETTINGS: u8 = 4;
 const PING: u8 = 6;
 const GOAWAY: u8 = 7;
 const WINDOW_UPDATE: u8 = 8;
+const INITIAL_WINDOW_SIZE: u16 = 4;
 const ACK: u8 = 1;
 const END_STREAM: u8 = 1;
 const END_HEADERS: u8 = 4;
@@ -237,6 +238,46 @@ async fn a_drain_waits_for_calls_and_all_of_their_answers_and_for_no_idle_connec
     servers.join_next().await.unwrap().unwrap().unwrap();
     let took = answered.elapsed();
     assert!(took < IDLE_WAIT * 11 / 10, "{took:?}");
+}
+
+/// HTTP/2 takes all of an answer as soon as its caller has room for a byte of it. It is charged all the same.
+#[tokio::test]
+async fn g10_answers_are_charged_until_they_are_written() {
+    let counters = Arc::new(Counters::new());
+    // Room for three of them, and an eighth for small ones.
+    let unread = Unread::new(3 * ANSWER_BYTES * 8 / 7, counters.clone());
+    let intake = Intake::new(1 << 20, counters);
+    let told = Arc::new(Notify::new());
+    let slow = Counted::new(Slow(told.clone()), intake, unread.clone());
+    let (mut caller, io) = tokio::io::duplex(1 << 20);
+    let incoming = tokio_stream::once(Ok::<_, std::io::Error>(io));
+    tokio::spawn(builder().add_service(slow).serve_with_incoming(incoming));
+    let window = [&INITIAL_WINDOW_SIZE.to_be_bytes()[..], &1_u32.to_be_bytes()].concat();
+    let begun = [PREFACE, &frame(SETTINGS, 0, 0, &window)].concat();
+    caller.write_all(&begun).await.unwrap();
+    let call = headers("/tests.Slow/Call");
+    for stream in [1, 3] {
+        let call = frame(HEADERS, END_HEADERS | END_STREAM, stream, &call);
+        caller.write_all(&call).await.unwrap();
+        told.notify_one();
+        timeout(SOON, read_answer(&mut caller, 1)).await.unwrap();
+    }
+    unread.charge(ANSWER_BYTES + 1).unwrap_err();
+    drop(unread.charge(ANSWER_BYTES).unwrap());
+    // The caller reads them, one after the other.
+    for (stream, free) in [(1, 2), (3, 3)] {
+        let more = u32::try_from(ANSWER_BYTES).unwrap().to_be_bytes();
+        for stream in [0, stream] {
+            let more = frame(WINDOW_UPDATE, 0, stream, &more);
+            caller.write_all(&more).await.unwrap();
+        }
+        let read = read_answer(&mut caller, ANSWER_BYTES - 1);
+        assert!(timeout(SOON, read).await.unwrap());
+        drop(unread.charge(free * ANSWER_BYTES).unwrap());
+        // More than all of the room is possible, alone.
+        let more = unread.charge(free * ANSWER_BYTES + 1);
+        assert_eq!(more.is_ok(), free == 3);
+    }
 }
 
 /// A configuration by its variables.

@@ -1,6 +1,5 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 use grapevine_proto::v1;
-use tokio_stream::StreamExt as _;
 use tonic_types::StatusExt as _;
 
 use super::*;
@@ -58,12 +57,13 @@ async fn call(unread: &Unread, bytes: usize) -> Result<Body, Status> {
     }
 }
 
-async fn frame(body: &mut Body) -> Poll<Option<usize>> {
+/// The next frame's bytes, if there is one by now.
+async fn frame(body: &mut Body) -> Option<Bytes> {
     let polled = std::future::poll_fn(|cx| Poll::Ready(Pin::new(&mut *body).poll_frame(cx)));
-    polled.await.map(|frame| {
-        let frame = frame?.unwrap();
-        Some(frame.data_ref().unwrap().len())
-    })
+    match polled.await {
+        Poll::Ready(Some(frame)) => Some(frame.unwrap().into_data().unwrap()),
+        Poll::Ready(None) | Poll::Pending => None,
+    }
 }
 
 #[tokio::test]
@@ -95,11 +95,16 @@ async fn g10_answers_that_nobody_reads_are_bounded_and_their_room_comes_back() {
     assert_eq!(few.len(), 2 * MIB / (ANSWER_BYTES + 1));
     few.clear();
     call(&unread, 1_000).await.unwrap();
-    // What the connection has asked for may still wait in it.
-    assert_eq!(frame(&mut kept[0]).await, Poll::Ready(Some(MIB)));
+    // What the connection has taken may still wait in it, also when it has asked for more, or is done with the answer.
+    let mut taken = frame(&mut kept[0]).await.unwrap();
+    assert_eq!(taken.len(), MIB);
+    assert_eq!(frame(&mut kept[0]).await, None);
+    drop(kept.swap_remove(0));
     call(&unread, MIB).await.unwrap_err();
-    // It asks for more: the frame has gone.
-    assert_eq!(frame(&mut kept[0]).await, Poll::Pending);
+    // It is written bit by bit.
+    drop(taken.split_to(MIB - 1));
+    call(&unread, MIB).await.unwrap_err();
+    drop(taken);
     let again = call(&unread, MIB).await.unwrap();
     call(&unread, MIB).await.unwrap_err();
     drop(again);
@@ -162,30 +167,53 @@ fn methods_whose_requests_are_streams_are_told_by_their_names() {
     assert!(streams >= 2);
 }
 
+/// A stream of answers as gRPC sends it.
+struct Encoded(Answers<v1::ListClassesResponse>);
+
+impl http_body::Body for Encoded {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        let next = ready!(Pin::new(&mut self.0).poll_next(cx));
+        let encoded =
+            |message: v1::ListClassesResponse| Frame::data(message.encode_to_vec().into());
+        Poll::Ready(next.map(|message| message.map(encoded)))
+    }
+}
+
 #[tokio::test]
-async fn g10_messages_of_streams_are_charged_until_they_are_on_their_way() {
+async fn g10_messages_of_streams_are_charged_until_they_are_written() {
     let unread = room(16 * MIB);
     let large = |_| v1::ListClassesResponse {
         next_page_token: vec![7; 13 * MIB].into(),
         ..Default::default()
     };
-    let (sender, mut answers) = Answers::channel(2);
+    let (sender, answers) = Answers::channel(2);
+    let (_, answers, extensions) = answers.response().into_parts();
+    let mut answer = http::Response::new(Body::new(Encoded(answers)));
+    *answer.extensions_mut() = extensions;
+    let mut body = charged(answer, &unread).await.into_body();
     assert!(sender.try_send(unread.message(large(0))).is_ok());
     assert!(unread.message(large(1)).is_error());
-    answers.next().await.unwrap().unwrap();
-    assert!(unread.message(large(1)).is_error(), "given, not yet sent");
-    let mut poll = async || {
-        std::future::poll_fn(|cx| Poll::Ready(Pin::new(&mut answers).poll_next(cx).is_pending()))
-            .await
-    };
-    assert!(poll().await);
-    assert!(unread.message(large(1)).is_error(), "given, not yet sent");
-    assert!(poll().await);
-    let next = unread.message(large(1));
-    assert!(!next.is_error());
-    assert!(sender.try_send(next).is_ok());
-    drop(answers);
-    drop(sender);
+    let taken = frame(&mut body).await.unwrap();
+    assert!(taken.len() > 13 * MIB);
+    assert_eq!(frame(&mut body).await, None);
+    assert!(unread.message(large(1)).is_error(), "taken, not written");
+    drop(taken);
+    // Its end takes along what waits.
+    for leaves_a_frame in [true, false] {
+        let next = unread.message(large(1));
+        assert!(!next.is_error());
+        assert!(sender.try_send(next).is_ok());
+        if leaves_a_frame {
+            frame(&mut body).await.unwrap();
+        }
+    }
+    drop(body);
     assert!(!unread.message(large(2)).is_error());
 }
 
