@@ -641,6 +641,8 @@ counters! {
     leaves_condemned,
     /// Leaves dropped for want of room.
     leaves_evicted,
+    /// Loads of leaves given up before their leases were over: for others, where too many were under way, or for want of room.
+    loads_displaced,
     /// Members of leaves removed because somebody found their rows elsewhere, here or at a peer.
     members_pruned,
     /// Rows of writes under way that leaves do not show, for want of room.

@@ -20,6 +20,7 @@
 
 mod changes;
 mod coming;
+mod loads;
 mod newest;
 mod read;
 mod table;
@@ -53,7 +54,7 @@ const RETRY_AFTER: Duration = Duration::from_millis(20);
 const SLACK: usize = 16;
 /// Leaves that follow a row which left one of them, it is not told which; the others are absent then.
 const LEAVES_FOLLOWED_MAX: usize = 4_096;
-/// Loads under way at most.
+/// Loads under way at most, and fewer where there is room for few members.
 const LOADS_MAX: usize = 4_096;
 
 /// Names one right to load a leaf.
@@ -225,21 +226,29 @@ impl Core {
                 stamp = shown;
             }
         }
-        let ends = now.plus(self.config.lease_duration);
+        match self
+            .leaves
+            .table
+            .admit(&key, self.config.limits.index_members_max, now)
+        {
+            Ok(displaced) => self.counters.loads_displaced += u64::from(displaced),
+            Err(after) => return LeafTurn::Wait { after },
+        }
+        let lease = self.config.lease_duration;
         let run = self.config.incarnation;
+        // Only for who gets the right: it looks at all rows of writes under way.
         if !self.leaves.coming.is_empty()
             && let Ok(shape) = leaf_shape(&key.class)
             && !self.leaves.table.has(&shape)
         {
             self.leaves.coming.meet(&shape);
         }
-        match self.leaves.table.begin_load(key, (stamp, ends), now) {
-            Some(number) => LeafTurn::Load {
-                load: LoadId { run, number },
-                lease: self.config.lease_duration,
-                filling,
-            },
-            None => LeafTurn::Wait { after: RETRY_AFTER },
+        let times = (now, now.plus(lease));
+        let number = self.leaves.table.begin_load(key, stamp, times);
+        LeafTurn::Load {
+            load: LoadId { run, number },
+            lease,
+            filling,
         }
     }
 
@@ -281,13 +290,15 @@ impl Core {
             self.leaves.table.end_load(&fill.leaf);
             return Err(Refusal::LeafOutOfOrder);
         }
-        let count = self.leaves.table.answer(&fill.leaf, fill.members, added);
+        let count = self
+            .leaves
+            .table
+            .answer(&fill.leaf, fill.members, (added, now));
         if count > limit {
             self.leaves.table.end_load(&fill.leaf);
             return Err(Refusal::LeafTooLarge { count, limit });
         }
         if fill.more {
-            self.counters.leaves_evicted += self.leaves.table.evict(limit);
             return Ok(FillOutcome::More);
         }
         let Some(loading) = self.leaves.table.end_load(&fill.leaf) else {
@@ -319,7 +330,6 @@ impl Core {
         };
         self.leaves.table.put(&fill.leaf, present);
         self.counters.leaves_loaded += 1;
-        self.counters.leaves_evicted += self.leaves.table.evict(limit);
         Ok(FillOutcome::Stored)
     }
 
@@ -404,11 +414,22 @@ impl Core {
             let limit = self.config.limits.index_rows_max;
             self.leaves.newest.note(&changed.rows, limit);
         }
-        let limit = self.config.limits.index_members_max;
-        self.counters.leaves_evicted += self.leaves.table.evict(limit);
     }
 
-    /// Leaves present here, and their members.
+    /// Behind every input: ends loads whose leases are over, and drops what there is no room for. Where there is nothing to do that is two
+    /// comparisons.
+    pub(super) fn review_leaves(&mut self, now: Time) {
+        let (most, lease) = (
+            self.config.limits.index_members_max,
+            self.config.lease_duration,
+        );
+        self.leaves.table.end_over(now);
+        let dropped = self.leaves.table.evict(most, lease, now);
+        self.counters.leaves_evicted += dropped.leaves;
+        self.counters.loads_displaced += dropped.loads;
+    }
+
+    /// Leaves present here, and their members, with what has come of those that are being loaded.
     pub fn leaf_counts(&self) -> (usize, usize) {
         self.leaves.table.counts()
     }

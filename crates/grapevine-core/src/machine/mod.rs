@@ -79,8 +79,8 @@ pub struct Limits {
     /// Retirements that views repeat, for members that were away; who was away for more takes a snapshot. At most
     /// [`crate::roster::RETIRED_MAX`].
     pub retired_max: usize,
-    /// Members of leaves in all, those being loaded among them, and eight for each leaf; beyond, the leaf that was loaded longest ago is
-    /// dropped. About 100 bytes each.
+    /// Members of leaves in all, those being loaded among them, and eight for each leaf; beyond, loads that are silent are given up, and then
+    /// the leaf that was loaded longest ago is dropped. About 100 bytes each.
     pub index_members_max: usize,
     /// Rows whose newest version is remembered, so that members which have moved on can be told. About 300 bytes each.
     pub index_rows_max: usize,
@@ -349,6 +349,7 @@ impl Core {
         if review_intents {
             self.review_intents(now, &mut effects);
         }
+        self.review_leaves(now);
         self.lately.note(self.versions.stamp(), now);
         if self.retirements.track == lost_track::Track::Ends {
             // Once it names its view, peers would take it for one that follows them.

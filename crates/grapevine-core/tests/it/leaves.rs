@@ -7,6 +7,7 @@
 //! database has, and nothing else, in its order.
 
 mod coming;
+mod loads;
 mod steps;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -122,6 +123,7 @@ struct Counts {
     over: u64,
     pruned: u64,
     evicted: u64,
+    displaced: u64,
     floors: u64,
     snapshots: u64,
     retired: u64,
@@ -633,6 +635,7 @@ impl Shelves {
             let counters = self.world.core(at).counters();
             self.counts.pruned += counters.members_pruned;
             self.counts.evicted += counters.leaves_evicted;
+            self.counts.displaced += counters.loads_displaced;
             self.counts.floors += counters.floors_own;
             self.counts.snapshots += counters.snapshots_adopted;
             self.counts.retired += counters.runs_retired;
@@ -725,6 +728,7 @@ fn g9_the_schedules_do_what_they_are_for() {
             ("over", counts.over),
             ("pruned", counts.pruned),
             ("evicted", counts.evicted),
+            ("displaced", counts.displaced),
             ("floors", counts.floors),
             ("snapshots", counts.snapshots),
             ("writes begun", counts.begun),

@@ -1,9 +1,11 @@
 //! The leaves of a sidecar, by class and order, within a bound.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use super::changes::{Change, changes};
-use super::{LEAVES_FOLLOWED_MAX, LOADS_MAX, Leaf, Loading, Present, Touched, leaf_shape};
+use super::loads::Loads;
+use super::{LEAVES_FOLLOWED_MAX, Leaf, Loading, Present, RETRY_AFTER, Touched, leaf_shape};
 use crate::criteria::Shape;
 use crate::event::RowImage;
 use crate::id::Time;
@@ -19,12 +21,18 @@ pub(super) struct Table {
     shapes: BTreeMap<Shape, usize>,
     /// Those that are present, as they were loaded.
     loaded: BTreeMap<u64, LeafKey>,
-    /// Loads under way, by when they end, and their numbers.
-    ends: BTreeMap<(Time, u64), LeafKey>,
+    /// Loads under way.
+    loads: Loads,
     /// Members of those that are present, and of those that are being loaded.
     members: usize,
     loading: usize,
-    loads: u64,
+}
+
+/// How many leaves and loads were dropped for want of room.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Dropped {
+    pub(super) leaves: u64,
+    pub(super) loads: u64,
 }
 
 /// As how many members a leaf counts that has none.
@@ -52,13 +60,14 @@ impl Table {
         self.shapes.contains_key(shape)
     }
 
+    /// Leaves that are present, and members of these and of those that are being loaded.
     pub(super) fn counts(&self) -> (usize, usize) {
-        (self.loaded.len(), self.members)
+        (self.loaded.len(), self.members + self.loading)
     }
 
     /// What all of them take up, in members.
     fn weight(&self) -> usize {
-        let leaves = self.loaded.len() + self.ends.len();
+        let leaves = self.loaded.len() + self.loads.len();
         self.members + self.loading + LEAF_WEIGHT * leaves
     }
 
@@ -77,26 +86,34 @@ impl Table {
         })
     }
 
-    /// Gives the right to load a leaf, unless somebody has it; its number.
+    /// Whether the right to load a leaf may be given, of leaves with so many members in all: whether another load ended for it, or how long
+    /// to wait. By their mere number loads take up no more than half of what there is room for.
+    pub(super) fn admit(
+        &mut self,
+        key: &LeafKey,
+        members_max: usize,
+        now: Time,
+    ) -> Result<bool, Duration> {
+        self.end_over(now);
+        if self.get(key).is_some_and(|leaf| leaf.loading.is_some()) {
+            return Err(RETRY_AFTER);
+        }
+        let most = members_max / (2 * LEAF_WEIGHT);
+        let ended = self.loads.room(most, now)?.cloned();
+        if let Some(ended) = &ended {
+            self.end_load(ended);
+        }
+        Ok(ended.is_some())
+    }
+
+    /// Gives the right to load a leaf, which nobody has; its number.
     pub(super) fn begin_load(
         &mut self,
         key: LeafKey,
-        (stamp, ends): (Stamp, Time),
-        now: Time,
-    ) -> Option<u64> {
-        while let Some((&(ended, _), over)) = self.ends.first_key_value()
-            && ended <= now
-        {
-            let over = over.clone();
-            self.end_load(&over);
-        }
-        let taken = self.get(&key).is_some_and(|leaf| leaf.loading.is_some());
-        if taken || self.ends.len() >= LOADS_MAX {
-            return None;
-        }
-        self.loads += 1;
-        let number = self.loads;
-        self.ends.insert((ends, number), key.clone());
+        stamp: Stamp,
+        (now, ends): (Time, Time),
+    ) -> u64 {
+        let number = self.loads.begin(key.clone(), now, ends);
         let descending = key.ordering.descending;
         self.entry(key).loading = Some(Loading {
             number,
@@ -106,7 +123,7 @@ impl Table {
             answer: Members::new(descending),
             last: None,
         });
-        Some(number)
+        number
     }
 
     fn entry(&mut self, key: LeafKey) -> &mut Leaf {
@@ -130,12 +147,12 @@ impl Table {
         (loading.number == number && now < loading.ends).then_some(loading)
     }
 
-    /// Takes a part of the database's answer; how many members that makes.
+    /// Takes a part of the database's answer, now and at that stamp; how many members that makes.
     pub(super) fn answer(
         &mut self,
         key: &LeafKey,
         members: Vec<(Place, u64)>,
-        added: Stamp,
+        (added, now): (Stamp, Time),
     ) -> usize {
         let Some(loading) = self.get_mut(key).and_then(|leaf| leaf.loading.as_mut()) else {
             return 0;
@@ -144,15 +161,19 @@ impl Table {
         for (place, version) in members {
             loading.answer.add(place, Member { added, version });
         }
-        let count = loading.answer.len();
+        let (number, count) = (loading.number, loading.answer.len());
         self.loading = self.loading + count - before;
+        // Who says nothing new is silent: it would cost nothing to keep a right for ever.
+        if count > before {
+            self.loads.heard(number, now);
+        }
         count
     }
 
     /// Ends a load, whatever it came to.
     pub(super) fn end_load(&mut self, key: &LeafKey) -> Option<Loading> {
         let ended = self.get_mut(key)?.loading.take()?;
-        self.ends.remove(&(ended.ends, ended.number));
+        self.loads.end(ended.number);
         self.loading -= ended.answer.len() + ended.gathered.len();
         self.forget_if_empty(key);
         Some(ended)
@@ -216,31 +237,42 @@ impl Table {
 
     /// Drops all leaves, and ends all loads.
     pub(super) fn clear(&mut self) {
+        let mut loads = std::mem::take(&mut self.loads);
+        loads.clear();
         *self = Self {
-            // A number is not given twice.
-            loads: self.loads,
+            loads,
             ..Self::default()
         };
     }
 
-    /// Drops leaves, the one loaded longest ago first, and then loads, the one begun longest ago first, until there are no more members than
-    /// that; how many it dropped.
-    pub(super) fn evict(&mut self, most: usize) -> u64 {
-        let mut evicted = 0;
+    /// Ends loads whose leases are over. Each ends once, so a right costs no more than it did when it was given.
+    pub(super) fn end_over(&mut self, now: Time) {
+        while let Some(over) = self.loads.over(now).cloned() {
+            self.end_load(&over);
+        }
+    }
+
+    /// Drops what is here until there are no more members than that: loads that are silent, of leases so long; then leaves, the one
+    /// loaded longest ago first; and then loads, the one that has been silent longest first. Each step is paid for by what was once put here.
+    pub(super) fn evict(&mut self, most: usize, lease: Duration, now: Time) -> Dropped {
+        let mut dropped = Dropped::default();
         while self.weight() > most {
-            if let Some((_, oldest)) = self.loaded.first_key_value() {
+            if let Some(silent) = self.loads.silent(lease, now).cloned() {
+                self.end_load(&silent);
+                dropped.loads += 1;
+            } else if let Some((_, oldest)) = self.loaded.first_key_value() {
                 let oldest = oldest.clone();
                 self.drop_present(&oldest);
                 self.forget_if_empty(&oldest);
-            } else if let Some((_, oldest)) = self.ends.first_key_value() {
-                let oldest = oldest.clone();
-                self.end_load(&oldest);
+                dropped.leaves += 1;
+            } else if let Some(silent) = self.loads.most_silent().cloned() {
+                self.end_load(&silent);
+                dropped.loads += 1;
             } else {
                 break;
             }
-            evicted += 1;
         }
-        evicted
+        dropped
     }
 
     fn drop_present(&mut self, key: &LeafKey) {
@@ -255,7 +287,11 @@ impl Table {
         let Some(of_class) = self.leaves.get_mut(&key.class) else {
             return;
         };
-        of_class.retain(|_, leaf| leaf.present.is_some() || leaf.loading.is_some());
+        // The others of its class are not looked at: there may be very many orders.
+        let leaf = of_class.get(&key.ordering);
+        if leaf.is_some_and(|leaf| leaf.present.is_none() && leaf.loading.is_none()) {
+            of_class.remove(&key.ordering);
+        }
         if !of_class.is_empty() {
             return;
         }

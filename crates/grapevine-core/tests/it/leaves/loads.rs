@@ -1,0 +1,345 @@
+//! Loads of leaves that nobody finishes: rights that are taken and dropped, and answers of which the end does not come.
+
+use std::time::Duration;
+
+use grapevine_core::event::{Moment, RowImage};
+use grapevine_core::index::{Combine, Place, RowId, RowIdentity, SortKey, Window};
+use grapevine_core::machine::effects::{
+    Counters, FillOutcome, Input, LeafAnswer, LeafFill, LeafQuery, LeafTurn, LoadId, Reply,
+};
+
+use super::{leaf, row};
+use crate::world::World;
+
+const MILLISECOND: Duration = Duration::from_millis(1);
+/// As it is by default.
+const LEASE: Duration = Duration::from_secs(30);
+/// How many loads there may be at a time, with room for very many members.
+const LOADS_MAX: usize = 4_096;
+/// How long a right is safe from others.
+const KEPT: Duration = Duration::from_millis(100);
+
+fn place(id: usize) -> (Place, u64) {
+    let id = RowId::parse(&id.to_string()).unwrap();
+    let key = SortKey::NONE;
+    (Place { key, id }, 0)
+}
+
+/// One sidecar, and those who load leaves of it: by category.
+struct Loaders(World);
+
+impl Loaders {
+    fn new(index_members_max: usize) -> Self {
+        let mut loaders = Self(World::running_with(1, |config| {
+            config.lease_duration = LEASE;
+            config.limits.index_members_max = index_members_max;
+        }));
+        // Its table's shape is made known.
+        assert!(matches!(loaders.ask(0), LeafTurn::Wait { .. }));
+        loaders.0.settle();
+        loaders
+    }
+
+    fn ask(&mut self, category: usize) -> LeafTurn {
+        let ticket = self.0.ticket();
+        let load = Input::LoadLeaf(ticket, leaf(0, category, false));
+        self.0.input(0, load);
+        match self.0.nodes[0].replies.remove(&ticket.0) {
+            Some(Reply::LeafTurn(turn)) => turn,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn right(&mut self, category: usize) -> LoadId {
+        match self.ask(category) {
+            LeafTurn::Load { load, .. } => load,
+            other => panic!("{category}: {other:?}"),
+        }
+    }
+
+    /// Rights that nobody uses.
+    fn take_and_drop(&mut self, categories: std::ops::Range<usize>) {
+        for category in categories {
+            self.right(category);
+        }
+    }
+
+    /// A part of an answer: the rows of these ids.
+    fn part(
+        &mut self,
+        (category, load): (usize, LoadId),
+        ids: std::ops::Range<usize>,
+        more: bool,
+    ) -> FillOutcome {
+        let fill = LeafFill {
+            leaf: leaf(0, category, false),
+            load,
+            members: ids.map(place).collect(),
+            more,
+            whole: true,
+            keep: 0,
+        };
+        let ticket = self.0.ticket();
+        self.0.input(0, Input::FillLeaf(ticket, fill));
+        match self.0.nodes[0].replies.remove(&ticket.0) {
+            Some(Reply::LeafFilled(outcome)) => outcome,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Has a leaf loaded by a caller who does what it should.
+    fn load(&mut self, category: usize, members: usize) {
+        let right = self.right(category);
+        let outcome = self.part((category, right), 0..members, false);
+        assert_eq!(outcome, FillOutcome::Stored);
+    }
+
+    fn listed(&self, category: usize) -> Option<Vec<String>> {
+        let query = LeafQuery {
+            leaves: vec![leaf(0, category, false)],
+            combine: Combine::Any,
+            window: Window {
+                limit: 10_000,
+                ..Window::default()
+            },
+            verified: false,
+        };
+        match self.0.core(0).read_leaf(&query, self.0.now) {
+            LeafAnswer::Found { found, .. } => {
+                let members = found.members.into_iter();
+                Some(members.map(|(place, _)| place.id.to_string()).collect())
+            }
+            LeafAnswer::Absent(_) => None,
+            LeafAnswer::Bypass => panic!("it is fresh"),
+        }
+    }
+
+    /// A row comes into a category.
+    fn add(&mut self, id: usize, category: usize) {
+        let image = RowImage {
+            rows: row(0, &[("category", category)]),
+            moment: Moment::After,
+            identity: Some(RowIdentity {
+                id: RowId::parse(&id.to_string()).unwrap(),
+                version: 0,
+            }),
+        };
+        self.0.images_changed(0, vec![image]);
+        self.0.settle();
+    }
+
+    fn advance(&mut self, duration: Duration) {
+        self.0.advance(duration);
+        self.0.settle();
+    }
+
+    fn counters(&self) -> Counters {
+        self.0.core(0).counters()
+    }
+
+    fn members(&self) -> usize {
+        self.0.core(0).leaf_counts().1
+    }
+}
+
+/// The attack: as many rights as there may be are taken, and their callers die. The next readers load at once, or when they were told to come.
+#[test]
+fn g10_rights_that_nobody_uses_keep_no_leaf_from_being_loaded() {
+    let mut loaders = Loaders::new(2_000_000);
+    loaders.take_and_drop(100..100 + LOADS_MAX);
+    // In the same moment they may all be on their way to the database. That is told for what it is.
+    assert_eq!(loaders.ask(1), LeafTurn::Wait { after: KEPT });
+    loaders.advance(KEPT / 2);
+    assert_eq!(loaders.ask(1), LeafTurn::Wait { after: KEPT / 2 });
+    loaders.advance((KEPT / 2).saturating_sub(MILLISECOND));
+    let soon = LeafTurn::Wait {
+        after: Duration::from_millis(20),
+    };
+    assert_eq!(loaders.ask(1), soon, "nobody is told to come at once");
+    assert_eq!(loaders.counters().loads_displaced, 0);
+    loaders.advance(MILLISECOND);
+    for category in 1..100 {
+        loaders.load(category, 3);
+    }
+    assert_eq!(loaders.listed(1).unwrap(), ["0", "1", "2"]);
+    // Each of those who finished left room for the next one.
+    assert_eq!(loaders.counters().loads_displaced, 1);
+    // Whoever comes while the attack goes on, at 20,000 rights a second, waits for nobody.
+    for round in 1..20 {
+        let first = 100 + round * LOADS_MAX;
+        for category in first..first + LOADS_MAX {
+            loaders.right(category);
+            loaders.0.now = loaders.0.now.plus(Duration::from_micros(50));
+        }
+        loaders.load(1, 3);
+    }
+}
+
+/// Whose load made way for another one is told so: of what it brings nothing is stored, also not where the leaf is being loaded anew.
+#[test]
+fn g9_a_right_that_made_way_stores_nothing() {
+    let mut loaders = Loaders::new(2_000_000);
+    let first = loaders.right(1);
+    let second = loaders.right(2);
+    assert_eq!(loaders.part((2, second), 0..2, true), FillOutcome::More);
+    loaders.advance(MILLISECOND);
+    loaders.take_and_drop(100..98 + LOADS_MAX);
+    loaders.advance(KEPT);
+    loaders.take_and_drop(10..12);
+    assert_eq!(loaders.counters().loads_displaced, 2);
+    // The database's answers lack what is committed now, and nobody gathers it.
+    loaders.add(7, 1);
+    loaders.add(7, 2);
+    let late = |loaders: &mut Loaders| {
+        let first = loaders.part((1, first), 0..3, false);
+        let second = loaders.part((2, second), 2..4, false);
+        assert_eq!((first, second), (FillOutcome::Over, FillOutcome::Over));
+    };
+    late(&mut loaders);
+    assert_eq!((loaders.listed(1), loaders.listed(2)), (None, None));
+    // Others load them anew, and the late answers end nothing of theirs.
+    let rights = [1, 2].map(|category| (category, loaders.right(category)));
+    late(&mut loaders);
+    loaders.add(8, 2);
+    for right in rights {
+        assert_eq!(loaders.part(right, 7..8, false), FillOutcome::Stored);
+    }
+    assert_eq!(loaders.listed(1).unwrap(), ["7"]);
+    assert_eq!(loaders.listed(2).unwrap(), ["7", "8"]);
+    late(&mut loaders);
+    assert_eq!(loaders.listed(1).unwrap(), ["7"]);
+}
+
+/// It is the one that has been silent longest that makes way, whether anything has come of it or not. To say nothing new is silence.
+#[test]
+fn g10_the_load_that_is_silent_longest_makes_way() {
+    let mut loaders = Loaders::new(2_000_000);
+    let living = (1, loaders.right(1));
+    let fell_silent = (2, loaders.right(2));
+    let repeats = (3, loaders.right(3));
+    for load in [fell_silent, repeats] {
+        assert_eq!(loaders.part(load, 0..1, true), FillOutcome::More);
+    }
+    loaders.advance(KEPT);
+    loaders.take_and_drop(100..97 + LOADS_MAX);
+    loaders.advance(KEPT);
+    assert_eq!(loaders.part(living, 0..1, true), FillOutcome::More);
+    assert_eq!(loaders.part(repeats, 0..1, true), FillOutcome::More);
+    assert_eq!(loaders.part(repeats, 0..0, true), FillOutcome::More);
+    loaders.take_and_drop(10..12);
+    assert_eq!(loaders.part(fell_silent, 1..2, true), FillOutcome::Over);
+    assert_eq!(loaders.part(repeats, 1..2, true), FillOutcome::Over);
+    // Then those that came later, of which nothing has come; the living one stays.
+    loaders.take_and_drop(12..12 + LOADS_MAX - 3);
+    let kept = LeafTurn::Wait { after: KEPT };
+    assert_eq!(loaders.ask(9), kept, "all are in their first moments");
+    assert_eq!(loaders.part(living, 1..2, false), FillOutcome::Stored);
+    assert_eq!(loaders.listed(1).unwrap(), ["0", "1"]);
+}
+
+/// What has come of answers counts, with the rows that are gathered beside them, and is gone when their leases are over.
+#[test]
+fn g10_members_of_loads_under_way_are_counted() {
+    let mut loaders = Loaders::new(1_000);
+    loaders.load(1, 10);
+    let right = (2, loaders.right(2));
+    loaders.part(right, 0..300, true);
+    assert_eq!(loaders.members(), 310);
+    loaders.add(700, 2);
+    assert_eq!(loaders.members(), 311);
+    assert_eq!(loaders.part(right, 300..310, false), FillOutcome::Stored);
+    assert_eq!(loaders.members(), 321);
+    let dropped = (3, loaders.right(3));
+    loaders.part(dropped, 0..300, true);
+    loaders.add(700, 3);
+    assert_eq!(loaders.0.core(0).leaf_counts(), (2, 622));
+    // Nobody asks for anything.
+    loaders.advance(LEASE + Duration::from_secs(10));
+    assert_eq!(loaders.0.core(0).leaf_counts(), (2, 321));
+    assert_eq!(loaders.counters().loads_displaced, 0);
+}
+
+/// Of loads that nobody finishes the members go before leaves that are whole: those of which parts have come after an eighth of their
+/// leases, the others after half of it. With all of them there is never more than there may be.
+#[test]
+fn g10_loads_that_are_silent_go_before_whole_leaves() {
+    for (parts, silent) in [(true, LEASE / 8), (false, LEASE / 2)] {
+        let mut loaders = Loaders::new(1_000);
+        loaders.load(1, 300);
+        let hoarded = (2, loaders.right(2));
+        if parts {
+            assert_eq!(loaders.part(hoarded, 0..400, true), FillOutcome::More);
+        } else {
+            (0..400).for_each(|id| loaders.add(id, 2));
+        }
+        assert_eq!(loaders.members(), 700, "{parts}");
+        loaders.advance(silent);
+        assert_eq!(loaders.members(), 700, "{parts}: there is room");
+        loaders.load(3, 400);
+        assert_eq!(loaders.members(), 700, "{parts}");
+        assert!(loaders.listed(1).is_some(), "{parts}: it is read");
+        assert!(loaders.listed(3).is_some(), "{parts}");
+        assert_eq!(loaders.part(hoarded, 400..401, false), FillOutcome::Over);
+        let counters = loaders.counters();
+        assert_eq!((counters.leaves_evicted, counters.loads_displaced), (0, 1));
+    }
+}
+
+/// A caller that has not been silent for that long is not robbed of its load for the next one's sake: a whole leaf goes.
+#[test]
+fn g10_a_load_that_goes_on_is_finished_where_there_is_little_room() {
+    for (parts, silent) in [(true, LEASE / 8), (false, LEASE / 2)] {
+        let mut loaders = Loaders::new(1_000);
+        loaders.load(1, 300);
+        let slow = (2, loaders.right(2));
+        if parts {
+            assert_eq!(loaders.part(slow, 0..300, true), FillOutcome::More);
+        }
+        loaders.advance(silent.saturating_sub(MILLISECOND));
+        loaders.load(3, 900 - if parts { 300 } else { 0 });
+        assert_eq!(
+            loaders.listed(1),
+            None,
+            "{parts}: it was loaded longest ago"
+        );
+        assert_eq!(loaders.part(slow, 300..310, false), FillOutcome::Stored);
+        let counters = loaders.counters();
+        assert_eq!((counters.leaves_evicted, counters.loads_displaced), (1, 0));
+        assert!(loaders.listed(2).is_some() && loaders.members() <= 1_000);
+    }
+}
+
+/// Where all of the room is taken by loads that go on, the one that is being filled is the last to go.
+#[test]
+fn g10_loads_alone_stay_within_the_room() {
+    let mut loaders = Loaders::new(1_000);
+    let rights = [1, 2, 3].map(|category| {
+        let right = (category, loaders.right(category));
+        loaders.advance(MILLISECOND);
+        right
+    });
+    for right in rights {
+        assert_eq!(loaders.part(right, 0..300, true), FillOutcome::More);
+        loaders.advance(MILLISECOND);
+    }
+    assert_eq!(loaders.part(rights[0], 300..500, true), FillOutcome::More);
+    assert_eq!(loaders.members(), 800);
+    assert_eq!(loaders.part(rights[1], 300..310, false), FillOutcome::Over);
+    for right in [rights[0], rights[2]] {
+        assert_eq!(loaders.part(right, 500..501, false), FillOutcome::Stored);
+    }
+}
+
+/// Where there is room for few members, there are few rights: by their mere number they take up no more than half of it.
+#[test]
+fn g10_rights_alone_push_out_no_more_than_half_of_what_is_whole() {
+    let mut loaders = Loaders::new(1_000);
+    loaders.load(1, 450);
+    for category in 100..1_100 {
+        loaders.right(category);
+        loaders.0.now = loaders.0.now.plus(KEPT / 50);
+    }
+    assert_eq!(loaders.counters().loads_displaced, 1_000 - 1_000 / 16);
+    assert!(loaders.listed(1).is_some());
+    assert_eq!(loaders.counters().leaves_evicted, 0);
+}
