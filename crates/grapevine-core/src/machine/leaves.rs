@@ -48,7 +48,7 @@ use crate::progress::LaneProgress;
 use crate::vector::VersionVector;
 use crate::versions::Stamp;
 
-/// How long whoever finds that another caller loads a leaf is told to wait before it looks again.
+/// How long whoever finds that another caller loads a leaf is told to wait at least before it looks again.
 const RETRY_AFTER: Duration = Duration::from_millis(20);
 /// Members that a leaf of which not all are known may have beyond those that are wanted, and half as many again.
 const SLACK: usize = 16;

@@ -27,6 +27,11 @@ const WAITS_FOR_DATABASE: u32 = 2;
 /// One of which some members have come does so after this part of its lease: its caller has more of them at hand.
 const BETWEEN_PARTS: u32 = 8;
 
+/// Of the time for which a load has been silent, whoever waits for its leaf waits for this part before it looks again, and no longer than that:
+/// it comes late by no more, and while the caller is dead it does not ask again and again.
+const LOOKS_AFTER: u32 = 8;
+const LOOKS_AFTER_MOST: Duration = Duration::from_secs(1);
+
 /// A load under way.
 #[derive(Clone, Debug)]
 struct Load {
@@ -74,6 +79,15 @@ impl Loads {
             return Ok(self.key(number));
         }
         Err(left.max(RETRY_AFTER))
+    }
+
+    /// When to look again for a leaf that is being loaded.
+    pub(super) fn wait_for(&self, number: u64, now: Time) -> Duration {
+        let load = self.under_way.get(&number);
+        let silent = load.map_or(Duration::ZERO, |load| now.since(load.heard));
+        let left = load.map_or(Duration::ZERO, |load| load.ends.since(now));
+        let after = (silent / LOOKS_AFTER).min(LOOKS_AFTER_MOST);
+        after.min(left).max(RETRY_AFTER)
     }
 
     /// Begins one; its number.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::changes::{Change, changes};
 use super::loads::Loads;
-use super::{LEAVES_FOLLOWED_MAX, Leaf, Loading, Present, RETRY_AFTER, Touched, leaf_shape};
+use super::{LEAVES_FOLLOWED_MAX, Leaf, Loading, Present, Touched, leaf_shape};
 use crate::criteria::Shape;
 use crate::event::RowImage;
 use crate::id::Time;
@@ -95,8 +95,8 @@ impl Table {
         now: Time,
     ) -> Result<bool, Duration> {
         self.end_over(now);
-        if self.get(key).is_some_and(|leaf| leaf.loading.is_some()) {
-            return Err(RETRY_AFTER);
+        if let Some(loading) = self.get(key).and_then(|leaf| leaf.loading.as_ref()) {
+            return Err(self.loads.wait_for(loading.number, now));
         }
         let most = members_max / (2 * LEAF_WEIGHT);
         let ended = self.loads.room(most, now)?.cloned();

@@ -237,6 +237,39 @@ fn g10_the_load_that_is_silent_longest_makes_way() {
     assert_eq!(loaders.listed(1).unwrap(), ["0", "1"]);
 }
 
+/// Who waits for a leaf that another caller loads looks again soon, and ever less often while nothing is heard of that: an eighth of the time that has passed
+/// already, up to a second, and when the lease is over.
+#[test]
+fn g10_who_waits_for_a_silent_load_looks_ever_less_often() {
+    let mut loaders = Loaders::new(2_000_000);
+    let right = (1, loaders.right(1));
+    let mut passed = 0;
+    let mut wait = |loaders: &mut Loaders, at: u64| {
+        loaders.advance(MILLISECOND * u32::try_from(at - passed).unwrap());
+        passed = at;
+        match loaders.ask(1) {
+            LeafTurn::Wait { after } => after.as_millis(),
+            other => panic!("{other:?}"),
+        }
+    };
+    for (at, after) in [
+        (0, 20),
+        (160, 20),
+        (800, 100),
+        (4_000, 500),
+        (20_000, 1_000),
+    ] {
+        assert_eq!(wait(&mut loaders, at), after, "at {at} ms");
+    }
+    // It is heard of.
+    assert_eq!(loaders.part(right, 0..1, true), FillOutcome::More);
+    assert_eq!(wait(&mut loaders, 20_000), 20);
+    assert_eq!(wait(&mut loaders, 29_600), 400, "its lease is over then");
+    assert_eq!(wait(&mut loaders, 29_999), 20);
+    loaders.advance(MILLISECOND);
+    loaders.load(1, 3);
+}
+
 /// What has come of answers counts, with the rows that are gathered beside them, and is gone when their leases are over.
 #[test]
 fn g10_members_of_loads_under_way_are_counted() {
