@@ -226,8 +226,9 @@ pub(crate) struct Leaves {
     /// Members that readers pruned, and members removed by these and by the hints of peers.
     pub(crate) pruned: u64,
     pub(crate) removed: u64,
-    /// Leaves evicted.
+    /// Leaves evicted, and loads that made way for others or for want of room.
     pub(crate) evicted: u64,
+    pub(crate) displaced: u64,
     /// Rows that came, as a sidecar applies it, into a list whose leaf it does not have.
     pub(crate) added_absent: u64,
 }
@@ -255,11 +256,12 @@ impl Leaves {
         self.pruned += other.pruned;
         self.removed += other.removed;
         self.evicted += other.evicted;
+        self.displaced += other.displaced;
         self.added_absent += other.added_absent;
     }
 
     /// By name.
-    pub(crate) fn named(self) -> [(&'static str, u64); 22] {
+    pub(crate) fn named(self) -> [(&'static str, u64); 23] {
         [
             ("asked", self.asked),
             ("found", self.found),
@@ -282,6 +284,7 @@ impl Leaves {
             ("pruned", self.pruned),
             ("removed", self.removed),
             ("evicted", self.evicted),
+            ("displaced", self.displaced),
             ("added_absent", self.added_absent),
         ]
     }

@@ -550,6 +550,7 @@ impl Sim<'_> {
     pub(super) fn count_leaves(&mut self, at: usize) {
         if let Some(core) = &self.nodes[at].core {
             self.tally.leaves.evicted += core.counters().leaves_evicted;
+            self.tally.leaves.displaced += core.counters().loads_displaced;
             self.tally.leaves.removed += core.counters().members_pruned;
         }
     }
