@@ -156,3 +156,33 @@ impl Loads {
         self.under_way.get(&number).map(|load| &load.key)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+
+    use super::*;
+    use crate::index::Ordering;
+    use crate::names::ClassPath;
+
+    /// A right of before everything was dropped must not be taken for one of after that.
+    #[test]
+    fn g9_the_number_of_a_right_is_not_given_again() {
+        let key = LeafKey {
+            class: ClassPath::parse("items").unwrap(),
+            ordering: Ordering::default(),
+        };
+        let now = Time::from_start(Duration::from_secs(1));
+        let mut loads = Loads::default();
+        let mut numbers = BTreeSet::new();
+        for round in 0..3 {
+            let number = loads.begin(key.clone(), now, now.plus(KEPT_AT_LEAST));
+            assert!(numbers.insert(number), "round {round}: {number}");
+            match round {
+                0 => loads.end(number),
+                _ => loads.clear(),
+            }
+            assert_eq!(loads.len(), 0);
+        }
+    }
+}
