@@ -307,7 +307,7 @@ def rows() -> dict[str, list[tuple]]:
             lines(
                 "Leaves of indices",
                 "Loaded, given up, dropped for want of room.",
-                rates("leaves_loaded", "leaves_condemned", "leaves_evicted"),
+                rates("leaves_loaded", "leaves_condemned", "leaves_evicted", "loads_displaced"),
                 "ops",
             ),
             lines("Leaves held", "Leaves that are here, and their members.", sums("leaves_present", "leaf_members")),

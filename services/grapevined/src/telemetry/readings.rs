@@ -206,7 +206,11 @@ impl Sources {
                 "Leaves of indices that are loaded.",
                 leaves,
             ),
-            size("leaf_members", "Members of all leaves.", members),
+            size(
+                "leaf_members",
+                "Members of all leaves, and of those that are being loaded.",
+                members,
+            ),
         ]
     }
 
