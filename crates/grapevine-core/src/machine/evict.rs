@@ -42,7 +42,8 @@ impl Core {
         let mut evict = self.versions.bucket_classes(top, bucket);
         evict.extend(self.unflushed_classes(top, bucket));
         let event = Arc::new(BumpEvent::Floor(floor.clone()));
-        let meaning = [Write::JoinFloor { floor, evict }];
+        let first = self.rewritten_first(top, bucket, &evict);
+        let meaning = first.into_iter().chain([Write::JoinFloor { floor, evict }]);
         self.write_own(id, (event.clone(), event), meaning, None, effects);
     }
 
@@ -108,11 +109,9 @@ impl Core {
             bucket: *bucket,
             vector: vector.clone(),
         };
-        self.write(
-            effects,
-            [Write::JoinFloor { floor, evict }],
-            Pending::Nothing,
-        );
+        let first = self.rewritten_first(top, *bucket, &evict);
+        let writes = first.into_iter().chain([Write::JoinFloor { floor, evict }]);
+        self.write(effects, writes, Pending::Nothing);
     }
 
     /// The classes of a bucket that own bumps are being written for: a floor with a later number covers them, too.

@@ -336,6 +336,7 @@ impl Core {
                 let mut floor = floor.clone();
                 floor.vector.raise(origin, sequence);
                 floor.vector = self.versions.image(&floor.vector);
+                writes.extend(self.rewritten_first(&floor.top, floor.bucket, &evict));
                 writes.push(Write::JoinFloor { floor, evict });
             }
             BumpEvent::Shape(new) => writes.extend(self.shape_heard(id, new, effects)),

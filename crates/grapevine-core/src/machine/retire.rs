@@ -359,6 +359,21 @@ impl Core {
         }
     }
 
+    /// What is to be written before a floor that takes classes out of a bucket, while what is stored in there is yet to be
+    /// rewritten: it does not dominate them as they stand on disk, and once they are out no piece names them.
+    pub(super) fn rewritten_first(
+        &self,
+        top: &ClassPath,
+        bucket: u16,
+        classes: &[ClassPath],
+    ) -> Option<Write> {
+        let waits = |left: &Retirements| left.buckets.contains(&(top.clone(), Some(bucket)));
+        let due = !classes.is_empty() && !self.retirements.buckets.is_empty();
+        (due && waits(&self.retirements))
+            .then(|| self.piece(Vec::new(), classes.to_vec()))
+            .flatten()
+    }
+
     /// A piece is on disk.
     pub(super) fn retirement_flushed(&mut self) {
         self.retirements.writing = false;
@@ -391,6 +406,11 @@ impl Core {
         if floors.is_empty() && classes.is_empty() {
             return None;
         }
+        self.piece(floors, classes)
+    }
+
+    /// What rewrites these, if anything was retired.
+    fn piece(&self, floors: Vec<(ClassPath, u16)>, classes: Vec<ClassPath>) -> Option<Write> {
         let (retired, name) = self.retirements.mapping.clone()?;
         Some(Write::Retire(Box::new(Retirement {
             retired,

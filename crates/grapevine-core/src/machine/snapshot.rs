@@ -195,6 +195,7 @@ impl Core {
             }
             let mut floor = floor.clone();
             floor.vector = self.versions.image(&floor.vector);
+            writes.extend(self.rewritten_first(&floor.top, floor.bucket, &evict));
             writes.push(Write::JoinFloor { floor, evict });
         }
         for (top, vector) in changed {

@@ -104,6 +104,52 @@ fn g12_runs_that_are_over_are_retired_everywhere_and_tokens_agree() {
     assert_eq!(world.token(1, &["p/1"]), token);
 }
 
+/// What a node's disk says of a run in a class.
+fn stored(world: &World, at: usize, path: &str, run: Incarnation) -> u64 {
+    let recovered = world.nodes[at].disk.recover();
+    let class = recovered
+        .classes
+        .into_iter()
+        .find(|it| it.class == class(path));
+    class.map_or(0, |class| class.entries.get(run))
+}
+
+/// A floor that dominates what a class says from a retirement on does not dominate what is on disk of it until that is
+/// rewritten; and afterwards nobody names the class any more.
+#[test]
+fn g12_a_class_that_a_floor_swallows_before_it_is_rewritten_is_not_left_on_disk() {
+    let mut world = retiring(3);
+    let old = world.incarnation(0);
+    world.invalidate(0, &["p/1"]);
+    world.converge().unwrap();
+    restart(&mut world, 0);
+    let between = |world: &World| retired_up_to(world, 1) > 0 && stored(world, 1, "p/1", old) > 0;
+    for _ in 0..100 {
+        if !world.work() {
+            world.advance(Duration::from_millis(10));
+        }
+        if between(&world) {
+            break;
+        }
+    }
+    assert!(between(&world), "it is rewritten at once");
+    let id = world.next_event(0);
+    let retired = (name(&world, 1), retired_up_to(&world, 1));
+    let floor = Floor {
+        top: class("p"),
+        bucket: bucket_of("p/1"),
+        vector: [retired].into_iter().collect(),
+    };
+    pass_on(&mut world, 1, 0, id, BumpEvent::Floor(floor));
+    let held = world.core(1).versions();
+    let held = held.bucket_classes(&class("p"), bucket_of("p/1"));
+    assert_eq!(held, [], "swallowed");
+    for _ in 0..10 {
+        world.work();
+    }
+    assert_eq!(stored(&world, 1, "p/1", old), 0);
+}
+
 #[test]
 fn g11_who_lacks_events_of_a_retired_run_takes_a_snapshot_before_it_is_fresh() {
     let mut world = retiring(3);
