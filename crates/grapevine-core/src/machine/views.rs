@@ -324,7 +324,8 @@ impl Core {
         if let Some(met) = self.waits_for_expected() {
             let expected = self.config.expected_members;
             return Some(format!(
-                "this node was the only member and has lost its disk: {met} of {expected} expected members know of no later view than {number}; \
+                "this node was the only member, and its disk does not know of it: it was lost, or put back from an older copy, or this node was \
+                 down when the others left. {met} of {expected} expected members know of no later view than {number}; \
                  forget one that is gone for good, with --alone, to go on without it"
             ));
         }

@@ -414,9 +414,9 @@ impl Roster {
         outcome
     }
 
-    /// Whether a view that comes from others shows that this node's disk was put back from an older copy: its only member is an
-    /// earlier run of this node, which agreed to it or was told of it, and the disk knows nothing of that. It may not be that
-    /// run's last view either.
+    /// Whether a view that comes from others shows that this node's disk may be an older copy: its only member is an earlier run of
+    /// this node, and the disk knows nothing of that. Then it may not be that run's last view either. (Or the others left
+    /// together while this node was down, and it was never told. That cannot be told from the former.)
     fn forgot(&self, view: &View) -> bool {
         let earlier = view.is_lone(&self.node) && !view.seats_run(&self.node, self.run);
         earlier && self.accepted_next() != Some(view)

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use grapevine_core::id::Incarnation;
 use grapevine_core::names::NodeId;
-use grapevine_core::roster::{Draft, Memory, Record, Roster, Say, View};
+use grapevine_core::roster::{Ballot, Draft, Memory, Record, Roster, Say, View};
 
 /// The first so many nodes make the first view; in every other schedule there are two more.
 const FIRST: usize = 3;
@@ -436,4 +436,83 @@ fn g7_a_roster_that_forgets_what_it_said_is_caught() {
         println!("{rule:?}: the first at seed {first:?}");
         assert!(first.is_some(), "{rule:?}");
     }
+}
+
+/// The first node was seated with the second, and later alone; its disk is a copy of before. Whichever way its next run comes by
+/// the view in which it was alone, it may not be the last one.
+#[test]
+fn g7_a_view_of_its_node_alone_that_its_disk_does_not_know_is_lent() {
+    let (own, other) = (node(0), node(1));
+    let run = |number| Incarnation::new(number).unwrap();
+    let seats = |seats: &[(&NodeId, u128)]| {
+        let seats = seats.iter();
+        seats
+            .map(|(node, at)| ((*node).clone(), run(*at)))
+            .collect()
+    };
+    let history = Some(run(1).as_history());
+    let both = View {
+        number: 2,
+        history,
+        everything: 1,
+        seats: seats(&[(&own, 1), (&other, 9)]),
+        ..View::default()
+    };
+    let alone = View {
+        number: 3,
+        seats: seats(&[(&own, 1)]),
+        ..both.clone()
+    };
+    let start = |accepted| {
+        let record = Record {
+            view: both.clone(),
+            accepted,
+            ..Record::default()
+        };
+        Roster::start(own.clone(), run(2), Some(record))
+    };
+    let ballot = |round| Ballot { round, by: run(9) };
+    let recovers = |roster: &mut Roster, accepted| {
+        let asked = roster.recover();
+        let [(_, Say::Prepare { number, ballot })] = &asked.say[..] else {
+            panic!("{asked:?}");
+        };
+        let (number, ballot, memory) = (*number, *ballot, Memory::Sure);
+        let promise = Say::Promise {
+            number,
+            ballot,
+            accepted,
+            memory,
+        };
+        roster.heard(&other, history, promise);
+        assert_eq!(roster.memory(), Memory::Sure);
+    };
+    let decided = || Say::Decided(alone.clone());
+
+    let mut told = start(None);
+    told.heard(&other, history, decided());
+    assert!(told.is_lent(), "told");
+
+    let mut recovered = start(None);
+    recovers(&mut recovered, Some((ballot(1), alone.clone())));
+    recovered.heard(&other, history, decided());
+    assert!(recovered.is_lent(), "recovered from what another accepted");
+
+    let mut asked = start(None);
+    recovers(&mut asked, None);
+    let next = alone.clone();
+    let ballot_of_other = ballot(50);
+    let accept = Say::Accept {
+        ballot: ballot_of_other,
+        next,
+    };
+    let answer = asked.heard(&other, history, accept);
+    assert!(!answer.say.is_empty(), "it accepts");
+    asked.heard(&other, history, decided());
+    assert!(asked.is_lent(), "accepted now");
+
+    // A disk on which it is accepted knows of it.
+    let mut knows = start(Some((ballot(1), alone.clone())));
+    knows.heard(&other, history, decided());
+    assert!(!knows.is_lent());
 }
