@@ -31,6 +31,9 @@ class Member:
         options = [("grpc.default_authority", "localhost"), ("grpc.use_local_subchannel_pool", 1)]
         self.channel = grpc.insecure_channel(place, options)
         self.app = application_pb2_grpc.ApplicationServiceStub(self.channel)
+        self.joined = time.monotonic()
+        # Until it was fresh for the first time it is a newcomer, whose reads are counted apart.
+        self.fresh_after_s: float | None = None
 
     def close(self) -> None:
         self.channel.close()
@@ -103,7 +106,10 @@ class Load:
         (result,) = answer.results
         fresh = answer.freshness == types_pb2.FRESHNESS_FRESH
         with self.lock:
-            self.counts["bypassed" if result.bypass else "fresh" if fresh else "unknown"] += 1
+            kind = "bypassed" if result.bypass else "fresh" if fresh else "unknown"
+            if member.fresh_after_s is None and kind == "fresh":
+                member.fresh_after_s = time.monotonic() - member.joined
+            self.counts[kind if member.fresh_after_s is not None else f"{kind} at a newcomer"] += 1
             if result.bypass:
                 return
             self.seen[which].add(result.token)

@@ -20,9 +20,13 @@ MODES = {"daemonset": pods.daemonset, "in-pod": pods.in_pod}
 COUNT = 3
 # After a crash: nobody is fresh until it is back or has lost its seat, which takes `freshness.crash_timeout` (5 s).
 FRESH_S = 30
-# Of reads while pods are replaced one after the other. What is missing from all of them is a newcomer that is ready and has no
-# seat yet.
-FRESH_SHARE = {"daemonset": 0.97, "in-pod": 0.6}
+# Of the reads while pods are replaced one after the other, at those that have been fresh: where it is less, they lose track of each
+# other whenever one comes or goes. On two busy cores it was 0.99 and 0.966 at the least.
+FRESH_SHARE = {"daemonset": 0.97, "in-pod": 0.85}
+# Until a newcomer that is ready is fresh. In-pod it has no seat yet, which took it 0.94 s at the longest; until then its reads pass
+# the cache by. That is bounded in seconds, for what share of all reads it is depends on how fast the pods follow each other: 1 to
+# 14 %. Both bounds are below `freshness.crash_timeout` (5 s): that it is waited for shows.
+NEWCOMER_S = {"daemonset": 2, "in-pod": 4}
 
 
 class Story:
@@ -227,7 +231,14 @@ def test_all_are_replaced_one_after_the_other(story):
             story.leaves(old)
     took = time.monotonic() - begun
     told = story.load.since(before)
-    print(f"{took:.0f} s, {len(story.ends)} ends: {'; '.join(story.ends)}; {dict(told)}")
+    newcomers = list(story.load.members.values())
+    eventually(
+        lambda: all(each.fresh_after_s is not None for each in newcomers),
+        within=NEWCOMER_S[story.mode],
+        what="the last newcomer is fresh",
+    )
+    fresh_after_s = [round(each.fresh_after_s, 2) for each in newcomers]
+    print(f"{took:.0f} s, {len(story.ends)} ends: {'; '.join(story.ends)}; fresh after {fresh_after_s} s; {dict(told)}")
     story.load.judged()
     story.members()
     story.no_problems()
@@ -235,6 +246,7 @@ def test_all_are_replaced_one_after_the_other(story):
     assert told["fresh"] > 200
     share = told["fresh"] / (told["fresh"] + told["unknown"] + told["bypassed"])
     assert share > FRESH_SHARE[story.mode], f"{share:.3f} of the reads were answered as fresh: {dict(told)}"
+    assert max(fresh_after_s) < NEWCOMER_S[story.mode], f"newcomers were fresh after {fresh_after_s} s: {dict(told)}"
     # All that there was is known to those who have nothing from before but what they were told.
     classes = story.kubelets[0].cli("classes", "said").stdout
     assert "said/before/it/died" in classes, classes
