@@ -58,6 +58,12 @@ def members() -> dict[str, tuple[tarfile.TarInfo, bytes]]:
     return found
 
 
+def load(podman) -> str:
+    """Gives it to podman, and answers what podman calls it."""
+    podman("load", "--input", archive())
+    return f"localhost/grapevine:{config()['config']['Labels']['org.opencontainers.image.version']}"
+
+
 def extract(to: pathlib.Path) -> None:
     """The root directory as a container has it, for those who run without one."""
     for name, (info, content) in sorted(members().items()):

@@ -3,11 +3,13 @@
 #
 #   integration-tests/containers/run.sh       all tests; arguments go to pytest: -k replaced
 #
-# GRAPEVINE_IMAGE                 where the image is (default: target/image-out, where image/build leaves it)
-# GRAPEVINE_CONTAINERS            podman or namespaces: only in these (default: containers, and where there can be none, namespaces)
-# GRAPEVINE_REQUIRE_CONTAINERS    1: fail where no container can run
+# GRAPEVINE_IMAGE           where the image is (default: target/image-out, where image/build leaves it)
+# GRAPEVINE_CONTAINERS      podman or namespaces: in nothing else, or fail (default: containers, and where none can run, namespaces)
+# GRAPEVINE_REQUIRE_PODS    1: fail where pods can run in neither (default: skip what takes them, and say so)
 #
-# It takes root, podman with runc, netavark and aardvark-dns. Python packages: integration-tests/containers/requirements.txt
+# Whether they can, a small program of C says that has nothing to do with the image. An image that does not run is a failure.
+#
+# It takes root, a C compiler, podman with runc, netavark and aardvark-dns. Python packages: integration-tests/containers/requirements.txt
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 

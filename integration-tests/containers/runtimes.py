@@ -1,4 +1,4 @@
-"""What runs a pod's container: podman, or where that cannot, network namespaces with the image's files.
+"""What runs a pod's container: podman, or where no container runs, network namespaces with the image's files.
 
 Both give it a network of its own with DNS or a file of names, its user without any right, a root directory that cannot be written
 where the template says so, and its mounts. Only podman has the runtime's filter of system calls, and its memory is limited where
@@ -15,6 +15,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
+import typing
 
 import image
 from pods import Pod
@@ -33,6 +34,16 @@ def run(*command, check=True, timeout=COMMAND_S) -> subprocess.CompletedProcess:
         f"{' '.join(map(str, command))}: {done.returncode}\n{done.stdout}{done.stderr}"
     )
     return done
+
+
+class Contents(typing.Protocol):
+    """What the containers are made of: `image`, or `probe`'s program."""
+
+    def load(self, podman) -> str:
+        """Gives it to podman, and answers what podman calls it."""
+
+    def extract(self, to: pathlib.Path) -> None:
+        """The root directory, for those who run without podman."""
 
 
 class Runtime:
@@ -67,7 +78,7 @@ class Podman(Runtime):
 
     kind = "podman"
 
-    def __init__(self):
+    def __init__(self, contents: Contents):
         super().__init__()
         self.base = [
             "podman", "--root", self.directory / "root", "--runroot", self.directory / "run",
@@ -76,23 +87,14 @@ class Podman(Runtime):
             "--events-backend", "file", "--log-level", "error",
         ]  # fmt: skip
         try:
-            self.podman("load", "--input", image.archive())
+            self.loaded = contents.load(self.podman)
             self.lay(lambda: self.podman("network", "create", "--subnet", self.subnet, self.name))
-            self.runs()
         except BaseException:
             self.close()
             raise
 
     def podman(self, *arguments, check=True, timeout=COMMAND_S):
         return run(*self.base, *arguments, check=check, timeout=timeout)
-
-    def runs(self) -> None:
-        """Whether a container does, which takes more than the commands before."""
-        told = self.podman("run", "--rm", *self.limits(), "--network", self.name, self.loaded(), "--version").stdout
-        assert told.startswith("grapevine "), told
-
-    def loaded(self) -> str:
-        return f"localhost/grapevine:{image.config()['config']['Labels']['org.opencontainers.image.version']}"
 
     @staticmethod
     def limits() -> list[str]:
@@ -103,7 +105,7 @@ class Podman(Runtime):
         """A new container, as the kubelet makes one at each start of it; the pod's volumes and address are the same."""
         self.podman("rm", "--force", "--time", "0", "--ignore", pod.name)
         made = pod.container
-        self.podman("tag", self.loaded(), made.image)
+        self.podman("tag", self.loaded, made.image)
         options = [
             "--name",
             pod.name,
@@ -194,14 +196,14 @@ class Namespaces(Runtime):
 
     kind = "network namespaces"
 
-    def __init__(self):
+    def __init__(self, contents: Contents):
         super().__init__()
         self.files = self.directory / "image"
         self.processes: dict[str, subprocess.Popen] = {}
         self.names: dict[str, list[str]] = {}
         try:
             self.files.mkdir()
-            image.extract(self.files)
+            contents.extract(self.files)
             self.hosts = self.directory / "hosts"
             self.hosts.write_text("")
             self.lay(self.bridge)
@@ -335,8 +337,9 @@ class Namespaces(Runtime):
             if process.poll() is None:
                 process.kill()
             process.wait()
-        for line in run("ip", "netns", "list", check=False).stdout.splitlines():
-            if line.startswith(f"{self.name}-"):
-                run("ip", "netns", "delete", line.split()[0], check=False)
-        run("ip", "link", "delete", self.name, check=False)
+        with contextlib.suppress(OSError, subprocess.SubprocessError):
+            for line in run("ip", "netns", "list", check=False).stdout.splitlines():
+                if line.startswith(f"{self.name}-"):
+                    run("ip", "netns", "delete", line.split()[0], check=False)
+            run("ip", "link", "delete", self.name, check=False)
         shutil.rmtree(self.directory, ignore_errors=True)
