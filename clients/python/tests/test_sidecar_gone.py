@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import queue
 import random
 import sqlite3
 import threading
@@ -19,7 +20,9 @@ from grapevine_client import (
     Receipt,
     Session,
     Settings,
+    Watch,
     WatchBump,
+    WatchEvent,
     WatchLost,
     WatchResync,
     WatchStarted,
@@ -228,21 +231,55 @@ def test_g1_an_invalidation_fails_over_and_one_that_nobody_takes_is_an_error(own
         eventually(acknowledged, what="the own one is asked again")
 
 
+class Heard:
+    """What a watch tells, read by a thread of its own: one that stays silent blocks whoever asks it, past every deadline."""
+
+    def __init__(self, watch: Watch) -> None:
+        self._events: queue.SimpleQueue[WatchEvent | Exception] = queue.SimpleQueue()
+        self._last: WatchEvent | None = None
+        self._thread = threading.Thread(target=self._read, args=(watch,), daemon=True)
+        self._thread.start()
+
+    def _read(self, watch: Watch) -> None:
+        try:
+            for event in watch:
+                self._events.put(event)
+        except Exception as error:
+            self._events.put(error)
+
+    def event(self) -> WatchEvent | NotYet:
+        """The next one, if it has been told."""
+        try:
+            event = self._events.get_nowait()
+        except queue.Empty:
+            return NotYet(f"nothing after {self._last}")
+        if isinstance(event, Exception):
+            raise event
+        self._last = event
+        return event
+
+    def ended(self) -> bool:
+        return not self._thread.is_alive()
+
+
 def test_a_watch_survives_a_restart_and_says_what_it_missed(own_cluster: Cluster) -> None:
-    with Client(own_cluster[0].tcp) as client, client.watch() as watch:
-        assert isinstance(next(watch), WatchStarted)
-        own_cluster[0].kill()
-        assert isinstance(next(watch), WatchLost)
-        own_cluster[0].start()
-        resync = next(watch)
-        assert isinstance(resync, WatchResync)
-        assert resync.reconnected
-        own_cluster[0].wait_fresh()
-        own_cluster[1].client.invalidate(["cart/1"], receipt=Receipt.ALL)
+    with Client(own_cluster[0].tcp) as client:
+        with client.watch() as watch:
+            heard = Heard(watch)
+            assert isinstance(eventually(heard.event, what="it begins"), WatchStarted)
+            own_cluster[0].kill()
+            assert isinstance(eventually(heard.event, what="the loss is told"), WatchLost)
+            own_cluster[0].start()
+            resync = eventually(heard.event, what="it is connected again")
+            assert isinstance(resync, WatchResync)
+            assert resync.reconnected
+            own_cluster[0].wait_fresh()
+            own_cluster[1].client.invalidate(["cart/1"], receipt=Receipt.ALL)
 
-        def told() -> bool | NotYet:
-            event = next(watch)
-            return (isinstance(event, WatchBump) and event.classes == ("cart/1",)) or NotYet(event)
+            def told() -> bool | NotYet:
+                event = heard.event()
+                return (isinstance(event, WatchBump) and event.classes == ("cart/1",)) or NotYet(event)
 
-        # What it learns while it catches up may come before.
-        eventually(told, what="the bump is heard")
+            # What it learns while it catches up may come before.
+            eventually(told, what="the bump is heard")
+        eventually(heard.ended, what="the watch that was closed ends")
