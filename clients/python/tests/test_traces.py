@@ -213,11 +213,11 @@ def test_streams_carry_no_trace_where_calls_carry_none(
     sidecar: Sidecar, collector: tuple[Collector, str], tracer: trace.Tracer, request: pytest.FixtureRequest
 ) -> None:
     with tracer.start_as_current_span("request") as span:
-        with Client(sidecar.tcp) as client, client.watch() as watch:
+        with Client(sidecar.tcp, settings=SETTINGS) as client, client.watch() as watch:
             assert isinstance(next(watch), WatchStarted)
             client.invalidate(["cart/1"])
         request.getfixturevalue("instrumented")
-        with Client(sidecar.tcp) as client:
+        with Client(sidecar.tcp, settings=SETTINGS) as client:
             client.resolve("a", ["cart/1"])
     # Exported in the order in which they ended: it is behind the others.
     children_arrive(collector[0], span, "Resolve")
@@ -229,7 +229,7 @@ def test_streams_carry_no_trace_where_calls_carry_none(
 def test_a_propagator_may_write_names_with_capitals(sidecar: Sidecar, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(propagate, "inject", lambda carrier: carrier.update({"X-Amzn-Trace-Id": "Root=1"}))
     heard: list[Any] = []
-    with Client(sidecar.tcp) as client, client.watch() as watch:
+    with Client(sidecar.tcp, settings=SETTINGS) as client, client.watch() as watch:
         # gRPC refuses a name with capitals, and the watch would try anew for ever.
         threading.Thread(target=lambda: heard.extend(watch)).start()
         eventually(lambda: heard and isinstance(heard[0], WatchStarted), within=10, what="the watch begins")
@@ -240,7 +240,7 @@ def test_streams_work_where_somebody_else_instruments_calls(sidecar: Sidecar, mo
     monkeypatch.setattr(grpc, "insecure_channel", functools.wraps(plain)(lambda *given: plain(*given)))
     # As where it is not installed.
     monkeypatch.setitem(sys.modules, "opentelemetry", None)
-    with Client(sidecar.tcp) as client, client.watch() as watch:
+    with Client(sidecar.tcp, settings=SETTINGS) as client, client.watch() as watch:
         assert isinstance(next(watch), WatchStarted)
 
 
