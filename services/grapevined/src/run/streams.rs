@@ -2,9 +2,15 @@
 //!
 //! A stream is open from the caller's first HEADERS on, until our `END_STREAM` has been written, or it was reset by either
 //! side. Nothing is checked here: what is wrong ends the connection, which is the library's matter.
+//!
+//! Not every HEADERS makes a stream that the library counts: behind the last GOAWAY it passes over them, however many come.
+//! So only so many are remembered as a caller may have open at a time. One who keeps to that has none beyond it, for
+//! it counts a stream as over after this side does.
 
 /// The length of HTTP/2's client preface.
 pub(super) const PREFACE_BYTES: usize = 24;
+/// The most streams that are remembered: as many as any listener lets a caller have open.
+const STREAMS_MAX: usize = 1_024;
 
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;
@@ -18,7 +24,7 @@ pub(super) struct Streams {
     going: Frames,
     /// The last one that was begun: their numbers rise.
     newest: u32,
-    /// HTTP/2's limit of streams bounds them.
+    /// [`STREAMS_MAX`] at most; those that come when it is full are not remembered.
     open: Vec<u32>,
 }
 
@@ -48,7 +54,9 @@ impl Streams {
         coming.pass(bytes, |head| match head.kind {
             HEADERS if head.stream > *newest => {
                 *newest = head.stream;
-                open.push(head.stream);
+                if open.len() < STREAMS_MAX {
+                    open.push(head.stream);
+                }
             }
             RST_STREAM => close(open, head.stream),
             _ => {}
@@ -188,6 +196,29 @@ mod tests {
             streams.went(last);
             assert!(streams.are_done());
         }
+    }
+
+    #[test]
+    fn as_many_streams_are_remembered_as_may_be_open_whatever_comes() {
+        let begun = (0..3 * STREAMS_MAX).map(|number| {
+            let stream = u32::try_from(2 * number + 1).unwrap();
+            frame(HEADERS, END_HEADERS, stream, 3)
+        });
+        let begun: Vec<_> = begun.collect();
+        let mut streams = after(&begun, 1_000);
+        assert_eq!(streams.open.len(), STREAMS_MAX);
+        // The first ones: those that the library counts.
+        for stream in streams.open.clone() {
+            assert!(!streams.are_done());
+            streams.went(&frame(HEADERS, END_HEADERS | END_STREAM, stream, 3));
+        }
+        assert!(streams.are_done());
+        // What comes later is remembered again, and those between are over for good.
+        let last = u32::try_from(6 * STREAMS_MAX - 1).unwrap();
+        streams.came(&frame(HEADERS, END_HEADERS, last, 3));
+        assert!(streams.are_done());
+        streams.came(&frame(HEADERS, END_HEADERS, last + 2, 3));
+        assert_eq!(streams.open, [last + 2]);
     }
 
     #[test]
