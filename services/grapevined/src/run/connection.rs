@@ -121,6 +121,18 @@ impl<Io> Connected for Connection<Io> {
     }
 }
 
+impl<Io> Connection<Io> {
+    /// For what cannot go on: an error once the server stops and there has been no call for long enough. Otherwise it is woken
+    /// then.
+    fn poll_stuck(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
+        let Some(stops) = &mut self.stops else {
+            return Poll::Pending;
+        };
+        ready!(stops.poll_over(cx, &self.streams));
+        Poll::Ready(ErrorKind::ConnectionAborted.into())
+    }
+}
+
 impl<Io: AsyncRead + Unpin> AsyncRead for Connection<Io> {
     fn poll_read(
         mut self: Pin<&mut Self>,
@@ -136,11 +148,7 @@ impl<Io: AsyncRead + Unpin> AsyncRead for Connection<Io> {
             {
                 return Poll::Ready(Err(ErrorKind::TimedOut.into()));
             }
-            let Some(stops) = &mut this.stops else {
-                return Poll::Pending;
-            };
-            ready!(stops.poll_over(cx, &this.streams));
-            return Poll::Ready(Err(ErrorKind::ConnectionAborted.into()));
+            return this.poll_stuck(cx).map(Err);
         };
         let came = &buffer.filled()[before..];
         if let Some((missing, _)) = &mut this.preface {
@@ -162,7 +170,11 @@ impl<Io: AsyncWrite + Unpin> AsyncWrite for Connection<Io> {
     ) -> Poll<io::Result<usize>> {
         let this = &mut *self;
         this.gives_way.check(cx)?;
-        let written = ready!(Pin::new(&mut this.io).poll_write(cx, bytes))?;
+        let Poll::Ready(written) = Pin::new(&mut this.io).poll_write(cx, bytes) else {
+            // Nothing is read while a GOAWAY waits for room, so this is where the time of a caller who reads nothing is over.
+            return this.poll_stuck(cx).map(Err);
+        };
+        let written = written?;
         this.streams.went(&bytes[..written]);
         Poll::Ready(Ok(written))
     }
@@ -188,7 +200,10 @@ impl<Io: AsyncWrite + Unpin> AsyncWrite for Connection<Io> {
     ) -> Poll<io::Result<usize>> {
         let this = &mut *self;
         this.gives_way.check(cx)?;
-        let written = ready!(Pin::new(&mut this.io).poll_write_vectored(cx, slices))?;
+        let Poll::Ready(written) = Pin::new(&mut this.io).poll_write_vectored(cx, slices) else {
+            return this.poll_stuck(cx).map(Err);
+        };
+        let written = written?;
         let mut left = written;
         for slice in slices {
             let part = left.min(slice.len());
@@ -210,7 +225,7 @@ mod tests {
 
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     use tokio::sync::Semaphore;
-    use tokio::time::Instant;
+    use tokio::time::{Instant, timeout};
 
     use super::*;
 
@@ -234,8 +249,72 @@ mod tests {
             .await
             .unwrap();
         assert_eq!(connection.read(&mut [0; 64]).await.unwrap(), PREFACE_BYTES);
-        let later = tokio::time::timeout(10 * PREFACE_WAIT, connection.read(&mut [0; 64])).await;
+        let later = timeout(10 * PREFACE_WAIT, connection.read(&mut [0; 64])).await;
         assert!(later.is_err(), "{later:?}");
+    }
+
+    /// A frame without a payload.
+    fn frame(kind: u8, flags: u8, stream: u8) -> [u8; 9] {
+        [0, 0, 0, kind, flags, 0, 0, 0, stream]
+    }
+
+    const HEADERS: u8 = 1;
+    const GOAWAY: u8 = 7;
+    /// Of the stream and of its headers.
+    const END_OF_BOTH: u8 = 5;
+
+    /// How writing one slice, or several, ends.
+    async fn write(
+        connection: &mut Connection<tokio::io::DuplexStream>,
+        bytes: &[u8],
+        vectored: bool,
+    ) -> io::Result<usize> {
+        std::future::poll_fn(|cx| {
+            let connection = Pin::new(&mut *connection);
+            if vectored {
+                connection.poll_write_vectored(cx, &[io::IoSlice::new(bytes)])
+            } else {
+                connection.poll_write(cx, bytes)
+            }
+        })
+        .await
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_caller_whose_socket_is_full_when_the_goaway_is_due_does_not_hold_the_drain() {
+        let (answer, goaway) = (frame(HEADERS, END_OF_BOTH, 1), frame(GOAWAY, 0, 0));
+        // With the answer the socket is full, or it has room for a part of the GOAWAY.
+        for (room, vectored) in [(3, false), (3, true), (5, false), (5, true)] {
+            let (mut caller, io) = tokio::io::duplex(room);
+            let (stop, stopped) = watch::channel(false);
+            let mut connection = Connection::new(io, place()).stopping(stopped);
+            connection.streams.came(&[0; PREFACE_BYTES]);
+            connection.streams.came(&frame(HEADERS, END_OF_BOTH, 1));
+            stop.send(true).unwrap();
+            // A call that has no answer yet is not cut off, however slowly its caller reads.
+            let (mut answered, mut waits) = (0, 0);
+            while answered < answer.len() {
+                let part = write(&mut connection, &answer[answered..], vectored);
+                if let Ok(written) = timeout(10 * IDLE_WAIT, part).await {
+                    answered += written.unwrap();
+                } else {
+                    waits += 1;
+                    caller.read_exact(&mut vec![0; room]).await.unwrap();
+                }
+            }
+            assert!(waits > 0, "there was room for all of it");
+            let since = Instant::now();
+            let mut left = &goaway[..];
+            let ended = loop {
+                let part = write(&mut connection, left, vectored);
+                match timeout(10 * IDLE_WAIT, part).await.expect("it stays") {
+                    Ok(written) => left = &left[written..],
+                    Err(ended) => break ended,
+                }
+            };
+            assert_eq!(ended.kind(), ErrorKind::ConnectionAborted);
+            assert_eq!(since.elapsed(), IDLE_WAIT);
+        }
     }
 
     #[tokio::test]

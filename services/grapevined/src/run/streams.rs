@@ -73,9 +73,10 @@ impl Streams {
         });
     }
 
-    /// Whether none is open, and the last frame written as a whole.
+    /// Whether none is open, and the last frame of one written as a whole. A frame of the connection itself may be in part:
+    /// whoever does not read what is left of a GOAWAY has no call for that.
     pub(super) fn are_done(&self) -> bool {
-        self.open.is_empty() && self.going.are_whole()
+        self.open.is_empty() && !self.going.are_within_a_stream()
     }
 }
 
@@ -100,6 +101,8 @@ struct Frames {
     head_bytes: usize,
     /// How much of the last frame's payload is missing.
     payload_bytes: usize,
+    /// The last frame's stream; 0 is the connection itself.
+    stream: u32,
 }
 
 impl Frames {
@@ -122,6 +125,7 @@ impl Frames {
                 self.payload_bytes = u32::from_be_bytes([0, a, b, c]) as usize;
                 // The first bit is reserved.
                 let stream = u32::from_be_bytes(stream) & (u32::MAX >> 1);
+                self.stream = stream;
                 each(Head {
                     kind,
                     flags,
@@ -131,8 +135,9 @@ impl Frames {
         }
     }
 
-    fn are_whole(&self) -> bool {
-        self.head_bytes == 0 && self.payload_bytes == 0
+    /// Whether something is missing of a stream's frame whose head is there.
+    fn are_within_a_stream(&self) -> bool {
+        self.payload_bytes > 0 && self.stream > 0
     }
 }
 
@@ -142,6 +147,7 @@ mod tests {
     use super::*;
 
     const SETTINGS: u8 = 4;
+    const GOAWAY: u8 = 7;
     const END_HEADERS: u8 = 4;
 
     fn frame(kind: u8, flags: u8, stream: u32, payload: usize) -> Vec<u8> {
@@ -195,6 +201,11 @@ mod tests {
             assert!(!streams.are_done(), "a byte is missing");
             streams.went(last);
             assert!(streams.are_done());
+            // A frame of the connection is nobody's call, whatever is missing of it.
+            for piece in frame(GOAWAY, 0, 0, 8).chunks(piece) {
+                streams.went(piece);
+                assert!(streams.are_done());
+            }
         }
     }
 
