@@ -30,6 +30,7 @@ use crate::cached::CachedClient;
 use crate::fence::{Unit, Value};
 use crate::fill::Fill;
 use crate::page::decode_page;
+use crate::trace_context::{done_for, of_this_call};
 
 /// Audits at once.
 const AT_ONCE_MAX: usize = 16;
@@ -215,10 +216,11 @@ impl CachedClient {
         let sizes = (value.bytes.len(), source.len());
         let this = self.clone();
         // The reader need not wait for it. It ends with its grace, and there are as many as there are places.
-        tokio::spawn(async move {
+        let judged = async move {
             this.judge_difference(&claim, sizes).await;
             drop(place);
-        });
+        };
+        tokio::spawn(done_for(of_this_call(), judged));
     }
 
     /// Waits for whoever may have written and not invalidated yet.

@@ -8,6 +8,8 @@
 //! When the sidecar refuses a whole batch as invalid, the item that the field violation names gets the refusal and the
 //! others are told to try again, alone when nothing is named: one caller's mistake is not the others' failure.
 //!
+//! A batch is part of one trace: of the first of its callers whose trace is sampled, and if none is, of the first that has any.
+//!
 //! A batch is bounded in bytes as well as in items, below what every sidecar takes. Where it is still too much for one
 //! message (answers can be long, and sidecars have limits of their own), its callers are told to come again in batches of at
 //! most half of it: what is too much by itself is alone in the end, and fails alone.
@@ -20,6 +22,7 @@ use tokio::sync::oneshot;
 use tonic::Code;
 
 use crate::error::{CallError, InvalidRequest};
+use crate::trace_context::{TraceContext, done_for, of_this_call};
 
 /// After so many spoiled batches an item goes alone.
 const SPOILED_BATCHES_MAX: u32 = 2;
@@ -89,6 +92,8 @@ struct Waiting<C: BatchCall> {
     item: C::Item,
     /// The most items in its batch.
     batch: usize,
+    /// Of its caller's call.
+    span: Option<TraceContext>,
     answer: oneshot::Sender<Result<C::Answer, BatchError>>,
 }
 
@@ -146,6 +151,7 @@ impl<C: BatchCall> Batcher<C> {
         let waiting = Waiting {
             item,
             batch,
+            span: of_this_call(),
             answer,
         };
         self.enqueue(waiting)?;
@@ -194,11 +200,12 @@ impl<C: BatchCall> Slot<C> {
             if batch.is_empty() {
                 return;
             }
+            let span = span_of(&batch);
             let (items, answers): (Vec<_>, Vec<_>) = batch
                 .into_iter()
                 .map(|waiting| (waiting.item, waiting.answer))
                 .unzip();
-            match self.shared.call.send(items).await {
+            match done_for(span, self.shared.call.send(items)).await {
                 Ok(results) => {
                     for (answer, result) in answers.into_iter().zip(results) {
                         // A caller that has gone needs no answer.
@@ -251,6 +258,13 @@ impl<C: BatchCall> Drop for Slot<C> {
             state.queue.clear();
         }
     }
+}
+
+/// Whose span a batch is part of.
+fn span_of<C: BatchCall>(batch: &[Waiting<C>]) -> Option<TraceContext> {
+    let spans = || batch.iter().filter_map(|waiting| waiting.span.as_ref());
+    let sampled = spans().find(|span| span.is_sampled());
+    sampled.or_else(|| spans().next()).cloned()
 }
 
 fn refuse<C: BatchCall>(

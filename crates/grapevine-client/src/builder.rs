@@ -6,12 +6,14 @@ use crate::channel::LinkSettings;
 use crate::client::Client;
 use crate::error::ConfigError;
 use crate::names::BATCH_MAX;
+use crate::trace_context::{CurrentSpan, TraceContext};
 
 /// Everything a client can be told. The defaults suit a sidecar on the same machine.
 #[derive(Debug, Clone)]
 pub struct ClientBuilder {
     pub(crate) endpoints: Vec<String>,
     pub(crate) settings: Settings,
+    pub(crate) span: CurrentSpan,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -64,6 +66,7 @@ impl ClientBuilder {
         Self {
             endpoints: vec![own.into()],
             settings: Settings::default(),
+            span: CurrentSpan::default(),
         }
     }
 
@@ -188,6 +191,47 @@ impl ClientBuilder {
     #[must_use]
     pub fn audit_grace(mut self, grace: Duration) -> Self {
         self.settings.audit_grace = grace;
+        self
+    }
+
+    /// Has the client's calls be part of the application's traces: `current` tells the current span, or `None` if there is none.
+    /// The sidecar then has the call, and what comes of it at every sidecar, in that trace, if it is sampled. With OpenTelemetry
+    /// and `tracing`:
+    ///
+    /// ```ignore
+    /// use std::collections::HashMap;
+    ///
+    /// use grapevine_client::{Client, TraceContext};
+    /// use opentelemetry::propagation::TextMapPropagator as _;
+    /// use opentelemetry_sdk::propagation::TraceContextPropagator;
+    /// use tracing_opentelemetry::OpenTelemetrySpanExt as _;
+    ///
+    /// let client = Client::builder("unix:/run/grapevine/app.sock")
+    ///     .trace_context(|| {
+    ///         let mut fields = HashMap::new();
+    ///         let span = tracing::Span::current().context();
+    ///         TraceContextPropagator::new().inject_context(&span, &mut fields);
+    ///         let state = fields.get("tracestate").map_or("", String::as_str);
+    ///         TraceContext::new(fields.get("traceparent")?, state).ok()
+    ///     })
+    ///     .build()?;
+    /// ```
+    ///
+    /// It is called once for each call that begins, in the caller's task, and every RPC that follows from the call carries what it
+    /// said, also where another sidecar is asked, or a task in the background goes on. Calls that the application makes inside a
+    /// fill function are calls of their own. So is each connecting of a [`Watch`](crate::Watch). The reports that a
+    /// [`CachedClient`](crate::CachedClient) sends by itself are part of nobody's trace.
+    ///
+    /// Look-ups of several callers, and commits of their fills, may travel in one RPC. It carries the span of the first of them
+    /// whose trace is sampled; if none is, that of the first that has any.
+    ///
+    /// It runs for every read, so it should be quick; and it must not wait, for it would hold up other tasks.
+    #[must_use]
+    pub fn trace_context(
+        mut self,
+        current: impl Fn() -> Option<TraceContext> + Send + Sync + 'static,
+    ) -> Self {
+        self.span = CurrentSpan::told_by(current);
         self
     }
 

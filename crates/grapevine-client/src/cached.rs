@@ -27,6 +27,7 @@ use crate::session::Session;
 use crate::single_flight::{Finished, Flights};
 use crate::snapshot::Snapshot;
 use crate::stats::{CacheCounters, CacheStats};
+use crate::trace_context::of_the_application;
 
 /// So often a caller goes round again when another one's fill was not good enough for it; then it fills for itself.
 pub(crate) const ROUNDS_MAX: u32 = 3;
@@ -177,14 +178,33 @@ impl CachedClient {
     {
         check_ttl(ttl)?;
         let classes = owned(classes);
-        let mut fill = Some(fill);
+        let mut fill = Some(|handle| of_the_application(fill(handle)));
         match self.get(address, &classes, ttl, &mut fill, false).await? {
             Got::Current(outcome) | Got::Stale(outcome, _) => Ok(outcome),
         }
     }
 
     /// Gets a value; with `stale_too` also one that a soft bump has replaced, and then `fill` has not run.
+    ///
+    /// The function is the application's: it comes wrapped ([`of_the_application`]).
     pub(crate) async fn get<E, F, Fut>(
+        &self,
+        address: &str,
+        classes: &[String],
+        ttl: Option<Duration>,
+        fill: &mut Option<F>,
+        stale_too: bool,
+    ) -> Result<Got, GetError<E>>
+    where
+        E: Send + Sync + 'static,
+        F: FnOnce(Fill) -> Fut,
+        Fut: Future<Output = Result<Bytes, E>>,
+    {
+        let got = self.get_in_rounds(address, classes, ttl, fill, stale_too);
+        self.client().traced(got).await
+    }
+
+    async fn get_in_rounds<E, F, Fut>(
         &self,
         address: &str,
         classes: &[String],

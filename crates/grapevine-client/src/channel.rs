@@ -3,7 +3,8 @@
 //! A [`Link`] connects at its first call and again after the connection broke. All calls share one HTTP/2 connection. A
 //! call ends with its deadline at the latest; what it found out about the sidecar goes to the link's [`Gate`], which
 //! decides when the next call may try. A gRPC deadline header is not sent: a sidecar that gave up because its caller
-//! did would leave an invalidation half waited for.
+//! did would leave an invalidation half waited for. Every RPC, of whichever call, carries its span
+//! ([`crate::trace_context`]).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,11 +12,13 @@ use std::time::Duration;
 use grapevine_proto::v1::admin_service_client::AdminServiceClient;
 use grapevine_proto::v1::application_service_client::ApplicationServiceClient;
 use tokio::time::Instant;
+use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel, Endpoint, Uri};
 use tonic::{Response, Status};
 
 use crate::error::{CallError, ConfigError};
 use crate::gate::Gate;
+use crate::trace_context::CurrentSpan;
 
 /// The largest answer that is accepted. A full page of a listing is far below; a look-up of 1,000 slices may come near.
 const ANSWER_BYTES_MAX: usize = 32 << 20;
@@ -38,9 +41,12 @@ pub(crate) struct LinkSettings {
 #[derive(Debug)]
 pub(crate) struct Link {
     name: Arc<str>,
-    channel: Channel,
+    channel: Traced,
     gate: Gate,
 }
+
+/// A connection whose RPCs carry the span that they are part of.
+pub(crate) type Traced = InterceptedService<Channel, CurrentSpan>;
 
 /// Whether a call keeps to the gate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,7 +61,11 @@ pub(crate) enum Gated {
 
 impl Link {
     /// Must be called inside a Tokio runtime.
-    pub(crate) fn new(value: &str, settings: LinkSettings) -> Result<Self, ConfigError> {
+    pub(crate) fn new(
+        value: &str,
+        settings: LinkSettings,
+        span: &CurrentSpan,
+    ) -> Result<Self, ConfigError> {
         let endpoint = parse(value)?
             .connect_timeout(settings.connect_timeout)
             .initial_stream_window_size(STREAM_WINDOW_BYTES)
@@ -64,7 +74,7 @@ impl Link {
             .keep_alive_timeout(KEEP_ALIVE_TIMEOUT);
         Ok(Self {
             name: value.into(),
-            channel: endpoint.connect_lazy(),
+            channel: InterceptedService::new(endpoint.connect_lazy(), span.clone()),
             gate: Gate::new(settings.backoff_min, settings.backoff_max),
         })
     }
@@ -77,12 +87,12 @@ impl Link {
         &self.gate
     }
 
-    pub(crate) fn application(&self) -> ApplicationServiceClient<Channel> {
+    pub(crate) fn application(&self) -> ApplicationServiceClient<Traced> {
         ApplicationServiceClient::new(self.channel.clone())
             .max_decoding_message_size(ANSWER_BYTES_MAX)
     }
 
-    pub(crate) fn admin(&self) -> AdminServiceClient<Channel> {
+    pub(crate) fn admin(&self) -> AdminServiceClient<Traced> {
         AdminServiceClient::new(self.channel.clone())
     }
 
@@ -216,7 +226,7 @@ mod tests {
             backoff_min: Duration::from_secs(1),
             backoff_max: Duration::from_mins(1),
         };
-        let link = Link::new("127.0.0.1:1", settings).unwrap();
+        let link = Link::new("127.0.0.1:1", settings, &CurrentSpan::default()).unwrap();
         let late = async |gated, calls| {
             for _ in 0..calls {
                 let silence = std::future::pending::<Result<Response<()>, Status>>();

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use grapevine_proto::v1;
+use tokio::task::futures::TaskLocalFuture;
 use tokio::time::Instant;
 
 use crate::batcher::{
@@ -21,6 +22,7 @@ use crate::names::{self, BATCH_MAX, CLASSES_MAX};
 use crate::session::Session;
 use crate::snapshot::Snapshot;
 use crate::stats::{ClientCounters, ClientStats};
+use crate::trace_context::{CurrentSpan, Doing};
 
 /// A client of a sidecar. Cloning it is cheap; clones share connections, queues and counters.
 #[derive(Clone)]
@@ -35,6 +37,7 @@ struct Inner {
     resolves: Batcher<ResolveCall>,
     commits: Batcher<CommitCall>,
     counters: Arc<ClientCounters>,
+    span: CurrentSpan,
 }
 
 /// One look-up's answer, with what the sidecar could show about itself.
@@ -70,7 +73,8 @@ impl Client {
 
     pub(crate) fn open(builder: &ClientBuilder) -> Result<Self, ConfigError> {
         let settings = builder.settings;
-        let open = |endpoint: &String| Link::new(endpoint, settings.link).map(Arc::new);
+        let open =
+            |endpoint: &String| Link::new(endpoint, settings.link, &builder.span).map(Arc::new);
         let links = builder
             .endpoints
             .iter()
@@ -99,6 +103,7 @@ impl Client {
             links,
             settings,
             counters,
+            span: builder.span.clone(),
         };
         Ok(Self {
             inner: Arc::new(inner),
@@ -131,6 +136,12 @@ impl Client {
         &self.inner.counters
     }
 
+    /// What a call does, all of it part of one span. To be called in the caller's task, which is asked for the span here. A single
+    /// RPC need not be wrapped: it asks for itself.
+    pub(crate) fn traced<F: Future>(&self, call: F) -> TaskLocalFuture<Doing, F> {
+        self.inner.span.call(call)
+    }
+
     /// Looks one address up; concurrent callers share RPCs. `classes` has 1 to 16 entries, the first one's policy governs;
     /// `page` asks for a slice of a list.
     pub async fn resolve_one<C: AsRef<str>>(
@@ -146,6 +157,7 @@ impl Client {
             .inner
             .resolves
             .send_with(|| item(address, classes, page));
+        let sent = self.traced(sent);
         match tokio::time::timeout(deadline, sent).await {
             Ok(Ok(resolved)) => Ok(resolved),
             Ok(Err(error)) => Err(self.resolve_error(error)),
@@ -207,7 +219,8 @@ impl Client {
             deadline += session.wait_duration();
             past.session = Some(session.to_wire());
         }
-        let mut answers = resolve_all(self.own(), self.counters(), deadline, items, past).await?;
+        let resolved = resolve_all(self.own(), self.counters(), deadline, items, past);
+        let mut answers = self.traced(resolved).await?;
         if snapshot.is_some_and(Snapshot::is_unknown) {
             // Also a sidecar that does not know of snapshots must not be misunderstood.
             for answer in &mut answers {
@@ -243,7 +256,7 @@ impl Client {
     pub async fn commit_fill(&self, fill: v1::Fill) -> Result<v1::FillVerdict, CallError> {
         self.own().check_open()?;
         let deadline = self.inner.settings.commit_deadline;
-        let sent = self.inner.commits.send_with(|| fill.clone());
+        let sent = self.traced(self.inner.commits.send_with(|| fill.clone()));
         match tokio::time::timeout(deadline, sent).await {
             Ok(Ok(verdict)) => Ok(verdict),
             Ok(Err(BatchError::Call(error))) => Err(error),

@@ -151,6 +151,11 @@ impl Invalidate {
     /// Sends it; the same as awaiting it.
     pub async fn send(self) -> Result<InvalidateOutcome, InvalidateError> {
         self.check()?;
+        self.client.traced(self.ask_in_turn()).await
+    }
+
+    /// Asks sidecars until one acknowledges it.
+    async fn ask_in_turn(&self) -> Result<InvalidateOutcome, InvalidateError> {
         let mut attempts = Vec::new();
         let links = self.client.links();
         for (position, link) in Line::of(links, self.first, self.deadline()) {

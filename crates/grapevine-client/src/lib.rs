@@ -76,6 +76,7 @@ mod session;
 mod single_flight;
 mod snapshot;
 mod stats;
+mod trace_context;
 mod turn;
 mod watch;
 mod write;
@@ -115,6 +116,7 @@ pub use session::{
 };
 pub use snapshot::Snapshot;
 pub use stats::{CacheStats, ClientStats};
+pub use trace_context::{TraceContext, TraceContextError};
 pub use turn::{FillHold, FillTurn};
 pub use watch::{ResyncCause, Watch, WatchEvent};
 pub use write::{

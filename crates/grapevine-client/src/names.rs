@@ -114,7 +114,7 @@ fn check_text(field: &str, value: &str, bytes_max: usize) -> Result<(), InvalidR
     }
 }
 
-fn shorten(value: &str) -> String {
+pub(crate) fn shorten(value: &str) -> String {
     match value.char_indices().nth(SHOWN_CHARS) {
         None => value.to_owned(),
         Some((end, _)) => format!("{}...", &value[..end]),

@@ -18,6 +18,7 @@ use crate::fence::{Settled, Unit};
 use crate::fill::PageFill;
 use crate::outcome::{BypassReason, GetError, How, PageOutcome};
 use crate::page::{cut, decode_page, encode_page, page_address};
+use crate::trace_context::of_the_application;
 
 /// What one round over the pages came to.
 enum Round {
@@ -50,12 +51,28 @@ impl CachedClient {
     {
         check_ttl(ttl)?;
         let classes = owned(classes);
+        let fill = |page| of_the_application(fill(page));
+        let slice = v1::Page { offset, limit };
+        let got = self.get_slice(address, &classes, slice, ttl, &fill);
+        self.client().traced(got).await
+    }
+
+    async fn get_slice<E, F, Fut>(
+        &self,
+        address: &str,
+        classes: &[String],
+        slice: v1::Page,
+        ttl: Option<Duration>,
+        fill: &F,
+    ) -> Result<PageOutcome, GetError<E>>
+    where
+        E: Send + Sync + 'static,
+        F: Fn(PageFill) -> Fut,
+        Fut: Future<Output = Result<Vec<Bytes>, E>>,
+    {
         let mut round = 0;
         let reason = loop {
-            let resolution = match self
-                .look_up(address, &classes, Some(v1::Page { offset, limit }))
-                .await?
-            {
+            let resolution = match self.look_up(address, classes, Some(slice)).await? {
                 Ok(resolution) => resolution,
                 Err(reason) => break reason,
             };
@@ -71,12 +88,12 @@ impl CachedClient {
             let units = resolution.targets.iter().map(|target| {
                 let paged = page_address(address, target.page_size, target.page_index);
                 (
-                    Unit::new(address, paged, &classes, &resolution, target, ttl),
+                    Unit::new(address, paged, classes, &resolution, target, ttl),
                     target,
                 )
             });
             let units: Vec<_> = units.collect();
-            let settled = self.settle_pages(&units, round > ROUNDS_MAX, &fill).await;
+            let settled = self.settle_pages(&units, round > ROUNDS_MAX, fill).await;
             match settled.map_err(GetError::Fill)? {
                 Round::Done(outcome) => return Ok(outcome),
                 Round::Again => {}
@@ -85,14 +102,14 @@ impl CachedClient {
         };
         self.count_bypass(reason);
         let page = PageFill {
-            offset,
-            limit,
+            offset: slice.offset,
+            limit: slice.limit,
             fill: crate::fill::Fill::default(),
         };
         let mut items = fill(page)
             .await
             .map_err(|error| GetError::Fill(Arc::new(error)))?;
-        items.truncate(limit as usize);
+        items.truncate(slice.limit as usize);
         Ok(PageOutcome {
             items,
             how: How::Bypassed(reason),

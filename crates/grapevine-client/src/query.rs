@@ -26,6 +26,7 @@ use crate::error::ResolveError;
 use crate::fill::Fill;
 use crate::index::SqlScalar;
 use crate::outcome::{BypassReason, GetError, GetOutcome, How};
+use crate::trace_context::of_the_application;
 
 /// Explanations in one generation. They have 16 classes at most, of 200 bytes each.
 const GENERATION_MAX: usize = 4_096;
@@ -94,6 +95,7 @@ impl CachedClient {
         Fut: Future<Output = Result<Bytes, E>>,
     {
         check_ttl(ttl)?;
+        let fill = |handle| of_the_application(fill(handle));
         let parameters = parameters.into_iter().map(|value| parameter(value.into()));
         let request = v1::ExplainRequest {
             sql: sql.to_owned(),
@@ -101,6 +103,20 @@ impl CachedClient {
             parameters: parameters.collect(),
             ..Default::default()
         };
+        self.client().traced(self.query(request, ttl, fill)).await
+    }
+
+    async fn query<E, F, Fut>(
+        &self,
+        request: v1::ExplainRequest,
+        ttl: Option<Duration>,
+        fill: F,
+    ) -> Result<GetOutcome, GetError<E>>
+    where
+        E: Send + Sync + 'static,
+        F: FnOnce(Fill) -> Fut,
+        Fut: Future<Output = Result<Bytes, E>>,
+    {
         let address = address(&request);
         let reason = match self.classes_of(&address, request).await {
             Ok(explanation) if explanation.classes.is_empty() => BypassReason::NotCacheable,

@@ -16,6 +16,7 @@ use crate::cached::{CachedClient, check_ttl, owned};
 use crate::fence::FlightKey;
 use crate::fill::Fill;
 use crate::outcome::{GetError, GetOutcome};
+use crate::trace_context::{done_for, of_the_application, of_this_call};
 
 /// The most values that a client and its clones compute anew in the background at a time. At it, what is stale is served and
 /// left to a later reader.
@@ -80,6 +81,23 @@ impl CachedClient {
     {
         check_ttl(ttl)?;
         let classes = owned(classes);
+        let fill = |handle| of_the_application(fill(handle));
+        let got = self.get_and_refresh(address, classes, ttl, fill);
+        self.client().traced(got).await
+    }
+
+    async fn get_and_refresh<E, F, Fut>(
+        &self,
+        address: &str,
+        classes: Vec<String>,
+        ttl: Option<Duration>,
+        fill: F,
+    ) -> Result<GetOutcome, GetError<E>>
+    where
+        E: Send + Sync + 'static,
+        F: FnOnce(Fill) -> Fut + Send + 'static,
+        Fut: Future<Output = Result<Bytes, E>> + Send + 'static,
+    {
         let mut fill = Some(fill);
         let (outcome, key) = match self.get(address, &classes, ttl, &mut fill, true).await? {
             Got::Current(outcome) => return Ok(outcome),
@@ -88,14 +106,15 @@ impl CachedClient {
         if let Some(under_way) = self.shared().revalidations.begin(key) {
             self.shared().counters.revalidations.increment();
             let (this, address) = (self.clone(), address.to_owned());
-            tokio::spawn(async move {
+            let refreshed = async move {
                 let _under_way = under_way;
                 let fresh = this.get(&address, &classes, ttl, &mut fill, false).await;
                 if let Err(error) = fresh {
                     let invalid = matches!(error, GetError::Invalid(_));
                     tracing::debug!(address, invalid, "a stale value was not computed anew");
                 }
-            });
+            };
+            tokio::spawn(done_for(of_this_call(), refreshed));
         }
         Ok(outcome)
     }

@@ -36,21 +36,24 @@ impl Client {
         check_count("registrations", registrations.len(), REGISTER_MAX)?;
         let until = Instant::now() + self.settings().call_deadline + session.extra();
         let request = v1::RegisterRequest { registrations };
-        loop {
-            let left = until.saturating_duration_since(Instant::now());
-            let mut application = self.own().application();
-            let call = application.register(session.request(request.clone()));
-            let refused = match self.own().call(Gated::Yes, left, call).await {
-                Err(CallError::Overloaded {
-                    retry_after: Some(after),
-                    ..
-                }) if after * 2 < left => after,
-                answer => return answer,
-            };
-            // All who were refused at once would else come back at once.
-            let spread = rand::rng().random_range(0.5..=1.5);
-            tokio::time::sleep(refused.mul_f64(spread)).await;
-        }
+        let registered = async {
+            loop {
+                let left = until.saturating_duration_since(Instant::now());
+                let mut application = self.own().application();
+                let call = application.register(session.request(request.clone()));
+                let refused = match self.own().call(Gated::Yes, left, call).await {
+                    Err(CallError::Overloaded {
+                        retry_after: Some(after),
+                        ..
+                    }) if after * 2 < left => after,
+                    answer => return answer,
+                };
+                // All who were refused at once would else come back at once.
+                let spread = rand::rng().random_range(0.5..=1.5);
+                tokio::time::sleep(refused.mul_f64(spread)).await;
+            }
+        };
+        self.traced(registered).await
     }
 
     /// Registers batches (of up to 10,000 each) as the stream brings them, and answers one summary at its end.

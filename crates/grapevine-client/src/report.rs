@@ -15,6 +15,7 @@ use crate::channel::Gated;
 use crate::client::Client;
 use crate::error::CallError;
 use crate::stats::CacheStats;
+use crate::trace_context::done_for;
 
 /// What was reported, and when the next report is due.
 #[derive(Debug)]
@@ -141,7 +142,9 @@ impl CachedClient {
         if self.shared().reports.is_due() {
             let client = self.clone();
             // One that fails is told with the next.
-            tokio::spawn(async move { client.report().await });
+            let report = async move { client.report().await };
+            // It tells of many reads, and is part of nobody's trace.
+            tokio::spawn(done_for(None, report));
         }
     }
 }

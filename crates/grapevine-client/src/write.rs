@@ -197,7 +197,7 @@ impl Client {
 
     /// Ends a write that another process or an earlier run of this one began: an abort by its intent.
     pub async fn abort_write(&self, intent: impl Into<Bytes>) -> Result<AbortOutcome, CallError> {
-        abort(self, &intent.into(), 0).await
+        self.traced(abort(self, &intent.into(), 0)).await
     }
 }
 
@@ -255,6 +255,12 @@ impl BeginWrite {
     /// Sends it; the same as awaiting it.
     pub async fn send(self) -> Result<WriteIntent, BeginWriteError> {
         self.check()?;
+        let client = self.client.clone();
+        client.traced(self.ask_in_turn()).await
+    }
+
+    /// Asks sidecars until one begins it.
+    async fn ask_in_turn(self) -> Result<WriteIntent, BeginWriteError> {
         let mut attempts = Vec::new();
         for (position, link) in Line::of(self.client.links(), 0, self.deadline()) {
             // Each sidecar counts the lease from when it is asked; so does this one, and no later.
@@ -403,7 +409,9 @@ impl WriteIntent {
     ///
     /// An error means that nobody could be told: the classes are bumped when the lease ends, which harms nothing.
     pub async fn abort(self) -> Result<AbortOutcome, CallError> {
-        abort(&self.call.client, &self.intent, self.position).await
+        let client = &self.call.client;
+        let aborted = abort(client, &self.intent, self.position);
+        client.traced(aborted).await
     }
 }
 

@@ -13,6 +13,7 @@ use super::leaf::{LeafExtent, LeafFill, LeafPage, LeafState, LoadRight, check_ro
 use super::{Cursor, Evidence, Index, IndexRow};
 use crate::error::CallError;
 use crate::outcome::{BypassReason, GetError, How};
+use crate::trace_context::of_the_application;
 
 /// How often several leaves are loaded for one page: what is written meanwhile may have them absent again.
 const ROUNDS_MAX: u32 = 3;
@@ -88,7 +89,8 @@ impl Index {
         F: Fn(Want) -> Fut,
         Fut: Future<Output = Result<Vec<IndexRow>, E>>,
     {
-        let listed = self.list(&load).await?;
+        let load = |want| of_the_application(load(want));
+        let listed = self.client.traced(self.list(&load)).await?;
         Ok(IdPage {
             ids: listed.ids,
             how: listed.how,

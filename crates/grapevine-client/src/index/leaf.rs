@@ -148,6 +148,11 @@ impl Index {
     /// should not ask, since others wait for it.
     pub async fn read(&self) -> Result<LeafPage, ResolveError> {
         let request = self.request()?;
+        self.client.traced(self.read_in_turn(request)).await
+    }
+
+    /// Asks sidecars until one answers.
+    async fn read_in_turn(&self, request: v1::IndexReadRequest) -> Result<LeafPage, ResolveError> {
         let deadline = self.client.settings().resolve_deadline + self.session.extra();
         let end = Instant::now() + deadline;
         let mut first_error = None;
@@ -278,6 +283,17 @@ impl LoadRight {
         extent: LeafExtent,
     ) -> Result<LeafFill, CallError> {
         check_rows(&self.leaf, &rows, extent)?;
+        self.pin
+            .client
+            .traced(self.fill_in_parts(rows, extent))
+            .await
+    }
+
+    async fn fill_in_parts(
+        &self,
+        rows: Vec<IndexRow>,
+        extent: LeafExtent,
+    ) -> Result<LeafFill, CallError> {
         let mut rows = rows.into_iter().peekable();
         loop {
             if self.remaining().is_zero() {
@@ -400,6 +416,10 @@ impl Evidence {
     /// answer that this came with. What a cache or a replica shows, or a transaction that had begun before, is no evidence: a row
     /// that came back would be lost.
     pub async fn prune(&self, places: &[Bytes]) -> Result<u64, CallError> {
+        self.pin.client.traced(self.prune_in_parts(places)).await
+    }
+
+    async fn prune_in_parts(&self, places: &[Bytes]) -> Result<u64, CallError> {
         let mut removed = 0;
         for leaf in &self.leaves {
             for places in places.chunks(PRUNE_PLACES_MAX) {
@@ -409,6 +429,7 @@ impl Evidence {
         self.pin.client.counters().index_pruned.add(removed);
         Ok(removed)
     }
+
     async fn prune_part(&self, leaf: &v1::IndexLeaf, places: &[Bytes]) -> Result<u64, CallError> {
         let request = v1::IndexPruneRequest {
             leaf: Some(leaf.clone()),

@@ -21,6 +21,7 @@ use crate::fence::Unit;
 use crate::names::BATCH_MAX;
 use crate::outcome::{BypassReason, GetError, How};
 use crate::session::Session;
+use crate::trace_context::of_the_application;
 
 /// So many pages are looked at to make up for members that turned out to be elsewhere.
 const PAGES_MAX: usize = 4;
@@ -145,6 +146,14 @@ impl Index {
         cached: &CachedClient,
         source: &O,
     ) -> Result<ObjectPage, GetError<O::Error>> {
+        self.client.traced(self.gather(cached, source)).await
+    }
+
+    async fn gather<O: IndexObjects>(
+        &self,
+        cached: &CachedClient,
+        source: &O,
+    ) -> Result<ObjectPage, GetError<O::Error>> {
         let mut index = self.clone();
         index.in_a_snapshot = cached.in_a_snapshot();
         if index.session.is_empty() {
@@ -160,7 +169,7 @@ impl Index {
             pruned: 0,
             undecided: 0,
         };
-        let load = |want| source.ids(want);
+        let load = |want| of_the_application(source.ids(want));
         for _ in 0..PAGES_MAX {
             let listed = index.list(&load).await?;
             page.how = page.how.or_dearer(listed.how);
@@ -211,7 +220,7 @@ impl Index {
                 ids: asked.iter().map(|at| ids[*at].to_owned()).collect(),
                 primary,
             };
-            let answer = source.objects(ask).await;
+            let answer = of_the_application(source.objects(ask)).await;
             let mut answer = answer.map_err(|error| GetError::Fill(Arc::new(error)))?;
             let mut found = Vec::new();
             for at in asked {

@@ -17,6 +17,7 @@ mod reports;
 mod resolve;
 mod snapshots;
 mod support;
+mod traces;
 mod turns;
 mod watch;
 mod writes;

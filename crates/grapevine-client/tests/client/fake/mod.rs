@@ -5,6 +5,7 @@
 //! picks the policy. The server runs on a runtime of its own, so that stopping it breaks its connections as the end of a
 //! process would.
 
+mod heard;
 mod leaves;
 mod rpcs;
 
@@ -25,6 +26,8 @@ use tonic::transport::server::TcpIncoming;
 use tonic::{Code, Request, Response, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
+pub(crate) use self::heard::Heard;
+use self::heard::Noting;
 use self::leaves::Leaves;
 use self::rpcs::invalid;
 
@@ -113,7 +116,10 @@ pub(crate) struct State {
     pub(crate) reports: Mutex<Vec<v1::ReportReadsRequest>>,
     /// Commits by rows.
     pub(crate) row_commits: Mutex<Vec<v1::RowChangedRequest>>,
+    /// What every look-up says may be served stale.
+    pub(crate) stale: Mutex<Vec<v1::StaleTarget>>,
     leaves: Mutex<Leaves>,
+    heard: Mutex<Vec<Heard>>,
     news: broadcast::Sender<v1::WatchResponse>,
 }
 
@@ -206,8 +212,8 @@ impl Fake {
             .max_decoding_message_size(MESSAGE_BYTES_MAX);
         let admin = AdminServiceServer::from_arc(Arc::clone(&self.state));
         let server = tonic::transport::Server::builder()
-            .add_service(application)
-            .add_service(admin);
+            .add_service(self.noting(application))
+            .add_service(self.noting(admin));
         let _guard = runtime.enter();
         if let Some(dir) = &self.dir {
             let path = dir.path().join("app.sock");
@@ -223,6 +229,11 @@ impl Fake {
             runtime.spawn(server.serve_with_incoming(incoming));
         }
         self.runtime = Some(runtime);
+    }
+
+    fn noting<S>(&self, service: S) -> Noting<S> {
+        let state = Arc::clone(&self.state);
+        Noting { service, state }
     }
 
     /// Ends it as the end of a process would.
@@ -260,7 +271,9 @@ impl State {
             writes: Mutex::default(),
             reports: Mutex::default(),
             row_commits: Mutex::default(),
+            stale: Mutex::default(),
             leaves: Mutex::default(),
+            heard: Mutex::default(),
             news: broadcast::channel(8).0,
         })
     }
@@ -446,7 +459,7 @@ impl State {
                 || self.elect.load(Ordering::SeqCst),
             bypass: self.bypass.load(Ordering::SeqCst),
             elect: self.elect.load(Ordering::SeqCst),
-            stale: Vec::new(),
+            stale: self.stale.lock().clone(),
         })
     }
 
