@@ -102,6 +102,9 @@ async fn g3_a_writer_that_has_committed_and_is_yet_to_invalidate_is_innocent() {
         setup.fake.state.calls(Method::Resolve) == asked + 3
     })
     .await;
+    // What is asked behind it is answered behind it: the grace has begun then, and not only the question been heard.
+    let answered = || setup.cached.client().status();
+    answered().await.unwrap();
     tokio::time::advance(GRACE / 2).await;
     setup.fake.state.bump("versioned/13");
     assert_eq!(
@@ -122,6 +125,7 @@ async fn g3_a_writer_that_has_committed_and_is_yet_to_invalidate_is_innocent() {
         setup.fake.state.calls(Method::Resolve) == asked + 8
     })
     .await;
+    answered().await.unwrap();
     for _ in 0..100 {
         tokio::time::advance(GRACE / 50).await;
     }
