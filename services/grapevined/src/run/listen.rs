@@ -41,7 +41,7 @@ const PEER_WINDOW_BYTES: u32 = 4 << 20;
 /// Room for questions after health.
 const PROBES_BYTES_MAX: usize = 8 << 20;
 /// Streams of one connection.
-const STREAMS_MAX: u32 = 1_024;
+pub(super) const STREAMS_MAX: u32 = 1_024;
 /// Streams of a peer's connection, of which it needs one.
 const PEER_STREAMS_MAX: u32 = 4;
 /// Streams of reflection, and watches of health, at a time. What they have to say waits uncharged, some 30 KB of the former.

@@ -10,7 +10,7 @@
 /// The length of HTTP/2's client preface.
 pub(super) const PREFACE_BYTES: usize = 24;
 /// The most streams that are remembered: as many as any listener lets a caller have open.
-const STREAMS_MAX: usize = 1_024;
+const STREAMS_MAX: usize = super::listen::STREAMS_MAX as usize;
 
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;
