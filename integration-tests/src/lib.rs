@@ -28,7 +28,7 @@ pub use api::Api;
 pub use binary::grapevine;
 pub use caches::{CacheServer, TIME_TO_START};
 pub use cluster::{Cluster, Setup};
-pub use collector::{Collector, Seen};
+pub use collector::{Collector, Measured, MeasuredKind, Seen};
 pub use conditions::{always, eventually};
 pub use disk::SmallDisk;
 pub use netns::{Network, Traffic};

@@ -1,10 +1,12 @@
-//! Metrics for scrapers, and health for probes, each on a listener of its own.
+//! Metrics, for scrapers and pushed to a collector, and health for probes; what is listened for has a listener of its own.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
-use anyhow::ensure;
-use grapevine_integration_tests::{Cluster, Setup, eventually, free_ports, http};
+use anyhow::{Context as _, ensure};
+use grapevine_integration_tests::{
+    Cluster, Collector, Measured, MeasuredKind, Setup, eventually, free_ports, http,
+};
 use grapevine_proto::v1::ReceiptLevel;
 use tonic::transport::Channel;
 use tonic_health::pb::HealthCheckRequest;
@@ -123,6 +125,159 @@ async fn metrics_tell_what_was_done_and_how_peers_fare() {
         kinds.map(|(name, _)| name.clone()).collect::<Vec<_>>()
     };
     assert_eq!(always(&other), always(&seen));
+}
+
+/// What a sidecar has pushed of a metric, with these labels at least: as it came last.
+fn last<'a>(
+    all: &'a [Measured],
+    node: &str,
+    name: &str,
+    tags: &[(&str, &str)],
+) -> anyhow::Result<&'a Measured> {
+    let mut of_this = all.iter().rev().filter(|it| {
+        let tagged = |(tag, value): &(&str, &str)| it.tags.get(*tag).is_some_and(|is| is == value);
+        it.resource["service.instance.id"] == node && it.name == name && tags.iter().all(tagged)
+    });
+    of_this
+        .next()
+        .with_context(|| format!("{name} of {node} with {tags:?}"))
+}
+
+/// What scrapers call it.
+fn scraped_name(metric: &Measured) -> String {
+    let unit = match metric.unit.as_str() {
+        "s" => "_seconds",
+        "By" => "_bytes",
+        _ => "",
+    };
+    let counts = match metric.kind {
+        MeasuredKind::Counter => "_total",
+        _ => "",
+    };
+    format!("{}{unit}{counts}", metric.name.replace('.', "_"))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_collector_is_pushed_the_same_metrics_and_whose_they_are() {
+    let collector = Collector::start().await.unwrap();
+    let mut cluster = Setup::of(2).prepare().await.unwrap();
+    let place = SocketAddr::from(([127, 0, 0, 1], free_ports(1).unwrap()[0]));
+    let endpoint = format!("OTEL_EXPORTER_OTLP_ENDPOINT=http://{}", collector.address);
+    let words = ["env", &endpoint, "OTEL_METRIC_EXPORT_INTERVAL=100"];
+    for at in 0..2 {
+        cluster[at].start_by(&words);
+    }
+    cluster[0].start_by(&[&format!("GRAPEVINE_METRICS_LISTEN={place}")]);
+    cluster[1].start_by(&[
+        "OTEL_SERVICE_NAME=shop",
+        "OTEL_RESOURCE_ATTRIBUTES=deployment.environment.name=here",
+    ]);
+    for at in 0..2 {
+        cluster[at].start().unwrap();
+    }
+    cluster.wait_fresh().await.unwrap();
+    let [a, b] = [0, 1].map(|at| cluster[at].id.as_str());
+    let api = &cluster[0].api;
+    api.invalidate("secret-class/13", ReceiptLevel::All)
+        .await
+        .unwrap();
+    let call = ("rpc.method", "grapevine.v1.ApplicationService/Invalidate");
+    let all = eventually("the metrics are pushed", SOON, async || {
+        let all = collector.metrics();
+        for (node, name, tags, expected) in [
+            (a, "grapevine.bumps_own", &[][..], 1.0),
+            (a, "grapevine.bumps_remote", &[], 0.0),
+            (b, "grapevine.bumps_own", &[], 0.0),
+            (b, "grapevine.bumps_remote", &[], 1.0),
+            (a, "grapevine.freshness", &[("state", "fresh")], 1.0),
+            (a, "grapevine.convergence", &[("peer", b)], 1.0),
+            (a, "rpc.server.call.duration", &[call], 1.0),
+        ] {
+            let value = last(&all, node, name, tags)?.value;
+            ensure!(
+                (value - expected).abs() < f64::EPSILON,
+                "{name} of {node} is {value}, not {expected}"
+            );
+        }
+        Ok(all)
+    })
+    .await
+    .unwrap();
+    let whose = |node: &str| {
+        let resource = &last(&all, node, "grapevine.uptime", &[]).unwrap().resource;
+        let pairs = resource.iter().map(|(name, it)| (name.clone(), it.clone()));
+        pairs.collect::<Vec<_>>()
+    };
+    let version = env!("CARGO_PKG_VERSION");
+    let told = |pairs: &[(&str, &str)]| {
+        let pairs = pairs.iter().map(|&(name, it)| (name.into(), it.into()));
+        pairs.collect::<Vec<(String, String)>>()
+    };
+    let own = told(&[
+        ("service.instance.id", a),
+        ("service.name", "grapevine"),
+        ("service.namespace", "test"),
+        ("service.version", version),
+    ]);
+    assert_eq!(whose(a), own);
+    let configured = told(&[
+        ("deployment.environment.name", "here"),
+        ("service.instance.id", b),
+        ("service.name", "shop"),
+        ("service.namespace", "test"),
+        ("service.version", version),
+    ]);
+    assert_eq!(whose(b), configured);
+    // Whoever scrapes it sees the same ones, and what Prometheus makes of the resource.
+    let of_this = all
+        .iter()
+        .filter(|it| it.resource["service.instance.id"] == a);
+    let pushed: BTreeSet<_> = of_this.map(scraped_name).collect();
+    let scraped = scrape(place).await.unwrap().kinds.into_keys();
+    let scraped: BTreeSet<_> = scraped.filter(|name| name != "target_info").collect();
+    assert_eq!(pushed, scraped);
+    let labels = all.iter().flat_map(|it| it.tags.values());
+    assert!(!labels.into_iter().any(|label| label.contains("secret")));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_last_metrics_are_pushed_at_the_end_and_none_where_they_are_not_wanted() {
+    let collector = Collector::start().await.unwrap();
+    let mut cluster = Setup::of(2).prepare().await.unwrap();
+    let endpoint = format!("OTEL_EXPORTER_OTLP_ENDPOINT=http://{}", collector.address);
+    // Of itself no reader sends anything before this test is over.
+    let words = ["env", &endpoint, "OTEL_METRIC_EXPORT_INTERVAL=3600000"];
+    for at in 0..2 {
+        cluster[at].start_by(&words);
+    }
+    // Scrapers have metrics made there all the same, and spans go to the collector.
+    let place = format!("127.0.0.1:{}", free_ports(1).unwrap()[0]);
+    let scraped = format!("GRAPEVINE_METRICS_LISTEN={place}");
+    cluster[1].start_by(&["OTEL_METRICS_EXPORTER=none", &scraped]);
+    for at in 0..2 {
+        cluster[at].start().unwrap();
+    }
+    cluster.wait_fresh().await.unwrap();
+    for at in 0..2 {
+        let api = &cluster[at].api;
+        api.invalidate("carts/13", ReceiptLevel::All).await.unwrap();
+    }
+    assert!(collector.metrics().is_empty());
+    for at in [1, 0] {
+        cluster[at].terminate().await.unwrap();
+        let ended = cluster[at].end(SOON).await.unwrap();
+        assert_eq!(ended.code, Some(0), "{ended:?}");
+    }
+    let all = collector.metrics();
+    let own = last(&all, &cluster[0].id, "grapevine.bumps_own", &[]).unwrap();
+    assert_eq!((own.value, own.kind), (1.0, MeasuredKind::Counter));
+    let nodes = |whose: &mut dyn Iterator<Item = String>| whose.collect::<BTreeSet<_>>();
+    let instances = &mut all
+        .iter()
+        .map(|it| it.resource["service.instance.id"].clone());
+    assert_eq!(nodes(instances), [cluster[0].id.clone()].into());
+    let spans = &mut collector.spans().into_iter().map(|span| span.node);
+    assert_eq!(nodes(spans).len(), 2, "both have sent spans");
 }
 
 #[tokio::test(flavor = "multi_thread")]
