@@ -355,3 +355,127 @@ impl Inner {
 fn name_of(event: EventId) -> String {
     format!("{}/{}", event.origin, event.sequence)
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use grapevine_core::id::Incarnation;
+    use opentelemetry_sdk::trace::{InMemorySpanExporter, Sampler};
+
+    use super::*;
+
+    const MORE: usize = 1_000;
+
+    fn event(sequence: usize) -> EventId {
+        EventId {
+            origin: Incarnation::new(7).unwrap(),
+            sequence: u64::try_from(sequence).unwrap(),
+        }
+    }
+
+    /// The traces of a sidecar, their counters, and what of them was sent.
+    fn sampled() -> (Traces, Arc<Counters>, InMemorySpanExporter) {
+        let exporter = InMemorySpanExporter::default();
+        let provider = SdkTracerProvider::builder()
+            .with_sampler(Sampler::AlwaysOn)
+            .with_simple_exporter(exporter.clone())
+            .build();
+        let counters = Arc::new(Counters::new());
+        let traces = Traces::new(Some(&provider), &counters);
+        (traces, counters, exporter)
+    }
+
+    fn call(state: &str) -> SpanContext {
+        SpanContext::new(
+            TraceId::from(1),
+            SpanId::from(2),
+            TraceFlags::SAMPLED,
+            false,
+            TraceState::from_key_value([("caller", state)]).unwrap(),
+        )
+    }
+
+    /// That there is room for so many, and for no more.
+    fn check_bounded(traces: &Traces, count: usize) {
+        let inner = traces.0.as_ref().unwrap();
+        assert_eq!(inner.known.load(Ordering::Relaxed), count);
+        let events = inner.events.lock();
+        assert_eq!((events.known.len(), events.order.len()), (count, count));
+        // Tables grow by doubling, and are never filled.
+        for capacity in [events.known.capacity(), events.order.capacity()] {
+            assert!(capacity <= 4 * EVENTS_MAX, "room for {capacity}");
+        }
+        let spans = events.known.values().map(|known| &known.span);
+        let mut states = spans.map(|span| span.trace_state().header());
+        assert!(states.all(|state| state.is_empty()));
+    }
+
+    #[test]
+    fn of_a_burst_of_calls_the_last_4096_events_are_remembered_and_the_rest_are_counted() {
+        let (traces, counters, _) = sampled();
+        // What callers say beside their trace may be long, and is not kept.
+        let call = call(&"x".repeat(200));
+        for sequence in 1..=EVENTS_MAX {
+            traces.made(event(sequence), &call);
+        }
+        check_bounded(&traces, EVENTS_MAX);
+        assert!(traces.knows(event(1)));
+        assert_eq!(counters.get(Counter::TracedEventsForgotten), 0);
+        for sequence in EVENTS_MAX + 1..=EVENTS_MAX + MORE {
+            traces.made(event(sequence), &call);
+        }
+        check_bounded(&traces, EVENTS_MAX);
+        let forgotten = counters.get(Counter::TracedEventsForgotten);
+        assert_eq!(forgotten, u64::try_from(MORE).unwrap());
+        assert!(!traces.knows(event(MORE)));
+        assert!(traces.knows(event(MORE + 1)));
+        assert!(traces.knows(event(EVENTS_MAX + MORE)));
+        // Nothing is sent to a peer of a trace that is forgotten.
+        assert!(traces.sending(event(MORE), "n2", false).is_none());
+        assert!(traces.sending(event(MORE + 1), "n2", false).is_some());
+    }
+
+    #[test]
+    fn of_a_burst_of_peers_news_no_more_than_4096_spans_are_open() {
+        let (traces, counters, exporter) = sampled();
+        let carried = Carried {
+            trace: [1; 16],
+            parent: [2; 8],
+            repair: None,
+        };
+        for sequence in 1..=EVENTS_MAX + MORE {
+            traces.heard(event(sequence), &carried, "n2");
+            // Told of it again, it is no other event.
+            traces.heard(event(sequence), &carried, "n2");
+        }
+        check_bounded(&traces, EVENTS_MAX);
+        let forgotten = counters.get(Counter::TracedEventsForgotten);
+        assert_eq!(forgotten, u64::try_from(MORE).unwrap());
+        // Those that gave way have ended, though they were never applied.
+        assert_eq!(exporter.get_finished_spans().unwrap().len(), MORE);
+    }
+
+    #[test]
+    fn what_is_old_gives_way_uncounted_and_is_forgotten_in_time() {
+        let (traces, counters, _) = sampled();
+        let inner = traces.0.as_ref().unwrap();
+        let age = |sequence: usize, by: Duration| {
+            let mut events = inner.events.lock();
+            let known = events.known.get_mut(&event(sequence)).unwrap();
+            known.since = known.since.checked_sub(by).unwrap();
+        };
+        for sequence in 1..=EVENTS_MAX {
+            traces.made(event(sequence), &call("x"));
+        }
+        age(1, NEEDED_FOR);
+        traces.made(event(EVENTS_MAX + 1), &call("x"));
+        assert!(!traces.knows(event(1)));
+        assert_eq!(counters.get(Counter::TracedEventsForgotten), 0);
+        age(2, REMEMBERED_FOR);
+        traces.review();
+        check_bounded(&traces, EVENTS_MAX - 1);
+        assert!(!traces.knows(event(2)));
+        assert!(traces.knows(event(3)));
+        assert_eq!(counters.get(Counter::TracedEventsForgotten), 0);
+    }
+}
