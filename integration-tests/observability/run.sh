@@ -41,7 +41,7 @@ trap 'rm -rf "$stubs"' EXIT
 trap '[ -z "$child" ] || kill -TERM "$child" 2>/dev/null' INT TERM
 
 python3 -m grpc_tools.protoc -I proto --python_out "$stubs" --grpc_python_out "$stubs" \
-    proto/grapevine/v1/{types,explain,application,admin}.proto
+    proto/grapevine/v1/{types,explain,application,admin,peer}.proto
 
 # In the background: bash runs its traps only between commands.
 PYTHONPATH="$stubs:$PWD/integration-tests:$PWD/integration-tests/python" python3 -m pytest -q -p no:cacheprovider --rootdir integration-tests/observability \

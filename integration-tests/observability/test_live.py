@@ -13,6 +13,7 @@ import yaml
 
 import dashboard
 import rules
+from moves import MOVED as SEEN
 from pykit import eventually
 
 EXCEPTIONS = yaml.safe_load((rules.REPOSITORY / "integration-tests/observability/exceptions.yaml").read_text())
@@ -91,6 +92,7 @@ def test_the_load_moves_it(world, counter):
         f'sum(rate(grapevine_{counter}_total{{job=~"$job", instance=~"$instance"}}[$__rate_interval])) > 0'
     )
     eventually(lambda: world.prometheus.value(expr), what=f"{counter} rises")
+    SEEN.add(counter)
 
 
 def test_the_variables_choose_among_the_sidecars(world):
@@ -145,8 +147,18 @@ def test_a_command_of_the_runbook_is_one(command):
 def test_exceptions_are_of_queries_and_alerts_that_there_are():
     assert set(EXCEPTIONS["empty_when_well"]) <= set(QUERIES)
     assert set(EXCEPTIONS["not_provoked"]) <= set(rules.all_of())
+    assert not set(EXCEPTIONS["not_moved"]) & set(MOVED)
     for of in EXCEPTIONS.values():
         assert all(reason.strip() for reason in of.values())
+
+
+@pytest.mark.parametrize("counter", EXCEPTIONS["not_moved"])
+def test_a_test_elsewhere_that_is_to_have_moved_a_counter_names_it(counter):
+    reason = EXCEPTIONS["not_moved"][counter]
+    places = re.findall(r"`(.+?)`", reason)
+    assert places or reason.endswith("no test has it")
+    for place in places:
+        assert re.search(rf"\b{counter.removeprefix('gossip_')}\b", (rules.REPOSITORY / place).read_text()), place
 
 
 @pytest.mark.parametrize("name", rules.all_of())
