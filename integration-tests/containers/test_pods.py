@@ -237,13 +237,17 @@ def test_all_are_replaced_one_after_the_other(story):
         within=NEWCOMER_S[story.mode],
         what="the last newcomer is fresh",
     )
+    # All of it may take a second or two, and a write waits while a seat is given.
+    eventually(
+        lambda: story.load.since(before)["invalidated"] > 20 and story.load.since(before)["fresh"] > 200,
+        within=30,
+        what="calls go on",
+    )
     fresh_after_s = [round(each.fresh_after_s, 2) for each in newcomers]
     print(f"{took:.0f} s, {len(story.ends)} ends: {'; '.join(story.ends)}; fresh after {fresh_after_s} s; {dict(told)}")
     story.load.judged()
     story.members()
     story.no_problems()
-    assert told["invalidated"] > 20
-    assert told["fresh"] > 200
     share = told["fresh"] / (told["fresh"] + told["unknown"] + told["bypassed"])
     assert share > FRESH_SHARE[story.mode], f"{share:.3f} of the reads were answered as fresh: {dict(told)}"
     assert max(fresh_after_s) < NEWCOMER_S[story.mode], f"newcomers were fresh after {fresh_after_s} s: {dict(told)}"
