@@ -163,6 +163,11 @@ impl CacheProcess {
         &self.url
     }
 
+    /// How it was started.
+    pub(crate) fn command(&self) -> String {
+        self.process.command().to_owned()
+    }
+
     /// Ends it at once and waits until it is gone.
     pub async fn kill(self) -> Result<(), CacheServerError> {
         Ok(self.process.kill().await?)

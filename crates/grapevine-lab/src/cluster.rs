@@ -120,6 +120,20 @@ impl Cluster {
         self.dir.path()
     }
 
+    /// How those that run were started, and the configuration file of all, for people.
+    pub(crate) fn settings(&self) -> Vec<String> {
+        let commands = self
+            .processes
+            .iter()
+            .flatten()
+            .map(|process| process.command().to_owned());
+        let file = match self.config.config_toml.trim() {
+            "" => "grapevine.toml: empty".to_owned(),
+            text => format!("grapevine.toml: {}", text.replace('\n', "; ")),
+        };
+        commands.chain([file]).collect()
+    }
+
     /// The process id of a sidecar; nothing when it was killed.
     pub fn process_id(&self, node: usize) -> Option<u32> {
         self.processes[node].as_ref().and_then(Process::id)

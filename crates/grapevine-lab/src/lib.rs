@@ -2,6 +2,7 @@
 
 pub mod arm;
 pub mod auditor;
+pub mod bench;
 pub mod caches;
 mod clock;
 pub mod cluster;

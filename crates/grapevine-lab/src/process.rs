@@ -75,6 +75,7 @@ pub(crate) enum Readiness {
 /// A running child.
 pub(crate) struct Process {
     name: String,
+    command: String,
     log: PathBuf,
     child: Child,
 }
@@ -107,9 +108,15 @@ impl Process {
             .map_err(start_error)?;
         Ok(Self {
             name: name.to_owned(),
+            command: command_line(program, arguments),
             log: log.to_owned(),
             child,
         })
+    }
+
+    /// How it was started, for people.
+    pub(crate) fn command(&self) -> &str {
+        &self.command
     }
 
     /// Its process id; nothing when it has ended and was waited for.
@@ -196,6 +203,18 @@ impl Drop for Process {
             std::thread::sleep(GONE_POLL);
         }
     }
+}
+
+fn command_line<A: AsRef<OsStr>>(program: &Path, arguments: &[A]) -> String {
+    let program = program.file_name().unwrap_or(program.as_os_str());
+    let words = std::iter::once(program).chain(arguments.iter().map(AsRef::as_ref));
+    let words: Vec<_> = words
+        .map(|word| match word.to_string_lossy() {
+            word if word.is_empty() => "''".to_owned(),
+            word => word.into_owned(),
+        })
+        .collect();
+    words.join(" ")
 }
 
 /// The path of a program, looked up as a shell would.

@@ -9,8 +9,8 @@ use std::process::ExitCode;
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 use crate::commands::{
-    addresses, classes, completions, demo, drain, explain, forget, index, invalidate, members,
-    register, replay, resolve, status, watch, write,
+    addresses, bench, classes, completions, demo, drain, explain, forget, index, invalidate,
+    members, register, replay, resolve, status, watch, write,
 };
 use crate::exit::{EXIT_CODES, Failure, of_clap};
 
@@ -41,6 +41,9 @@ enum Command {
     Index(index::Args),
     Demo(demo::Args),
     Replay(replay::Args),
+    Bench(bench::Args),
+    #[command(hide = true)]
+    BenchPeer(bench::PeerArgs),
     Completions(completions::Args),
 }
 
@@ -92,7 +95,10 @@ impl Command {
 
     fn run_on_a_runtime(self) -> Result<(), Failure> {
         // What starts processes and load needs every core; a call to a sidecar does not.
-        let mut builder = if matches!(self, Self::Demo(_) | Self::Replay(_)) {
+        let mut builder = if matches!(
+            self,
+            Self::Demo(_) | Self::Replay(_) | Self::Bench(_) | Self::BenchPeer(_)
+        ) {
             tokio::runtime::Builder::new_multi_thread()
         } else {
             tokio::runtime::Builder::new_current_thread()
@@ -121,6 +127,8 @@ impl Command {
             Self::Index(args) => index::run(args).await,
             Self::Demo(args) => demo::run(args).await,
             Self::Replay(args) => replay::run(args).await,
+            Self::Bench(args) => bench::run(args).await,
+            Self::BenchPeer(args) => bench::serve(args).await,
             Self::Completions(args) => completions::run(&args),
         }
     }
@@ -143,7 +151,8 @@ impl Command {
             Self::Index(args) => args.json(),
             Self::Demo(args) => args.json,
             Self::Replay(args) => args.json,
-            Self::Completions(_) => false,
+            Self::Bench(args) => args.json,
+            Self::BenchPeer(_) | Self::Completions(_) => false,
         }
     }
 }
@@ -200,6 +209,7 @@ mod tests {
             "watch",
             "demo",
             "replay",
+            "bench",
             "drain",
             "forget",
             "explain",

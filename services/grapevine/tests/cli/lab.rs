@@ -164,3 +164,72 @@ fn a_replay_that_is_stopped_ends_with_130_and_leaves_nothing() {
     stopped(&["replay", "--trace", &trace, "--json"], "INT");
     stopped(&["replay", "--trace", &trace, "--json"], "HUP");
 }
+
+#[test]
+fn a_bench_tells_its_figures_and_its_settings() {
+    let said = run(&["bench", "resolve", "--short", "--runs", "2", "--json"]).code(0);
+    let line = said.json();
+    assert_eq!(line["bench"], "resolve");
+    let rows = line["rows"].as_array().unwrap();
+    let of = |what: &str| {
+        let named: Vec<_> = rows.iter().filter(|row| row["what"] == what).collect();
+        assert!(!named.is_empty(), "{what}: {line}");
+        named
+    };
+    for what in [
+        "one by one, p50",
+        "one by one, p99",
+        "100 per call",
+        "stream, 32 in flight",
+    ] {
+        for row in of(what) {
+            assert_eq!(
+                (&row["runs"], row["values"].as_array().unwrap().len()),
+                (&Value::from(2), 2)
+            );
+            assert!(row["value"].as_f64() > Some(0.0), "{row}");
+            let ratio = row["ratio"].as_f64();
+            assert_eq!(ratio.is_some(), row["peer"].is_string(), "{row}");
+        }
+    }
+    // The program brings this peer along; others are measured where they are installed, and else named.
+    assert_eq!(of("stream, 32 in flight")[0]["peer"], "tonic");
+    let skipped = line["skipped"].as_array().unwrap();
+    let measured = of("one by one, p50").len();
+    assert_eq!(measured + skipped.len(), 3, "{line}");
+    if std::env::var("GRAPEVINE_REQUIRE_PEERS").is_ok_and(|value| value == "1") {
+        assert!(skipped.is_empty(), "{line}");
+    }
+    let settings = line["settings"].as_array().unwrap();
+    let sidecar = settings.iter().filter_map(Value::as_str);
+    let sidecar = sidecar.filter(|line| line.starts_with("grapevine sidecar --node-id n1"));
+    assert_eq!(sidecar.count(), 1, "{line}");
+}
+
+#[test]
+fn a_bench_is_held_against_whom_it_knows() {
+    let nobody = run(&[
+        "bench", "resolve", "--short", "--runs", "1", "--vs", "none", "--json",
+    ])
+    .code(0);
+    let line = nobody.json();
+    let rows = line["rows"].as_array().unwrap();
+    assert!(
+        rows.len() == 4 && rows.iter().all(|row| row["peer"].is_null()),
+        "{line}"
+    );
+    let said = run(&["bench", "resolve", "--vs", "varnish", "--json"]).code(2);
+    let error = said.error();
+    let message = error["message"].as_str().unwrap();
+    assert!(
+        message.contains("`varnish`") && message.contains("tonic, redis, memcached"),
+        "{message}"
+    );
+    for wrong in [
+        &["bench", "speed"][..],
+        &["bench", "resolve", "--runs", "0"],
+        &["bench"],
+    ] {
+        run(wrong).code(2);
+    }
+}

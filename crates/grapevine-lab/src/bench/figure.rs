@@ -1,0 +1,92 @@
+//! What is measured, and what becomes of several measurements.
+
+use std::time::Duration;
+
+use serde::Serialize;
+
+use crate::histogram::Histogram;
+
+/// The unit of a figure.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub(crate) enum Unit {
+    /// Microseconds.
+    #[serde(rename = "us")]
+    Microseconds,
+    /// In a second.
+    #[serde(rename = "/s")]
+    PerSecond,
+}
+
+impl Unit {
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Microseconds => "us",
+            Self::PerSecond => "/s",
+        }
+    }
+}
+
+/// One measurement of one side. Sides that measure the same name it alike.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Figure {
+    pub(crate) what: &'static str,
+    pub(crate) unit: Unit,
+    pub(crate) value: f64,
+}
+
+impl Figure {
+    /// So many in such a time.
+    pub(crate) fn rate(what: &'static str, count: u64, elapsed: Duration) -> Self {
+        #[allow(
+            clippy::cast_precision_loss,
+            reason = "counts of a bench stay far below 2^53"
+        )]
+        let value = count as f64 / elapsed.as_secs_f64().max(f64::EPSILON);
+        Self {
+            what,
+            unit: Unit::PerSecond,
+            value,
+        }
+    }
+
+    /// The time that so many of a thousand do not exceed. A histogram without durations breaks the caller's contract.
+    pub(crate) fn quantile(what: &'static str, times: &Histogram, per_mille: u64) -> Self {
+        let time = times
+            .quantile(per_mille)
+            .expect("invariant: something was measured");
+        Self {
+            what,
+            unit: Unit::Microseconds,
+            value: time.as_secs_f64() * 1e6,
+        }
+    }
+}
+
+/// The middle of some values; of an even number of them the mean of the two in the middle. No value breaks the caller's contract.
+pub(crate) fn median(values: &[f64]) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_unstable_by(f64::total_cmp);
+    let middle = sorted.len() / 2;
+    if sorted.len() % 2 == 1 {
+        sorted[middle]
+    } else {
+        f64::midpoint(sorted[middle - 1], sorted[middle])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_median_lies_in_the_middle() {
+        for (values, middle) in [
+            (&[3.0][..], 3.0),
+            (&[5.0, 1.0], 3.0),
+            (&[9.0, 1.0, 2.0], 2.0),
+            (&[4.0, 1.0, 2.0, 100.0], 3.0),
+        ] {
+            assert!((median(values) - middle).abs() < f64::EPSILON, "{values:?}");
+        }
+    }
+}

@@ -1,0 +1,50 @@
+//! Benchmarks of the real thing, each beside its peers in the same run.
+//!
+//! A bench starts every process that it needs with the settings that users have, and ends them. It consists of *contests*: one side is
+//! Grapevine, the others are peers doing the same work. After a warm-up the sides are measured in turn, a number of times, so
+//! that what else the machine does meets all of them; told are the medians of the rounds, their spread, and the ratio of
+//! the two. Answers are checked: a wrong one ends the bench with an error. Times are figures and never a reason to fail.
+//!
+//! A peer that is not installed is named as skipped.
+
+mod clients;
+mod contest;
+mod empty;
+mod figure;
+mod options;
+mod peers;
+mod report;
+mod resolve;
+mod sidecars;
+mod stage;
+
+pub use self::empty::serve as serve_empty;
+pub use self::options::{
+    BenchName, BenchOptions, OptionsError, RUNS_DEFAULT, RUNS_MAX, UnknownBench,
+};
+pub use self::report::Report;
+
+use self::stage::Stage;
+use crate::interrupt::{output, print, until_interrupted};
+
+/// Holds a bench and prints its figures: one line of JSON, or a table. Ends early, with [`Interrupted`](crate::Interrupted) and with
+/// everything that it started ended, on Ctrl-C and SIGTERM.
+pub async fn run(options: BenchOptions) -> anyhow::Result<Report> {
+    let report = until_interrupted(hold(&options)).await?;
+    if options.json {
+        print(report.json_line());
+    } else {
+        print(report.table());
+    }
+    output()?;
+    Ok(report)
+}
+
+async fn hold(options: &BenchOptions) -> anyhow::Result<Report> {
+    options.check()?;
+    let mut stage = Stage::new(options);
+    match options.name {
+        BenchName::Resolve => resolve::hold(&mut stage).await?,
+    }
+    Ok(stage.into_report())
+}

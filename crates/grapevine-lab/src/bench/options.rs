@@ -1,0 +1,198 @@
+//! What a bench is asked for.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use thiserror::Error;
+
+use super::peers::Peer;
+
+/// Rounds in which every side is measured once.
+pub const RUNS_DEFAULT: u32 = 3;
+/// More would tell nothing more.
+pub const RUNS_MAX: u32 = 100;
+
+/// A bench.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BenchName {
+    /// Look-ups: one by one, a hundred per call, over a stream.
+    Resolve,
+}
+
+impl BenchName {
+    /// All of them.
+    pub const ALL: [Self; 1] = [Self::Resolve];
+
+    /// The name on the command line.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Resolve => "resolve",
+        }
+    }
+
+    /// What it measures, in a line.
+    pub fn about(self) -> &'static str {
+        match self {
+            Self::Resolve => "look-ups one by one, a hundred per call, and over a stream",
+        }
+    }
+
+    /// Whom it is held against.
+    pub fn peers(self) -> &'static [Peer] {
+        match self {
+            Self::Resolve => &[Peer::Tonic, Peer::Redis, Peer::Memcached],
+        }
+    }
+}
+
+impl fmt::Display for BenchName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// A name that no bench has.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("bench: `{0}` is none of {names}", names = list(&BenchName::ALL))]
+pub struct UnknownBench(String);
+
+impl FromStr for BenchName {
+    type Err = UnknownBench;
+
+    fn from_str(name: &str) -> Result<Self, Self::Err> {
+        let mut all = Self::ALL.into_iter();
+        all.find(|bench| bench.as_str() == name)
+            .ok_or_else(|| UnknownBench(name.to_owned()))
+    }
+}
+
+/// What a bench is asked for.
+#[derive(Debug, Clone)]
+pub struct BenchOptions {
+    /// The executable that understands `sidecar` and `bench-peer`, usually this one.
+    pub executable: PathBuf,
+    /// The bench.
+    pub name: BenchName,
+    /// The only peers that are wanted, by name; empty for all of the bench's, and `none` alone for none.
+    pub vs: Vec<String>,
+    /// Rounds, 1 to [`RUNS_MAX`].
+    pub runs: u32,
+    /// Little work: shows that the bench works, and its figures mean nothing.
+    pub short: bool,
+    /// One line of JSON in place of a table.
+    pub json: bool,
+    /// Whether progress is shown on standard error.
+    pub progress: bool,
+}
+
+/// In place of a peer: nobody.
+const NOBODY: &str = "none";
+
+impl BenchOptions {
+    /// Tells what cannot be had.
+    pub fn check(&self) -> Result<(), OptionsError> {
+        if !(1..=RUNS_MAX).contains(&self.runs) {
+            return Err(OptionsError::Runs(self.runs));
+        }
+        for name in &self.vs {
+            let known = self.name.peers().iter().any(|peer| peer.as_str() == name);
+            if !(known || name == NOBODY && self.vs.len() == 1) {
+                return Err(OptionsError::Peer {
+                    peer: name.clone(),
+                    bench: self.name,
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether a peer is to be measured.
+    pub(super) fn wants(&self, peer: Peer) -> bool {
+        self.vs.is_empty() || self.vs.iter().any(|name| peer.as_str() == name)
+    }
+}
+
+/// Options that cannot be had.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum OptionsError {
+    /// The number of rounds.
+    #[error("--runs: {0} is not between 1 and {RUNS_MAX}")]
+    Runs(u32),
+    /// A peer that the bench has not.
+    #[error(
+        "--vs: `{peer}` is no peer of `{bench}`; it has {peers}, or `{NOBODY}` alone",
+        peers = list(bench.peers())
+    )]
+    Peer {
+        /// What was asked for.
+        peer: String,
+        /// The bench.
+        bench: BenchName,
+    },
+}
+
+fn list(names: &[impl fmt::Display]) -> String {
+    let names: Vec<String> = names.iter().map(ToString::to_string).collect();
+    names.join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+
+    use super::*;
+
+    fn options(vs: &[&str], runs: u32) -> BenchOptions {
+        BenchOptions {
+            executable: "x".into(),
+            name: BenchName::Resolve,
+            vs: vs.iter().map(|&name| name.to_owned()).collect(),
+            runs,
+            short: true,
+            json: false,
+            progress: false,
+        }
+    }
+
+    #[test]
+    fn benches_have_names() {
+        for bench in BenchName::ALL {
+            assert_eq!(bench.as_str().parse::<BenchName>().unwrap(), bench);
+            assert!(!bench.peers().is_empty() && !bench.about().is_empty());
+        }
+        let error = "speed".parse::<BenchName>().unwrap_err().to_string();
+        assert!(
+            error.contains("`speed`") && error.contains("resolve"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn peers_are_those_of_the_bench() {
+        let all = options(&[], 1);
+        assert!(all.check().is_ok() && all.wants(Peer::Redis) && all.wants(Peer::Tonic));
+        let one = options(&["redis"], 1);
+        assert!(one.check().is_ok() && one.wants(Peer::Redis) && !one.wants(Peer::Tonic));
+        let nobody = options(&["none"], 1);
+        assert!(nobody.check().is_ok() && !nobody.wants(Peer::Redis));
+        for vs in [&["none", "redis"][..], &["varnish"]] {
+            let error = options(vs, 1).check().unwrap_err().to_string();
+            assert!(
+                error.contains(vs[0]) && error.contains("tonic, redis, memcached"),
+                "{error}"
+            );
+        }
+    }
+
+    #[test]
+    fn rounds_are_bounded() {
+        for runs in [0, RUNS_MAX + 1] {
+            let error = options(&[], runs).check().unwrap_err().to_string();
+            assert!(
+                error.contains(&runs.to_string()) && error.contains("100"),
+                "{error}"
+            );
+        }
+    }
+}

@@ -1,0 +1,37 @@
+//! Whom Grapevine is held against.
+
+pub(super) mod memcached;
+pub(super) mod redis;
+
+use std::fmt;
+
+use serde::Serialize;
+
+/// A peer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Peer {
+    /// An empty call to a tonic server in a process of its own.
+    Tonic,
+    /// Redis.
+    Redis,
+    /// memcached.
+    Memcached,
+}
+
+impl Peer {
+    /// The name on the command line, and in figures.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Tonic => "tonic",
+            Self::Redis => "redis",
+            Self::Memcached => "memcached",
+        }
+    }
+}
+
+impl fmt::Display for Peer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}

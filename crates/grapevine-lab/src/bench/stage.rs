@@ -1,0 +1,101 @@
+//! What a bench has while it runs: its options, what it has found so far, and somebody to tell what it is doing.
+
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressStyle};
+
+use super::contest::{Contest, Row};
+use super::options::BenchOptions;
+use super::peers::Peer;
+use super::report::{Report, Skipped};
+use crate::caches::CacheServerError;
+
+const TICK: Duration = Duration::from_millis(200);
+
+/// A bench that is being held.
+pub(super) struct Stage<'a> {
+    pub(super) options: &'a BenchOptions,
+    rows: Vec<Row>,
+    skipped: Vec<Skipped>,
+    settings: Vec<String>,
+    bar: ProgressBar,
+}
+
+impl<'a> Stage<'a> {
+    pub(super) fn new(options: &'a BenchOptions) -> Self {
+        let bar = if options.progress {
+            ProgressBar::new_spinner()
+        } else {
+            ProgressBar::hidden()
+        };
+        let style = ProgressStyle::with_template("{spinner} {prefix}: {msg} ({elapsed})");
+        bar.set_style(style.expect("invariant: the template is well-formed"));
+        bar.set_prefix(options.name.as_str());
+        bar.enable_steady_tick(TICK);
+        Self {
+            options,
+            rows: Vec::new(),
+            skipped: Vec::new(),
+            settings: Vec::new(),
+            bar,
+        }
+    }
+
+    /// Tells what is being done.
+    pub(super) fn say(&self, what: &str) {
+        self.bar.set_message(what.to_owned());
+    }
+
+    /// Of two amounts of work the one that was asked for.
+    pub(super) fn amount<T>(&self, full: T, short: T) -> T {
+        if self.options.short { short } else { full }
+    }
+
+    /// Notes how a process was started. Told at once, too: who waits for a figure can see what is being measured.
+    pub(super) fn started(&mut self, settings: impl IntoIterator<Item = String>) {
+        for line in settings {
+            self.bar.suspend(|| eprintln!("{line}"));
+            self.settings.push(line);
+        }
+    }
+
+    /// A peer's server, if the peer is wanted and installed.
+    pub(super) async fn peer<T>(
+        &mut self,
+        peer: Peer,
+        start: impl Future<Output = Result<T, CacheServerError>>,
+    ) -> anyhow::Result<Option<T>> {
+        if !self.options.wants(peer) {
+            return Ok(None);
+        }
+        self.say(&format!("starting {peer}"));
+        match start.await {
+            Ok(server) => Ok(Some(server)),
+            Err(error @ CacheServerError::NotInstalled(_)) => {
+                let why = error.to_string();
+                self.skipped.push(Skipped { peer, why });
+                Ok(None)
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Holds a contest, and keeps what comes of it.
+    pub(super) async fn contest(&mut self, what: &str, contest: Contest) -> anyhow::Result<()> {
+        let bar = &self.bar;
+        let say = |line: &str| bar.set_message(format!("{what}: {line}"));
+        let rows = contest.hold(self.options.runs, say).await?;
+        self.rows.extend(rows);
+        Ok(())
+    }
+
+    pub(super) fn into_report(self) -> Report {
+        self.bar.finish_and_clear();
+        Report {
+            bench: self.options.name,
+            rows: self.rows,
+            skipped: self.skipped,
+            settings: self.settings,
+        }
+    }
+}

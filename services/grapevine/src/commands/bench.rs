@@ -1,0 +1,73 @@
+//! `grapevine bench`: what it costs, beside its peers. And `grapevine bench-peer`, one of them.
+
+use std::path::PathBuf;
+
+use grapevine_lab::bench::{BenchName, BenchOptions, RUNS_DEFAULT, RUNS_MAX};
+
+use super::demo::own_executable;
+use crate::exit::Failure;
+
+const NAMES_HELP: &str = "\
+The benches, and whom each is held against:
+
+  resolve     look-ups one by one, 100 per call, and over a stream;
+              tonic (empty calls), redis (GET), memcached (get)
+
+A peer whose server is not installed is named as skipped. The figures are medians of the rounds, and the ratio is that of
+grapevine's to the peer's. docs/benchmarks.md says what is measured, and what was.";
+
+/// Measure what Grapevine costs, beside its peers in the same run
+///
+/// Starts everything itself and leaves nothing behind; how it was started is told on standard error. Fails when an answer is
+/// wrong, and never for a time.
+#[derive(Debug, clap::Args)]
+#[command(after_long_help = NAMES_HELP)]
+pub(crate) struct Args {
+    /// What to measure
+    #[arg(value_name = "NAME", value_parser = clap::builder::PossibleValuesParser::new(BenchName::ALL.map(BenchName::as_str)))]
+    name: String,
+    /// Only beside this peer; several times for several; `none` for nobody
+    #[arg(long, value_name = "PEER")]
+    vs: Vec<String>,
+    /// Rounds in which every side is measured once, 1 to 100
+    #[arg(long, value_name = "NUMBER", default_value_t = RUNS_DEFAULT, value_parser = clap::value_parser!(u32).range(1..=i64::from(RUNS_MAX)))]
+    runs: u32,
+    /// Little work, to see that it works: the figures mean nothing
+    #[arg(long)]
+    short: bool,
+    /// Print the figures as one line of JSON in place of a table
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+pub(crate) async fn run(args: Args) -> Result<(), Failure> {
+    let options = BenchOptions {
+        executable: own_executable()?,
+        name: args.name.parse().expect("invariant: clap knows the names"),
+        vs: args.vs,
+        runs: args.runs,
+        short: args.short,
+        json: args.json,
+        progress: true,
+    };
+    let check = options.check();
+    check.map_err(|error| Failure::Usage(error.to_string()))?;
+    grapevine_lab::bench::run(options)
+        .await
+        .map(|_| ())
+        .map_err(|error| Failure::of_lab("bench", error.as_ref()))
+}
+
+/// Serve empty calls on a Unix socket: what `bench` measures gRPC itself with
+#[derive(Debug, clap::Args)]
+pub(crate) struct PeerArgs {
+    /// The socket
+    #[arg(value_name = "PATH")]
+    socket: PathBuf,
+}
+
+pub(crate) async fn serve(args: PeerArgs) -> Result<(), Failure> {
+    grapevine_lab::bench::serve_empty(&args.socket)
+        .await
+        .map_err(|error| Failure::Failed(format!("bench-peer: {error:#}")))
+}
