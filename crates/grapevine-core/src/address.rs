@@ -10,7 +10,7 @@ use xxhash_rust::xxh3::{xxh3_64, xxh3_128};
 
 use crate::names::{ADDRESS_BYTES_MAX, Address, ClassPath};
 use crate::policy::{LongAddress, Policy, Strategy};
-use crate::token::Token;
+use crate::token::{TOKEN_TEXT_BYTES, Token};
 
 /// The highest offset of a slice.
 pub const OFFSET_MAX: u64 = 1 << 40;
@@ -169,25 +169,29 @@ fn decorate(
     token: Token,
 ) -> Result<Address, AddressError> {
     let compose = |name: &str| match policy.strategy {
-        Strategy::Versioned => format!("{name}~1{}", token.text()),
+        Strategy::Versioned => versioned(name, token),
         Strategy::Registered | Strategy::Ttl => name.to_owned(),
         Strategy::Bucketed(n) => bucket_address(class, bucket_index(paged, n), n),
     };
     let plain = compose(paged);
     if plain.len() <= ADDRESS_BYTES_MAX {
-        return Ok(checked(&plain));
+        return Ok(Address::made(&plain));
     }
     match policy.long_address {
         LongAddress::Refuse => Err(AddressError::TooLong {
             address: given.clone(),
             bytes: plain.len(),
         }),
-        LongAddress::Hash => Ok(checked(&compose(&hashed(paged)))),
+        LongAddress::Hash => Ok(Address::made(&compose(&hashed(paged)))),
     }
 }
 
-fn checked(text: &str) -> Address {
-    Address::parse(text).expect("invariant: decorations are printable and the length was checked")
+fn versioned(name: &str, token: Token) -> String {
+    let mut text = String::with_capacity(name.len() + "~1".len() + TOKEN_TEXT_BYTES);
+    text.push_str(name);
+    text.push_str("~1");
+    token.push_text(&mut text);
+    text
 }
 
 /// What stands for an address that is too long: `~h` and 22 characters.

@@ -111,17 +111,19 @@ pub(crate) fn check_length(what: &'static str, value: &str, limit: usize) -> Res
 
 fn check(what: &'static str, value: &str, limit: usize) -> Result<(), NameError> {
     check_length(what, value, limit)?;
-    match value.bytes().position(|byte| byte <= b' ' || byte == 0x7f) {
+    let is_bad = |byte: u8| byte <= b' ' || byte == 0x7f;
+    // All of it in any case: without an early end the compiler looks at many bytes at a time.
+    if !value.bytes().fold(false, |bad, byte| bad | is_bad(byte)) {
+        return Ok(());
+    }
+    match value.bytes().enumerate().find(|(_, byte)| is_bad(*byte)) {
         None => Ok(()),
-        Some(position) => {
-            let byte = value.as_bytes()[position];
-            Err(NameError::BadByte {
-                what,
-                value: shorten(value),
-                byte,
-                position,
-            })
-        }
+        Some((position, byte)) => Err(NameError::BadByte {
+            what,
+            value: shorten(value),
+            byte,
+            position,
+        }),
     }
 }
 
@@ -172,6 +174,12 @@ impl Address {
         check("address", value, ADDRESS_BYTES_MAX)?;
         Ok(Self(value.into()))
     }
+
+    /// Takes what is made of addresses and classes, which were checked, and is known not to be too long.
+    pub(crate) fn made(value: &str) -> Self {
+        debug_assert!(Self::parse(value).is_ok(), "{value:?}");
+        Self(value.into())
+    }
 }
 
 name! {
@@ -185,14 +193,14 @@ impl ClassPath {
         check("class", value, CLASS_BYTES_MAX)?;
         let mut start = 0;
         let mut segments = 0;
-        for segment in value.split('/') {
-            if segment.is_empty() {
+        for end in segment_ends(value) {
+            if end == start {
                 return Err(NameError::EmptySegment {
                     value: shorten(value),
                     position: start,
                 });
             }
-            start += segment.len() + 1;
+            start = end + 1;
             segments += 1;
         }
         if segments > CLASS_SEGMENTS_MAX {
@@ -229,9 +237,7 @@ impl ClassPath {
     /// The paths from the top-level class down to this one.
     pub fn prefixes(&self) -> impl Iterator<Item = &str> {
         let path = self.as_str();
-        path.match_indices('/')
-            .map(move |(end, _)| &path[..end])
-            .chain(std::iter::once(path))
+        segment_ends(path).map(move |end| &path[..end])
     }
 
     /// Whether `other` is this class or lies below it.
@@ -258,9 +264,15 @@ impl ClassPath {
     }
 }
 
+/// Where the segments of a path end. Paths are short: byte by byte is faster than what is made for long texts.
+fn segment_ends(path: &str) -> impl Iterator<Item = usize> {
+    let slashes = path.bytes().enumerate().filter(|(_, byte)| *byte == b'/');
+    slashes.map(|(end, _)| end).chain([path.len()])
+}
+
 /// The first segment of a path.
 pub(crate) fn top_of(path: &str) -> &str {
-    path.split_once('/').map_or(path, |(top, _)| top)
+    segment_ends(path).next().map_or(path, |end| &path[..end])
 }
 
 /// Whether `below` is `class` or lies below it.
