@@ -24,6 +24,7 @@ pub(super) struct LookUp {
     /// How many of them are done.
     done: usize,
     results: Vec<v1::Resolution>,
+    leases: app::Leases,
     /// Classes of shapes that are not known here.
     new_shapes: Vec<ClassPath>,
     refused: status::Violations,
@@ -33,6 +34,7 @@ impl LookUp {
     pub(super) fn new(queries: Vec<Query>, snapshot: SnapshotClaim) -> Self {
         Self {
             results: Vec::with_capacity(queries.len()),
+            leases: app::Leases::default(),
             queries,
             snapshot,
             done: 0,
@@ -56,7 +58,8 @@ impl LookUp {
                     if resolution.new_shape && self.new_shapes.len() < NEW_SHAPES_MAX {
                         self.new_shapes.extend(query.classes.iter().cloned());
                     }
-                    self.results.push(app::resolution(resolution));
+                    let result = app::resolution(&resolution, &mut self.leases);
+                    self.results.push(result);
                 }
                 Err(error) => app::note_resolve_error(&mut self.refused, self.done, &error),
             }

@@ -22,7 +22,7 @@ pub(crate) use intents::{Commit, aborted, aborting, beginning, begun, committing
 pub(crate) use invalidate::{Invalidation, Terms, invalidation, receipt};
 pub(crate) use register::{Expiry, fills, registrations, verdict};
 pub(crate) use report::reported;
-pub(crate) use resolve::{look_ups, note_resolve_error, resolution};
+pub(crate) use resolve::{Leases, look_ups, note_resolve_error, resolution};
 pub(crate) use rows::{Changed, changed_rows, changed_where};
 pub(crate) use snapshots::{opened, opening};
 pub(crate) use turns::{acquiring, finishing, turn};

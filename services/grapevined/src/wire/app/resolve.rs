@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use grapevine_core::address::{AddressError, OFFSET_MAX, Slice};
+use grapevine_core::address::{AddressError, OFFSET_MAX, Slice, Target};
 use grapevine_core::event::ADDRESS_CLASSES_MAX;
+use grapevine_core::lease::Lease;
 use grapevine_core::machine::{ResolveError, effects as core};
 use grapevine_core::names::Address;
 use grapevine_core::policy::{PolicySet, Strategy};
@@ -122,31 +123,42 @@ pub(crate) fn note_resolve_error(violations: &mut Violations, at: usize, error: 
     violations.add(format!("items[{at}].{field}"), error.to_string());
 }
 
-pub(crate) fn resolution(resolution: core::Resolution) -> v1::Resolution {
+/// The leases of one call's answers in their byte form. Those taken at one moment are the same, and their bytes are shared.
+#[derive(Default)]
+pub(crate) struct Leases {
+    last: Option<(Lease, Bytes)>,
+}
+
+impl Leases {
+    fn bytes(&mut self, lease: Lease) -> Bytes {
+        match &self.last {
+            Some((last, bytes)) if *last == lease => bytes.clone(),
+            _ => {
+                let bytes = Bytes::copy_from_slice(&lease.to_bytes());
+                self.last = Some((lease, bytes.clone()));
+                bytes
+            }
+        }
+    }
+}
+
+fn target(target: &Target) -> v1::Target {
+    let page = target.page;
+    v1::Target {
+        address: target.address.as_str().to_owned(),
+        page_index: page.map_or(0, |page| page.index),
+        page_size: page.map_or(0, |page| page.size),
+        skip: page.map_or(0, |page| page.skip),
+        take: page.map_or(0, |page| page.take),
+    }
+}
+
+pub(crate) fn resolution(resolution: &core::Resolution, leases: &mut Leases) -> v1::Resolution {
     let (envelope, commit_required) = (resolution.envelope(), resolution.commit_required());
     v1::Resolution {
-        targets: resolution
-            .targets
-            .into_iter()
-            .map(|target| {
-                let address = target.address.as_str().to_owned();
-                target.page.map_or_else(
-                    || v1::Target {
-                        address: address.clone(),
-                        ..v1::Target::default()
-                    },
-                    |page| v1::Target {
-                        address: address.clone(),
-                        page_index: page.index,
-                        page_size: page.size,
-                        skip: page.skip,
-                        take: page.take,
-                    },
-                )
-            })
-            .collect(),
+        targets: resolution.targets.iter().map(target).collect(),
         token: resolution.token.0,
-        lease: Bytes::copy_from_slice(&resolution.lease.to_bytes()),
+        lease: leases.bytes(resolution.lease),
         lease_ms: milliseconds(resolution.lease_duration),
         strategy: strategy(resolution.strategy).into(),
         ttl_ms: u64::try_from(resolution.ttl.as_millis())
@@ -160,7 +172,7 @@ pub(crate) fn resolution(resolution: core::Resolution) -> v1::Resolution {
         read_primary: resolution.filling == core::Filling::Primary,
         stale: resolution
             .stale
-            .into_iter()
+            .iter()
             .map(|stale| v1::StaleTarget {
                 token: stale.token.0,
                 address: stale.address.as_str().to_owned(),
