@@ -8,19 +8,17 @@ use grapevine_core::machine::effects::{Purpose, RegisterItem, Reply, Verdict};
 use grapevine_core::policy::PolicySet;
 use grapevine_proto::v1;
 use grapevine_proto::v1::application_service_server::ApplicationService;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tonic::{Request, Response, Status, Streaming};
 
 use super::look_up::LookUp;
-use super::unread::{Answers, Charged, Unread};
+use super::resolve_stream::LookUps;
+use super::unread::{Answers, Unread};
 use super::writes::mistaken;
 use super::{listing, watch as watching};
 use crate::engine::{Call, Clock, Engine, INTAKE_WAIT, OfConnection, Places, stopping};
 use crate::telemetry::Counter;
 use crate::wire::{app, status};
-
-/// Answers of a resolve stream that wait for the caller to read them; then its requests are not read either.
-const STREAM_ANSWERS: usize = 1;
 
 /// Fills and registrations under way at once: some 100 MB of them.
 pub(crate) const UNDER_WAY_MAX: usize = 200_000;
@@ -79,7 +77,7 @@ impl Application {
             .await
     }
 
-    async fn resolve_now(
+    pub(super) async fn resolve_now(
         &self,
         request: v1::ResolveRequest,
         carried: &app::Session,
@@ -110,36 +108,6 @@ impl Application {
             .counters
             .add_len(Counter::ResolvesBypassed, bypassed.count());
         Ok(response)
-    }
-
-    /// Answers a stream of look-ups until it ends or one of them is wrong.
-    async fn resolve_all(
-        &self,
-        mut requests: Streaming<v1::ResolveStreamRequest>,
-        carried: &app::Session,
-        answers: &mpsc::Sender<Charged<v1::ResolveStreamResponse>>,
-    ) {
-        // Nothing is read before there is a place for the answer: it would be kept for as long as the caller reads nothing.
-        while let Ok(place) = answers.reserve().await
-            && let Some(message) = requests.message().await.transpose()
-        {
-            // An error is of the caller's making (too large a message, say) or its end, and then nobody hears it.
-            let answer = match message.map(|message| message.request) {
-                Ok(Some(request)) => self.resolve_now(request, carried).await,
-                Ok(None) => Err(status::invalid("request", "it is not set")),
-                Err(status) => Err(status::blame(status)),
-            };
-            let answer = answer.map_or_else(Charged::from, |response| {
-                self.unread.message(v1::ResolveStreamResponse {
-                    response: Some(response),
-                })
-            });
-            let failed = answer.is_error();
-            place.send(answer);
-            if failed {
-                return;
-            }
-        }
     }
 
     /// What turns times to live into expiries, for a call that waits for its session only then: what it registers is kept
@@ -313,20 +281,14 @@ impl ApplicationService for Application {
     ) -> Result<Response<Self::ResolveStreamStream>, Status> {
         let carried = app::carried(request.metadata())?;
         let place = self.streams.take(request.extensions().get())?;
-        let (answers, responses) = Answers::channel(STREAM_ANSWERS);
-        let (this, mut stop) = (self.clone(), self.stop.clone());
-        tokio::spawn(async move {
-            let _place = place;
-            tokio::select! {
-                () = this.resolve_all(request.into_inner(), &carried, &answers) => {}
-                // An error means that nobody can stop it any more, which is as good as being told to.
-                _ = stop.wait_for(|stop| *stop) => {
-                    // Who reads nothing hears nothing; the end of the stream tells it later.
-                    let _ = answers.try_send(stopping().into());
-                }
-            }
-        });
-        Ok(responses.response())
+        let look_ups = LookUps {
+            application: self.clone(),
+            requests: request.into_inner(),
+            carried,
+            stop: self.stop.clone(),
+            _place: place,
+        };
+        Ok(Answers::of(look_ups.answers()).response())
     }
 
     async fn open_snapshot(

@@ -7,6 +7,7 @@ mod index;
 pub(crate) mod intake;
 mod listing;
 mod look_up;
+mod resolve_stream;
 mod turns;
 pub(crate) mod unread;
 mod watch;

@@ -127,8 +127,14 @@ impl<T> From<Status> for Charged<T> {
 
 /// A stream of answers.
 pub(crate) struct Answers<T> {
-    messages: mpsc::Receiver<Charged<T>>,
+    messages: Messages<T>,
     given: Given,
+}
+
+/// Where they come from: a task of their own, or whoever asks for the next one makes it.
+enum Messages<T> {
+    Sent(mpsc::Receiver<Charged<T>>),
+    Made(Pin<Box<dyn Stream<Item = Charged<T>> + Send>>),
 }
 
 /// What a stream's messages are charged that are in no frame yet. It marks a response as one that charges for itself.
@@ -140,10 +146,18 @@ impl<T> Answers<T> {
     pub(crate) fn channel(most: usize) -> (mpsc::Sender<Charged<T>>, Self) {
         let (sender, messages) = mpsc::channel(most);
         let answers = Self {
-            messages,
+            messages: Messages::Sent(messages),
             given: Given::default(),
         };
         (sender, answers)
+    }
+
+    /// Answers that are made one by one, as there is room to write them.
+    pub(crate) fn of(messages: impl Stream<Item = Charged<T>> + Send + 'static) -> Self {
+        Self {
+            messages: Messages::Made(Box::pin(messages)),
+            given: Given::default(),
+        }
     }
 
     /// As a response that charges for itself.
@@ -159,7 +173,11 @@ impl<T> Stream for Answers<T> {
     type Item = Result<T, Status>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let next = ready!(self.messages.poll_recv(cx));
+        let next = match &mut self.messages {
+            Messages::Sent(messages) => messages.poll_recv(cx),
+            Messages::Made(messages) => messages.as_mut().poll_next(cx),
+        };
+        let next = ready!(next);
         Poll::Ready(next.map(|next| {
             self.given.0.lock().extend(next.charge);
             next.message
