@@ -163,6 +163,11 @@ impl CacheProcess {
         &self.url
     }
 
+    /// Its process id; nothing when it has ended.
+    pub(crate) fn process_id(&self) -> Option<u32> {
+        self.process.id()
+    }
+
     /// How it was started.
     pub(crate) fn command(&self) -> String {
         self.process.command().to_owned()

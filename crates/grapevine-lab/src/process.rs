@@ -217,6 +217,20 @@ fn command_line<A: AsRef<OsStr>>(program: &Path, arguments: &[A]) -> String {
     words.join(" ")
 }
 
+/// How long a process has run on a core so far, all of its threads together; those that have ended do not count.
+pub(crate) fn cpu_time(id: u32) -> io::Result<Duration> {
+    let mut total_ns = 0;
+    for thread in fs::read_dir(format!("/proc/{id}/task"))? {
+        // A thread that ended meanwhile has none any more.
+        let Ok(text) = fs::read_to_string(thread?.path().join("schedstat")) else {
+            continue;
+        };
+        let ran_ns = text.split(' ').next().and_then(|ns| ns.parse::<u64>().ok());
+        total_ns += ran_ns.ok_or(io::ErrorKind::InvalidData)?;
+    }
+    Ok(Duration::from_nanos(total_ns))
+}
+
 /// The path of a program, looked up as a shell would.
 pub(crate) fn find_program(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH")?;
@@ -295,6 +309,17 @@ mod tests {
         let stat = PathBuf::from(format!("/proc/{}/stat", process.id().unwrap()));
         process.kill().await.unwrap();
         assert!(!stat.exists());
+    }
+
+    #[test]
+    fn the_time_on_a_core_grows_with_what_is_done() {
+        let own = std::process::id();
+        let before = cpu_time(own).unwrap();
+        let mut hash = 0_u64;
+        while cpu_time(own).unwrap() < before + Duration::from_millis(20) {
+            hash = std::hint::black_box(hash.wrapping_mul(31).wrapping_add(7));
+        }
+        assert!(cpu_time(0).is_err());
     }
 
     #[test]

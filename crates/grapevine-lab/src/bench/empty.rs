@@ -66,6 +66,10 @@ impl EmptyServer {
         &self.socket
     }
 
+    pub(super) fn process_id(&self) -> Option<u32> {
+        self.process.id()
+    }
+
     /// How it was started.
     pub(super) fn command(&self) -> String {
         self.process.command().to_owned()

@@ -35,6 +35,20 @@ pub(crate) struct Figure {
 }
 
 impl Figure {
+    /// What one of so many took on a core, all of them together having taken that.
+    pub(crate) fn cpu_each(what: &'static str, cpu: Duration, count: u64) -> Self {
+        #[allow(
+            clippy::cast_precision_loss,
+            reason = "counts of a bench stay far below 2^53"
+        )]
+        let value = cpu.as_secs_f64() * 1e6 / count as f64;
+        Self {
+            what,
+            unit: Unit::Microseconds,
+            value,
+        }
+    }
+
     /// So many in such a time.
     pub(crate) fn rate(what: &'static str, count: u64, elapsed: Duration) -> Self {
         #[allow(

@@ -11,6 +11,8 @@ mod clients;
 mod contest;
 mod empty;
 mod figure;
+mod invalidate;
+mod meter;
 mod options;
 mod peers;
 mod report;
@@ -45,6 +47,7 @@ async fn hold(options: &BenchOptions) -> anyhow::Result<Report> {
     let mut stage = Stage::new(options);
     match options.name {
         BenchName::Resolve => resolve::hold(&mut stage).await?,
+        BenchName::Invalidate => invalidate::hold(&mut stage).await?,
     }
     Ok(stage.into_report())
 }

@@ -18,16 +18,19 @@ pub const RUNS_MAX: u32 = 100;
 pub enum BenchName {
     /// Look-ups: one by one, a hundred per call, over a stream.
     Resolve,
+    /// Invalidations of classes with many addresses.
+    Invalidate,
 }
 
 impl BenchName {
     /// All of them.
-    pub const ALL: [Self; 1] = [Self::Resolve];
+    pub const ALL: [Self; 2] = [Self::Resolve, Self::Invalidate];
 
     /// The name on the command line.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Resolve => "resolve",
+            Self::Invalidate => "invalidate",
         }
     }
 
@@ -35,6 +38,7 @@ impl BenchName {
     pub fn about(self) -> &'static str {
         match self {
             Self::Resolve => "look-ups one by one, a hundred per call, and over a stream",
+            Self::Invalidate => "invalidations of classes with many addresses",
         }
     }
 
@@ -42,6 +46,7 @@ impl BenchName {
     pub fn peers(self) -> &'static [Peer] {
         match self {
             Self::Resolve => &[Peer::Tonic, Peer::Redis, Peer::Memcached],
+            Self::Invalidate => &[Peer::Redis],
         }
     }
 }

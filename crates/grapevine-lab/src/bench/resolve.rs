@@ -8,11 +8,11 @@
 //! of memcached with a value of a version's size, over sockets that block, which is what a version in the cache takes.
 
 use std::collections::HashSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
-use anyhow::ensure;
+use anyhow::{Context, ensure};
 use futures::{StreamExt, stream};
 use grapevine_proto::v1::application_service_client::ApplicationServiceClient;
 use grapevine_proto::v1::{self, Freshness};
@@ -25,6 +25,7 @@ use super::clients::{alone, application, channel};
 use super::contest::{Contest, Side, blocking, on_own_thread};
 use super::empty::{EmptyClient, EmptyServer};
 use super::figure::Figure;
+use super::meter::{Measured, Meter};
 use super::peers::{Peer, memcached, redis};
 use super::sidecars;
 use super::stage::Stage;
@@ -40,27 +41,36 @@ const SEED: u64 = 1;
 /// Holds the bench.
 pub(super) async fn hold(stage: &mut Stage<'_>) -> anyhow::Result<()> {
     let dir = tempfile::Builder::new().prefix("grapevine-").tempdir()?;
-    let cluster = sidecars::start(stage, 1, "").await?;
-    let socket = cluster.nodes()[0].app_unix.clone();
+    let cluster = sidecars::start(stage, 1, "", Vec::new()).await?;
+    let server = Server {
+        socket: cluster.nodes()[0].app_unix.clone(),
+        process: cluster.process_id(0).context("the sidecar has ended")?,
+    };
     let executable = stage.options.executable.clone();
     let empty = EmptyServer::start(&executable, dir.path());
-    let empty = stage.peer(Peer::Tonic, empty).await?;
+    let empty_server = stage.peer(Peer::Tonic, empty).await?;
     let redis = CacheProcess::redis(dir.path(), MEMORY_MIB_DEFAULT);
     let redis = stage.peer(Peer::Redis, redis).await?;
     let memcached = CacheProcess::memcached(dir.path(), MEMORY_MIB_DEFAULT);
     let memcached = stage.peer(Peer::Memcached, memcached).await?;
     let commands = [
-        empty.as_ref().map(EmptyServer::command),
+        empty_server.as_ref().map(EmptyServer::command),
         redis.as_ref().map(CacheProcess::command),
         memcached.as_ref().map(CacheProcess::command),
     ];
     stage.started(commands.into_iter().flatten());
+    let of_empty = |server: &EmptyServer| {
+        let process = server.process_id().context("the tonic server has ended");
+        let socket = server.socket().to_owned();
+        process.map(|process| Server { socket, process })
+    };
+    let empty = empty_server.as_ref().map(of_empty).transpose()?;
 
-    let carts = Arc::new(Carts::known_to(&socket).await?);
+    let carts = Arc::new(Carts::known_to(&server.socket).await?);
     let calls = stage.amount(20_000, 50);
     let mut peers = Vec::new();
     if let Some(empty) = &empty {
-        peers.push((Peer::Tonic, empty_one_by_one(empty, calls)));
+        peers.push((Peer::Tonic, empty_one_by_one(empty.clone(), calls)));
     }
     if let Some(redis) = &redis {
         peers.push((Peer::Redis, redis_one_by_one(redis, calls)?));
@@ -68,7 +78,7 @@ pub(super) async fn hold(stage: &mut Stage<'_>) -> anyhow::Result<()> {
     if let Some(memcached) = &memcached {
         peers.push((Peer::Memcached, memcached_one_by_one(memcached, calls)?));
     }
-    let grapevine = grapevine_side(&socket, &carts, Way::OneByOne { calls });
+    let grapevine = grapevine_side(&server, &carts, Way::OneByOne { calls });
     stage
         .contest("one by one", Contest { grapevine, peers })
         .await?;
@@ -78,29 +88,34 @@ pub(super) async fn hold(stage: &mut Stage<'_>) -> anyhow::Result<()> {
     if let Some(redis) = &redis {
         peers.push((Peer::Redis, redis_hundred(redis, calls)?));
     }
-    let grapevine = grapevine_side(&socket, &carts, Way::Hundred { calls });
-    stage.contest(HUNDRED, Contest { grapevine, peers }).await?;
+    let grapevine = grapevine_side(&server, &carts, Way::Hundred { calls });
+    stage
+        .contest(HUNDRED.0, Contest { grapevine, peers })
+        .await?;
 
     let messages = stage.amount(400_000, 100);
     let mut peers = Vec::new();
-    if let Some(empty) = &empty {
+    if let Some(empty) = empty {
         peers.push((Peer::Tonic, empty_stream(empty, messages)));
     }
-    let grapevine = grapevine_side(&socket, &carts, Way::Stream { messages });
-    stage.contest(STREAM, Contest { grapevine, peers }).await?;
+    let grapevine = grapevine_side(&server, &carts, Way::Stream { messages });
+    stage
+        .contest(STREAM.0, Contest { grapevine, peers })
+        .await?;
     stage.say("ending");
     Ok(cluster.stop().await?)
 }
 
-fn one_by_one_figures(times: &Histogram) -> Vec<Figure> {
+fn one_by_one_figures(times: &Histogram, measured: &Measured, calls: usize) -> Vec<Figure> {
     vec![
         Figure::quantile("one by one, p50", times, 500),
         Figure::quantile("one by one, p99", times, 990),
+        measured.cpu_each("one by one, the server's CPU for each", calls),
     ]
 }
 
-const HUNDRED: &str = "100 per call";
-const STREAM: &str = "stream, 32 in flight";
+const HUNDRED: (&str, &str) = ("100 per call", "100 per call, the server's CPU for each");
+const STREAM: (&str, &str) = ("stream, 32 in flight", "stream, the server's CPU for each");
 
 /// What is looked up, and what the answers must be.
 struct Carts {
@@ -222,6 +237,13 @@ impl Carts {
     }
 }
 
+/// A gRPC server.
+#[derive(Debug, Clone)]
+struct Server {
+    socket: PathBuf,
+    process: u32,
+}
+
 /// How Grapevine is asked.
 #[derive(Debug, Clone, Copy)]
 enum Way {
@@ -230,17 +252,18 @@ enum Way {
     Stream { messages: usize },
 }
 
-fn grapevine_side(socket: &Path, carts: &Arc<Carts>, way: Way) -> Box<dyn Side> {
-    let (socket, carts) = (socket.to_owned(), Arc::clone(carts));
+fn grapevine_side(server: &Server, carts: &Arc<Carts>, way: Way) -> Box<dyn Side> {
+    let (server, carts) = (server.clone(), Arc::clone(carts));
     on_own_thread(move || {
-        let (socket, carts) = (socket.clone(), Arc::clone(&carts));
+        let (server, carts) = (server.clone(), Arc::clone(&carts));
         async move {
-            let mut client = application(&socket).await?;
+            let mut client = application(&server.socket).await?;
             carts.see_a_bump(&mut client).await?;
+            let meter = Meter::begin(server.process)?;
             match way {
-                Way::OneByOne { calls } => one_by_one(&mut client, &carts, calls).await,
-                Way::Hundred { calls } => hundred(&client, &carts, calls).await,
-                Way::Stream { messages } => streamed(&mut client, carts, messages).await,
+                Way::OneByOne { calls } => one_by_one(&mut client, &carts, calls, meter).await,
+                Way::Hundred { calls } => hundred(&client, &carts, calls, meter).await,
+                Way::Stream { messages } => streamed(&mut client, carts, messages, meter).await,
             }
         }
     })
@@ -250,6 +273,7 @@ async fn one_by_one(
     client: &mut ApplicationServiceClient<Channel>,
     carts: &Carts,
     calls: usize,
+    meter: Meter,
 ) -> anyhow::Result<Vec<Figure>> {
     let mut random = SmallRng::seed_from_u64(SEED);
     let mut times = Histogram::default();
@@ -260,13 +284,14 @@ async fn one_by_one(
         times.record(begun.elapsed());
         carts.check(&drawn, &answer)?;
     }
-    Ok(one_by_one_figures(&times))
+    Ok(one_by_one_figures(&times, &meter.end()?, calls))
 }
 
 async fn hundred(
     client: &ApplicationServiceClient<Channel>,
     carts: &Carts,
     calls: usize,
+    meter: Meter,
 ) -> anyhow::Result<Vec<Figure>> {
     let caller = async |caller: usize| {
         let mut client = client.clone();
@@ -278,16 +303,16 @@ async fn hundred(
         }
         anyhow::Ok(())
     };
-    let begun = Instant::now();
     futures::future::try_join_all((0..CALLERS).map(caller)).await?;
-    let looked_up = (calls / CALLERS * CALLERS * PER_CALL) as u64;
-    Ok(vec![Figure::rate(HUNDRED, looked_up, begun.elapsed())])
+    let looked_up = calls / CALLERS * CALLERS * PER_CALL;
+    Ok(meter.end()?.rate(HUNDRED, looked_up).into())
 }
 
 async fn streamed(
     client: &mut ApplicationServiceClient<Channel>,
     carts: Arc<Carts>,
     messages: usize,
+    meter: Meter,
 ) -> anyhow::Result<Vec<Figure>> {
     let (room, requests) = windowed(messages, {
         let carts = Arc::clone(&carts);
@@ -297,7 +322,6 @@ async fn streamed(
     });
     // What was drawn is drawn once more: the same seed gives the same carts.
     let mut random = SmallRng::seed_from_u64(SEED);
-    let begun = Instant::now();
     let mut answers = client.resolve_stream(requests).await?.into_inner();
     for _ in 0..messages {
         let answer = answers.message().await?.and_then(|answer| answer.response);
@@ -305,7 +329,7 @@ async fn streamed(
         let (drawn, _) = carts.draw(&mut random, 1);
         carts.check(&drawn, &answer.unwrap_or_default())?;
     }
-    Ok(vec![Figure::rate(STREAM, messages as u64, begun.elapsed())])
+    Ok(meter.end()?.rate(STREAM, messages).into())
 }
 
 /// Messages of a stream, of which the next one is made when there is room for it.
@@ -331,38 +355,37 @@ fn windowed<T: Send + 'static>(
     (room, requests)
 }
 
-fn empty_one_by_one(server: &EmptyServer, calls: usize) -> Box<dyn Side> {
-    let socket = server.socket().to_owned();
+fn empty_one_by_one(server: Server, calls: usize) -> Box<dyn Side> {
     on_own_thread(move || {
-        let socket = socket.clone();
+        let server = server.clone();
         async move {
-            let mut client = EmptyClient::new(channel(&socket).await?);
+            let mut client = EmptyClient::new(channel(&server.socket).await?);
+            let meter = Meter::begin(server.process)?;
             let mut times = Histogram::default();
             for _ in 0..calls {
                 let begun = Instant::now();
                 client.unary().await?;
                 times.record(begun.elapsed());
             }
-            Ok(one_by_one_figures(&times))
+            Ok(one_by_one_figures(&times, &meter.end()?, calls))
         }
     })
 }
 
-fn empty_stream(server: &EmptyServer, messages: usize) -> Box<dyn Side> {
-    let socket = server.socket().to_owned();
+fn empty_stream(server: Server, messages: usize) -> Box<dyn Side> {
     on_own_thread(move || {
-        let socket = socket.clone();
+        let server = server.clone();
         async move {
-            let mut client = EmptyClient::new(channel(&socket).await?);
+            let mut client = EmptyClient::new(channel(&server.socket).await?);
             let (room, requests) = windowed(messages, |_| ());
-            let begun = Instant::now();
+            let meter = Meter::begin(server.process)?;
             let mut answers = client.stream(requests).await?;
             for answered in 0..messages {
                 let answer = answers.next().await.transpose()?;
                 ensure!(answer.is_some(), "tonic: {answered} answers of {messages}");
                 room.add_permits(1);
             }
-            Ok(vec![Figure::rate(STREAM, messages as u64, begun.elapsed())])
+            Ok(meter.end()?.rate(STREAM, messages).into())
         }
     })
 }
@@ -381,62 +404,65 @@ fn versions() -> Vec<(String, String)> {
 fn redis_with_versions(
     server: &CacheProcess,
 ) -> anyhow::Result<(::redis::Connection, Vec<(String, String)>)> {
-    let mut connection = redis::connect(server)?;
+    let mut connection = redis::connect(server.url())?;
     let versions = versions();
     redis::set(&mut connection, &versions)?;
     Ok((connection, versions))
 }
 
 fn redis_one_by_one(server: &CacheProcess, calls: usize) -> anyhow::Result<Box<dyn Side>> {
+    let process = server.process_id().context("redis has ended")?;
     let (mut connection, versions) = redis_with_versions(server)?;
     Ok(blocking(move || {
-        one_by_one_of(&versions, calls, |key, value| {
+        one_by_one_of(process, &versions, calls, |key, value| {
             redis::get(&mut connection, key, value)
         })
     }))
 }
 
 fn memcached_one_by_one(server: &CacheProcess, calls: usize) -> anyhow::Result<Box<dyn Side>> {
+    let process = server.process_id().context("memcached has ended")?;
     let mut connection = memcached::Connection::new(server)?;
     let versions = versions();
     for (key, value) in &versions {
         connection.set(key, value)?;
     }
     Ok(blocking(move || {
-        one_by_one_of(&versions, calls, |key, value| connection.get(key, value))
+        one_by_one_of(process, &versions, calls, |key, value| {
+            connection.get(key, value)
+        })
     }))
 }
 
 fn one_by_one_of(
+    server: u32,
     versions: &[(String, String)],
     calls: usize,
     mut get: impl FnMut(&str, &str) -> anyhow::Result<()>,
 ) -> anyhow::Result<Vec<Figure>> {
     let mut random = SmallRng::seed_from_u64(SEED);
     let mut times = Histogram::default();
+    let meter = Meter::begin(server)?;
     for _ in 0..calls {
         let (key, value) = &versions[random.random_range(0..versions.len())];
         let begun = Instant::now();
         get(key, value)?;
         times.record(begun.elapsed());
     }
-    Ok(one_by_one_figures(&times))
+    Ok(one_by_one_figures(&times, &meter.end()?, calls))
 }
 
 fn redis_hundred(server: &CacheProcess, calls: usize) -> anyhow::Result<Box<dyn Side>> {
+    let process = server.process_id().context("redis has ended")?;
     let (mut connection, versions) = redis_with_versions(server)?;
     Ok(blocking(move || {
         let mut random = SmallRng::seed_from_u64(SEED);
-        let begun = Instant::now();
+        let meter = Meter::begin(process)?;
         for _ in 0..calls {
             let mut draw = || versions[random.random_range(0..versions.len())].clone();
             let drawn: Vec<_> = (0..PER_CALL).map(|_| draw()).collect();
             redis::get_all(&mut connection, &drawn)?;
         }
-        Ok(vec![Figure::rate(
-            HUNDRED,
-            (calls * PER_CALL) as u64,
-            begun.elapsed(),
-        )])
+        Ok(meter.end()?.rate(HUNDRED, calls * PER_CALL).into())
     }))
 }

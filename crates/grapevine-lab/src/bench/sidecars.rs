@@ -12,6 +12,7 @@ pub(super) async fn start(
     stage: &mut Stage<'_>,
     nodes: u32,
     config_toml: &str,
+    cache_urls: Vec<String>,
 ) -> anyhow::Result<Cluster> {
     stage.say(&format!("starting {nodes} sidecars"));
     let cluster = Cluster::start(ClusterConfig {
@@ -19,7 +20,7 @@ pub(super) async fn start(
         nodes,
         name: "bench".to_owned(),
         config_toml: config_toml.to_owned(),
-        cache_urls: Vec::new(),
+        cache_urls,
         ready_timeout: READY_TIMEOUT,
     })
     .await?;

@@ -72,12 +72,17 @@ impl<'a> Stage<'a> {
         match start.await {
             Ok(server) => Ok(Some(server)),
             Err(error @ CacheServerError::NotInstalled(_)) => {
-                let why = error.to_string();
-                self.skipped.push(Skipped { peer, why });
+                self.skip(peer, &error);
                 Ok(None)
             }
             Err(error) => Err(error.into()),
         }
+    }
+
+    /// Notes what is not measured, for want of a server.
+    pub(super) fn skip(&mut self, peer: Peer, why: &CacheServerError) {
+        let why = why.to_string();
+        self.skipped.push(Skipped { peer, why });
     }
 
     /// Holds a contest, and keeps what comes of it.

@@ -12,6 +12,8 @@ The benches, and whom each is held against:
 
   resolve     look-ups one by one, 100 per call, and over a stream;
               tonic (empty calls), redis (GET), memcached (get)
+  invalidate  1,519 registered addresses in memcached; a versioned class of
+              1,000,000 addresses; redis (sets of keys)
 
 A peer whose server is not installed is named as skipped. The figures are medians of the rounds, and the ratio is that of
 grapevine's to the peer's. docs/benchmarks.md says what is measured, and what was.";

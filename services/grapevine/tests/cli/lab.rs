@@ -207,6 +207,24 @@ fn a_bench_tells_its_figures_and_its_settings() {
 }
 
 #[test]
+fn invalidations_are_measured_where_there_is_a_memcached() {
+    let said = run(&["bench", "invalidate", "--short", "--runs", "1", "--json"]).code(0);
+    let line = said.json();
+    let rows = line["rows"].as_array().unwrap();
+    let has = |what: &str| {
+        rows.iter()
+            .any(|row| row["what"].as_str().unwrap().starts_with(what))
+    };
+    assert!(has("versioned, "), "{line}");
+    let skipped = line["skipped"].as_array().unwrap();
+    assert_eq!(
+        has("registered, "),
+        !skipped.iter().any(|it| it["peer"] == "memcached"),
+        "{line}"
+    );
+}
+
+#[test]
 fn a_bench_is_held_against_whom_it_knows() {
     let nobody = run(&[
         "bench", "resolve", "--short", "--runs", "1", "--vs", "none", "--json",

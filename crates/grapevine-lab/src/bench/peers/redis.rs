@@ -3,11 +3,9 @@
 use anyhow::{Context, ensure};
 use redis::{Connection, Pipeline};
 
-use crate::caches::CacheProcess;
-
 /// A connection that blocks: nothing stands between the caller and the socket.
-pub(in crate::bench) fn connect(server: &CacheProcess) -> anyhow::Result<Connection> {
-    let client = redis::Client::open(server.url()).context("redis")?;
+pub(in crate::bench) fn connect(url: &str) -> anyhow::Result<Connection> {
+    let client = redis::Client::open(url).context("redis")?;
     client.get_connection().context("redis")
 }
 
@@ -54,4 +52,35 @@ pub(in crate::bench) fn get_all(
         got.len() == pairs.len() && got.iter().zip(pairs).all(|(got, (_, value))| got == value);
     ensure!(right, "redis: a pipeline of GETs was answered wrongly");
     Ok(())
+}
+
+/// Adds members to a set, a command for each in one pipeline.
+pub(in crate::bench) fn add(
+    connection: &mut Connection,
+    set: &str,
+    members: &[String],
+) -> anyhow::Result<()> {
+    let mut pipeline = Pipeline::with_capacity(members.len());
+    for member in members {
+        pipeline.sadd(set, member).ignore();
+    }
+    pipeline.exec(connection).context("redis: SADD")
+}
+
+/// A set's members.
+pub(in crate::bench) fn members(
+    connection: &mut Connection,
+    set: &str,
+) -> anyhow::Result<Vec<String>> {
+    let members = redis::cmd("SMEMBERS").arg(set).query(connection);
+    members.context("redis: SMEMBERS")
+}
+
+/// Unlinks keys in one command; tells how many were there.
+pub(in crate::bench) fn unlink(
+    connection: &mut Connection,
+    keys: &[String],
+) -> anyhow::Result<usize> {
+    let there = redis::cmd("UNLINK").arg(keys).query(connection);
+    there.context("redis: UNLINK")
 }
