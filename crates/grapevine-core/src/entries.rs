@@ -171,6 +171,12 @@ impl Entries {
         })
     }
 
+    /// The first entry.
+    pub(crate) fn first(&self, origins: &Origins) -> Option<(Incarnation, u64)> {
+        let first = self.0.first();
+        first.map(|&(origin, sequence)| (origins.incarnation(origin), sequence))
+    }
+
     /// The join with others, ordered by incarnation, for hashing.
     pub(crate) fn joined_by_incarnation<const N: usize>(
         &self,

@@ -56,11 +56,14 @@ pub fn bucket_of(path: &str) -> u16 {
     u16::try_from(xxh3_64(path.as_bytes()) % u64::from(BUCKETS)).expect("invariant: below BUCKETS")
 }
 
-/// Whether a class has the path of a shape's, below which those of its values lie.
-fn is_shape(path: &str) -> bool {
-    let below = path.split_once('/').map(|(_, below)| below);
+/// Whether a class, of this top-level class, has the path of a shape's, below which those of its values lie.
+fn is_shape(path: &str, top: &str) -> bool {
+    let below = path.get(top.len() + 1..);
     below.is_some_and(|below| below.starts_with(SHAPE_MARK) && !below.contains('/'))
 }
+
+/// What is known of a prefix: the class, the bucket whose floor counts for it, and entries in place of the class's own.
+type Part<'a> = (Option<&'a Class>, Option<&'a Bucket>, Option<&'a Entries>);
 
 /// The versions of all classes.
 #[derive(Clone, Debug, Default)]
@@ -326,18 +329,21 @@ impl Versions {
         let part = (self.everything(), None, instead(EVERYTHING));
         self.hash_class(&mut hasher, part, classes, &[]);
         for class in classes {
-            let top = self.tops.get(class.top());
+            let top_path = class.top();
+            let top = self.tops.get(top_path);
             let mut told = Vec::new();
             for prefix in class.prefixes() {
                 hasher.path(prefix);
+                let is_top = prefix.len() == top_path.len();
                 let (found, floor) = match top {
                     None => (None, None),
-                    Some(top) => top.find(prefix),
+                    Some(top) if is_top => (Some(&top.class), None),
+                    Some(top) => top.find_below(prefix),
                 };
                 let part = (found, floor, instead(prefix));
-                let joined = self.hash_class(&mut hasher, part, classes, &told);
-                if is_shape(prefix) {
-                    told = joined;
+                self.hash_class(&mut hasher, part, classes, &told);
+                if is_shape(prefix, top_path) {
+                    told = self.joined(part, &told);
                 }
             }
         }
@@ -356,30 +362,60 @@ impl Versions {
         })
     }
 
-    /// Hashes what was bumped under a prefix, but for what is `told` already: by the class of a shape, above it. A change of rows may be
-    /// counted there by one sidecar, which did not know the shape when it applied it, and below as well by another, which did.
-    fn hash_class(
+    /// What was bumped under a prefix, but for what is `told` already.
+    fn joined(
         &self,
-        hasher: &mut TokenHasher,
-        (class, floor, instead): (Option<&Class>, Option<&Bucket>, Option<&Entries>),
-        of: &[ClassPath],
+        (class, floor, instead): Part<'_>,
         told: &[(Incarnation, u64)],
     ) -> Vec<(Incarnation, u64)> {
-        let empty = Entries::default();
-        let entries = instead.unwrap_or(class.map_or(&empty, |class| &class.entries));
+        let entries = instead.or(class.map(|class| &class.entries));
         let floor = floor.map(|bucket| &bucket.floor);
+        let empty = Entries::default();
+        let entries = entries.unwrap_or(&empty);
         let mut all = entries.joined_by_incarnation([floor], &self.origins);
         all.retain(|(origin, sequence)| {
             let at = told.binary_search_by_key(origin, |(origin, _)| *origin);
             !at.is_ok_and(|at| told[at].1 >= *sequence)
         });
-        hasher.count(all.len());
-        for &(origin, sequence) in &all {
-            hasher.entry(origin, sequence);
+        all
+    }
+
+    /// Hashes what was bumped under a prefix, but for what is `told` already: by the class of a shape, above it. A change of rows may be
+    /// counted there by one sidecar, which did not know the shape when it applied it, and below as well by another, which did.
+    fn hash_class(
+        &self,
+        hasher: &mut TokenHasher,
+        part: Part<'_>,
+        of: &[ClassPath],
+        told: &[(Incarnation, u64)],
+    ) {
+        let (class, floor, instead) = part;
+        let floor = floor.map(|bucket| &bucket.floor);
+        let entries = instead.or(class.map(|class| &class.entries));
+        let is_joined = floor.is_some_and(|floor| !floor.is_empty()) || !told.is_empty();
+        if !is_joined && entries.is_none_or(|entries| entries.len() <= 1) {
+            // By far the most prefixes: never bumped, or by one run only. There is nothing to put in order.
+            let entry = entries.and_then(|entries| entries.first(&self.origins));
+            hasher.count(usize::from(entry.is_some()));
+            if let Some((origin, sequence)) = entry {
+                hasher.entry(origin, sequence);
+            }
+        } else {
+            let all = self.joined(part, told);
+            hasher.count(all.len());
+            for (origin, sequence) in all {
+                hasher.entry(origin, sequence);
+            }
         }
-        let met: Vec<_> = class
-            .into_iter()
-            .flat_map(|class| &class.conjunctions)
+        let conjunctions = class.map_or(&[][..], |class| &class.conjunctions);
+        if conjunctions.is_empty() {
+            hasher.count(0);
+            return;
+        }
+        let empty = Entries::default();
+        let entries = entries.unwrap_or(&empty);
+        let met: Vec<_> = conjunctions
+            .iter()
             .filter(|(others, joint, _)| {
                 // A covered one says nothing new, and other sidecars may have dropped it or never kept it.
                 meets(others, of) && !joint.covered_by(entries, floor)
@@ -398,7 +434,6 @@ impl Versions {
                 hasher.entry(origin, sequence);
             }
         }
-        all
     }
 
     /// Whether anything that the classes' token rests on changed after the stamp.

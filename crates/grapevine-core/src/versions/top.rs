@@ -63,6 +63,11 @@ impl Top {
         if top_of(prefix).len() == prefix.len() {
             return (Some(&self.class), None);
         }
+        self.find_below(prefix)
+    }
+
+    /// The same of a prefix below the top-level class.
+    pub(super) fn find_below(&self, prefix: &str) -> (Option<&Class>, Option<&Bucket>) {
         let bucket = self.buckets.get(&bucket_of(prefix));
         (bucket.and_then(|bucket| bucket.classes.get(prefix)), bucket)
     }
