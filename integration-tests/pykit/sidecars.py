@@ -32,10 +32,11 @@ class Sidecar(Process, abc.ABC):
         app, peer, self.gossip_port = ports
         self.socket = directory / f"{name}.sock"
         self.tcp, self.unix = f"127.0.0.1:{app}", f"unix:{self.socket}"
+        self.peer_tcp = f"127.0.0.1:{peer}"
         command = [
             os.environ["GRAPEVINE_BIN"], "sidecar", "--node-id", name,
             "--data-dir", str(directory / name), "--app-unix", str(self.socket), "--app-tcp", self.tcp,
-            "--peer-listen", f"127.0.0.1:{peer}", "--gossip-listen", f"127.0.0.1:{self.gossip_port}", *arguments,
+            "--peer-listen", self.peer_tcp, "--gossip-listen", f"127.0.0.1:{self.gossip_port}", *arguments,
         ]  # fmt: skip
         super().__init__(name, command, directory / f"{name}.log", environment)
 

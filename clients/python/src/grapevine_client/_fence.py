@@ -24,6 +24,7 @@ from grapevine_client._calls import Batcher, Calls, Snapshot, Turn
 from grapevine_client._flights import Flights, Seat
 from grapevine_client._stubs.grapevine.v1 import application_pb2 as app
 from grapevine_client._stubs.grapevine.v1 import types_pb2 as types
+from grapevine_client._trouble import Trouble
 from grapevine_client.caches import AsyncCache
 from grapevine_client.errors import CallError, FormatError, InvalidRequest, NoAnswer
 from grapevine_client.formats import MAGIC, Dependencies, Envelope, decode_page, encode_page, page_address
@@ -190,9 +191,11 @@ class Fence:
     cache: AsyncCache
     batcher: Batcher | None = None
     flights: Flights[_Value | _Failed] = field(init=False)
+    trouble: Trouble = field(init=False)
 
     def __post_init__(self) -> None:
         self.flights = Flights(self.calls.io)
+        self.trouble = Trouble(self.calls.counters)
 
     def _count(self, name: str) -> None:
         self.calls.counters.add(name)
@@ -296,9 +299,10 @@ class Fence:
         try:
             held = await self.cache.get_many([unit.key.target for unit in units])
         except Exception as error:  # whatever a cache's library raises is a miss
-            self._count("cache_get_errors")
-            _log.debug("a cache read failed: %s", error)
+            self.trouble.cache_read_failed(error)
             held = {}
+        else:
+            self.trouble.cache_was_read()
         found = []
         for unit in units:
             value = await self._judge(unit, held.get(unit.key.target), past)
@@ -326,8 +330,8 @@ class Fence:
             else:
                 resolution, _ = await self.calls.resolve_one(address, classes, page, past.session, past.snapshot)
         except CallError as error:
-            _log.debug("a look-up of %r failed: %s", address, error)
-            return BypassReason.of(error)
+            return self.trouble.look_up_failed(error)
+        self.trouble.look_up_answered()
         return BypassReason.POLICY if resolution.bypass else resolution
 
     async def _bypass(self, reason: BypassReason, loader: Loader) -> Got:
@@ -517,9 +521,9 @@ class Fence:
             _log.warning("a value at %r cannot be wrapped: %s", unit.key.address, error)
             return False
         except Exception as error:  # whatever a cache's library raises: the reader has its value
-            self._count("cache_set_errors")
-            _log.debug("a cache write failed: %s", error)
+            self.trouble.cache_write_failed(error)
             return False
+        self.trouble.cache_stored()
         self._count("stored")
         return True
 
@@ -614,11 +618,12 @@ class Fence:
 
     async def _read_cache(self, target: str) -> bytes | None:
         try:
-            return await self.cache.get(target)
+            found = await self.cache.get(target)
         except Exception as error:  # whatever a cache's library raises is a miss
-            self._count("cache_get_errors")
-            _log.debug("a cache read failed: %s", error)
+            self.trouble.cache_read_failed(error)
             return None
+        self.trouble.cache_was_read()
+        return found
 
 
 async def _load(loader: Loader, fill: Fill) -> bytes:

@@ -21,7 +21,7 @@ list. `delete` and `clear` are invalidations, acknowledged by a sidecar and hear
 served.
 
 **While the sidecar is not sure, or is gone**, `get` misses and `set` and `add` store nothing. `delete` and `clear` raise
-(`NoSidecar`): a value that was to go might be served.
+(`NoSidecar`, or `Refused` where `LOCATION` is no port for applications): a value that was to go might be served.
 """
 
 from __future__ import annotations
@@ -47,7 +47,6 @@ from grapevine_client._io import run
 from grapevine_client.client import Client
 from grapevine_client.codecs import PickleCodec
 from grapevine_client.errors import CallError, CodecError, ConfigError
-from grapevine_client.outcome import BypassReason
 from grapevine_client.settings import Settings
 
 # So many look-ups of misses a thread remembers for the `set` that follows.
@@ -118,6 +117,7 @@ class GrapevineCache(BaseCache):
         """The look-ups of keys, in one call; none while the sidecar cannot be believed."""
         named = {key: self._names(key, version) for key in keys}
         client, found = self.grapevine, {}
+        trouble = client._base._need_cache().trouble
         for address, classes in named.values():
             names.check_address("key", address)
             names.check_classes("classes", classes, names.CLASSES_MAX)
@@ -127,8 +127,9 @@ class GrapevineCache(BaseCache):
             try:
                 answer = run(client._base._calls.resolve([item(*of) for _, of in part], _session(None), None))
             except CallError as error:
-                client._base._counters.add(f"bypass_{BypassReason.of(error).value}", len(part))
+                client._base._counters.add(f"bypass_{trouble.look_up_failed(error).value}", len(part))
                 continue
+            trouble.look_up_answered()
             for (key, (address, classes)), resolution in zip(part, answer.results, strict=True):
                 if resolution.bypass or len(resolution.targets) != 1:
                     client._base._counters.add("bypass_policy")

@@ -1,0 +1,182 @@
+"""What a program says when it was set up wrongly: a port that is not the applications', a cache that is not there, an extra that is
+not installed, a loader of the wrong kind. Reads go on all the same (G7), so the log has to tell."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+import pytest
+
+from cluster import Cluster
+from grapevine_client import (
+    AsyncClient,
+    BypassReason,
+    Client,
+    How,
+    MemoryCache,
+    Refused,
+    Settings,
+    _trouble,
+)
+from grapevine_client._trouble import Series
+
+Clients = Callable[..., Client]
+PATIENT = Settings(resolve_deadline_s=5.0)
+
+
+def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [each.getMessage() for each in caplog.records if each.levelno >= logging.WARNING]
+
+
+def infos(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [each.getMessage() for each in caplog.records if each.levelno == logging.INFO]
+
+
+@pytest.fixture(autouse=True)
+def log(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG, "grapevine_client")
+
+
+def test_of_a_series_the_first_is_told_and_after_a_success_the_next_ones_first() -> None:
+    series, now = Series(distance_s=60), 1_000.0
+    assert series.failure(now)
+    # However long it lasts.
+    assert not any(series.failure(now + more) for more in (0, 1, 59, 61, 10_000))
+    assert series.success()
+    assert not series.success()
+    assert series.failure(now + 10_000)
+
+
+def test_what_comes_and_goes_is_told_once_in_a_while_and_in_the_end_if_it_lasts() -> None:
+    series, now = Series(distance_s=60), 1_000.0
+    told = []
+    for second in range(180):
+        if series.failure(now + second):
+            told.append(second)
+        series.success()
+    assert told == [0, 60, 120]
+    # It lasts from the 179th second on.
+    assert not series.failure(now + 179)
+    assert series.failure(now + 180)
+
+
+def test_g7_reads_at_the_peers_port_are_bypassed_and_the_log_says_so_once(
+    cluster: Cluster, caplog: pytest.LogCaptureFixture
+) -> None:
+    peers = cluster[0].peer_tcp
+    with Client(peers, cache="memory://", settings=PATIENT) as client:
+        for _ in range(5):
+            read = client.get_or_fill_outcome("a", ["cart/1"], lambda: 7)
+            assert (read.value, read.how, read.bypass_reason) == (7, How.BYPASSED, BypassReason.REFUSED)
+    (warning,) = warnings(caplog)
+    assert warning.startswith("a look-up was refused, and reads go to the source")
+    assert peers in warning
+    assert "is this its address for applications?" in warning
+
+
+def test_g7_refusals_are_told_again_once_look_ups_were_answered(
+    cluster: Cluster, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_trouble, "_DISTANCE_S", 0.0)
+    with Client(cluster[0].tcp, cache="memory://", settings=PATIENT) as client:
+        client.wait_until_ready()
+        own = client._base._calls.own
+        with Client(cluster[0].peer_tcp, settings=PATIENT) as elsewhere:
+            peers = elsewhere._base._calls.own
+            for link, told in ((own, 0), (peers, 1), (peers, 1), (own, 1), (own, 1), (peers, 2)):
+                client._base._calls.own = link
+                client.get_or_fill("a", ["cart/1"], lambda: 7)
+                assert len(warnings(caplog)) == told
+        client._base._calls.own = own
+    assert infos(caplog) == ["look-ups are no longer refused"]
+
+
+def test_g7_reads_of_tasks_at_the_peers_port_are_told_once(cluster: Cluster, caplog: pytest.LogCaptureFixture) -> None:
+    async def load() -> int:
+        return 7
+
+    async def test() -> None:
+        async with AsyncClient(cluster[0].peer_tcp, cache="memory://", settings=PATIENT) as client:
+            await asyncio.gather(*(client.get_or_fill(f"a::{each}", ["cart/1"], load) for each in range(20)))
+            assert client.stats().bypass_refused == 20
+
+    asyncio.run(asyncio.wait_for(test(), 60))
+    assert len(warnings(caplog)) == 1
+
+
+def test_a_cache_that_is_not_there_is_told_once(clients: Clients, n: int, caplog: pytest.LogCaptureFixture) -> None:
+    # Nobody listens there.
+    client = clients(0, "memcached://127.0.0.1:1")
+    for _ in range(3):
+        assert client.get_or_fill_outcome(f"a::{n}", [f"cart/{n}"], lambda: 7).how is How.FILLED
+    (warning,) = warnings(caplog)
+    assert warning.startswith("the cache cannot be read")
+    assert "refused" in warning.lower()
+    stats = client.stats()
+    assert (stats.cache_get_errors, stats.cache_set_errors) == (3, 3)
+
+
+class Moody(MemoryCache):
+    """Fails when it is told to."""
+
+    read_fails = write_fails = False
+
+    def get(self, key: str) -> bytes | None:
+        if self.read_fails:
+            raise OSError("no reads today")
+        return super().get(key)
+
+    def set(self, key: str, value: bytes, ttl_ms: int) -> None:
+        if self.write_fails:
+            raise OSError("no writes today")
+        super().set(key, value, ttl_ms)
+
+
+def test_a_cache_is_told_again_once_it_had_worked(
+    clients: Clients, n: int, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_trouble, "_DISTANCE_S", 0.0)
+    cache = Moody()
+    client = clients(0, cache)
+
+    def read(address: int, reads: bool, writes: bool) -> None:
+        cache.read_fails, cache.write_fails = reads, writes
+        assert client.get_or_fill(f"a::{n}::{address}", [f"cart/{n}"], lambda: 7) == 7
+
+    read(1, True, True)
+    read(2, True, True)
+    read(3, False, True)
+    read(4, False, True)
+    read(5, False, False)
+    read(6, True, False)
+    read(7, False, True)
+    assert [each.rpartition(": ")[2] for each in warnings(caplog)] == [
+        "no reads today",
+        "no writes today",
+        "no reads today",
+        "no writes today",
+    ]
+    assert infos(caplog) == [
+        "the cache can be read again",
+        "the cache stores values again",
+        "the cache can be read again",
+    ]
+
+
+def test_django_at_the_peers_port_misses_and_the_log_says_so_once(
+    cluster: Cluster, caplog: pytest.LogCaptureFixture
+) -> None:
+    from grapevine_client.contrib.django import GrapevineCache
+
+    cache = GrapevineCache(cluster[0].peer_tcp, {"OPTIONS": {"cache": "memory://"}})
+    try:
+        assert [cache.get("k") for _ in range(3)] == [None] * 3
+        assert cache.grapevine.stats().bypass_refused == 3
+        with pytest.raises(Refused):
+            cache.delete("k")
+    finally:
+        cache.grapevine.close()
+    (warning,) = warnings(caplog)
+    assert "is this its address for applications?" in warning
