@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -14,10 +16,12 @@ from grapevine_client import (
     AsyncClient,
     BypassReason,
     Client,
+    GrapevineError,
     How,
     MemoryCache,
     Refused,
     Settings,
+    Unreachable,
     _trouble,
 )
 from grapevine_client._trouble import Series
@@ -180,3 +184,59 @@ def test_django_at_the_peers_port_misses_and_the_log_says_so_once(
         cache.grapevine.close()
     (warning,) = warnings(caplog)
     assert "is this its address for applications?" in warning
+
+
+def test_who_waits_until_a_peers_port_is_ready_hears_at_once_that_it_never_will(cluster: Cluster) -> None:
+    failed: list[BaseException] = []
+
+    def wait() -> None:
+        with Client(cluster[0].peer_tcp) as client:
+            try:
+                # Only a bound on hanging: what would be waited for is far beyond the bound below.
+                client.wait_until_ready(timeout_s=600)
+            except GrapevineError as error:
+                failed.append(error)
+
+    waiting = threading.Thread(target=wait, daemon=True)
+    waiting.start()
+    waiting.join(60)
+    assert not waiting.is_alive()
+    (error,) = failed
+    assert isinstance(error, Refused)
+    assert "is this its address for applications?" in str(error)
+
+
+def test_who_waits_for_a_sidecar_that_is_not_there_yet_goes_on_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    with Client("127.0.0.1:1") as client:
+        asked: list[object] = []
+
+        async def status() -> object:
+            asked.append(None)
+            if len(asked) < 3:
+                raise Unreachable("127.0.0.1:1", "is unreachable")
+            return "is there"
+
+        monkeypatch.setattr(client._base._calls, "status", status)
+        assert str(client.wait_until_ready(timeout_s=60)) == "is there"
+    assert len(asked) == 3
+
+
+def test_g1_an_invalidation_or_a_write_at_the_peers_port_is_refused(cluster: Cluster) -> None:
+    with Client(cluster[0].peer_tcp, fail_over_to=[cluster[1].tcp]) as client:
+        for call in (client.begin_write(["cart/1"]).begin, lambda: client.invalidate(["cart/1"])):
+            with pytest.raises(Refused, match="is this its address for applications") as caught:
+                call()
+            assert (caught.value.code, caught.value.may_have_had_effect) == ("UNIMPLEMENTED", False)
+
+
+def test_what_is_used_after_its_end_says_so(cluster: Cluster) -> None:
+    client = Client(cluster[0].tcp, cache="memory://")
+    client.close()
+    work: tuple[Callable[[], Any], ...] = (
+        client.status,
+        lambda: client.get_or_fill("a", ["cart/1"], lambda: 7),
+        lambda: client.invalidate(["cart/1"]),
+    )
+    for call in work:
+        with pytest.raises(GrapevineError, match=f"the client of {cluster[0].tcp} is closed"):
+            call()

@@ -72,8 +72,9 @@ class Base:
         while True:
             try:
                 return await self._calls.status()
-            except CallError:
-                if time.monotonic() >= ends:
+            except CallError as error:
+                # What every sidecar would say to this is the caller's to mend: another port than that for applications, say.
+                if not error.may_differ_elsewhere or time.monotonic() >= ends:
                     raise
                 await self._calls.io.sleep(_READY_PAUSE_S)
 

@@ -67,7 +67,7 @@ class AsyncClient:
         return await self._base._calls.status()
 
     async def wait_until_ready(self, timeout_s: float = 10.0) -> Status:
-        """Connects, and waits until the own sidecar answers; then raises the last error."""
+        """As `Client.wait_until_ready`."""
         return await self._base._wait_until_ready(timeout_s)
 
     async def resolve(

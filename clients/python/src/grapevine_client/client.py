@@ -76,8 +76,9 @@ class Client:
         return run(self._base._calls.status())
 
     def wait_until_ready(self, timeout_s: float = 10.0) -> Status:
-        """Connects, and waits until the own sidecar answers; then raises the last error. A process that does this before its
-        first read does not spend that read's deadline on connecting."""
+        """Connects, and waits until the own sidecar answers; then raises the last error, and at once one that waiting does not
+        change (`Refused` at the peers' port, say). A process that does this before its first read does not spend that read's
+        deadline on connecting."""
         return run(self._base._wait_until_ready(timeout_s))
 
     def resolve(
