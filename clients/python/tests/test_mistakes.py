@@ -4,7 +4,9 @@ not installed, a loader of the wrong kind. Reads go on all the same (G7), so the
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import logging
+import sys
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -16,6 +18,7 @@ from grapevine_client import (
     AsyncClient,
     BypassReason,
     Client,
+    ConfigError,
     GrapevineError,
     How,
     MemoryCache,
@@ -23,6 +26,8 @@ from grapevine_client import (
     Settings,
     Unreachable,
     _trouble,
+    connect_async_cache,
+    connect_cache,
 )
 from grapevine_client._trouble import Series
 
@@ -227,6 +232,27 @@ def test_g1_an_invalidation_or_a_write_at_the_peers_port_is_refused(cluster: Clu
             with pytest.raises(Refused, match="is this its address for applications") as caught:
                 call()
             assert (caught.value.code, caught.value.may_have_had_effect) == ("UNIMPLEMENTED", False)
+
+
+@pytest.mark.parametrize(
+    ("connect", "url", "module", "extra"),
+    [
+        (connect_cache, "memcached://127.0.0.1:1", "pymemcache", "memcached"),
+        (connect_cache, "redis://127.0.0.1:1/0", "redis", "redis"),
+        (connect_async_cache, "memcached://127.0.0.1:1", "pymemcache", "memcached"),
+        (connect_async_cache, "redis://127.0.0.1:1/0", "redis", "redis"),
+    ],
+)
+def test_an_extra_that_is_not_installed_is_named(
+    connect: Callable[[str], object], url: str, module: str, extra: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert importlib.util.find_spec(module) is not None
+    for name in [each for each in sys.modules if each == module or each.startswith(f"{module}.")]:
+        monkeypatch.delitem(sys.modules, name)
+    # So Python finds none.
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(ConfigError, match=rf"{url}.*{module}.*grapevine-client\[{extra}\]"):
+        connect(url)
 
 
 def test_what_is_used_after_its_end_says_so(cluster: Cluster) -> None:

@@ -129,7 +129,10 @@ class PymemcacheCache:
 
     @classmethod
     def connect(cls, host: str, port: int, *, connections_max: int = 64) -> PymemcacheCache:
-        from pymemcache.client.base import PooledClient
+        try:
+            from pymemcache.client.base import PooledClient
+        except ImportError as error:
+            raise _not_installed(f"memcached://{host}:{port}", "pymemcache", "memcached") from error
 
         return cls(
             PooledClient(
@@ -275,8 +278,10 @@ def connect_cache(url: str) -> Cache:
     if url.startswith("memcached://"):
         return PymemcacheCache.connect(*_host_and_port(url))
     if _is_redis(url):
-        import redis
-
+        try:
+            import redis
+        except ImportError as error:
+            raise _not_installed(url, "redis", "redis") from error
         return RedisCache(redis.Redis.from_url(url, socket_timeout=_TIMEOUT_S, socket_connect_timeout=_TIMEOUT_S))
     raise _bad_url(url)
 
@@ -284,8 +289,10 @@ def connect_cache(url: str) -> Cache:
 def connect_async_cache(url: str) -> AsyncCache:
     """The same for asyncio; memcached by threads."""
     if _is_redis(url):
-        import redis.asyncio
-
+        try:
+            import redis.asyncio
+        except ImportError as error:
+            raise _not_installed(url, "redis", "redis") from error
         client = redis.asyncio.Redis.from_url(url, socket_timeout=_TIMEOUT_S, socket_connect_timeout=_TIMEOUT_S)
         return AsyncRedisCache(client)
     cache = connect_cache(url)
@@ -298,6 +305,12 @@ def _is_redis(url: object) -> bool:
 
 def _bad_url(url: str) -> ConfigError:
     return ConfigError(f"cache {shorten(url)}: write memcached://host:port, redis://host:port/db or memory://")
+
+
+def _not_installed(url: str, library: str, extra: str) -> ConfigError:
+    return ConfigError(
+        f"cache {shorten(url)} is read by {library}, which cannot be imported: install grapevine-client[{extra}]"
+    )
 
 
 def _host_and_port(url: str) -> tuple[str, int]:
