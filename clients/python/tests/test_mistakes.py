@@ -21,11 +21,13 @@ from grapevine_client import (
     ConfigError,
     GrapevineError,
     How,
+    InvalidRequest,
     MemoryCache,
     Refused,
     Settings,
     Unreachable,
     _trouble,
+    cached,
     connect_async_cache,
     connect_cache,
 )
@@ -253,6 +255,26 @@ def test_an_extra_that_is_not_installed_is_named(
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(ConfigError, match=rf"{url}.*{module}.*grapevine-client\[{extra}\]"):
         connect(url)
+
+
+# One that is thrown away unawaited is a warning of Python's.
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+def test_a_loader_that_is_a_coroutine_function_is_named(clients: Clients, n: int) -> None:
+    async def load(*_: object) -> Any:
+        return [7]
+
+    client = clients()
+    says = "loader: it answered a coroutine; a Client's must be a plain function"
+    calls: tuple[Callable[[], object], ...] = (
+        lambda: client.get_or_fill(f"a::{n}", [f"cart/{n}"], load),
+        lambda: client.get_or_fill_page(f"paged::{n}", [f"paged/{n}"], 0, 5, load),  # type: ignore[arg-type]
+        # What a lambda hides.
+        cached(classes=[f"cart/{n}"], address=f"b::{n}", client=client)(lambda: load()),
+    )
+    for call in calls:
+        with pytest.raises(InvalidRequest, match=says):
+            call()
+    assert client.stats().stored == 0
 
 
 def test_what_is_used_after_its_end_says_so(cluster: Cluster) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import timedelta
 from types import TracebackType
@@ -12,7 +13,7 @@ from grapevine_client._calls import Snapshot
 from grapevine_client._io import BlockingIo, run
 from grapevine_client.caches import Cache, InlineCache, connect_cache
 from grapevine_client.codecs import Codec
-from grapevine_client.errors import ConfigError
+from grapevine_client.errors import ConfigError, InvalidRequest
 from grapevine_client.names import check_callable
 from grapevine_client.outcome import AbortOutcome, InvalidateOutcome, Outcome, PageOutcome, Receipt, Resolution, Status
 from grapevine_client.session import Session
@@ -144,7 +145,7 @@ class Client:
         check_callable("loader", loader)
 
         async def load() -> T:
-            return loader()
+            return _plain(loader())
 
         return run(self._base._get(address, classes, load, ttl_s, session, snapshot, serve_stale, codec))
 
@@ -165,7 +166,7 @@ class Client:
         check_callable("loader", loader)
 
         async def load(skip: int, most: int) -> Iterable[T]:
-            return loader(skip, most)
+            return _plain(loader(skip, most))
 
         return run(self._base._get_page(address, classes, offset, limit, load, ttl_s, session, snapshot))
 
@@ -207,6 +208,20 @@ class Client:
     def watch(self, classes: Iterable[str] = ()) -> Watch:
         """Watches bumps at, below or above up to 100 classes; none means all."""
         return Watch(self._base, classes)
+
+
+def _plain(value: T) -> T:
+    """What a loader answered; says what the loader should have been if it is a coroutine function."""
+    if inspect.isawaitable(value):
+        if inspect.iscoroutine(value):
+            # Nobody will await it, which Python would warn of.
+            value.close()
+        raise InvalidRequest.one(
+            "loader",
+            f"it answered a {type(value).__name__}; a Client's must be a plain function, and a coroutine function takes an"
+            " AsyncClient",
+        )
+    return value
 
 
 class Write(WriteCore):
