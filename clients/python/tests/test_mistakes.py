@@ -26,10 +26,12 @@ from grapevine_client import (
     Refused,
     Settings,
     Unreachable,
+    _fence,
     _trouble,
     cached,
     connect_async_cache,
     connect_cache,
+    depends_on,
 )
 from grapevine_client._trouble import Series
 
@@ -275,6 +277,31 @@ def test_a_loader_that_is_a_coroutine_function_is_named(clients: Clients, n: int
         with pytest.raises(InvalidRequest, match=says):
             call()
     assert client.stats().stored == 0
+
+
+def test_depends_on_where_nothing_is_filled_says_so(
+    clients: Clients, n: int, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # What other tests did is not what was told here.
+    monkeypatch.setattr(_fence, "_lost_dependencies", Series())
+    client = clients()
+    said = f"depends_on('prices/{n}') has no effect"
+
+    def load(work: Callable[[], None]) -> int:
+        work()
+        return 7
+
+    def in_a_thread() -> None:
+        # It has a context of its own, and so knows of no fill.
+        thread = threading.Thread(target=depends_on, args=(f"prices/{n}",))
+        thread.start()
+        thread.join()
+
+    assert client.get_or_fill(f"a::{n}", [f"cart/{n}"], lambda: load(lambda: depends_on(f"prices/{n}"))) == 7
+    assert warnings(caplog) == []
+    assert client.get_or_fill(f"b::{n}", [f"cart/{n}"], lambda: load(in_a_thread)) == 7
+    (warning,) = warnings(caplog)
+    assert warning.startswith(said)
 
 
 def test_what_is_used_after_its_end_says_so(cluster: Cluster) -> None:

@@ -24,7 +24,7 @@ from grapevine_client._calls import Batcher, Calls, Snapshot, Turn
 from grapevine_client._flights import Flights, Seat
 from grapevine_client._stubs.grapevine.v1 import application_pb2 as app
 from grapevine_client._stubs.grapevine.v1 import types_pb2 as types
-from grapevine_client._trouble import Trouble
+from grapevine_client._trouble import Series, Trouble
 from grapevine_client.caches import AsyncCache
 from grapevine_client.errors import CallError, FormatError, InvalidRequest, NoAnswer
 from grapevine_client.formats import MAGIC, Dependencies, Envelope, decode_page, encode_page, page_address
@@ -61,18 +61,30 @@ class Fill:
 
 
 _current_fill: contextvars.ContextVar[Fill | None] = contextvars.ContextVar("grapevine_fill", default=None)
+_lost_dependencies = Series()
 
 
 def depends_on(class_path: str) -> None:
     """Says, inside a loader, that the value being computed depends on this class too: a bump of it makes the value stale.
 
     At any time before the loader returns, since what counts is what was bumped after the look-up. With the classes of the look-up
-    there may be 16; a value with more, or with a malformed one, is given to its caller and not stored. Under a `ttl` policy, and
-    outside of a loader, it has no effect.
+    there may be 16; a value with more, or with a malformed one, is given to its caller and not stored. Under a `ttl` policy it has
+    no effect.
+
+    It knows the loader by a context variable. Outside of a loader it has no effect, which the log tells at most once a minute. So
+    it is in a thread that the loader starts or takes from an executor, unless that is given the loader's context:
+    `asyncio.to_thread` does so, and `contextvars.copy_context().run` by hand.
     """
     fill = _current_fill.get()
     if fill is not None:
         fill.depends_on(class_path)
+        return
+    _lost_dependencies.failed(
+        "depends_on(%r) has no effect: no loader runs in this context; one that hands work to a thread must hand its context, too",
+        class_path,
+    )
+    # Nothing is mended by another call: each that keeps its distance is told.
+    _lost_dependencies.success()
 
 
 def read_primary() -> bool:
