@@ -20,6 +20,7 @@ from grapevine_client import (
     SESSION_HEADER,
     AsyncClient,
     NoSidecar,
+    Refused,
     Session,
     SessionError,
     cached,
@@ -101,7 +102,8 @@ async def add_item(cart: int, item: Item, response: Response, client: Grapevine)
         # Declared before the commit: the cart is invalidated even if this process dies behind it.
         async with client.begin_write([f"carts/{cart}"]) as write:
             await asyncio.to_thread(_insert, cart, item)
-    except NoSidecar as error:
+    except (NoSidecar, Refused) as error:
+        # Nobody answered, or what answered is no sidecar's port for applications: nobody would invalidate for this write.
         raise HTTPException(503, str(error)) from error
     assert write.outcome is not None
     response.headers[SESSION_HEADER] = write.outcome.session_token.hex()

@@ -73,3 +73,14 @@ def test_a_malformed_session_is_a_400_and_no_sidecar_a_503(
         assert (answer.status_code, "no sidecar began the write" in answer.text) == (503, True)
         assert http.get(f"/carts/{n}").json() == []
         assert http.get("/metrics/cache").json()["bypass_unreachable"] == 2
+
+
+def test_g1_a_write_that_is_refused_is_a_503_too(
+    cluster: Cluster, tmp_path: pathlib.Path, n: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SHOP_DB", str(tmp_path / "shop.db"))
+    monkeypatch.setenv("GRAPEVINE_ENDPOINT", cluster[0].peer_tcp)
+    with TestClient(instance("fastapi_app_at_the_peers_port").app) as http:
+        answer = http.post(f"/carts/{n}/items", json={"name": "apple", "price": 1})
+        assert (answer.status_code, "is this its address for applications" in answer.text) == (503, True)
+        assert http.get(f"/carts/{n}").json() == []
