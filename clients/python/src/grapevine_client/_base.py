@@ -332,9 +332,11 @@ class WatchCore:
 class WriteCore:
     """A write that is declared before the database commits it (G8): bumped by its commit, or when its lease ends.
 
-    `with` begins it, and commits it when the block ends without an error. **An error in the block does neither**: the intent stays
-    open and its classes are bumped when the lease ends, for nobody knows whether the database has committed. Call `abort` for
-    what certainly was not. The transaction's own timeout must lie below `remaining_s`.
+    `with` begins it, and so does `begin`; before that nothing is declared. `with` commits it when the block ends without an error,
+    and `outcome` then says what that came to (its `session_token` is for `Session.add`); without `with` call `commit`. **An error
+    in the block neither commits nor aborts**: the intent stays open and its classes are bumped when the lease ends, for nobody
+    knows whether the database has committed. Call `abort` for what certainly was not. The transaction's own timeout must lie below
+    `remaining_s`.
     """
 
     def __init__(

@@ -171,7 +171,8 @@ class AsyncClient:
         timeout_s: Seconds = None,
         session: Session | None = None,
     ) -> AsyncWrite:
-        """As `Client.begin_write`, for `async with`."""
+        """As `Client.begin_write`, for `async with`: **the call alone begins nothing**. Without `async with` await `begin()` of
+        what it answers."""
         return AsyncWrite(self._base, classes, match_all, soft, lease_s, timeout_s, receipt, session)
 
     def watch(self, classes: Iterable[str] = ()) -> AsyncWatch:

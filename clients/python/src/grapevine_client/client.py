@@ -186,7 +186,8 @@ class Client:
         session: Session | None = None,
     ) -> InvalidateOutcome:
         """Declares classes changed, each covering everything below it. Call it once the change is visible to the reads that fill
-        the cache: after the commit, not before. Raises `NoSidecar` if nobody acknowledged it."""
+        the cache: after the commit, not before. Raises `NoSidecar` if nobody acknowledged it, and `Refused` if a sidecar said what
+        every one would: that this is not its port for applications, say."""
         bump, level, timeout, past = self._base._invalidation(classes, receipt, match_all, soft, timeout_s, session)
         return run(self._base._calls.invalidate(bump, level, timeout, past))
 
@@ -202,7 +203,8 @@ class Client:
         session: Session | None = None,
     ) -> Write:
         """Declares a write before the database commits it, so that its classes are bumped even if this process dies right after
-        the commit. When it cannot be begun, refuse the write: nobody would bump for it."""
+        the commit. **The call alone begins nothing**: `with` does, or `begin()` of what it answers. When it cannot be begun
+        (`NoSidecar` or `Refused`, as of `invalidate`), refuse the write: nobody would bump for it."""
         return Write(self._base, classes, match_all, soft, lease_s, timeout_s, receipt, session)
 
     def watch(self, classes: Iterable[str] = ()) -> Watch:
