@@ -72,7 +72,9 @@ def test_a_malformed_session_is_a_400_and_no_sidecar_a_503(
         answer = http.post(f"/carts/{n}/items", json={"name": "apple", "price": 1})
         assert (answer.status_code, "no sidecar began the write" in answer.text) == (503, True)
         assert http.get(f"/carts/{n}").json() == []
-        assert http.get("/metrics/cache").json()["bypass_unreachable"] == 2
+        counters = http.get("/metrics/cache").json()
+        # On a busy machine a connection may take longer to fail than a look-up may take.
+        assert counters["bypass_unreachable"] + counters["bypass_deadline"] == 2
 
 
 def test_g1_a_write_that_is_refused_is_a_503_too(
