@@ -233,7 +233,7 @@ fn a_bench_is_held_against_whom_it_knows() {
     let line = nobody.json();
     let rows = line["rows"].as_array().unwrap();
     assert!(
-        rows.len() == 4 && rows.iter().all(|row| row["peer"].is_null()),
+        !rows.is_empty() && rows.iter().all(|row| row["peer"].is_null()),
         "{line}"
     );
     let said = run(&["bench", "resolve", "--vs", "varnish", "--json"]).code(2);
