@@ -501,3 +501,69 @@ proptest! {
         prop_assert_eq!(classes(&first) == classes(&second), first == second);
     }
 }
+
+#[test]
+fn g3_times_that_a_database_calls_equal_have_one_form() {
+    let form = |dialect, text| Datum::of(dialect, Raw::Text(text)).unwrap();
+    let same: [&[&str]; 6] = [
+        &[
+            "09:00",
+            "9:00",
+            "09:00:00",
+            "9:00:00",
+            "09:00:00.000000",
+            " 9:00 ",
+            "90000",
+        ],
+        &["12:00:00+00", "12:00:00Z", "12:00:00+00:00", "12:00"],
+        &["-100:30:00", "-100:30", "-1003000"],
+        &[
+            "2024-01-05",
+            "2024-1-5",
+            "2024-1-05",
+            "2024/01/05",
+            "2024.1.5",
+            "2024-01-05 00:00:00",
+            "2024-1-5 0:00",
+        ],
+        &[
+            "2024-01-05 09:00:00",
+            "2024-1-5 9:00",
+            "2024/01/05 9:00:00.0",
+            "2024-01-05T09:00:00Z",
+        ],
+        &["09:00:00.5", "9:00:00.500"],
+    ];
+    for dialect in [Dialect::Postgres, Dialect::MySql] {
+        for texts in same {
+            for text in texts {
+                let (one, other) = (form(dialect, texts[0]).value, form(dialect, text).value);
+                assert_eq!(one, other, "{dialect}: {} and {text}", texts[0]);
+            }
+        }
+        // In a column of text they are in the order of their letters.
+        for text in ["9:00", "2024-1-5", "2024/01/05"] {
+            assert_eq!(form(dialect, text).order, None, "{text}");
+        }
+        for (one, other) in [
+            ("09:00", "09:01"),
+            ("2024-1-5", "2024-1-6"),
+            ("a:b", "a:c"),
+            ("1:2:3:4", "1:2:3:5"),
+            ("10.0.0.1", "10.0.0.2"),
+            ("1/2/3", "1/2/4"),
+            ("2024-13-1", "2024-13-2"),
+            ("12:00 noon", "12:00 night"),
+            ("\u{e9}:1", "\u{e9}:2"),
+        ] {
+            let forms = [one, other].map(|text| Datum::of(dialect, Raw::Text(text)));
+            assert!(
+                forms[0] != forms[1] || forms[0].is_none(),
+                "{dialect}: {one} and {other}"
+            );
+        }
+    }
+    // SQLite has no columns of times: there they are texts.
+    let [one, other] = ["9:00", "09:00"].map(|text| form(Dialect::Sqlite, text));
+    assert_ne!(one, other);
+}

@@ -266,6 +266,15 @@ fn text(dialect: Dialect, given: &str) -> Option<Datum> {
         let (value, order) = (Value::Time(micros), Some(Order::Time));
         return Some(Datum { value, order });
     }
+    // Their columns of dates and times take other notations, too. In a column of text these are in another order.
+    if dialect != Dialect::Sqlite {
+        if let Some(micros) = time::parse_loosely(given) {
+            return Some(plain(Value::Time(micros)));
+        }
+        if let Some(of_day) = time::of_day(given) {
+            return Some(plain(Value::of_number(of_day)));
+        }
+    }
     let folded = match dialect {
         Dialect::Postgres => {
             if let Some(truth) = reads_as_bool(given) {
@@ -389,6 +398,51 @@ mod time {
     }
 
     const DAY: i64 = 86_400_000_000;
+
+    /// The same as [`parse`] where month, day or hour have one digit, or the date has `/` or `.` in place of its hyphens.
+    pub(super) fn parse_loosely(text: &str) -> Option<i64> {
+        let text = text.trim_matches(' ');
+        let at = text.find([' ', 'T']).unwrap_or(text.len());
+        let (date, of_day) = text.split_at(at);
+        let mut parts = date.split(['-', '/', '.']);
+        let (year, month, day) = (parts.next()?, parts.next()?, parts.next()?);
+        let is_date = parts.next().is_none() && year.len() == 4;
+        let of_day = match of_day.as_bytes() {
+            // The hour, behind the space.
+            [_, hour, b':', ..] if hour.is_ascii_digit() => format!(" 0{}", &of_day[1..]),
+            _ => of_day.to_owned(),
+        };
+        is_date.then(|| parse(&format!("{year}-{month:0>2}-{day:0>2}{of_day}")))?
+    }
+
+    /// A time of day, or MySQL's time of more than one, as the number that MySQL takes for it: `9:05` and `09:05:00` are 90,500. A
+    /// zone is passed over: that joins times that differ.
+    pub(super) fn of_day(text: &str) -> Option<f64> {
+        let text = text.trim_matches(' ');
+        let (sign, text) = match text.strip_prefix('-') {
+            Some(rest) => (-1.0, rest),
+            None => (1.0, text),
+        };
+        let end = text.find(['+', '-', 'Z', 'z', ' ']).unwrap_or(text.len());
+        let (text, zone) = text.split_at(end);
+        let of_zones = |byte: u8| byte.is_ascii_digit() || b"+-Zz: ".contains(&byte);
+        let mut parts = text.split(':');
+        let (hours, minutes) = (parts.next()?, parts.next()?);
+        let seconds = parts.next().unwrap_or("0");
+        let (whole, fraction) = seconds.split_once('.').unwrap_or((seconds, "0"));
+        let is_one = parts.next().is_none()
+            && zone.bytes().all(of_zones)
+            && [(hours, 3), (minutes, 2), (whole, 2), (fraction, 9)]
+                .iter()
+                .all(|(part, most)| {
+                    (1..=*most).contains(&part.len()) && part.bytes().all(|it| it.is_ascii_digit())
+                });
+        let number = |part: &str| part.parse::<f64>().ok();
+        is_one.then(|| {
+            let seconds = number(&format!("{whole}.{fraction}"))?;
+            Some(sign * (number(hours)? * 10_000.0 + number(minutes)? * 100.0 + seconds))
+        })?
+    }
 
     /// Microseconds since 1970 of `YYYY-MM-DD`, optionally followed by `T` or a space and `hh:mm`, `:ss`, a fraction, and a zone
     /// (`Z`, `+hh`, `+hhmm`, `+hh:mm`); `None` if it is not exactly that.
