@@ -2,8 +2,11 @@
 //!
 //! One connection takes a quarter of them at most, so that one client that goes wild, or never ends what it begins, does
 //! not keep all others out. Where there are few a connection may have 16 all the same: somebody has to be able to use them.
+//!
+//! A connection also keeps what its refusals are charged that may not be written yet: they are heads without a body, which HTTP/2 sends
+//! without asking whether the caller has room, so there are no bytes that could carry the charge.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,6 +25,22 @@ const SHARE_LEAST: usize = 16;
 pub(crate) struct OfConnection {
     /// What its calls have of each kind of places; the kinds are few.
     taken: Arc<Mutex<BTreeMap<&'static str, usize>>>,
+    /// In the order in which they were made; as many as it has open streams, at most.
+    refusals: Arc<Mutex<VecDeque<OwnedSemaphorePermit>>>,
+}
+
+impl OfConnection {
+    /// Keeps what a refusal is charged, until it is written.
+    pub(crate) fn keep(&self, charge: OwnedSemaphorePermit) {
+        self.refusals.lock().push_back(charge);
+    }
+
+    /// After something was written: so many calls have no whole answer written, and no more refusals than that can be unwritten.
+    pub(crate) fn written(&self, open: usize) {
+        let mut refusals = self.refusals.lock();
+        let written = refusals.len().saturating_sub(open);
+        drop(refusals.drain(..written));
+    }
 }
 
 /// So many places of a kind. A further caller is refused at once, and told the limit.

@@ -176,6 +176,7 @@ impl<Io: AsyncWrite + Unpin> AsyncWrite for Connection<Io> {
         };
         let written = written?;
         this.streams.went(&bytes[..written]);
+        this.taken.written(this.streams.open());
         Poll::Ready(Ok(written))
     }
 
@@ -210,6 +211,7 @@ impl<Io: AsyncWrite + Unpin> AsyncWrite for Connection<Io> {
             this.streams.went(&slice[..part]);
             left -= part;
         }
+        this.taken.written(this.streams.open());
         Poll::Ready(Ok(written))
     }
 
@@ -314,6 +316,35 @@ mod tests {
             };
             assert_eq!(ended.kind(), ErrorKind::ConnectionAborted);
             assert_eq!(since.elapsed(), IDLE_WAIT);
+        }
+    }
+
+    #[tokio::test]
+    async fn g10_a_refusal_is_charged_until_it_is_written() {
+        let room = Arc::new(Semaphore::new(30));
+        for vectored in [false, true] {
+            let (_caller, io) = tokio::io::duplex(1_000);
+            let mut connection = Connection::new(io, place());
+            let calls = connection.connect_info();
+            connection.streams.came(&[0; PREFACE_BYTES]);
+            for stream in [1, 3, 5] {
+                connection
+                    .streams
+                    .came(&frame(HEADERS, END_OF_BOTH, stream));
+                calls.keep(Arc::clone(&room).try_acquire_many_owned(10).unwrap());
+            }
+            // A part of it is not all of it.
+            let answer = frame(HEADERS, END_OF_BOTH, 1);
+            for (bytes, left) in [
+                (&answer[..4], 0),
+                (&answer[4..], 10),
+                (&frame(HEADERS, END_OF_BOTH, 5), 20),
+            ] {
+                let written = write(&mut connection, bytes, vectored).await.unwrap();
+                assert_eq!((written, room.available_permits()), (bytes.len(), left));
+            }
+            drop((connection, calls));
+            assert_eq!(room.available_permits(), 30);
         }
     }
 

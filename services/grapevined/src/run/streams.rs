@@ -73,6 +73,11 @@ impl Streams {
         });
     }
 
+    /// How many are open.
+    pub(super) fn open(&self) -> usize {
+        self.open.len()
+    }
+
     /// Whether none is open, and the last frame of one written as a whole. A frame of the connection itself may be in part:
     /// whoever does not read what is left of a GOAWAY has no call for that.
     pub(super) fn are_done(&self) -> bool {

@@ -5,7 +5,7 @@
 //! with them, for what waits for its caller waits in HTTP/2, which takes a whole frame as soon as there is room for a byte of it.
 //! Without room an answer is not kept: the caller is told to try again. Calls are charged whole, by [`Counted`], which looks at
 //! the first frame; streams by the message, in their handlers; of the streams of others (health, reflection) there are only so
-//! many. Small answers have an eighth of the room to themselves, so that those who leave large ones unread do not keep others
+//! many. A refusal is a head without a body, and its charge is kept by its connection until that is written. Small answers have an eighth of the room to themselves, so that those who leave large ones unread do not keep others
 //! from their answers.
 
 use std::convert::Infallible;
@@ -27,7 +27,7 @@ use tonic::{Code, Response, Status};
 
 use super::deadline;
 use super::intake::Intake;
-use crate::engine::{Place, Places};
+use crate::engine::{OfConnection, Place, Places};
 use crate::telemetry::Counters;
 use crate::wire::status::{blame, exhausted};
 
@@ -246,6 +246,7 @@ where
             Err(status) => return refused(status),
         };
         let deadline = deadline::given(&head.headers);
+        let connection = head.extensions.get::<OfConnection>().cloned();
         let answer = self.inner.call(http::Request::from_parts(head, body));
         let unread = self.unread.clone();
         Box::pin(async move {
@@ -259,7 +260,7 @@ where
             {
                 return Ok(blame(status).into_http());
             }
-            let answer = charged(answer, &unread).await;
+            let answer = charged(answer, &unread, connection.as_ref()).await;
             Ok(match place {
                 Some(place) => answer.map(|body| Body::new(Placed(body, place))),
                 None => answer,
@@ -301,12 +302,16 @@ fn takes_a_stream(path: &str) -> bool {
 
 /// Has an answer's bytes carry what they are charged: those of a call for its first frame, which is its whole answer, and those
 /// of a stream that charges for itself for each of its messages.
-async fn charged(response: http::Response<Body>, unread: &Unread) -> http::Response<Body> {
+async fn charged(
+    response: http::Response<Body>,
+    unread: &Unread,
+    connection: Option<&OfConnection>,
+) -> http::Response<Body> {
     if let Some(given) = response.extensions().get::<Given>().cloned() {
         return response.map(|messages| Body::new(Carrying { messages, given }));
     }
     if response.body().is_end_stream() {
-        return response;
+        return refusal(response, unread, connection);
     }
     let (head, mut rest) = response.into_parts();
     let first = std::future::poll_fn(|cx| Poll::Ready(Pin::new(&mut rest).poll_frame(cx))).await;
@@ -323,6 +328,25 @@ async fn charged(response: http::Response<Body>, unread: &Unread) -> http::Respo
             let first = first.map(|frame| frame.map_data(|bytes| Held::bytes(bytes, charge)));
             let first = Some(first);
             http::Response::from_parts(head, Body::new(Begun { first, rest }))
+        }
+        Err(status) => status.into_http(),
+    }
+}
+
+/// Has its connection keep what an answer without a body is charged. Without room for it the caller is told that, in fewer words.
+fn refusal(
+    response: http::Response<Body>,
+    unread: &Unread,
+    connection: Option<&OfConnection>,
+) -> http::Response<Body> {
+    let entries = response.headers().iter();
+    let bytes = entries.map(|(name, value)| name.as_str().len() + value.len());
+    match unread.charge_beside(bytes.sum(), ANSWER_BYTES) {
+        Ok(charge) => {
+            if let Some(connection) = connection {
+                connection.keep(charge);
+            }
+            response
         }
         Err(status) => status.into_http(),
     }

@@ -196,7 +196,7 @@ async fn g10_messages_of_streams_are_charged_until_they_are_written() {
     let (_, answers, extensions) = answers.response().into_parts();
     let mut answer = http::Response::new(Body::new(Encoded(answers)));
     *answer.extensions_mut() = extensions;
-    let mut body = charged(answer, &unread).await.into_body();
+    let mut body = charged(answer, &unread, None).await.into_body();
     assert!(sender.try_send(unread.message(large(0))).is_ok());
     assert!(unread.message(large(1)).is_error());
     let taken = frame(&mut body).await.unwrap();
@@ -247,4 +247,57 @@ async fn a_call_whose_own_deadline_passes_is_told_so() {
     let told = Status::from_header_map(answer.headers()).unwrap();
     assert_eq!(told.code(), Code::DeadlineExceeded);
     assert!(told.message().contains("50ms"), "{told}");
+}
+
+/// Refuses every call, at length.
+#[derive(Clone)]
+struct Refusing;
+
+impl Service<http::Request<Body>> for Refusing {
+    type Response = http::Response<Body>;
+    type Error = Infallible;
+    type Future = std::future::Ready<Result<Self::Response, Infallible>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, _: http::Request<Body>) -> Self::Future {
+        let status = Status::invalid_argument("x".repeat(3_000));
+        std::future::ready(Ok(status.into_http()))
+    }
+}
+
+#[tokio::test]
+async fn g10_refusals_that_nobody_reads_are_charged() {
+    let unread = room(8 * (64 << 10));
+    let connection = OfConnection::default();
+    let refuse = async || {
+        let intake = Intake::new(MIB, unread.counters.clone());
+        let mut service = Counted::new(Refusing, intake, unread.clone());
+        let mut request = http::Request::new(Body::empty());
+        request.extensions_mut().insert(connection.clone());
+        let answer = service.call(request).await.unwrap();
+        Status::from_header_map(answer.headers()).unwrap()
+    };
+    // Small answers have 64 KiB, and each takes 3,000 bytes and some.
+    let mut refusals = 0;
+    let told = loop {
+        let status = refuse().await;
+        if status.code() != Code::InvalidArgument || refusals == 100 {
+            break status;
+        }
+        refusals += 1;
+    };
+    assert!((8..16).contains(&refusals), "{refusals}");
+    assert_eq!(told.code(), Code::ResourceExhausted);
+    assert!(
+        told.message().contains("limits.answers_bytes_max"),
+        "{told}"
+    );
+    // Two of them are written.
+    connection.written(refusals - 2);
+    assert_eq!(refuse().await.code(), Code::InvalidArgument);
+    connection.written(0);
+    assert_eq!(unread.small.available_permits(), 64 << 10);
 }
