@@ -2,6 +2,7 @@
 //!
 //! - It has not sent HTTP/2's preface within a few seconds.
 //! - It gives way to a newer one, where its listener says so.
+//! - Its caller leaves refusals unread, and there is no room for more.
 //! - The server stops, and it has no call. HTTP/2's own way asks the caller, who has to answer, before it closes the
 //!   connection: a caller who does not would hold the drain for as long as that may take.
 //!
@@ -122,6 +123,14 @@ impl<Io> Connected for Connection<Io> {
 }
 
 impl<Io> Connection<Io> {
+    /// An error once it is to end though its caller is there.
+    fn check(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        if self.taken.is_cut_off() {
+            return Err(ErrorKind::ConnectionAborted.into());
+        }
+        self.gives_way.check(cx)
+    }
+
     /// For what cannot go on: an error once the server stops and there has been no call for long enough. Otherwise it is woken
     /// then.
     fn poll_stuck(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
@@ -140,7 +149,7 @@ impl<Io: AsyncRead + Unpin> AsyncRead for Connection<Io> {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = &mut *self;
-        this.gives_way.check(cx)?;
+        this.check(cx)?;
         let before = buffer.filled().len();
         let Poll::Ready(read) = Pin::new(&mut this.io).poll_read(cx, buffer) else {
             if let Some((_, deadline)) = &mut this.preface
@@ -169,14 +178,14 @@ impl<Io: AsyncWrite + Unpin> AsyncWrite for Connection<Io> {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         let this = &mut *self;
-        this.gives_way.check(cx)?;
+        this.check(cx)?;
         let Poll::Ready(written) = Pin::new(&mut this.io).poll_write(cx, bytes) else {
             // Nothing is read while a GOAWAY waits for room, so this is where the time of a caller who reads nothing is over.
             return this.poll_stuck(cx).map(Err);
         };
         let written = written?;
-        this.streams.went(&bytes[..written]);
-        this.taken.written(this.streams.open());
+        let refusals = this.streams.went(&bytes[..written]);
+        this.taken.written(refusals, this.streams.unanswered());
         Poll::Ready(Ok(written))
     }
 
@@ -200,18 +209,18 @@ impl<Io: AsyncWrite + Unpin> AsyncWrite for Connection<Io> {
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let this = &mut *self;
-        this.gives_way.check(cx)?;
+        this.check(cx)?;
         let Poll::Ready(written) = Pin::new(&mut this.io).poll_write_vectored(cx, slices) else {
             return this.poll_stuck(cx).map(Err);
         };
         let written = written?;
-        let mut left = written;
+        let (mut left, mut refusals) = (written, 0);
         for slice in slices {
             let part = left.min(slice.len());
-            this.streams.went(&slice[..part]);
+            refusals += this.streams.went(&slice[..part]);
             left -= part;
         }
-        this.taken.written(this.streams.open());
+        this.taken.written(refusals, this.streams.unanswered());
         Poll::Ready(Ok(written))
     }
 
@@ -261,7 +270,10 @@ mod tests {
     }
 
     const HEADERS: u8 = 1;
+    const RST_STREAM: u8 = 3;
+    const PING: u8 = 6;
     const GOAWAY: u8 = 7;
+    const END_OF_HEADERS: u8 = 4;
     /// Of the stream and of its headers.
     const END_OF_BOTH: u8 = 5;
 
@@ -321,31 +333,79 @@ mod tests {
 
     #[tokio::test]
     async fn g10_a_refusal_is_charged_until_it_is_written() {
-        let room = Arc::new(Semaphore::new(30));
+        let room = Arc::new(Semaphore::new(40));
+        let charge = || Arc::clone(&room).try_acquire_many_owned(10).ok();
         for vectored in [false, true] {
             let (_caller, io) = tokio::io::duplex(1_000);
             let mut connection = Connection::new(io, place());
             let calls = connection.connect_info();
             connection.streams.came(&[0; PREFACE_BYTES]);
-            for stream in [1, 3, 5] {
-                connection
-                    .streams
-                    .came(&frame(HEADERS, END_OF_BOTH, stream));
-                calls.keep(Arc::clone(&room).try_acquire_many_owned(10).unwrap());
+            // The last two are a stream whose answer has begun, and a call that waits.
+            for stream in [1, 3, 5, 7, 9, 11] {
+                let call = frame(HEADERS, END_OF_BOTH, stream);
+                connection.streams.came(&call);
             }
-            // A part of it is not all of it.
-            let answer = frame(HEADERS, END_OF_BOTH, 1);
+            let begun = frame(HEADERS, END_OF_HEADERS, 9);
+            write(&mut connection, &begun, vectored).await.unwrap();
+            for _ in [1, 3, 5, 7] {
+                calls.keep(charge());
+            }
+            assert_eq!(room.available_permits(), 0);
+            let refusal = frame(HEADERS, END_OF_BOTH, 1);
             for (bytes, left) in [
-                (&answer[..4], 0),
-                (&answer[4..], 10),
+                // A part of it is not all of it.
+                (&refusal[..4], 0),
+                (&refusal[4..], 10),
+                // Nor is the end of an answer that had begun.
+                (&frame(HEADERS, END_OF_BOTH, 9), 10),
                 (&frame(HEADERS, END_OF_BOTH, 5), 20),
             ] {
                 let written = write(&mut connection, bytes, vectored).await.unwrap();
                 assert_eq!((written, room.available_permits()), (bytes.len(), left));
             }
-            drop((connection, calls));
+            // Of 3, 7 and 11 two are reset: no more than one refusal is left, whatever is written.
+            for stream in [3, 7] {
+                connection.streams.came(&frame(RST_STREAM, 0, stream));
+            }
+            let ping = frame(PING, 0, 0);
+            write(&mut connection, &ping, vectored).await.unwrap();
             assert_eq!(room.available_permits(), 30);
+            drop((connection, calls));
+            assert_eq!(room.available_permits(), 40);
         }
+    }
+
+    #[tokio::test]
+    async fn g10_a_caller_who_leaves_refusals_unread_without_room_is_cut_off() {
+        let (_caller, io) = tokio::io::duplex(1_000);
+        let mut connection = Connection::new(io, place());
+        let calls = connection.connect_info();
+        let room = Arc::new(Semaphore::new(100));
+        // Many are no reason as long as there is room, and a few are none without.
+        for _ in 0..63 {
+            calls.keep(None);
+        }
+        for _ in 0..100 {
+            calls.keep(Arc::clone(&room).try_acquire_owned().ok());
+        }
+        let ping = frame(PING, 0, 0);
+        assert!(!calls.is_cut_off());
+        calls.keep(None);
+        for vectored in [false, true] {
+            let ended = write(&mut connection, &ping, vectored).await.unwrap_err();
+            assert_eq!(ended.kind(), ErrorKind::ConnectionAborted);
+        }
+        let ended = connection.read(&mut [0; 64]).await.unwrap_err();
+        assert_eq!(ended.kind(), ErrorKind::ConnectionAborted);
+        // What was written counts no more.
+        let (_caller, io) = tokio::io::duplex(10_000);
+        let mut connection = Connection::new(io, place());
+        let calls = connection.connect_info();
+        for _ in 0..200 {
+            calls.keep(None);
+            write(&mut connection, &ping, false).await.unwrap();
+        }
+        assert!(!calls.is_cut_off());
     }
 
     #[tokio::test]

@@ -25,7 +25,15 @@ pub(super) struct Streams {
     /// The last one that was begun: their numbers rise.
     newest: u32,
     /// [`STREAMS_MAX`] at most; those that come when it is full are not remembered.
-    open: Vec<u32>,
+    open: Vec<Open>,
+}
+
+/// A stream that is open.
+#[derive(Debug)]
+struct Open {
+    stream: u32,
+    /// Whether its answer has begun: a head was written that does not end it.
+    answered: bool,
 }
 
 impl Default for Streams {
@@ -55,27 +63,45 @@ impl Streams {
             HEADERS if head.stream > *newest => {
                 *newest = head.stream;
                 if open.len() < STREAMS_MAX {
-                    open.push(head.stream);
+                    open.push(Open {
+                        stream: head.stream,
+                        answered: false,
+                    });
                 }
             }
-            RST_STREAM => close(open, head.stream),
+            RST_STREAM => {
+                close(open, head.stream);
+            }
             _ => {}
         });
     }
 
-    /// Takes what has been written.
-    pub(super) fn went(&mut self, bytes: &[u8]) {
+    /// Takes what has been written; tells how many refusals were: answers that are a head and nothing else.
+    pub(super) fn went(&mut self, bytes: &[u8]) -> usize {
         let Self { going, open, .. } = self;
+        let mut refusals = 0;
         going.pass(bytes, |head| match head.kind {
-            DATA | HEADERS if head.flags & END_STREAM != 0 => close(open, head.stream),
-            RST_STREAM => close(open, head.stream),
+            DATA | HEADERS if head.flags & END_STREAM != 0 => {
+                let ended = close(open, head.stream);
+                refusals += usize::from(ended.is_some_and(|it| !it.answered));
+            }
+            HEADERS => {
+                let begun = open.iter_mut().find(|open| open.stream == head.stream);
+                if let Some(open) = begun {
+                    open.answered = true;
+                }
+            }
+            RST_STREAM => {
+                close(open, head.stream);
+            }
             _ => {}
         });
+        refusals
     }
 
-    /// How many are open.
-    pub(super) fn open(&self) -> usize {
-        self.open.len()
+    /// How many have no answer that has begun, and so may have a refusal that is not written.
+    pub(super) fn unanswered(&self) -> usize {
+        self.open.iter().filter(|open| !open.answered).count()
     }
 
     /// Whether none is open, and the last frame of one written as a whole. A frame of the connection itself may be in part:
@@ -85,10 +111,9 @@ impl Streams {
     }
 }
 
-fn close(open: &mut Vec<u32>, stream: u32) {
-    if let Some(place) = open.iter().position(|open| *open == stream) {
-        open.swap_remove(place);
-    }
+fn close(open: &mut Vec<Open>, stream: u32) -> Option<Open> {
+    let place = open.iter().position(|open| open.stream == stream)?;
+    Some(open.swap_remove(place))
 }
 
 /// What the head of a frame says, but for its length.
@@ -165,6 +190,10 @@ mod tests {
         frame
     }
 
+    fn numbers(streams: &Streams) -> Vec<u32> {
+        streams.open.iter().map(|open| open.stream).collect()
+    }
+
     /// Streams after what has come, in pieces of so many bytes.
     fn after(came: &[Vec<u8>], piece: usize) -> Streams {
         let mut streams = Streams::default();
@@ -189,7 +218,7 @@ mod tests {
                 ],
                 piece,
             );
-            assert_eq!(streams.open, [1, 3], "in pieces of {piece}");
+            assert_eq!(numbers(&streams), [1, 3], "in pieces of {piece}");
             let answer = [
                 frame(SETTINGS, END_STREAM, 0, 0),
                 frame(HEADERS, END_HEADERS, 3, 20),
@@ -199,10 +228,11 @@ mod tests {
             ]
             .concat();
             let (most, last) = answer.split_at(answer.len() - 1);
-            for piece in most.chunks(piece) {
-                streams.went(piece);
-            }
-            assert_eq!(streams.open, [0; 0]);
+            assert_eq!(streams.unanswered(), 2);
+            let refusals = most.chunks(piece).map(|piece| streams.went(piece));
+            assert_eq!(refusals.sum::<usize>(), 1, "of stream 1 alone");
+            assert_eq!(streams.unanswered(), 0);
+            assert_eq!(numbers(&streams), [0; 0]);
             assert!(!streams.are_done(), "a byte is missing");
             streams.went(last);
             assert!(streams.are_done());
@@ -224,7 +254,7 @@ mod tests {
         let mut streams = after(&begun, 1_000);
         assert_eq!(streams.open.len(), STREAMS_MAX);
         // The first ones: those that the library counts.
-        for stream in streams.open.clone() {
+        for stream in numbers(&streams) {
             assert!(!streams.are_done());
             streams.went(&frame(HEADERS, END_HEADERS | END_STREAM, stream, 3));
         }
@@ -234,7 +264,7 @@ mod tests {
         streams.came(&frame(HEADERS, END_HEADERS, last, 3));
         assert!(streams.are_done());
         streams.came(&frame(HEADERS, END_HEADERS, last + 2, 3));
-        assert_eq!(streams.open, [last + 2]);
+        assert_eq!(numbers(&streams), [last + 2]);
     }
 
     #[test]
@@ -242,7 +272,7 @@ mod tests {
         let begun = [1, 3, 5].map(|stream| frame(HEADERS, END_HEADERS, stream, 3));
         let mut streams = after(&begun, 1_000);
         streams.came(&frame(RST_STREAM, 0, 3, 4));
-        assert_eq!(streams.open, [1, 5]);
+        assert_eq!(numbers(&streams), [1, 5]);
         streams.went(&frame(RST_STREAM, 0, 1, 4));
         // An answer before the caller's end is followed by a reset.
         streams.went(&frame(HEADERS, END_HEADERS | END_STREAM, 5, 3));
@@ -252,6 +282,6 @@ mod tests {
         streams.came(&frame(HEADERS, END_HEADERS | END_STREAM, 5, 3));
         assert!(streams.are_done());
         streams.came(&frame(HEADERS, END_HEADERS, 7 | 1 << 31, 3));
-        assert_eq!(streams.open, [7]);
+        assert_eq!(numbers(&streams), [7]);
     }
 }

@@ -237,40 +237,38 @@ where
         let lasts = streams || head.uri.path() == HEALTH_WATCH;
         let places = self.streams.as_ref().filter(|_| lasts);
         let place = places.map(|places| places.take(head.extensions.get()));
+        let caller = Caller {
+            connection: head.extensions.get().cloned(),
+            unread: self.unread.clone(),
+        };
         let place = match place.transpose() {
             Ok(place) => place,
-            Err(status) => return refused(status),
+            Err(status) => return caller.refuse_now(status),
         };
         let (body, call) = match self.intake.counted(&head, body, streams) {
             Ok(counted) => counted,
-            Err(status) => return refused(status),
+            Err(status) => return caller.refuse_now(status),
         };
         let deadline = deadline::given(&head.headers);
-        let connection = head.extensions.get::<OfConnection>().cloned();
         let answer = self.inner.call(http::Request::from_parts(head, body));
-        let unread = self.unread.clone();
         Box::pin(async move {
             let answer = match deadline::within(deadline, answer).await {
                 Ok(answer) => answer?,
-                Err(status) => return Ok(status.into_http()),
+                Err(status) => return Ok(caller.refused(status.into_http())),
             };
             drop(call);
             if let Some(status) = Status::from_header_map(answer.headers())
                 && status.code() == Code::Internal
             {
-                return Ok(blame(status).into_http());
+                return Ok(caller.refused(blame(status).into_http()));
             }
-            let answer = charged(answer, &unread, connection.as_ref()).await;
+            let answer = caller.charged(answer).await;
             Ok(match place {
                 Some(place) => answer.map(|body| Body::new(Placed(body, place))),
                 None => answer,
             })
         })
     }
-}
-
-fn refused(status: Status) -> Boxed<Result<http::Response<Body>, Infallible>> {
-    Box::pin(std::future::ready(Ok(status.into_http())))
 }
 
 /// The only stream of another's services that is not one of requests, too.
@@ -300,55 +298,60 @@ fn takes_a_stream(path: &str) -> bool {
     path.ends_with("Stream") || path.ends_with("/ServerReflectionInfo")
 }
 
-/// Has an answer's bytes carry what they are charged: those of a call for its first frame, which is its whole answer, and those
-/// of a stream that charges for itself for each of its messages.
-async fn charged(
-    response: http::Response<Body>,
-    unread: &Unread,
-    connection: Option<&OfConnection>,
-) -> http::Response<Body> {
-    if let Some(given) = response.extensions().get::<Given>().cloned() {
-        return response.map(|messages| Body::new(Carrying { messages, given }));
-    }
-    if response.body().is_end_stream() {
-        return refusal(response, unread, connection);
-    }
-    let (head, mut rest) = response.into_parts();
-    let first = std::future::poll_fn(|cx| Poll::Ready(Pin::new(&mut rest).poll_frame(cx))).await;
-    let Poll::Ready(Some(first)) = first else {
-        return http::Response::from_parts(head, rest);
-    };
-    let bytes = first
-        .as_ref()
-        .ok()
-        .and_then(Frame::data_ref)
-        .map_or(0, Bytes::len);
-    match unread.charge_beside(bytes, ANSWER_BYTES) {
-        Ok(charge) => {
-            let first = first.map(|frame| frame.map_data(|bytes| Held::bytes(bytes, charge)));
-            let first = Some(first);
-            http::Response::from_parts(head, Body::new(Begun { first, rest }))
-        }
-        Err(status) => status.into_http(),
-    }
+/// Whom an answer is for, and the room that it takes.
+struct Caller {
+    connection: Option<OfConnection>,
+    unread: Unread,
 }
 
-/// Has its connection keep what an answer without a body is charged. Without room for it the caller is told that, in fewer words.
-fn refusal(
-    response: http::Response<Body>,
-    unread: &Unread,
-    connection: Option<&OfConnection>,
-) -> http::Response<Body> {
-    let entries = response.headers().iter();
-    let bytes = entries.map(|(name, value)| name.as_str().len() + value.len());
-    match unread.charge_beside(bytes.sum(), ANSWER_BYTES) {
-        Ok(charge) => {
-            if let Some(connection) = connection {
-                connection.keep(charge);
-            }
-            response
+impl Caller {
+    /// Has an answer's bytes carry what they are charged: those of a call for its first frame, which is its whole answer, and those
+    /// of a stream that charges for itself for each of its messages.
+    async fn charged(&self, response: http::Response<Body>) -> http::Response<Body> {
+        if let Some(given) = response.extensions().get::<Given>().cloned() {
+            return response.map(|messages| Body::new(Carrying { messages, given }));
         }
-        Err(status) => status.into_http(),
+        if response.body().is_end_stream() {
+            return self.refused(response);
+        }
+        let (head, mut rest) = response.into_parts();
+        let first =
+            std::future::poll_fn(|cx| Poll::Ready(Pin::new(&mut rest).poll_frame(cx))).await;
+        let Poll::Ready(Some(first)) = first else {
+            return http::Response::from_parts(head, rest);
+        };
+        let bytes = first
+            .as_ref()
+            .ok()
+            .and_then(Frame::data_ref)
+            .map_or(0, Bytes::len);
+        match self.unread.charge_beside(bytes, ANSWER_BYTES) {
+            Ok(charge) => {
+                let first = first.map(|frame| frame.map_data(|bytes| Held::bytes(bytes, charge)));
+                let first = Some(first);
+                http::Response::from_parts(head, Body::new(Begun { first, rest }))
+            }
+            Err(status) => self.refused(status.into_http()),
+        }
+    }
+
+    /// Has its connection keep what an answer without a body is charged. Without room for it the caller is told that, in fewer words.
+    fn refused(&self, response: http::Response<Body>) -> http::Response<Body> {
+        let entries = response.headers().iter();
+        let bytes = entries.map(|(name, value)| name.as_str().len() + value.len());
+        let charge = self.unread.charge_beside(bytes.sum(), ANSWER_BYTES);
+        let (charge, response) = match charge {
+            Ok(charge) => (Some(charge), response),
+            Err(status) => (None, status.into_http()),
+        };
+        if let Some(connection) = &self.connection {
+            connection.keep(charge);
+        }
+        response
+    }
+
+    fn refuse_now(&self, status: Status) -> Boxed<Result<http::Response<Body>, Infallible>> {
+        Box::pin(std::future::ready(Ok(self.refused(status.into_http()))))
     }
 }
 

@@ -196,7 +196,11 @@ async fn g10_messages_of_streams_are_charged_until_they_are_written() {
     let (_, answers, extensions) = answers.response().into_parts();
     let mut answer = http::Response::new(Body::new(Encoded(answers)));
     *answer.extensions_mut() = extensions;
-    let mut body = charged(answer, &unread, None).await.into_body();
+    let caller = Caller {
+        connection: None,
+        unread: unread.clone(),
+    };
+    let mut body = caller.charged(answer).await.into_body();
     assert!(sender.try_send(unread.message(large(0))).is_ok());
     assert!(unread.message(large(1)).is_error());
     let taken = frame(&mut body).await.unwrap();
@@ -295,9 +299,15 @@ async fn g10_refusals_that_nobody_reads_are_charged() {
         told.message().contains("limits.answers_bytes_max"),
         "{told}"
     );
+    assert!(!connection.is_cut_off());
     // Two of them are written.
-    connection.written(refusals - 2);
+    connection.written(2, usize::MAX);
     assert_eq!(refuse().await.code(), Code::InvalidArgument);
-    connection.written(0);
+    // Who reads none of many without room is to be cut off.
+    for _ in 0..100 {
+        refuse().await;
+    }
+    assert!(connection.is_cut_off());
+    connection.written(0, 0);
     assert_eq!(unread.small.available_permits(), 64 << 10);
 }
