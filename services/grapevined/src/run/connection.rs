@@ -340,13 +340,15 @@ mod tests {
             let mut connection = Connection::new(io, place());
             let calls = connection.connect_info();
             connection.streams.came(&[0; PREFACE_BYTES]);
-            // The last two are a stream whose answer has begun, and a call that waits.
-            for stream in [1, 3, 5, 7, 9, 11] {
+            // The last three are a call that waits, and streams whose answers have begun.
+            for stream in [1, 3, 5, 7, 9, 11, 13] {
                 let call = frame(HEADERS, END_OF_BOTH, stream);
                 connection.streams.came(&call);
             }
-            let begun = frame(HEADERS, END_OF_HEADERS, 9);
-            write(&mut connection, &begun, vectored).await.unwrap();
+            for stream in [11, 13] {
+                let begun = frame(HEADERS, END_OF_HEADERS, stream);
+                write(&mut connection, &begun, vectored).await.unwrap();
+            }
             for _ in [1, 3, 5, 7] {
                 calls.keep(charge());
             }
@@ -357,13 +359,13 @@ mod tests {
                 (&refusal[..4], 0),
                 (&refusal[4..], 10),
                 // Nor is the end of an answer that had begun.
-                (&frame(HEADERS, END_OF_BOTH, 9), 10),
+                (&frame(HEADERS, END_OF_BOTH, 11), 10),
                 (&frame(HEADERS, END_OF_BOTH, 5), 20),
             ] {
                 let written = write(&mut connection, bytes, vectored).await.unwrap();
                 assert_eq!((written, room.available_permits()), (bytes.len(), left));
             }
-            // Of 3, 7 and 11 two are reset: no more than one refusal is left, whatever is written.
+            // Of 3, 7 and 9 two are reset: no more than one refusal is left, whatever is written.
             for stream in [3, 7] {
                 connection.streams.came(&frame(RST_STREAM, 0, stream));
             }
