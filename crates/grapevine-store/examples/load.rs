@@ -1,4 +1,5 @@
-//! Measures the store: `cargo run --release -p grapevine-store --example load [registrations] [directory] [cache MB]`.
+//! Measures the store: `cargo run --release -p grapevine-store --example load [registrations] [directory] [cache MB]
+//! [largest event in the tree]`.
 //!
 //! Everything is committed as the sidecar does it: the event into the log, what it changes, and the watermark, then
 //! flushed. Prints one line per measurement.
@@ -383,6 +384,9 @@ fn main() -> Result<(), StoreError> {
     let mut config = StoreConfig::new(&directory);
     if let Some(megabytes) = arguments.next().and_then(|text| text.parse::<u64>().ok()) {
         config.cache_bytes = megabytes << 20;
+    }
+    if let Some(bytes) = arguments.next().and_then(|text| text.parse().ok()) {
+        config.log_inline_bytes_max = bytes;
     }
     let mut load = Load {
         store: Arc::new(open(&config)?),

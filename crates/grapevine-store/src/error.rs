@@ -103,6 +103,16 @@ pub(crate) fn tells_of_lack(text: &str) -> bool {
         || text.contains("Os { code: ") && behind("kind: ", &LACKING_KINDS)
 }
 
+impl StoreError {
+    /// What the system says of a file of the store's own.
+    pub(crate) fn of_disk(error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::Full(error),
+            _ => Self::Io(error),
+        }
+    }
+}
+
 impl From<DecodeError> for StoreError {
     fn from(error: DecodeError) -> Self {
         Self::Corrupt(error.to_string())
@@ -113,13 +123,12 @@ impl From<sled::Error> for StoreError {
     fn from(error: sled::Error) -> Self {
         match error {
             sled::Error::Io(error) => match error.kind() {
-                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::Full(error),
                 // What the engine says of files that are too short, of nonsense in them, or of missing ones.
                 io::ErrorKind::UnexpectedEof
                 | io::ErrorKind::InvalidData
                 | io::ErrorKind::InvalidInput
                 | io::ErrorKind::NotFound => Self::Corrupt(error.to_string()),
-                _ => Self::Io(error),
+                _ => Self::of_disk(error),
             },
             other => Self::Corrupt(other.to_string()),
         }

@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 
 use crate::StoreError;
 use crate::guard::Guard;
+use crate::log_files::Written;
 
 /// What takes longer is told at error level.
 pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
@@ -93,22 +94,33 @@ pub(crate) struct Keeper {
     threads: Vec<JoinHandle<()>>,
 }
 
-/// The engine's file and that of the tally.
+/// The engine's file, those of the log, and that of the tally.
 pub(crate) struct Files {
     engine: File,
+    log: Arc<Written>,
     tally: File,
 }
 
 impl Files {
-    pub(crate) fn open(engine_path: &Path, tally: File) -> Result<Self, StoreError> {
+    pub(crate) fn open(
+        engine_path: &Path,
+        log: &Arc<Written>,
+        tally: File,
+    ) -> Result<Self, StoreError> {
         let path = engine_path.join("db");
         match File::open(&path) {
-            Ok(engine) => Ok(Self { engine, tally }),
+            Ok(engine) => Ok(Self {
+                engine,
+                log: Arc::clone(log),
+                tally,
+            }),
             Err(source) => Err(StoreError::Unusable { path, source }),
         }
     }
 
     fn sync(&self) -> io::Result<()> {
+        // Before the engine's, which has the places of what is in them.
+        self.log.sync()?;
         self.engine.sync_all()?;
         // After the engine's: a count on the disk then says that so much was in the engine's file.
         self.tally.sync_data()
@@ -195,7 +207,7 @@ fn sync_until_closed(
         }
         if let Err(error) = watched.sync.run(&mut sync) {
             // The system has dropped what it could not write, and would call the next sync a success.
-            guard.fail(&StoreError::Io(error));
+            guard.fail(&StoreError::of_disk(error));
             return;
         }
         synced = commits;
@@ -248,7 +260,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         std::fs::write(directory.path().join("db"), "").unwrap();
         let tally = File::create(directory.path().join("tally")).unwrap();
-        let files = Files::open(directory.path(), tally).unwrap();
+        let files = Files::open(directory.path(), &Arc::default(), tally).unwrap();
         let guard = Guard::new(directory.path());
         let hour = Duration::from_hours(1);
         drop(Keeper::start(files, hour, &Arc::default(), &guard).unwrap());

@@ -14,7 +14,7 @@ use grapevine_core::names::{Address, ClassPath, NodeId};
 use crate::codec::{DecodeError, Reader};
 
 /// The version of everything that the tree holds; raised by a change that an older program would misread.
-pub(crate) const FORMAT_VERSION: u32 = 4;
+pub(crate) const FORMAT_VERSION: u32 = 5;
 /// The oldest version that is still read: it lacks tables that came later, and what it has means the same.
 pub(crate) const FORMAT_VERSION_MIN: u32 = 2;
 
@@ -26,6 +26,7 @@ pub(crate) enum Table {
     Counters = 0x10,
     Progress = 0x11,
     Ledger = 0x12,
+    LogFiles = 0x13,
     Incarnations = 0x20,
     Members = 0x21,
     Intents = 0x22,
@@ -41,11 +42,12 @@ pub(crate) enum Table {
 }
 
 impl Table {
-    pub(crate) const ALL: [Self; 16] = [
+    pub(crate) const ALL: [Self; 17] = [
         Self::Format,
         Self::Counters,
         Self::Progress,
         Self::Ledger,
+        Self::LogFiles,
         Self::Incarnations,
         Self::Members,
         Self::Intents,
@@ -203,7 +205,23 @@ fn read_lane(reader: &mut Reader<'_>) -> Result<(Lane, Incarnation), DecodeError
     Ok((lane, reader.incarnation()?))
 }
 
-/// One part of a logged event.
+/// How many events the log has in a file of an origin's.
+pub(crate) fn log_file(lane: Lane, origin: Incarnation, number: u32) -> Vec<u8> {
+    let mut key = lane_key(Table::LogFiles, lane, origin);
+    key.extend_from_slice(&number.to_be_bytes());
+    key
+}
+
+/// Reads a key of [`Table::LogFiles`].
+pub(crate) fn parse_log_file(key: &[u8]) -> Result<(Lane, Incarnation, u32), DecodeError> {
+    let mut reader = Reader::new(key);
+    let (lane, origin) = read_lane(&mut reader)?;
+    let number = reader.u32()?;
+    reader.finish()?;
+    Ok((lane, origin, number))
+}
+
+/// One part of a logged event, or, without further ones, its place in a file.
 pub(crate) fn log(lane: Lane, origin: Incarnation, sequence: u64, part: u16) -> Vec<u8> {
     let mut key = lane_key(Table::Log, lane, origin);
     key.extend_from_slice(&sequence.to_be_bytes());

@@ -30,6 +30,7 @@ mod keys;
 mod ledger;
 mod listing;
 mod log;
+mod log_files;
 mod memory;
 mod open;
 mod page;

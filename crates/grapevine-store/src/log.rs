@@ -3,6 +3,7 @@
 //! An event's bytes, behind a varint that says how many they are, are cut into parts of at most
 //! [`PART_BYTES_MAX`], each under (lane, origin, sequence, part). The cut is for the engine's sake: it rewrites up to
 //! 16 neighbouring values at once, and puts what is larger than 128 KB into files of its own, which leak.
+//! A large event has its place in a file of ours there instead (see [`crate::log_files`]).
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,6 +13,7 @@ use grapevine_core::id::{Incarnation, Lane};
 use crate::codec::{Reader, put_count};
 use crate::keys;
 use crate::ledger::{Held, Ledger};
+use crate::log_files::{LogDirectory, LogFiles, Place};
 use crate::txn::Txn;
 use crate::{LogRead, StoreError, event, recover};
 
@@ -30,13 +32,15 @@ pub(crate) fn framed(event: &Event) -> Vec<u8> {
 /// The log while a commit changes it.
 pub(crate) struct LogWriter<'a> {
     ledger: &'a mut Ledger,
+    files: &'a mut LogFiles,
     touched: BTreeSet<(Lane, Incarnation)>,
 }
 
 impl<'a> LogWriter<'a> {
-    pub(crate) fn new(ledger: &'a mut Ledger) -> Self {
+    pub(crate) fn new(ledger: &'a mut Ledger, files: &'a mut LogFiles) -> Self {
         Self {
             ledger,
+            files,
             touched: BTreeSet::new(),
         }
     }
@@ -54,10 +58,15 @@ impl<'a> LogWriter<'a> {
             return Ok(());
         }
         let framed = framed(event);
-        for (part, bytes) in framed.chunks(PART_BYTES_MAX).enumerate() {
-            let part = u16::try_from(part)
-                .map_err(|_| StoreError::Corrupt(format!("an event of {} bytes", framed.len())))?;
-            txn.put(keys::log(lane, origin, sequence, part), bytes);
+        if let Some(place) = self.files.append(lane, origin, &framed) {
+            txn.put(keys::log(lane, origin, sequence, 0), place.encode());
+        } else {
+            for (part, bytes) in framed.chunks(PART_BYTES_MAX).enumerate() {
+                let part = u16::try_from(part).map_err(|_| {
+                    StoreError::Corrupt(format!("an event of {} bytes", framed.len()))
+                })?;
+                txn.put(keys::log(lane, origin, sequence, part), bytes);
+            }
         }
         self.ledger.add(lane, origin, sequence, framed.len() as u64);
         self.touched.insert((lane, origin));
@@ -73,11 +82,24 @@ impl<'a> LogWriter<'a> {
         for lane in Lane::ALL {
             let logged = txn.scan(keys::log_from(lane, origin, 0));
             let logged: Vec<_> = logged
-                .map(|entry| entry.map(|(key, _)| key.to_vec()))
-                .collect::<Result<_, _>>()?;
-            for key in logged {
+                .map(|entry| {
+                    let (key, value) = entry?;
+                    let (_, _, _, part) = keys::parse_log(&key)?;
+                    let place = if part == 0 {
+                        Place::decode(&value)?
+                    } else {
+                        None
+                    };
+                    Ok((key.to_vec(), place))
+                })
+                .collect::<Result<_, StoreError>>()?;
+            for (key, place) in logged {
                 txn.remove(key);
+                if let Some(place) = place {
+                    self.files.forget(lane, origin, place);
+                }
             }
+            self.files.end(lane, origin);
             self.ledger.forget(lane, origin);
             self.touched.remove(&(lane, origin));
             txn.remove(keys::ledger(lane, origin));
@@ -101,7 +123,7 @@ impl<'a> LogWriter<'a> {
             let held = self.ledger.get(lane, origin);
             txn.put(keys::ledger(lane, origin), held.encode());
         }
-        Ok(())
+        self.files.write(txn).map_err(StoreError::of_disk)
     }
 
     /// Drops the first event from a sequence on. Tells which one it was.
@@ -119,10 +141,15 @@ impl<'a> LogWriter<'a> {
         };
         let (_, _, sequence, _) = keys::parse_log(&key)?;
         let bytes = framed_len(&first)?;
-        for part in 0..bytes.div_ceil(PART_BYTES_MAX) {
+        let place = Place::decode(&first)?;
+        let parts = place.map_or(bytes.div_ceil(PART_BYTES_MAX), |_| 1);
+        for part in 0..parts {
             let part = u16::try_from(part)
                 .map_err(|_| StoreError::Corrupt(format!("a logged event of {bytes} bytes")))?;
             txn.remove(keys::log(lane, origin, sequence, part));
+        }
+        if let Some(place) = place {
+            self.files.forget(lane, origin, place);
         }
         self.ledger.remove(lane, origin, sequence, bytes as u64);
         self.touched.insert((lane, origin));
@@ -130,8 +157,11 @@ impl<'a> LogWriter<'a> {
     }
 }
 
-/// How many bytes an event's parts have together, by the first of them.
+/// How many bytes an event's parts have together, by the first of them, or by the event's place.
 pub(crate) fn framed_len(first: &[u8]) -> Result<usize, StoreError> {
+    if let Some(place) = Place::decode(first)? {
+        return Ok(place.length);
+    }
     let mut reader = Reader::new(first);
     let encoded = usize::try_from(reader.varint()?)
         .map_err(|_| StoreError::Corrupt("a logged event beyond memory".to_owned()))?;
@@ -140,9 +170,10 @@ pub(crate) fn framed_len(first: &[u8]) -> Result<usize, StoreError> {
 
 /// Reads events, consecutive from `first` on, up to `last` or until they have `bytes_max` bytes; but at least one.
 /// Without any, tells whether the first one was here: what was dropped, and what is applied and not logged (it came with
-/// a snapshot), is compacted; all else was never here.
+/// a snapshot), is compacted, as is what does not read back from its file; all else was never here.
 pub(crate) fn read(
     txn: &Txn<'_>,
+    files: &LogDirectory,
     origin: Incarnation,
     lane: Lane,
     first: u64,
@@ -170,7 +201,14 @@ pub(crate) fn read(
             }
             framed.clear();
         }
-        framed.extend_from_slice(&value);
+        match Place::decode(&value)?.filter(|_| part == 0) {
+            None => framed.extend_from_slice(&value),
+            Some(place) => match files.read(lane, origin, place) {
+                Some(bytes) => framed = bytes,
+                None if events.is_empty() => return Ok(LogRead::Compacted),
+                None => break,
+            },
+        }
         if framed.len() >= whole {
             let mut reader = Reader::new(&framed);
             reader.varint()?;

@@ -5,6 +5,7 @@
 //! <path>/sled/             the engine's files
 //! <path>/sled.corrupt-<n>/ what was set aside (see aside.rs)
 //! <path>/acknowledged      how many commits were acknowledged (see tally.rs)
+//! <path>/log/              large events of the log (see log_files.rs)
 //! <path>/failed-*          notes of failures for the next start (see guard.rs)
 //! ```
 //!
@@ -26,6 +27,7 @@ use crate::engine_log;
 use crate::guard::{Guard, Phase};
 use crate::keys::{self, FORMAT_VERSION, FORMAT_VERSION_MIN};
 use crate::ledger::Ledger;
+use crate::log_files::{LogDirectory, LogFiles};
 use crate::recover::Counters;
 use crate::sled_store::{Engine, SledStore};
 use crate::tally::Tally;
@@ -101,7 +103,13 @@ pub fn open(config: &StoreConfig) -> Result<(SledStore, Recovered, OpenReport), 
         .set(opened.counters.commits)
         .map_err(unusable(&tally_path))?;
     guard.forget();
+    let log_files = LogFiles::open(
+        LogDirectory::new(&config.path),
+        config.log_inline_bytes_max,
+        &Txn::new(&opened.tree),
+    )?;
     let engine = Engine {
+        log_files,
         tree: opened.tree,
         db: opened.db,
         ledger: opened.ledger,

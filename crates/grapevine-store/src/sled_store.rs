@@ -16,6 +16,7 @@ use crate::keeper::{Files, Keeper, Watched};
 use crate::keys;
 use crate::ledger::Ledger;
 use crate::log::{self, LogWriter};
+use crate::log_files::{LogDirectory, LogFiles, Written};
 use crate::open::{self, DirectoryLock};
 use crate::recover::Counters;
 use crate::tally::Tally;
@@ -33,6 +34,7 @@ pub(crate) struct Engine {
     pub(crate) tree: Tree,
     pub(crate) db: Db,
     pub(crate) ledger: Ledger,
+    pub(crate) log_files: LogFiles,
     pub(crate) counters: Counters,
     pub(crate) tally: Tally,
 }
@@ -40,6 +42,7 @@ pub(crate) struct Engine {
 /// What commits share, one at a time.
 struct Writer {
     ledger: Ledger,
+    log_files: LogFiles,
     counters: Counters,
     tally: Tally,
 }
@@ -54,6 +57,8 @@ pub struct SledStore {
     /// standard library's lock on Linux does that), so a commit waits for the pages being read, and no longer.
     unflushed: RwLock<()>,
     watched: Arc<Watched>,
+    log_directory: LogDirectory,
+    log_written: Arc<Written>,
     registrations: AtomicU64,
     expiry_backlog: AtomicBool,
     log_bytes_max: u64,
@@ -74,15 +79,19 @@ impl SledStore {
         lock: DirectoryLock,
     ) -> Result<Self, StoreError> {
         let watched = Arc::new(Watched::default());
-        let tally = engine.tally.file().map_err(StoreError::Io)?;
-        let files = Files::open(&open::engine_path(config), tally)?;
-        let keeper =
-            Keeper::start(files, config.sync_every, &watched, &guard).map_err(StoreError::Io)?;
+        let tally = engine.tally.file().map_err(StoreError::of_disk)?;
+        let log_written = Arc::clone(engine.log_files.written());
+        let files = Files::open(&open::engine_path(config), &log_written, tally)?;
+        let keeper = Keeper::start(files, config.sync_every, &watched, &guard)
+            .map_err(StoreError::of_disk)?;
         Ok(Self {
             tree: engine.tree,
             db: engine.db,
+            log_directory: engine.log_files.directory().clone(),
+            log_written,
             writer: Mutex::new(Writer {
                 ledger: engine.ledger,
+                log_files: engine.log_files,
                 counters: engine.counters,
                 tally: engine.tally,
             }),
@@ -163,7 +172,9 @@ impl SledStore {
             })?;
         }
         let counters = prepared.counters;
-        let counted = state.tally.set(counters.commits).map_err(StoreError::Io);
+        let counted = state.tally.set(counters.commits);
+        let counted = counted.and_then(|()| state.log_files.remove_empty());
+        let counted = counted.map_err(StoreError::of_disk);
         if let Err(error) = &counted {
             self.guard.fail(error);
         }
@@ -219,7 +230,7 @@ impl Prepared<'_> {
     ) -> Result<Prepared<'a>, StoreError> {
         let mut commit = Commit {
             txn: Txn::new(tree),
-            log: LogWriter::new(&mut state.ledger),
+            log: LogWriter::new(&mut state.ledger, &mut state.log_files),
             gathered: Gathered::default(),
             registrations: state.counters.registrations,
             taken: Vec::new(),
@@ -376,7 +387,8 @@ impl Store for SledStore {
         last: u64,
         bytes_max: usize,
     ) -> Result<LogRead, StoreError> {
-        self.read(|txn| log::read(txn, origin, lane, first, last, bytes_max))
+        let files = &self.log_directory;
+        self.read(|txn| log::read(txn, files, origin, lane, first, last, bytes_max))
     }
 
     fn addresses(
@@ -443,7 +455,7 @@ impl Store for SledStore {
     }
 
     fn disk_bytes(&self) -> u64 {
-        self.db.size_on_disk().unwrap_or(0)
+        self.db.size_on_disk().unwrap_or(0) + self.log_written.bytes()
     }
 }
 

@@ -47,7 +47,7 @@ fn g1_a_start_that_cannot_start_a_thread_leaves_the_store_as_it_is() {
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
         .collect();
     names.sort();
-    assert_eq!(names, ["acknowledged", "lock", "sled"]);
+    assert_eq!(names, ["acknowledged", "lock", "log", "sled"]);
     let (_, _, report) = grapevine_store::open(&config).unwrap();
     assert_eq!((report.set_aside, report.commits_lost), (None, 0));
 }

@@ -4,6 +4,7 @@
 
 mod contract;
 mod crash;
+mod log_files;
 mod make;
 mod model;
 mod snapshots;

@@ -166,10 +166,12 @@ proptest! {
     fn g1_the_store_on_disk_equals_its_model_over_reopenings(
         steps in steps(),
         log_bytes_max in prop_oneof![Just(1500_u64), Just(20_000)],
+        log_inline_bytes_max in prop_oneof![Just(0_usize), Just(60), Just(1024)],
     ) {
         let directory = tempfile::tempdir().unwrap();
         let mut config = config(directory.path());
         config.log_bytes_max = log_bytes_max;
+        config.log_inline_bytes_max = log_inline_bytes_max;
         let model = MemoryStore::new(log_bytes_max);
         let (mut store, recovered, _) = grapevine_store::open(&config).unwrap();
         prop_assert_eq!(recovered, model.recover());

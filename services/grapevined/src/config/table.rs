@@ -97,7 +97,7 @@ knobs! {
         /// How many bytes of events are kept for peers that missed them; beyond, the oldest are compacted and such peers
         /// get a snapshot.
         log_bytes_max: ByteSize = "32MiB", from "1MiB" to "1TiB",
-            raising "costs about ten times as much disk; lowering it makes peers that were away for long fetch snapshots.";
+            raising "costs disk, up to ten times as much where events are small; lowering it makes peers that were away for long fetch snapshots.";
     }
 
     /// How long this sidecar's knowledge counts.
