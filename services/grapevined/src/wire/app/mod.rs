@@ -28,6 +28,7 @@ pub(crate) use snapshots::{opened, opening};
 pub(crate) use turns::{acquiring, finishing, turn};
 pub(crate) use watch::{watch_bump, watched};
 
+use std::fmt;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
@@ -101,7 +102,7 @@ pub(super) fn bump_class(value: &str) -> Result<ClassPath, String> {
 
 pub(super) fn classes(
     violations: &mut Violations,
-    field: &str,
+    field: impl fmt::Display,
     values: &[String],
     parse: fn(&str) -> Result<ClassPath, String>,
 ) -> Vec<ClassPath> {

@@ -1,5 +1,6 @@
 //! Fills, registrations and what becomes of them.
 
+use std::fmt;
 use std::time::Duration;
 
 use grapevine_core::event::ADDRESS_CLASSES_MAX;
@@ -22,6 +23,26 @@ pub(crate) const REGISTRATIONS_MAX: usize = 10_000;
 
 /// The largest lease, or turn to fill, that any release gives.
 pub(super) const LEASE_BYTES_MAX: usize = 64;
+
+/// A place in a message: of thousands of them none is written out unless something is wrong there.
+#[derive(Clone, Copy)]
+struct Field {
+    list: &'static str,
+    at: usize,
+    part: &'static str,
+}
+
+impl Field {
+    fn part(self, part: &'static str) -> Self {
+        Self { part, ..self }
+    }
+}
+
+impl fmt::Display for Field {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}[{}].{}", self.list, self.at, self.part)
+    }
+}
 
 /// What turns times to live into expiries.
 #[derive(Clone, Copy, Debug)]
@@ -59,11 +80,11 @@ impl Expiry<'_> {
     }
 }
 
-fn lease(violations: &mut Violations, field: &str, bytes: &[u8]) -> core::LeaseClaim {
+fn lease(violations: &mut Violations, field: Field, bytes: &[u8]) -> core::LeaseClaim {
     if bytes.len() > LEASE_BYTES_MAX {
         let given = bytes.len();
         violations.add(
-            format!("{field}.lease"),
+            field.part("lease").to_string(),
             format!("{given} bytes; the limit is {LEASE_BYTES_MAX} bytes"),
         );
     }
@@ -75,11 +96,11 @@ fn lease(violations: &mut Violations, field: &str, bytes: &[u8]) -> core::LeaseC
 }
 
 /// A turn to fill. What is none may be of another release, and is taken for none.
-fn turn(violations: &mut Violations, field: &str, bytes: &[u8]) -> Option<FillId> {
+fn turn(violations: &mut Violations, field: Field, bytes: &[u8]) -> Option<FillId> {
     if bytes.len() > LEASE_BYTES_MAX {
         let given = bytes.len();
         violations.add(
-            format!("{field}.fill"),
+            field.part("fill").to_string(),
             format!("{given} bytes; the limit is {LEASE_BYTES_MAX} bytes"),
         );
     }
@@ -94,9 +115,12 @@ pub(crate) fn fills(
     counted(&mut violations, "fills", message.fills.len(), 1..=ITEMS_MAX);
     let mut items = Vec::with_capacity(message.fills.len().min(ITEMS_MAX));
     for (at, fill) in message.fills.into_iter().enumerate().take(ITEMS_MAX) {
-        let field = format!("fills[{at}]");
-        let Some(address) =
-            violations.check(|| format!("{field}.address"), Address::parse(&fill.address))
+        let field = Field {
+            list: "fills",
+            at,
+            part: "address",
+        };
+        let Some(address) = violations.check(|| field.to_string(), Address::parse(&fill.address))
         else {
             continue;
         };
@@ -104,25 +128,25 @@ pub(crate) fn fills(
         if fill.classes.is_empty() || total > ADDRESS_CLASSES_MAX {
             let what =
                 format!("{total} with added_classes; the limits are 1 to {ADDRESS_CLASSES_MAX}");
-            violations.add(format!("{field}.classes"), what);
+            violations.add(field.part("classes").to_string(), what);
             continue;
         }
         let mut named = classes(
             &mut violations,
-            &format!("{field}.classes"),
+            field.part("classes"),
             &fill.classes,
             address_class,
         );
         named.extend(classes(
             &mut violations,
-            &format!("{field}.added_classes"),
+            field.part("added_classes"),
             &fill.added_classes,
             address_class,
         ));
         let Some(first) = named.first() else { continue };
         let expires = expiry.of(
             &mut violations,
-            || format!("{field}.ttl_ms"),
+            || field.part("ttl_ms").to_string(),
             fill.ttl_ms,
             first,
         );
@@ -131,10 +155,10 @@ pub(crate) fn fills(
             Strategy::Versioned | Strategy::Bucketed(_) => core::Purpose::Verdict,
             Strategy::Ttl => core::Purpose::Lapses,
         };
-        let claim = match lease(&mut violations, &field, &fill.lease) {
+        let claim = match lease(&mut violations, field, &fill.lease) {
             // A fill without a lease has no stamp, so nothing can be said for it.
             core::LeaseClaim::Absent => core::LeaseClaim::Malformed,
-            core::LeaseClaim::Lease(lease) => match turn(&mut violations, &field, &fill.fill) {
+            core::LeaseClaim::Lease(lease) => match turn(&mut violations, field, &fill.fill) {
                 Some(turn) => core::LeaseClaim::Elected(lease, turn),
                 None => core::LeaseClaim::Lease(lease),
             },
@@ -166,16 +190,17 @@ pub(crate) fn registrations(
     );
     let mut items = Vec::with_capacity(message.len().min(REGISTRATIONS_MAX));
     for (at, registration) in message.into_iter().enumerate().take(REGISTRATIONS_MAX) {
-        let field = format!("registrations[{at}]");
-        let address = violations.check(
-            || format!("{field}.address"),
-            Address::parse(&registration.address),
-        );
+        let field = Field {
+            list: "registrations",
+            at,
+            part: "address",
+        };
+        let address = violations.check(|| field.to_string(), Address::parse(&registration.address));
         if registration.classes.is_empty() || registration.classes.len() > ADDRESS_CLASSES_MAX {
             let given = registration.classes.len();
             counted(
                 &mut violations,
-                &format!("{field}.classes"),
+                &field.part("classes").to_string(),
                 given,
                 1..=ADDRESS_CLASSES_MAX,
             );
@@ -183,7 +208,7 @@ pub(crate) fn registrations(
         }
         let named = classes(
             &mut violations,
-            &format!("{field}.classes"),
+            field.part("classes"),
             &registration.classes,
             address_class,
         );
@@ -192,11 +217,11 @@ pub(crate) fn registrations(
         };
         let expires = expiry.of(
             &mut violations,
-            || format!("{field}.ttl_ms"),
+            || field.part("ttl_ms").to_string(),
             registration.ttl_ms,
             first,
         );
-        let lease = lease(&mut violations, &field, &registration.lease);
+        let lease = lease(&mut violations, field, &registration.lease);
         let classes = sorted_classes(&named);
         items.push(core::RegisterItem {
             address,
