@@ -75,7 +75,8 @@ pub struct Node {
     pub app_unix: PathBuf,
     /// Its TCP address for applications.
     pub app_tcp: SocketAddr,
-    data_dir: PathBuf,
+    /// Where it keeps its disk's part.
+    pub(crate) data_dir: PathBuf,
     log: PathBuf,
     arguments: Vec<String>,
 }
@@ -93,6 +94,16 @@ pub struct Cluster {
 impl Cluster {
     /// Starts all sidecars and waits until each is fresh.
     pub async fn start(config: ClusterConfig) -> Result<Self, ClusterError> {
+        let all = config.nodes as usize;
+        Self::start_some(config, all).await
+    }
+
+    /// Starts the first `running` of them, and waits until each is fresh. The others are known to them as seeds, and are started by
+    /// [`Cluster::restart`].
+    pub(crate) async fn start_some(
+        config: ClusterConfig,
+        running: usize,
+    ) -> Result<Self, ClusterError> {
         let (dir, nodes) = prepare(&config)?;
         let processes = nodes.iter().map(|_| None).collect();
         let mut cluster = Self {
@@ -101,10 +112,11 @@ impl Cluster {
             processes,
             dir,
         };
-        for node in 0..cluster.nodes.len() {
+        let running = running.min(cluster.nodes.len());
+        for node in 0..running {
             cluster.spawn(node)?;
         }
-        for node in 0..cluster.nodes.len() {
+        for node in 0..running {
             cluster.wait_fresh(node).await?;
         }
         Ok(cluster)
@@ -154,6 +166,14 @@ impl Cluster {
             process.kill().await?;
         }
         Ok(())
+    }
+
+    /// Drains a sidecar, so that it leaves; its directory stays. Nothing happens if it is not running.
+    pub(crate) async fn leave(&mut self, node: usize) -> Result<(), ClusterError> {
+        match self.processes[node].take() {
+            Some(process) => drain(&self.nodes[node], process).await,
+            None => Ok(()),
+        }
     }
 
     /// Brings a killed sidecar back on its own directory and ports, without waiting until it is fresh.

@@ -12,6 +12,15 @@ pub(crate) enum Unit {
     /// Microseconds.
     #[serde(rename = "us")]
     Microseconds,
+    /// Milliseconds.
+    #[serde(rename = "ms")]
+    Milliseconds,
+    /// Millions of bytes.
+    #[serde(rename = "MB")]
+    Megabytes,
+    /// So many times as much.
+    #[serde(rename = "x")]
+    Times,
     /// In a second.
     #[serde(rename = "/s")]
     PerSecond,
@@ -21,6 +30,9 @@ impl Unit {
     pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Microseconds => "us",
+            Self::Milliseconds => "ms",
+            Self::Megabytes => "MB",
+            Self::Times => "x",
             Self::PerSecond => "/s",
         }
     }
@@ -34,32 +46,48 @@ pub(crate) struct Figure {
     pub(crate) value: f64,
 }
 
+#[allow(
+    clippy::cast_precision_loss,
+    reason = "counts of a bench stay far below 2^53"
+)]
+fn number(count: u64) -> f64 {
+    count as f64
+}
+
 impl Figure {
     /// What one of so many took on a core, all of them together having taken that.
     pub(crate) fn cpu_each(what: &'static str, cpu: Duration, count: u64) -> Self {
-        #[allow(
-            clippy::cast_precision_loss,
-            reason = "counts of a bench stay far below 2^53"
-        )]
-        let value = cpu.as_secs_f64() * 1e6 / count as f64;
         Self {
             what,
             unit: Unit::Microseconds,
-            value,
+            value: cpu.as_secs_f64() * 1e6 / number(count),
         }
     }
 
     /// So many in such a time.
     pub(crate) fn rate(what: &'static str, count: u64, elapsed: Duration) -> Self {
-        #[allow(
-            clippy::cast_precision_loss,
-            reason = "counts of a bench stay far below 2^53"
-        )]
-        let value = count as f64 / elapsed.as_secs_f64().max(f64::EPSILON);
         Self {
             what,
             unit: Unit::PerSecond,
-            value,
+            value: number(count) / elapsed.as_secs_f64().max(f64::EPSILON),
+        }
+    }
+
+    /// So long.
+    pub(crate) fn time(what: &'static str, time: Duration) -> Self {
+        Self {
+            what,
+            unit: Unit::Milliseconds,
+            value: time.as_secs_f64() * 1e3,
+        }
+    }
+
+    /// So many bytes.
+    pub(crate) fn bytes(what: &'static str, bytes: u64) -> Self {
+        Self {
+            what,
+            unit: Unit::Megabytes,
+            value: number(bytes) / 1e6,
         }
     }
 

@@ -9,16 +9,21 @@
 
 mod clients;
 mod contest;
+mod directory;
 mod empty;
 mod figure;
 mod invalidate;
+mod join;
 mod meter;
 mod options;
 mod peers;
+mod register;
+mod registrations;
 mod report;
 mod resolve;
 mod sidecars;
 mod stage;
+mod usage;
 
 pub use self::empty::serve as serve_empty;
 pub use self::options::{
@@ -48,6 +53,9 @@ async fn hold(options: &BenchOptions) -> anyhow::Result<Report> {
     match options.name {
         BenchName::Resolve => resolve::hold(&mut stage).await?,
         BenchName::Invalidate => invalidate::hold(&mut stage).await?,
+        BenchName::Directory => directory::hold(&mut stage).await?,
+        BenchName::Register => register::hold(&mut stage).await?,
+        BenchName::Join => join::hold(&mut stage).await?,
     }
     Ok(stage.into_report())
 }

@@ -20,17 +20,32 @@ pub enum BenchName {
     Resolve,
     /// Invalidations of classes with many addresses.
     Invalidate,
+    /// A directory of ten million registrations.
+    Directory,
+    /// Registrations, as fast as they are durable.
+    Register,
+    /// A sidecar that joins a cluster with a million registrations.
+    Join,
 }
 
 impl BenchName {
     /// All of them.
-    pub const ALL: [Self; 2] = [Self::Resolve, Self::Invalidate];
+    pub const ALL: [Self; 5] = [
+        Self::Resolve,
+        Self::Invalidate,
+        Self::Directory,
+        Self::Register,
+        Self::Join,
+    ];
 
     /// The name on the command line.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Resolve => "resolve",
             Self::Invalidate => "invalidate",
+            Self::Directory => "directory",
+            Self::Register => "register",
+            Self::Join => "join",
         }
     }
 
@@ -39,6 +54,9 @@ impl BenchName {
         match self {
             Self::Resolve => "look-ups one by one, a hundred per call, and over a stream",
             Self::Invalidate => "invalidations of classes with many addresses",
+            Self::Directory => "a directory of ten million: memory, disk, listings, kill -9",
+            Self::Register => "durable registrations, at one sidecar and at one with two peers",
+            Self::Join => "a sidecar joins three with a million registrations",
         }
     }
 
@@ -46,7 +64,7 @@ impl BenchName {
     pub fn peers(self) -> &'static [Peer] {
         match self {
             Self::Resolve => &[Peer::Tonic, Peer::Redis, Peer::Memcached],
-            Self::Invalidate => &[Peer::Redis],
+            Self::Invalidate | Self::Directory | Self::Register | Self::Join => &[Peer::Redis],
         }
     }
 }

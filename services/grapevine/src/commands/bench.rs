@@ -14,6 +14,12 @@ The benches, and whom each is held against:
               tonic (empty calls), redis (GET), memcached (get)
   invalidate  1,519 registered addresses in memcached; a versioned class of
               1,000,000 addresses; redis (sets of keys)
+  directory   ten million registrations in a million classes: memory, disk, listings, a start after kill -9;
+              redis (a set for each class)
+  register    durable registrations in batches, at one sidecar and at one with two peers;
+              redis (SADD, everysec, alone and with two replicas)
+  join        a sidecar joins three that hold a million registrations;
+              redis (a replica's full sync)
 
 A peer whose server is not installed is named as skipped. The figures are medians of the rounds, and the ratio is that of
 grapevine's to the peer's. docs/benchmarks.md says what is measured, and what was.";

@@ -2,6 +2,7 @@
 
 pub(super) mod memcached;
 pub(super) mod redis;
+pub(super) mod redis_disk;
 
 use std::fmt;
 
