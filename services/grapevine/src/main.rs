@@ -12,6 +12,10 @@ mod output;
 
 use std::process::ExitCode;
 
+/// Why it is not the system's, decision 0304 says.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 fn main() -> ExitCode {
     cli::main()
 }
