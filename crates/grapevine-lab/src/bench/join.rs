@@ -8,7 +8,7 @@
 //! The peer: a Redis replica with an empty disk, from its start until its link says that it is up and it has all keys; with a GET
 //! at its master every millisecond.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -77,7 +77,8 @@ pub(super) async fn hold(stage: &mut Stage<'_>) -> anyhow::Result<()> {
         let theirs = Theirs {
             master,
             ports: [ports[0], ports[1]],
-            place: dir.path().join("redis-1"),
+            dir: dir.path().to_owned(),
+            round: 0,
             set,
             quiet,
         };
@@ -204,7 +205,9 @@ struct Theirs {
     master: RedisOnDisk,
     /// The master's, and that of the replica.
     ports: [u16; 2],
-    place: std::path::PathBuf,
+    /// Each replica has a directory of its own in it: a child that rewrites its file outlives a killed one for a while.
+    dir: PathBuf,
+    round: u32,
     set: Registrations,
     quiet: Duration,
 }
@@ -241,8 +244,9 @@ impl Side for Theirs {
         let before = asking.await??;
         let (stop, asking) = spawn();
         let begun = Instant::now();
-        let mut replica =
-            RedisOnDisk::start(&self.place, self.ports[1], Some(self.ports[0])).await?;
+        self.round += 1;
+        let place = self.dir.join(format!("replica-{}", self.round));
+        let mut replica = RedisOnDisk::start(&place, self.ports[1], Some(self.ports[0])).await?;
         // The one that is asked for is a key, too.
         let keys = self.set.classes + 1;
         loop {
@@ -261,7 +265,6 @@ impl Side for Theirs {
         stop.store(true, Ordering::Relaxed);
         let meanwhile = asking.await??;
         replica.kill().await?;
-        std::fs::remove_dir_all(&self.place)?;
         Ok(figures(sync, &before, &meanwhile))
     }
 }
