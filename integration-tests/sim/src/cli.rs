@@ -39,6 +39,8 @@ enum Command {
     Explore(Explore),
     /// Run every control arm until it is first caught, and print how many seeds each took.
     Arms(Arms),
+    /// Count what a large cluster costs: bytes and messages of a bump, of nothing, and of all starting anew.
+    Scale(crate::scale::Options),
 }
 
 #[derive(Debug, Args)]
@@ -143,6 +145,7 @@ pub fn main() -> ExitCode {
         Command::Trace(command) => trace_command(command),
         Command::Explore(command) => explore_command(command),
         Command::Arms(command) => arms_command(command),
+        Command::Scale(options) => crate::scale::run(options, &mut std::io::stdout().lock()),
     };
     match done {
         Ok(true) => ExitCode::SUCCESS,

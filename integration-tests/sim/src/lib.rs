@@ -6,7 +6,7 @@
 //! A checker that knows the true history judges every read. `README.md` says what is modelled and what is not.
 //!
 //! `generate` and `motifs` make a plan from a seed, `sim` runs it, `checker` judges, `batch` runs many, `shrink` makes a
-//! failing one small. `explore` takes every order of a few events. `arms` are the ways to do it wrong that must be caught.
+//! failing one small. `explore` takes every order of a few events. `scale` counts what a large cluster says. `arms` are the ways to do it wrong that must be caught.
 
 mod arms;
 mod batch;
@@ -31,6 +31,7 @@ mod refresh;
 mod report;
 mod retired;
 mod rng;
+mod scale;
 mod scenario;
 mod schedule;
 mod shelves;

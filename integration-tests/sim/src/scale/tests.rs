@@ -1,0 +1,64 @@
+use super::*;
+
+fn options(nodes: usize) -> Options {
+    Options {
+        nodes,
+        seed: 7,
+        latency: 250,
+        loss_ppm: 0,
+        bumps: 5,
+        settle: 2,
+        steady: 2,
+        restart: 5,
+        json: true,
+    }
+}
+
+fn figures(options: &Options) -> Value {
+    let mut out = Vec::new();
+    assert!(
+        run(options, &mut out).unwrap(),
+        "{}",
+        String::from_utf8_lossy(&out)
+    );
+    serde_json::from_slice(&out).unwrap()
+}
+
+#[test]
+fn a_bump_costs_what_a_full_mesh_costs_and_one_trip() {
+    let figures = figures(&options(8));
+    let bump = &figures["bump"];
+    // Seven pushes and seven acknowledgements, over eight nodes.
+    assert_eq!(bump["messages_per_node"], 1.75);
+    assert_eq!(bump["trips"]["most"], 1);
+    assert_eq!(figures["full_mesh_model"]["messages_per_node"], 1.75);
+}
+
+#[test]
+fn one_seed_gives_the_same_figures_again_and_another_one_others() {
+    let (one, mut other) = (options(6), options(6));
+    other.seed = 8;
+    assert_eq!(figures(&one), figures(&one));
+    assert_ne!(figures(&one), figures(&other));
+}
+
+#[test]
+fn what_is_lost_costs_time_and_everybody_has_it_all_the_same() {
+    let mut lossy = options(6);
+    lossy.loss_ppm = 200_000;
+    let (calm, lossy) = (figures(&options(6)), figures(&lossy));
+    let most = |figures: &Value| figures["bump"]["to_all_ms"]["most"].as_f64().unwrap();
+    assert!(
+        most(&calm) < 10.0 && most(&lossy) > 50.0,
+        "{} {}",
+        most(&calm),
+        most(&lossy)
+    );
+}
+
+#[test]
+fn a_change_takes_chitchat_about_the_logarithm_of_the_nodes_in_rounds() {
+    let (few, many) = (chitchat::spread(10, 1, 20), chitchat::spread(1_000, 1, 20));
+    assert!((1..=3).contains(&few.rounds.0), "{few:?}");
+    assert!((3..=6).contains(&many.rounds.0), "{many:?}");
+}
