@@ -247,6 +247,32 @@ pub struct Progress {
     origins: BTreeMap<Incarnation, Lanes>,
     /// Up to where runs are retired here: all of that counts as applied, and is asked for by nobody.
     retired: BTreeMap<Incarnation, u64>,
+    revision: Revision,
+}
+
+/// Rises when something may have changed. It is no part of what is known: two that know the same are equal, and look the same.
+#[derive(Clone, Copy, Default)]
+pub struct Revision(u64);
+
+impl Revision {
+    /// Whether nothing can have changed since then.
+    pub fn is_of(self, earlier: Self) -> bool {
+        self.0 == earlier.0
+    }
+}
+
+impl PartialEq for Revision {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Eq for Revision {}
+
+impl std::fmt::Debug for Revision {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str("_")
+    }
 }
 
 impl Progress {
@@ -261,6 +287,7 @@ impl Progress {
 
     /// A lane, made if its incarnation is new.
     pub fn lane_mut(&mut self, origin: Incarnation, lane: Lane) -> &mut LaneProgress {
+        self.revision.0 += 1;
         let retired = &self.retired;
         let lanes = self.origins.entry(origin).or_insert_with(|| {
             let mut lanes = Lanes::default();
@@ -275,6 +302,7 @@ impl Progress {
 
     /// Sets what is retired here, in place of what was. Lanes that nothing lies beyond are dropped: tells whose.
     pub fn retire(&mut self, retired: &Retired) -> Vec<Incarnation> {
+        self.revision.0 += 1;
         self.retired.clear();
         for (run, head, _) in retired.iter() {
             let known = self.retired.entry(run).or_insert(head);
@@ -411,6 +439,11 @@ impl Progress {
         lanes
             .map(|(&origin, lanes)| (origin, lanes.bump.covered()))
             .collect()
+    }
+
+    /// Which state this is of all that it was in.
+    pub fn revision(&self) -> Revision {
+        self.revision
     }
 
     /// The heads that a grant tells.

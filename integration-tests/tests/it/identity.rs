@@ -289,6 +289,7 @@ async fn a_peer_of_another_cluster_or_protocol_or_name_is_told_why() {
         (
             Kind::Probe(v1::Probe {
                 nonce: 1,
+                since: 0,
                 view: None,
             }),
             Code::InvalidArgument,
@@ -397,19 +398,24 @@ async fn malformed_messages_of_a_peer_end_its_link_and_nothing_else() {
             nonce: 1,
             duration_ms: 1,
             heads: vec![v1::OriginHead::default()],
-            settled: false,
-            lacked: Vec::new(),
+            ..v1::Grant::default()
         }),
         Kind::Grant(v1::Grant {
             nonce: 1,
             duration_ms: 1,
-            heads: Vec::new(),
-            settled: false,
+            since: 2,
+            until: 1,
+            ..v1::Grant::default()
+        }),
+        Kind::Grant(v1::Grant {
+            nonce: 1,
+            duration_ms: 1,
             lacked: vec![v1::Hole {
                 incarnation: vec![7; 16].into(),
                 first: 2,
                 last: 1,
             }],
+            ..v1::Grant::default()
         }),
     ];
     for kind in malformed {

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use leaf::{FillOutcome, LeafAnswer, LeafFill, LeafQuery, LeafTurn, LoadId, Prune};
-pub use peer::{PeerHello, PeerMessage, Sighting};
+pub use peer::{PeerHello, PeerMessage, Sighting, Span};
 pub use refusal::Refusal;
 
 use crate::event::{BumpEvent, Match, PurgeMode, ROW_WEIGHT, RowImage};

@@ -10,7 +10,8 @@ use std::time::Duration;
 use super::Core;
 use super::app::{Call, InDirectory};
 use super::effects::{
-    Action, CommitId, CondemnReason, Effects, PeerMessage, ReceiptLevel, Reply, Ticket, Verdict,
+    Action, CommitId, CondemnReason, Effects, PeerMessage, ReceiptLevel, Reply, Span, Ticket,
+    Verdict,
 };
 use crate::event::{
     BATCH_REGISTRATIONS_MAX, BumpEvent, PurgeMode, Registration, RegistrationBatch,
@@ -169,6 +170,7 @@ impl Core {
             duration: Duration::ZERO,
             settled: false,
             heads: self.progress.told_heads(),
+            span: Span::default(),
             lacked: self.progress.holes(),
         }));
         effects.actions.push(Action::Broadcast(PeerMessage::Leave {

@@ -12,10 +12,11 @@ use std::time::Duration;
 use super::Core;
 use super::effects::{Action, Effects, PeerMessage};
 use super::flushed::Pending;
+use super::grants::Told;
 use super::probing::Pace;
 use crate::id::{Incarnation, Lane, Time, UnixSeconds};
 use crate::names::NodeId;
-use crate::progress::{Hole, LaneProgress, OriginHead};
+use crate::progress::{LaneProgress, OriginHead};
 use crate::roster::Mark;
 use crate::store::Write;
 
@@ -47,8 +48,8 @@ impl Core {
             member.asked.ask(nonce, now);
         }
         member.probing.ask(now, pace);
-        let to = member.hello.incarnation;
-        effects.send(to, PeerMessage::Probe { nonce, mark });
+        let (to, since) = (member.hello.incarnation, member.asked.base());
+        effects.send(to, PeerMessage::Probe { nonce, mark, since });
     }
 
     /// Gossip says that members have issued more than is known here: asks them, for a datagram is no evidence.
@@ -80,7 +81,7 @@ impl Core {
     pub(super) fn probed(
         &mut self,
         from: Incarnation,
-        (nonce, mark): (u64, Mark),
+        (nonce, mark, since): (u64, Mark, u64),
         now: Time,
         effects: &mut Effects,
     ) {
@@ -98,7 +99,8 @@ impl Core {
             .progress
             .lane(self.config.incarnation, Lane::Bump)
             .map_or(0, LaneProgress::watermark);
-        let heads = self.progress.told_heads();
+        let whole = self.config.limits.whole_heads_max;
+        let (heads, lacked, span) = self.telling.tell(&self.progress, since, whole);
         // Longer here than there, by the rate bound: this sidecar must never think a grant over before its holder does.
         let ends = now.plus(stretched(duration, self.config.clock_rate_ppm));
         let acknowledges = self.may_acknowledge(from);
@@ -117,7 +119,8 @@ impl Core {
                 duration,
                 settled: self.is_settled(),
                 heads,
-                lacked: self.progress.holes(),
+                span,
+                lacked,
             },
         );
         if let Some(node) = granted {
@@ -143,22 +146,22 @@ impl Core {
         from: Incarnation,
         (nonce, settled): (u64, bool),
         duration: Duration,
-        (heads, lacked): (&[OriginHead], &[Hole]),
+        told: Told,
         now: Time,
         effects: &mut Effects,
     ) {
         let of_old = self.may_speak_of_old(from, nonce, duration);
         let lost = self.may_have_lost_track(from);
-        for head in heads {
+        for head in &told.heads {
             let own = head.incarnation == self.config.incarnation;
             let issued = self
                 .progress
                 .lane(head.incarnation, Lane::Bump)
                 .map_or(0, LaneProgress::head);
             if own && head.bump > issued.max(self.next_bump - 1) {
-                let told = head.bump;
+                let event = head.bump;
                 effects.actions.push(Action::Stop(format!(
-                    "peers know event {told} of this sidecar's own incarnation, which issued {issued}: its memory or disk was copied"
+                    "peers know event {event} of this sidecar's own incarnation, which issued {issued}: its memory or disk was copied"
                 )));
                 return;
             }
@@ -179,7 +182,7 @@ impl Core {
         {
             let ends = sent.plus(shortened(duration.min(most), rate));
             if ends > now {
-                member.asked.note(ends, heads.to_vec(), lacked.to_vec());
+                member.asked.note(ends, told);
                 member.asked.review(&self.progress, now);
                 if settled {
                     member.settled = Some(view);

@@ -3,9 +3,14 @@
 //! The giver remembers how long a peer may still call itself fresh without an event: that is what a receipt waits for,
 //! also after the peer's run was superseded or the peer was forgotten. The holder counts a grant from when it asked, and
 //! only once it has applied whatever the giver had.
+//!
+//! What the giver has is told whole where it is little. Else each change of it has a number, a question says up to which
+//! one all was applied here that the giver had told, and the answer tells what has changed since: nothing that was applied is
+//! ever missing again while both run, also in other views.
 
 use std::collections::VecDeque;
 
+use super::effects::Span;
 use crate::id::Time;
 use crate::progress::{Hole, OriginHead, Progress};
 
@@ -44,19 +49,22 @@ impl Given {
     }
 }
 
-/// A grant that counts once what it told is applied.
+/// What a grant tells.
 #[derive(Clone, Debug)]
-struct Told {
-    ends: Time,
-    heads: Vec<OriginHead>,
-    lacked: Vec<Hole>,
+pub(super) struct Told {
+    pub(super) heads: Vec<OriginHead>,
+    pub(super) span: Span,
+    pub(super) lacked: Vec<Hole>,
 }
 
 /// Grants asked of one peer.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Asked {
     open: VecDeque<(u64, Time)>,
-    unapplied: VecDeque<Told>,
+    /// Grants that count once what they told is applied, each with its end.
+    unapplied: VecDeque<(Time, Told)>,
+    /// Up to where all that the giver had told was applied here, by the giver's numbers: nothing of that has to be told again.
+    base: u64,
     fresh_until: Option<Time>,
 }
 
@@ -81,23 +89,34 @@ impl Asked {
     }
 
     /// Notes a grant that holds until `ends`, once its heads are applied, but for what its giver lacks of closed logs.
-    pub(super) fn note(&mut self, ends: Time, heads: Vec<OriginHead>, mut lacked: Vec<Hole>) {
-        if self.unapplied.len() < UNAPPLIED_MAX {
-            lacked.sort_unstable();
-            self.unapplied.push_back(Told {
-                ends,
-                heads,
-                lacked,
-            });
+    /// One that tells changes behind what was not applied here says too little.
+    pub(super) fn note(&mut self, ends: Time, mut told: Told) {
+        if self.unapplied.len() < UNAPPLIED_MAX && told.span.since <= self.base {
+            told.lacked.sort_unstable();
+            self.unapplied.push_back((ends, told));
         }
+    }
+
+    /// What is left of it in a new view: what was applied stays applied.
+    pub(super) fn renewed(&self) -> Self {
+        Self {
+            base: self.base,
+            ..Self::default()
+        }
+    }
+
+    /// Since when the giver's heads are to be told.
+    pub(super) fn base(&self) -> u64 {
+        self.base
     }
 
     /// Takes grants into account whose heads are applied by now. Heads only rise, so they are applied in order.
     pub(super) fn review(&mut self, progress: &Progress, now: Time) {
-        while let Some(told) = self.unapplied.front() {
+        while let Some((ends, told)) = self.unapplied.front() {
             if progress.covers_told(&told.heads, &told.lacked) {
-                self.fresh_until = self.fresh_until.max(Some(told.ends));
-            } else if told.ends > now {
+                self.fresh_until = self.fresh_until.max(Some(*ends));
+                self.base = self.base.max(told.span.until);
+            } else if *ends > now {
                 break;
             }
             self.unapplied.pop_front();
@@ -125,6 +144,47 @@ mod tests {
 
     fn at(milliseconds: u64) -> Time {
         Time::from_start(Duration::from_millis(milliseconds))
+    }
+
+    fn told(heads: Vec<OriginHead>, span: Span) -> Told {
+        let lacked = Vec::new();
+        Told {
+            heads,
+            span,
+            lacked,
+        }
+    }
+
+    #[test]
+    fn g11_only_what_was_applied_is_not_told_again() {
+        let origin = Incarnation::new(7).unwrap();
+        let head = |bump| OriginHead {
+            incarnation: origin,
+            bump,
+            directory: 0,
+        };
+        let span = |since, until| Span { since, until };
+        let mut progress = Progress::default();
+        let mut asked = Asked::default();
+        asked.note(at(100), told(vec![head(1)], span(0, 5)));
+        asked.review(&progress, at(10));
+        assert_eq!(asked.base(), 0, "it was told and not applied");
+        asked.note(at(110), told(Vec::new(), span(5, 6)));
+        asked.review(&progress, at(105));
+        assert_eq!(
+            asked.fresh_until(),
+            None,
+            "what it rests on was not applied"
+        );
+        asked.note(at(120), told(vec![head(1)], span(0, 6)));
+        progress.lane_mut(origin, Lane::Bump).apply(1);
+        asked.review(&progress, at(105));
+        assert_eq!((asked.base(), asked.fresh_until()), (6, Some(at(120))));
+        let mut asked = asked.renewed();
+        assert_eq!((asked.base(), asked.fresh_until()), (6, None));
+        asked.note(at(130), told(Vec::new(), span(6, 6)));
+        asked.review(&progress, at(105));
+        assert_eq!(asked.fresh_until(), Some(at(130)));
     }
 
     #[test]
@@ -162,8 +222,8 @@ mod tests {
         assert_eq!(asked.answered(1), None, "forgotten");
         assert_eq!(asked.answered(4), Some(at(4)));
         assert_eq!(asked.answered(3), None, "a later one was answered");
-        asked.note(at(100), head(1), Vec::new());
-        asked.note(at(120), head(2), Vec::new());
+        asked.note(at(100), told(head(1), Span::default()));
+        asked.note(at(120), told(head(2), Span::default()));
         asked.review(&progress, at(10));
         assert_eq!(asked.fresh_until(), None);
         progress.lane_mut(origin, Lane::Bump).apply(1);

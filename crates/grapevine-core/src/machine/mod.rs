@@ -3,7 +3,7 @@
 //! [`Core::handle`] takes an input and the time and returns effects; [`Core::resolve`] reads. What must be durable before
 //! it shows is kept in a queue of pending work until its flush is told back. The parts: `app` takes calls, `flushed`
 //! lets out what is durable, `evict` keeps the classes within their limits, `remote` takes peers' events, `members` knows
-//! who is there, `views` and `wishes` have members agreed on, `freshness` and `grants` who may call itself fresh, `repair`
+//! who is there, `views` and `wishes` have members agreed on, `freshness` and `grants` who may call itself fresh, `telling` what grants say of heads, `repair`
 //! finds and fills gaps, `rows` turns changes of rows into bumps of what is read, `leaves` keeps lists of ids right by them, `snapshot` takes state over whole, `losses` gives up what nobody can fill, `receipts` tells who has
 //! what, `retire` forgets runs that are over, `lost_track` helps who was away for too many of those, `intents` keeps what
 //! writers declared before their commits, `fills` has one of many callers fill, `read_snapshots` stamps fills that read
@@ -30,6 +30,7 @@ mod retire;
 mod rows;
 mod snapshot;
 mod source_lag;
+mod telling;
 mod views;
 mod wishes;
 
@@ -84,6 +85,8 @@ pub struct Limits {
     pub index_members_max: usize,
     /// Rows whose newest version is remembered, so that members which have moved on can be told. About 300 bytes each.
     pub index_rows_max: usize,
+    /// Runs whose heads every grant tells; with more, grants tell those that have changed.
+    pub whole_heads_max: usize,
 }
 
 impl Default for Limits {
@@ -100,6 +103,7 @@ impl Default for Limits {
             retired_max: crate::roster::RETIRED_MAX,
             index_members_max: 2_000_000,
             index_rows_max: 100_000,
+            whole_heads_max: 16,
         }
     }
 }
@@ -168,6 +172,7 @@ pub struct Core {
     members: members::Members,
     views: views::Views,
     repair: repair::Repair,
+    telling: telling::Telling,
     retirements: retire::Retirements,
     shapes: rows::Shapes,
     leaves: leaves::Leaves,
@@ -256,6 +261,7 @@ impl Core {
             intents: intents::Intents::default(),
             fills: fills::Fills::default(),
             repair: repair::Repair::default(),
+            telling: telling::Telling::default(),
             retirements: retire::Retirements::default(),
             shapes: rows::Shapes::recover(&recovered.shapes),
             leaves: leaves::Leaves::default(),

@@ -7,6 +7,7 @@ use super::Core;
 use super::app::{Suppressed, bump_writes};
 use super::effects::{Action, Effects, PeerMessage};
 use super::flushed::{Pending, last_expiry};
+use super::grants::Told;
 use crate::event::{Bump, BumpEvent, Event, Match, PurgeMode, Registration, RegistrationBatch};
 use crate::id::{EventId, Incarnation, Lane, Time};
 use crate::names::{ClassPath, EVERYTHING};
@@ -64,12 +65,12 @@ impl Core {
             self.counters.peer_messages_refused += u64::from(!self.is_parting(from));
             return;
         }
-        if let PeerMessage::Probe { nonce, mark } = message
+        if let PeerMessage::Probe { nonce, mark, since } = message
             && self.members.is_marked(from, mark)
         {
             // The most frequent message by far. It changes nothing but what the peer was granted, and what time brings is
             // looked at when it is time.
-            return self.probed(from, (nonce, mark), now, effects);
+            return self.probed(from, (nonce, mark, since), now, effects);
         }
         let left = matches!(message, PeerMessage::Leave { .. });
         let of_members = matches!(
@@ -91,8 +92,8 @@ impl Core {
             PeerMessage::Ack { watermark, above } => {
                 self.acked(from, watermark, &above, now, effects);
             }
-            PeerMessage::Probe { nonce, mark } => {
-                self.probed(from, (nonce, mark), now, effects);
+            PeerMessage::Probe { nonce, mark, since } => {
+                self.probed(from, (nonce, mark, since), now, effects);
             }
             PeerMessage::Roster { history, say } => {
                 self.roster_said(from, history, say, now, effects);
@@ -102,9 +103,14 @@ impl Core {
                 duration,
                 settled,
                 heads,
+                span,
                 lacked,
             } => {
-                let told = (&heads[..], &lacked[..]);
+                let told = Told {
+                    heads,
+                    span,
+                    lacked,
+                };
                 self.granted(from, (nonce, settled), duration, told, now, effects);
             }
             PeerMessage::Pull {
@@ -175,7 +181,12 @@ impl Core {
         let history = self.views.view().history;
         let own = history.map(Incarnation::as_retirements) == Some(run);
         let past = self.progress.is_past(run, told.bump);
-        if own || past || !self.may_follow(run) || !self.may_be(&told) {
+        let known = self.progress.knows(run)
+            && Lane::ALL.into_iter().all(|lane| {
+                let lane = (self.progress.lane(run, lane), told.lane(lane));
+                lane.0.is_some_and(|known| known.head() >= lane.1)
+            });
+        if own || past || known || !self.may_follow(run) || !self.may_be(&told) {
             return;
         }
         self.progress

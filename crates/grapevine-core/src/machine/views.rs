@@ -16,7 +16,6 @@ use super::app::bump_writes;
 use super::effects::{Action, CommitId, Effects, PeerMessage};
 use super::flushed::Pending;
 use super::freshness::stretched;
-use super::grants::Asked;
 use super::members::Member;
 use super::wishes::TURN;
 use crate::event::{Bump, BumpEvent, Match, PurgeMode};
@@ -456,7 +455,7 @@ impl Core {
         let view = views.view().clone();
         // What members of the last view vouched for says nothing in this one: somebody may be missing who is asked now.
         for member in self.members.iter_mut() {
-            member.asked = Asked::default();
+            member.asked = member.asked.renewed();
         }
         let views = &self.views;
         let gone = |run: &Incarnation| view.seats.values().all(|seated| seated != run);

@@ -4,7 +4,9 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use grapevine_core::id::Time;
-use grapevine_core::machine::effects::{Freshness, Input, LeaseClaim, PeerMessage, Side, Verdict};
+use grapevine_core::machine::effects::{
+    Freshness, Input, LeaseClaim, PeerMessage, Side, Span, Verdict,
+};
 use grapevine_core::policy::{OnUnknown, Policy, PolicySet};
 
 use crate::world::{MAX_STALENESS, World};
@@ -440,6 +442,7 @@ fn g2_a_sidecar_whose_own_events_are_known_further_than_it_issued_them_stops() {
         duration: MAX_STALENESS,
         settled: false,
         heads: vec![head],
+        span: Span::default(),
         lacked: Vec::new(),
     };
     world.input(0, Input::Peer { from, message });

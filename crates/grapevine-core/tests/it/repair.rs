@@ -6,7 +6,7 @@ use std::time::Duration;
 use grapevine_core::event::Match;
 use grapevine_core::id::{EventId, Incarnation, Lane};
 use grapevine_core::machine::effects::{
-    Freshness, Input, LeaseClaim, PeerMessage, ReceiptLevel, Side, Verdict,
+    Freshness, Input, LeaseClaim, PeerMessage, ReceiptLevel, Side, Span, Verdict,
 };
 use grapevine_core::progress::OriginHead;
 use grapevine_core::roster::Mark;
@@ -756,6 +756,7 @@ fn gaps_that_nobody_can_fill_keep_no_others_waiting() {
         duration: Duration::from_secs(1),
         settled: false,
         heads,
+        span: Span::default(),
         lacked: Vec::new(),
     };
     world.input(0, Input::Peer { from, message });
@@ -802,6 +803,7 @@ fn g7_who_told_of_an_event_is_asked_while_its_origin_is_silent() {
         duration: Duration::from_secs(1),
         settled: false,
         heads: world.core(2).progress().heads(),
+        span: Span::default(),
         lacked: Vec::new(),
     };
     let from = world.incarnation(2);
@@ -835,6 +837,7 @@ fn pulls_of_a_lost_push() -> Vec<BTreeSet<u128>> {
             duration: Duration::from_secs(1),
             settled: false,
             heads: heads.clone(),
+            span: Span::default(),
             lacked: Vec::new(),
         };
         world.input(at, Input::Peer { from, message });
@@ -900,6 +903,7 @@ fn gaps_wait_for_a_link_and_are_asked_for_as_soon_as_there_is_one() {
         duration: Duration::from_secs(1),
         settled: false,
         heads,
+        span: Span::default(),
         lacked: Vec::new(),
     };
     world.input(1, Input::Peer { from, message });
@@ -960,6 +964,7 @@ fn malformed_numbers_are_refused_and_harm_nothing() {
             message: PeerMessage::Probe {
                 nonce: 1,
                 mark: Mark::default(),
+                since: 0,
             },
         },
     );
@@ -974,6 +979,7 @@ fn malformed_numbers_are_refused_and_harm_nothing() {
         duration: Duration::from_secs(1),
         settled: false,
         heads: vec![head],
+        span: Span::default(),
         lacked: Vec::new(),
     };
     world.input(0, Input::Peer { from, message });

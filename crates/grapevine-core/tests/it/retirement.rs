@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use grapevine_core::event::{Bump, BumpEvent, Floor, Match, PurgeMode};
 use grapevine_core::id::{EventId, Incarnation, Lane};
-use grapevine_core::machine::effects::{Freshness, Input, PeerMessage};
+use grapevine_core::machine::effects::{Freshness, Input, PeerMessage, Span};
 use grapevine_core::progress::{LaneProgress, OriginHead};
 use grapevine_core::vector::VersionVector;
 use grapevine_core::versions::bucket_of;
@@ -223,6 +223,7 @@ fn g7_who_lost_track_of_what_is_retired_holds_nobody_up() {
         duration: Duration::ZERO,
         settled: false,
         heads: vec![told],
+        span: Span::default(),
         lacked: Vec::new(),
     };
     world.input(2, Input::Peer { from, message });

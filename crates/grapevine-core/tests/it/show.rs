@@ -154,7 +154,7 @@ pub(crate) fn message(message: &PeerMessage) -> String {
             )
         }
         PeerMessage::Ack { watermark, above } => format!("ack {watermark} {above:?}"),
-        PeerMessage::Probe { nonce, mark } => format!("probe {nonce} in view {}", mark.number),
+        PeerMessage::Probe { nonce, mark, .. } => format!("probe {nonce} in view {}", mark.number),
         PeerMessage::Roster { say, .. } => said(say),
         PeerMessage::Grant {
             nonce, heads: it, ..

@@ -8,7 +8,7 @@ use grapevine_core::id::{Incarnation, Lane, Time, UnixSeconds};
 use grapevine_core::machine::Core;
 use grapevine_core::machine::effects::{
     Action, Effects, Forget, Freshness, Input, PeerHello, PeerMessage, ReceiptLevel, Refusal,
-    Reply, Side,
+    Reply, Side, Span,
 };
 use grapevine_core::names::NodeId;
 use grapevine_core::progress::OriginHead;
@@ -237,6 +237,7 @@ fn g10_the_bump_of_a_history_beyond_the_limit_is_not_dropped() {
             duration: Duration::ZERO,
             settled: false,
             heads,
+            span: Span::default(),
             lacked: Vec::new(),
         };
         world.input(0, Input::Peer { from, message });
@@ -434,7 +435,11 @@ fn greeted(core: &mut Core, name: &str, number: u128, mark: Mark, now: Time) -> 
         core.handle(Input::LinkUp { hello, side }, now, unix);
     }
     let (from, nonce) = (run(number), 1);
-    let message = PeerMessage::Probe { nonce, mark };
+    let message = PeerMessage::Probe {
+        nonce,
+        mark,
+        since: 0,
+    };
     core.handle(Input::Peer { from, message }, now, unix)
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use grapevine_core::id::{EventId, Incarnation, Lane};
 use grapevine_core::machine::CoreConfig;
-use grapevine_core::machine::effects::{Freshness, Input, PeerMessage};
+use grapevine_core::machine::effects::{Freshness, Input, PeerMessage, Span};
 use grapevine_core::names::NodeId;
 use grapevine_core::progress::OriginHead;
 use grapevine_core::roster::{Ballot, Draft, Mark, Memory, Outcome, Roster, Say, View};
@@ -37,7 +37,16 @@ fn hear(world: &mut World, at: usize, from: usize, message: PeerMessage) {
 fn granted(world: &mut World, asked: usize, by: usize, mark: Mark) -> (Duration, bool) {
     let nonce = 0x5eed;
     world.drop_all(asked, by);
-    hear(world, asked, by, PeerMessage::Probe { nonce, mark });
+    hear(
+        world,
+        asked,
+        by,
+        PeerMessage::Probe {
+            nonce,
+            mark,
+            since: 0,
+        },
+    );
     let answer = world.links[&(asked, by)]
         .iter()
         .find_map(|said| match said {
@@ -154,6 +163,7 @@ fn g11_what_was_known_to_be_missing_is_waited_for_in_the_next_view_too() {
         duration: Duration::ZERO,
         settled: false,
         heads: vec![head],
+        span: Span::default(),
         lacked: Vec::new(),
     };
     hear(&mut world, 0, 2, grant);

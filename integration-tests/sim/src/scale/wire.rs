@@ -165,17 +165,24 @@ fn body(message: &PeerMessage) -> u64 {
                     nested(above_bytes)
                 }
         }
-        PeerMessage::Probe { nonce, mark: it } => field(*nonce) + mark(it),
+        PeerMessage::Probe {
+            nonce,
+            mark: it,
+            since,
+        } => field(*nonce) + mark(it) + field(*since),
         PeerMessage::Grant {
             nonce,
             duration,
             settled,
             heads,
+            span,
             lacked,
         } => {
             field(*nonce)
                 + field(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX))
                 + field(u64::from(*settled))
+                + field(span.since)
+                + field(span.until)
                 + heads.iter().map(head).sum::<u64>()
                 + lacked.iter().map(hole).sum::<u64>()
         }

@@ -324,7 +324,7 @@ fn code(message: &PeerMessage) -> u64 {
         PeerMessage::Bumps { first, events, .. } => 100 + first * 64 + events.len() as u64,
         PeerMessage::Directory { first, batches, .. } => 200 + first * 64 + batches.len() as u64,
         PeerMessage::Ack { watermark, above } => 300 + watermark * 64 + above.len() as u64,
-        PeerMessage::Probe { nonce, mark } => 1_000_000 + nonce * 64 + mark.number,
+        PeerMessage::Probe { nonce, mark, .. } => 1_000_000 + nonce * 64 + mark.number,
         PeerMessage::Grant { nonce, heads, .. } => 2_000_000 + nonce * 64 + heads.len() as u64,
         PeerMessage::Pull { first, last, .. } => 3_000_000 + first * 64 + last,
         PeerMessage::Compacted { first, .. } => 4_000_000 + first,

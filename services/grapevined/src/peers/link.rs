@@ -292,6 +292,7 @@ mod tests {
 
     use grapevine_core::event::{Bump, BumpEvent, Match, PurgeMode};
     use grapevine_core::id::Incarnation;
+    use grapevine_core::machine::effects::Span;
     use grapevine_core::names::ClassPath;
     use grapevine_core::progress::OriginHead;
     use grapevine_core::roster::View;
@@ -309,6 +310,7 @@ mod tests {
             settled: false,
             duration: Duration::from_secs(1),
             heads: vec![head; 10_000],
+            span: Span::default(),
             lacked: Vec::new(),
         }
     }

@@ -176,12 +176,14 @@ fn a_malformed_peer_message_is_an_error_and_never_a_panic() {
     let probe = peer::message(PeerMessage::Probe {
         nonce: 3,
         mark: Mark::default(),
+        since: 0,
     });
     assert_eq!(
         peer::read_message(probe).unwrap(),
         PeerMessage::Probe {
             nonce: 3,
-            mark: Mark::default()
+            mark: Mark::default(),
+            since: 0,
         }
     );
 }

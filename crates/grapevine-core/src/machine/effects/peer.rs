@@ -37,6 +37,15 @@ pub struct Sighting {
     pub alive: bool,
 }
 
+/// What part of what a run has to tell of heads a grant has: each change of them has a number of that run's, rising from 1.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Span {
+    /// Heads that changed behind this number; 0 for all there are.
+    pub since: u64,
+    /// Up to this one; 0 where changes are not numbered.
+    pub until: u64,
+}
+
 /// What peers say to each other.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PeerMessage {
@@ -71,6 +80,9 @@ pub enum PeerMessage {
         nonce: u64,
         /// The view that it has.
         mark: Mark,
+        /// What the hearer told up to this number is applied here, so that no more than what it has to tell since is asked for; 0 for
+        /// all of it.
+        since: u64,
     },
     /// What members say to agree on views.
     Roster {
@@ -87,8 +99,10 @@ pub enum PeerMessage {
         duration: Duration,
         /// Whether who grants has called itself fresh in this view.
         settled: bool,
-        /// The heads of every incarnation.
+        /// The heads of every incarnation, or of those that have changed.
         heads: Vec<OriginHead>,
+        /// Which of the two.
+        span: Span,
         /// What it lacks of closed logs, and so nobody has to wait for on its account; at most [`HOLES_MAX`].
         ///
         /// [`HOLES_MAX`]: crate::progress::HOLES_MAX

@@ -328,6 +328,7 @@ mod tests {
         let probe = PeerMessage::Probe {
             nonce: 1,
             mark: Mark::default(),
+            since: 0,
         };
         assert_eq!(cut(probe.clone()), [probe]);
     }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use grapevine_core::machine::effects::PeerMessage;
+use grapevine_core::machine::effects::{PeerMessage, Span};
 use grapevine_proto::v1;
 use grapevine_proto::v1::exchange_request::Kind;
 
@@ -31,6 +31,7 @@ pub(crate) fn read_message(message: v1::ExchangeRequest) -> Checked<PeerMessage>
         Kind::Probe(probe) => PeerMessage::Probe {
             nonce: probe.nonce,
             mark: roster::read_mark(probe.view.as_ref())?,
+            since: probe.since,
         },
         Kind::Roster(said) => roster::read(&said)?,
         Kind::Grant(grant) => PeerMessage::Grant {
@@ -38,6 +39,7 @@ pub(crate) fn read_message(message: v1::ExchangeRequest) -> Checked<PeerMessage>
             duration: Duration::from_millis(grant.duration_ms.into()),
             settled: grant.settled,
             heads: read_heads(&grant.heads)?,
+            span: read_span(grant.since, grant.until)?,
             lacked: read_holes(&grant.lacked)?,
         },
         Kind::Pull(pull) => {
@@ -92,6 +94,17 @@ pub(crate) fn read_message(message: v1::ExchangeRequest) -> Checked<PeerMessage>
             directory_head: leave.directory_head,
         },
     })
+}
+
+/// Which part of its heads a grant tells.
+fn read_span(since: u64, until: u64) -> Checked<Span> {
+    if since > until {
+        return Err(field(
+            "grant.since",
+            format!("{since} lies behind grant.until, {until}"),
+        ));
+    }
+    Ok(Span { since, until })
 }
 
 fn read_bumps(bumps: v1::BumpBatch) -> Checked<PeerMessage> {

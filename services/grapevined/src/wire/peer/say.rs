@@ -104,8 +104,9 @@ fn snapshot(message: PeerMessage) -> Kind {
 fn word(message: PeerMessage) -> Kind {
     match message {
         PeerMessage::Ack { watermark, above } => Kind::Ack(v1::Ack { watermark, above }),
-        PeerMessage::Probe { nonce, mark } => Kind::Probe(v1::Probe {
+        PeerMessage::Probe { nonce, mark, since } => Kind::Probe(v1::Probe {
             nonce,
+            since,
             view: Some(roster::mark(mark)),
         }),
         PeerMessage::Roster { history, say } => Kind::Roster(roster::say(history, say)),
@@ -114,11 +115,14 @@ fn word(message: PeerMessage) -> Kind {
             duration,
             settled,
             heads: told,
+            span,
             lacked,
         } => Kind::Grant(v1::Grant {
             nonce,
             duration_ms: u32::try_from(duration.as_millis()).unwrap_or(u32::MAX),
             heads: heads(&told),
+            since: span.since,
+            until: span.until,
             settled,
             lacked: lacked.into_iter().map(hole).collect(),
         }),
