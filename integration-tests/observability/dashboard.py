@@ -226,6 +226,12 @@ def rows() -> dict[str, list[tuple]]:
                 "ops",
             ),
             lines(
+                "Relays",
+                "Own events told by way of some peers, others' events passed on, and relays that were stood in for.",
+                rates("pushes_relayed", "events_passed_on", "relays_stood_in_for"),
+                "ops",
+            ),
+            lines(
                 "Snapshots",
                 "Whole states asked for, sent and adopted; and events that nobody had any more.",
                 rates("snapshots_requested", "snapshots_sent", "snapshots_adopted", "events_written_off"),

@@ -56,6 +56,8 @@ pub(crate) struct Plan {
     pub(crate) classes_per_top: usize,
     /// How many members all leaves of a sidecar may have, with eight more for each leaf.
     pub(crate) index_members: usize,
+    /// How many peers are told of bumps directly, and of how many runs every grant tells.
+    pub(crate) direct: (usize, usize),
     /// Whether nothing goes wrong, so that hits are asserted.
     pub(crate) calm: bool,
 }
@@ -124,7 +126,7 @@ impl Climate {
                 disks: true,
                 ..network
             },
-            Scenario::Storm => match rng.random_range(0..12) {
+            Scenario::Storm | Scenario::Relayed => match rng.random_range(0..12) {
                 0 => none,
                 1 => network,
                 2 | 3 => disks,
@@ -189,7 +191,10 @@ pub(crate) fn generate(seed: u64, size: usize, scenario: Scenario, shop: &Shop) 
     leaves::add(&mut generator);
     let crash_timeout = generator.crash_timeout;
     let lost_track = scenario == Scenario::LostTrack;
-    let long_life = lost_track || scenario == Scenario::LongLife;
+    let relayed = scenario == Scenario::Relayed;
+    // What was told in earlier views counts with those: views come and go here in one seed of two.
+    let long_life =
+        lost_track || scenario == Scenario::LongLife || relayed && seed.is_multiple_of(2);
     let mut ops = generator.ops;
     ops.sort_by_key(|op| op.at);
     Plan {
@@ -212,6 +217,7 @@ pub(crate) fn generate(seed: u64, size: usize, scenario: Scenario, shop: &Shop) 
         retired_max: if lost_track { 3 } else { 1_024 },
         classes_per_top,
         index_members,
+        direct: if relayed { (1, 0) } else { (64, 16) },
         calm: climate.is_calm(),
     }
 }

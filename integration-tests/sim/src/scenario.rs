@@ -31,6 +31,8 @@ pub enum Scenario {
     LongLife,
     /// The same, and views repeat three retirements only: who was away for a moment has lost track.
     LostTrack,
+    /// As in `storm`, and every bump goes by way of some members, and grants tell no more than what has changed.
+    Relayed,
 }
 
 impl Scenario {

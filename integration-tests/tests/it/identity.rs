@@ -346,6 +346,20 @@ fn floor(top: &str, bucket: u32, incarnation: Vec<u8>) -> Kind {
     })
 }
 
+/// Bumps that are to be passed on.
+fn relayed(to: Vec<Vec<u8>>) -> Kind {
+    let Kind::Bumps(batch) = bumps(vec![5; 16], 1, "class", 1) else {
+        unreachable!()
+    };
+    Kind::Bumps(v1::BumpBatch {
+        relay: Some(v1::Relay {
+            to: to.into_iter().map(Into::into).collect(),
+            acknowledge: true,
+        }),
+        ..batch
+    })
+}
+
 fn registrations(position: u32, address: &str, count: usize) -> Kind {
     let packed = v1::PackedRegistration {
         address: address.to_owned(),
@@ -360,6 +374,7 @@ fn registrations(position: u32, address: &str, count: usize) -> Kind {
             classes: vec!["class".to_owned()],
             registrations: vec![packed; count],
         }],
+        relay: None,
     })
 }
 
@@ -393,6 +408,8 @@ async fn malformed_messages_of_a_peer_end_its_link_and_nothing_else() {
         registrations(1, "value", 1),
         registrations(0, "with a space", 1),
         registrations(0, "value", 10_001),
+        relayed(vec![vec![7; 15]]),
+        relayed(vec![vec![7; 16]; 1_025]),
         pull(1, 1, 77),
         Kind::Grant(v1::Grant {
             nonce: 1,

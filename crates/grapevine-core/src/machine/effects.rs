@@ -211,7 +211,7 @@ pub struct BeginWrite {
 }
 
 /// Which sidecars must have an event before the reply.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum ReceiptLevel {
     /// This one.
     None,
@@ -590,6 +590,12 @@ counters! {
     registrations_condemned,
     /// Registrations known already.
     registrations_suppressed,
+    /// Messages of own events that were told by way of some peers.
+    pushes_relayed,
+    /// Messages of others' events passed on, counted by who was told.
+    events_passed_on,
+    /// Relays that were late, or whose link ended, so that this sidecar told those behind them itself.
+    relays_stood_in_for,
     /// Pulls sent.
     pulls_sent,
     /// Pulls served.

@@ -46,6 +46,8 @@ pub(super) enum Pending {
     OwnBatch(OwnBatch),
     /// Bump-lane events of a running peer, which wants to know.
     Ack {
+        /// Else with the next grant.
+        at_once: bool,
         to: Incarnation,
         watermark: u64,
         above: Vec<u64>,
@@ -84,6 +86,7 @@ impl Core {
     pub(super) fn flushed(&mut self, commit: CommitId, now: Time, effects: &mut Effects) {
         let mut pushes: Vec<(u64, Arc<BumpEvent>)> = Vec::new();
         let mut called = Vec::new();
+        let mut waited_for = false;
         while let Some((id, _)) = self.pending.front()
             && *id <= commit
         {
@@ -105,12 +108,14 @@ impl Core {
                     self.leaves_follow(&event, touched);
                     pushes.push((id.sequence, event));
                     if let Some(call) = call {
+                        waited_for |= call.1 > ReceiptLevel::One;
                         self.await_receipt(id, call, now);
                         called.push(id.sequence);
                     }
                 }
-                Pending::OwnBatch(batch) => self.own_batch_flushed(batch, effects),
+                Pending::OwnBatch(batch) => self.own_batch_flushed(batch, now, effects),
                 Pending::Ack {
+                    at_once,
                     to,
                     watermark,
                     above,
@@ -118,7 +123,7 @@ impl Core {
                     if let Some(member) = self.members.by_incarnation(to) {
                         member.told = Some((watermark, above.clone()));
                     }
-                    if self.may_acknowledge(to) {
+                    if at_once && self.may_acknowledge(to) {
                         effects.send(to, PeerMessage::Ack { watermark, above });
                     }
                 }
@@ -138,13 +143,15 @@ impl Core {
             let messages = pushed(pushes, PUSHED_EVENTS_MAX, PUSHED_CLASSES_MAX, |event| {
                 event.weight()
             });
-            let messages = messages.into_iter().map(|(first, events)| {
-                Action::Broadcast(PeerMessage::Bumps {
+            let messages = messages.into_iter().flat_map(|(first, events)| {
+                let message = PeerMessage::Bumps {
                     origin,
                     first,
                     events,
-                })
+                };
+                self.push(message, waited_for, now)
             });
+            let messages: Vec<_> = messages.collect();
             // Before any reply in `effects`: a push that leaves later would make every receipt wait longer.
             effects.actions.splice(0..0, messages);
             self.evict_if_overfull(None, effects);
@@ -220,7 +227,7 @@ impl Core {
         changed
     }
 
-    fn own_batch_flushed(&mut self, own: OwnBatch, effects: &mut Effects) {
+    fn own_batch_flushed(&mut self, own: OwnBatch, now: Time, effects: &mut Effects) {
         let mut late = Vec::new();
         for mut call in own.calls {
             for item in call.waiting {
@@ -254,13 +261,13 @@ impl Core {
             |batch| batch.registrations.len(),
         );
         for (first, batches) in messages {
-            effects
-                .actions
-                .push(Action::Broadcast(PeerMessage::Directory {
-                    origin,
-                    first,
-                    batches,
-                }));
+            let message = PeerMessage::Directory {
+                origin,
+                first,
+                batches,
+            };
+            let pushes = self.push(message, false, now);
+            effects.actions.extend(pushes);
         }
     }
 

@@ -203,6 +203,7 @@ impl Core {
         let above = above.take(ACK_ABOVE_MAX).collect();
         // Some of it may still be being written.
         let told = Pending::Ack {
+            at_once: true,
             to,
             watermark,
             above,
@@ -228,6 +229,7 @@ impl Core {
             member.acked.apply(sequence);
         }
         let now_at = member.acked.watermark();
+        self.relay_acknowledged(from, now_at, now);
         let concerned = self.receipts.concerned(before, now_at, above);
         self.settle(concerned, now, effects);
     }

@@ -2,7 +2,7 @@
 //!
 //! [`Core::handle`] takes an input and the time and returns effects; [`Core::resolve`] reads. What must be durable before
 //! it shows is kept in a queue of pending work until its flush is told back. The parts: `app` takes calls, `flushed`
-//! lets out what is durable, `evict` keeps the classes within their limits, `remote` takes peers' events, `members` knows
+//! lets out what is durable, `evict` keeps the classes within their limits, `remote` takes peers' events, `relaying` has them passed on among many, `members` knows
 //! who is there, `views` and `wishes` have members agreed on, `freshness` and `grants` who may call itself fresh, `telling` what grants say of heads, `repair`
 //! finds and fills gaps, `rows` turns changes of rows into bumps of what is read, `leaves` keeps lists of ids right by them, `snapshot` takes state over whole, `losses` gives up what nobody can fill, `receipts` tells who has
 //! what, `retire` forgets runs that are over, `lost_track` helps who was away for too many of those, `intents` keeps what
@@ -24,6 +24,7 @@ mod members;
 mod probing;
 mod read_snapshots;
 mod receipts;
+mod relaying;
 mod remote;
 mod repair;
 mod retire;
@@ -85,6 +86,8 @@ pub struct Limits {
     pub index_members_max: usize,
     /// Rows whose newest version is remembered, so that members which have moved on can be told. About 300 bytes each.
     pub index_rows_max: usize,
+    /// Peers that own events are told directly; with more, some of them pass these on to the others.
+    pub direct_pushes_max: usize,
     /// Runs whose heads every grant tells; with more, grants tell those that have changed.
     pub whole_heads_max: usize,
 }
@@ -103,6 +106,7 @@ impl Default for Limits {
             retired_max: crate::roster::RETIRED_MAX,
             index_members_max: 2_000_000,
             index_rows_max: 100_000,
+            direct_pushes_max: 64,
             whole_heads_max: 16,
         }
     }
@@ -172,6 +176,7 @@ pub struct Core {
     members: members::Members,
     views: views::Views,
     repair: repair::Repair,
+    relaying: relaying::Relaying,
     telling: telling::Telling,
     retirements: retire::Retirements,
     shapes: rows::Shapes,
@@ -261,6 +266,7 @@ impl Core {
             intents: intents::Intents::default(),
             fills: fills::Fills::default(),
             repair: repair::Repair::default(),
+            relaying: relaying::Relaying::default(),
             telling: telling::Telling::default(),
             retirements: retire::Retirements::default(),
             shapes: rows::Shapes::recover(&recovered.shapes),
@@ -355,6 +361,7 @@ impl Core {
         if review_intents {
             self.review_intents(now, &mut effects);
         }
+        self.review_relays(now, &mut effects);
         self.review_leaves(now);
         self.lately.note(self.versions.stamp(), now);
         if self.retirements.track == lost_track::Track::Ends {
@@ -370,6 +377,7 @@ impl Core {
             self.members.next_wake(&self.config, self.views.view(), now),
             self.views.next_wake(now),
             self.repair.next_wake(),
+            self.relaying.next_wake(),
             Some(self.retirements.next_wake()),
             self.receipts.next_wake(),
             self.intents.next_wake().filter(|_| !self.draining),

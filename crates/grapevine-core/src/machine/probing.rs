@@ -122,6 +122,11 @@ impl Probing {
         now >= self.last.plus(PROBE_AGAIN)
     }
 
+    /// Whether it answered the last question at once.
+    pub(super) fn is_prompt(&self) -> bool {
+        self.prompt > 0
+    }
+
     fn is_steady(&self) -> bool {
         self.prompt >= STEADY
     }

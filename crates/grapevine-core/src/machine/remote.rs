@@ -47,6 +47,17 @@ impl Ahead {
     }
 }
 
+/// When the origin of events is told that they are flushed here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Answer {
+    /// At once, also of events that are known: the first answer may be lost.
+    Always,
+    /// At once, of new ones.
+    WhereNew,
+    /// With the next grant.
+    Later,
+}
+
 /// How far over its limits a table may grow by bumps of others before this sidecar evicts: limits differ and views do,
 /// and every sidecar that evicts the same bucket invalidates it once more. An eighth.
 pub(super) const OVERFULL_BY_OTHERS: Option<usize> = Some(8);
@@ -83,12 +94,17 @@ impl Core {
                 origin,
                 first,
                 events,
-            } => self.remote_bumps(from, (origin, first), &events, now, effects),
+            } => self.remote_bumps((from, None), (origin, first, &events), now, effects),
             PeerMessage::Directory {
                 origin,
                 first,
                 batches,
             } => self.remote_batches(from, (origin, first), &batches, effects),
+            PeerMessage::Relayed {
+                to,
+                acknowledge,
+                message,
+            } => self.relayed(from, (to, acknowledge), &message, now, effects),
             PeerMessage::Ack { watermark, above } => {
                 self.acked(from, watermark, &above, now, effects);
             }
@@ -124,21 +140,13 @@ impl Core {
                 lane,
                 first,
             } => self.compacted(from, (origin, lane, first), now, effects),
-            PeerMessage::SnapshotRequest { id } => self.snapshot_requested(from, id, effects),
-            PeerMessage::SnapshotBegin { id, cut } => self.snapshot_begun(from, id, cut, now),
-            PeerMessage::SnapshotVersions {
-                id,
-                classes,
-                floors,
-                shapes,
-            } => {
-                let rest = (&floors[..], &shapes[..]);
-                self.snapshot_versions(from, id, &classes, rest, now, effects);
+            PeerMessage::SnapshotRequest { .. }
+            | PeerMessage::SnapshotBegin { .. }
+            | PeerMessage::SnapshotVersions { .. }
+            | PeerMessage::SnapshotDirectory { .. }
+            | PeerMessage::SnapshotEnd { .. } => {
+                self.snapshot_message(from, message, now, effects);
             }
-            PeerMessage::SnapshotDirectory { id, registrations } => {
-                self.snapshot_directory(from, id, registrations, now, effects);
-            }
-            PeerMessage::SnapshotEnd { id } => self.snapshot_ended(from, id, now, effects),
             PeerMessage::Intent(_)
             | PeerMessage::IntentHeld(_)
             | PeerMessage::IntentSettled { .. }
@@ -164,6 +172,34 @@ impl Core {
         self.review_repair(now, effects);
         if left || self.caught_up != knew {
             self.settle_receipts(now, effects);
+        }
+    }
+
+    /// A request for a snapshot, or a piece of one.
+    fn snapshot_message(
+        &mut self,
+        from: Incarnation,
+        message: PeerMessage,
+        now: Time,
+        effects: &mut Effects,
+    ) {
+        match message {
+            PeerMessage::SnapshotRequest { id } => self.snapshot_requested(from, id, effects),
+            PeerMessage::SnapshotBegin { id, cut } => self.snapshot_begun(from, id, cut, now),
+            PeerMessage::SnapshotVersions {
+                id,
+                classes,
+                floors,
+                shapes,
+            } => {
+                let rest = (&floors[..], &shapes[..]);
+                self.snapshot_versions(from, id, &classes, rest, now, effects);
+            }
+            PeerMessage::SnapshotDirectory { id, registrations } => {
+                self.snapshot_directory(from, id, registrations, now, effects);
+            }
+            PeerMessage::SnapshotEnd { id } => self.snapshot_ended(from, id, now, effects),
+            other => unreachable!("invariant: {other:?} belongs to no snapshot"),
         }
     }
 
@@ -199,7 +235,13 @@ impl Core {
     }
 
     /// Whether events with these numbers may be taken from a peer.
-    fn may_take(&self, origin: Incarnation, lane: Lane, first: u64, count: usize) -> bool {
+    pub(super) fn may_take(
+        &self,
+        origin: Incarnation,
+        lane: Lane,
+        first: u64,
+        count: usize,
+    ) -> bool {
         let last = first.checked_add(count as u64);
         let numbered = first > 0 && last.is_some_and(|last| self.may_exist(origin, lane, last));
         let of_run = origin != self.config.incarnation && !origin.is_retirements();
@@ -247,11 +289,11 @@ impl Core {
         }))
     }
 
-    fn remote_bumps(
+    /// Takes bumps from a peer, which may have passed them on; then their origin waits for an acknowledgement or does not.
+    pub(super) fn remote_bumps(
         &mut self,
-        from: Incarnation,
-        (origin, first): (Incarnation, u64),
-        events: &[Arc<BumpEvent>],
+        (from, passed_on): (Incarnation, Option<bool>),
+        (origin, first, events): (Incarnation, u64, &[Arc<BumpEvent>]),
         now: Time,
         effects: &mut Effects,
     ) {
@@ -292,8 +334,12 @@ impl Core {
                 watermark,
             });
         }
-        let direct = from == origin;
-        self.acknowledge(direct, origin, (watermark, above), writes, effects);
+        let answer = match passed_on {
+            _ if from == origin => Answer::Always,
+            Some(false) => Answer::Later,
+            Some(true) | None => Answer::WhereNew,
+        };
+        self.acknowledge(answer, origin, (watermark, above), writes, effects);
         // The origin evicts when its own table is too large; what others evict beyond that, they evict together. Behind
         // the writes: a class must not be written again after its floor swallowed it.
         self.evict_if_overfull(OVERFULL_BY_OTHERS, effects);
@@ -362,14 +408,16 @@ impl Core {
     /// came by way of another peer.
     fn acknowledge(
         &mut self,
-        direct: bool,
+        answer: Answer,
         to: Incarnation,
         (watermark, above): (u64, Vec<u64>),
         writes: Vec<Write>,
         effects: &mut Effects,
     ) {
-        if direct || !writes.is_empty() && self.members.by_incarnation(to).is_some() {
+        let known = || self.members.of_run(to).is_some();
+        if answer == Answer::Always || !writes.is_empty() && known() {
             let ack = Pending::Ack {
+                at_once: answer != Answer::Later,
                 to,
                 watermark,
                 above,
@@ -426,7 +474,7 @@ impl Core {
         (!registrations.is_empty()).then_some(Write::Register { registrations, own })
     }
 
-    fn remote_batches(
+    pub(super) fn remote_batches(
         &mut self,
         from: Incarnation,
         (origin, first): (Incarnation, u64),

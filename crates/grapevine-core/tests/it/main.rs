@@ -22,6 +22,7 @@ mod lost_track;
 mod many;
 mod races;
 mod receipts;
+mod relaying;
 mod repair;
 mod retirement;
 mod roster;

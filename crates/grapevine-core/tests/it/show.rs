@@ -153,6 +153,12 @@ pub(crate) fn message(message: &PeerMessage) -> String {
                 list(batches, addresses)
             )
         }
+        PeerMessage::Relayed {
+            to, message: it, ..
+        } => {
+            let told = self::message(it);
+            format!("{told}, for {} too", list(to, |it| run(*it)))
+        }
         PeerMessage::Ack { watermark, above } => format!("ack {watermark} {above:?}"),
         PeerMessage::Probe { nonce, mark, .. } => format!("probe {nonce} in view {}", mark.number),
         PeerMessage::Roster { say, .. } => said(say),

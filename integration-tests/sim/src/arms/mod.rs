@@ -58,12 +58,20 @@ pub enum Arm {
     BypassAll,
     /// Fills store what a replica shows right after a bump; in scenario `replica-lag`.
     SourceLagIgnored,
+    /// Who passes a bump on acknowledges it for those it is for; in scenario `relayed`.
+    RelaySpeaksForOthers,
+    /// What a grant has told is not told again, whether it was applied or not; in scenario `relayed`.
+    HeadsToldOnce,
 }
 
 impl Arm {
     /// The scenario in which it makes a difference, if that is a certain one.
     pub fn scenario(self) -> Option<Scenario> {
-        (self == Self::SourceLagIgnored).then_some(Scenario::ReplicaLag)
+        match self {
+            Self::SourceLagIgnored => Some(Scenario::ReplicaLag),
+            Self::RelaySpeaksForOthers | Self::HeadsToldOnce => Some(Scenario::Relayed),
+            _ => None,
+        }
     }
 
     /// Its name on the command line and in reports.

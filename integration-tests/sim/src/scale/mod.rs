@@ -44,6 +44,12 @@ pub(crate) struct Options {
     /// Packets lost of a million.
     #[arg(long, default_value_t = 0, value_name = "N", value_parser = clap::value_parser!(u32).range(0..=500_000))]
     loss_ppm: u32,
+    /// Peers that bumps are told directly; with more, they are relayed.
+    #[arg(long, default_value_t = grapevine_core::machine::Limits::default().direct_pushes_max, value_name = "N")]
+    direct: usize,
+    /// Whom a call waits for before it is answered.
+    #[arg(long, value_enum, default_value_t = Level::One)]
+    receipt: Level,
     /// Bumps.
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..=100_000))]
     bumps: u64,
@@ -59,6 +65,15 @@ pub(crate) struct Options {
     /// Print one line of JSON.
     #[arg(long)]
     json: bool,
+}
+
+/// Which sidecars must have a bump before its call is answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Level {
+    /// One more.
+    One,
+    /// All.
+    All,
 }
 
 fn size(text: &str) -> Result<usize, String> {
@@ -152,6 +167,7 @@ pub(crate) fn run(options: &Options, out: &mut dyn Write) -> std::io::Result<boo
             "latency_us": options.latency,
             "loss_ppm": options.loss_ppm,
         },
+        "direct": options.direct,
         "fresh_after_start_ms": millis(started),
         "steady_per_node_s": steady.json(),
         "bump": bump,

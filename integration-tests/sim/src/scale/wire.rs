@@ -70,7 +70,9 @@ impl Kind {
 
     pub(super) fn of(message: &PeerMessage) -> Self {
         match message {
-            PeerMessage::Bumps { .. } | PeerMessage::Directory { .. } => Self::Push,
+            PeerMessage::Bumps { .. }
+            | PeerMessage::Directory { .. }
+            | PeerMessage::Relayed { .. } => Self::Push,
             PeerMessage::Ack { .. } => Self::Ack,
             PeerMessage::Probe { .. } => Self::Probe,
             PeerMessage::Grant { .. } => Self::Grant,
@@ -156,6 +158,11 @@ fn body(message: &PeerMessage) -> u64 {
         PeerMessage::Bumps { first, events, .. } => {
             RUN + field(*first) + events.iter().map(|it| event(it)).sum::<u64>()
         }
+        PeerMessage::Relayed {
+            to,
+            acknowledge,
+            message,
+        } => to.len() as u64 * RUN + field(u64::from(*acknowledge)) + nested(body(message)),
         PeerMessage::Ack { watermark, above } => {
             let above_bytes: u64 = above.iter().map(|sequence| number(*sequence)).sum();
             field(*watermark)

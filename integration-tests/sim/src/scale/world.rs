@@ -207,7 +207,10 @@ impl World {
             retire_after: Duration::from_hours(1),
             lease_duration: Duration::from_secs(30),
             clock_rate_ppm: 500,
-            limits: Limits::default(),
+            limits: Limits {
+                direct_pushes_max: options.direct,
+                ..Limits::default()
+            },
         };
         let recovered = self.nodes[at].disk.recover();
         let now = self.time();
@@ -590,7 +593,10 @@ impl World {
             classes: vec![class(&format!("get_items_in_cart/{number}"))],
             matching: Match::Any,
             purge: PurgeMode::default(),
-            level: ReceiptLevel::One,
+            level: match self.options.receipt {
+                super::Level::One => ReceiptLevel::One,
+                super::Level::All => ReceiptLevel::All,
+            },
             deadline: self.time().plus(Duration::from_secs(10)),
         };
         self.input(at, Input::Invalidate(Ticket(number), call));

@@ -226,6 +226,18 @@ impl Sim<'_> {
             let runs = self.running(at);
             heads.retain(|head: &OriginHead| runs.contains(&head.incarnation));
         }
+        if self.is(Arm::HeadsToldOnce)
+            && let PeerMessage::Grant { heads, .. } = &mut message
+        {
+            let told = self.told_once.entry(link).or_default();
+            let news: Vec<_> = heads
+                .iter()
+                .filter(|head| !told.contains(head))
+                .copied()
+                .collect();
+            told.extend(&news);
+            *heads = news;
+        }
         let ordered = matches!(
             message,
             PeerMessage::SnapshotBegin { .. }
@@ -304,7 +316,10 @@ impl Sim<'_> {
         {
             stamp.join(&core.progress().covered_bumps());
         }
-        let registers = matches!(message, PeerMessage::Directory { .. });
+        if self.is(Arm::RelaySpeaksForOthers) {
+            self.speak_for_others(&message);
+        }
+        let registers = matches!(message.relieved(), PeerMessage::Directory { .. });
         let condemned = |sim: &Self| {
             let core = sim.nodes[at].core.as_ref();
             core.map_or(0, |core| core.counters().registrations_condemned)
@@ -318,11 +333,44 @@ impl Sim<'_> {
     }
 }
 
+impl Sim<'_> {
+    /// The arm's wrong: the origin of a bump hears from those it is to be passed on to that they have it.
+    fn speak_for_others(&mut self, message: &PeerMessage) {
+        let PeerMessage::Relayed { to, message, .. } = message else {
+            return;
+        };
+        let PeerMessage::Bumps {
+            origin,
+            first,
+            events,
+        } = &**message
+        else {
+            return;
+        };
+        let runs = |node: &crate::node::Node| node.up() && node.incarnation == *origin;
+        let Some(at) = self.nodes.iter().position(runs) else {
+            return;
+        };
+        let above: Vec<_> = (*first..).take(events.len()).collect();
+        for &from in to {
+            let above = above.clone();
+            let message = PeerMessage::Ack {
+                watermark: 0,
+                above,
+            };
+            self.input(at, Input::Peer { from, message });
+        }
+    }
+}
+
 /// A message as a number, for the transcript's hash.
 fn code(message: &PeerMessage) -> u64 {
     match message {
         PeerMessage::Bumps { first, events, .. } => 100 + first * 64 + events.len() as u64,
         PeerMessage::Directory { first, batches, .. } => 200 + first * 64 + batches.len() as u64,
+        PeerMessage::Relayed { to, message, .. } => {
+            20_000_000 + to.len() as u64 * 1_000_000 + code(message)
+        }
         PeerMessage::Ack { watermark, above } => 300 + watermark * 64 + above.len() as u64,
         PeerMessage::Probe { nonce, mark, .. } => 1_000_000 + nonce * 64 + mark.number,
         PeerMessage::Grant { nonce, heads, .. } => 2_000_000 + nonce * 64 + heads.len() as u64,
@@ -380,6 +428,9 @@ fn word(message: &PeerMessage) -> String {
         } => {
             let count: usize = batches.iter().map(|batch| batch.registrations.len()).sum();
             format!("{origin:?} from {first}: {count} registrations")
+        }
+        PeerMessage::Relayed { to, message, .. } => {
+            format!("for {to:?} too: {}", word(message))
         }
         PeerMessage::Grant { heads, .. } => {
             let heads: Vec<_> = heads

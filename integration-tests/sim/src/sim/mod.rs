@@ -140,6 +140,8 @@ pub(crate) struct Sim<'a> {
     ending: Vec<(usize, String)>,
     /// Whether two processes had one node id, so that one of them may end itself.
     twins: bool,
+    /// What grants have told on each link, for the arm that tells it once.
+    told_once: BTreeMap<crate::network::LinkId, Vec<grapevine_core::progress::OriginHead>>,
     /// Whether what goes wrong is over.
     healed: bool,
 }
@@ -209,6 +211,7 @@ impl<'a> Sim<'a> {
             cut_off: VecDeque::new(),
             ending: Vec::new(),
             twins: false,
+            told_once: BTreeMap::new(),
             healed: false,
         }
     }

@@ -49,6 +49,8 @@ impl Sim<'_> {
                 retired_max: self.plan.retired_max,
                 index_members_max: self.plan.index_members,
                 index_rows_max: 3,
+                direct_pushes_max: self.plan.direct.0,
+                whole_heads_max: self.plan.direct.1,
                 ..Limits::default()
             },
         }

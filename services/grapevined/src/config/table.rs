@@ -189,6 +189,9 @@ knobs! {
         /// event loop takes no new registrations, and at sixteen times as many nothing, until some are flushed.
         queue_writes_max: usize = "16", from "1" to "10000",
             raising "costs memory and lets bumps wait longer behind registrations, and calls behind a slow disk.";
+        /// Peers that this sidecar tells of its own events directly; with more, as many as the root of their number pass them on to the others.
+        direct_pushes_max: usize = "64", from "1" to "1024",
+            raising "costs a message to each peer for each bump, and as many acknowledgements; lowering it costs bumps a second trip.";
         /// Messages with bumps, acknowledgements and grants waiting for one peer; beyond, they are dropped and pulled later.
         queue_peer_urgent_max: usize = "4096", from "16" to "1000000",
             raising "costs memory per peer; lowering it costs repairs when a peer is slow.";

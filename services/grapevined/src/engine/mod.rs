@@ -114,7 +114,7 @@ impl Command {
             }
             Self::Call(Call::FillLeaf(fill), _) => 1 + fill.members.len(),
             Self::Call(Call::PruneLeaf(prune), _) => 1 + prune.places.len(),
-            Self::Input(Input::Peer { message, .. }) => match message {
+            Self::Input(Input::Peer { message, .. }) => match message.relieved() {
                 PeerMessage::Pruned { places, .. } => 1 + places.len(),
                 PeerMessage::Directory { batches, .. } => batches
                     .iter()
@@ -147,14 +147,13 @@ impl Command {
     /// The same of registrations and snapshots, and nothing for anything else.
     fn bulk_weight(&self) -> usize {
         match self {
-            Self::Call(Call::Register(_) | Call::FillLeaf(_), _)
-            | Self::Input(Input::Peer {
-                message:
-                    PeerMessage::Directory { .. }
-                    | PeerMessage::SnapshotDirectory { .. }
-                    | PeerMessage::SnapshotVersions { .. },
-                ..
-            }) => self.weight(),
+            Self::Call(Call::Register(_) | Call::FillLeaf(_), _) => self.weight(),
+            Self::Input(Input::Peer { message, .. }) => match message.relieved() {
+                PeerMessage::Directory { .. }
+                | PeerMessage::SnapshotDirectory { .. }
+                | PeerMessage::SnapshotVersions { .. } => self.weight(),
+                _ => 0,
+            },
             _ => 0,
         }
     }

@@ -227,9 +227,14 @@ pub(crate) fn is_piece(message: &PeerMessage) -> bool {
     )
 }
 
+/// Whether a message brings registrations.
+pub(super) fn is_registrations(message: &PeerMessage) -> bool {
+    matches!(message.relieved(), PeerMessage::Directory { .. })
+}
+
 /// Whether a message belongs behind the bumps.
 fn is_bulk(message: &PeerMessage) -> bool {
-    matches!(message, PeerMessage::Directory { .. }) || is_piece(message)
+    is_registrations(message) || is_piece(message)
 }
 
 impl LinkSender {

@@ -17,7 +17,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Request, Response, Status, Streaming};
 use tracing::warn;
 
-use super::link::{LinkGuard, PIECES_MAX, is_piece};
+use super::link::{LinkGuard, PIECES_MAX, is_piece, is_registrations};
 use super::refusals::Refusals;
 use crate::engine::{Command, Engine};
 use crate::telemetry::Counter;
@@ -200,7 +200,7 @@ async fn hear(
             })?;
             continue;
         }
-        let registrations = matches!(message, PeerMessage::Directory { .. });
+        let registrations = is_registrations(&message);
         let input = Command::Input(Input::Peer { from, message });
         let taken = if registrations {
             // Bumps that follow must not wait for the disk: what finds no room is dropped, and pulled later.

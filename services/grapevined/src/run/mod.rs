@@ -345,6 +345,7 @@ fn core_config(config: &Config, incarnation: Incarnation) -> CoreConfig {
             retired_max: RETIRED_MAX,
             index_members_max: config.limits.index_members_max,
             index_rows_max: config.limits.index_rows_max,
+            direct_pushes_max: config.limits.direct_pushes_max,
             ..Limits::default()
         },
     }

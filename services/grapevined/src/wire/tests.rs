@@ -152,6 +152,7 @@ fn a_malformed_peer_message_is_an_error_and_never_a_panic() {
             origin: vec![1; 16].into(),
             first: 1,
             batches: Vec::new(),
+            relay: None,
         })),
         Some(Kind::Bumps(v1::BumpBatch {
             origin: vec![1; 16].into(),
@@ -170,6 +171,30 @@ fn a_malformed_peer_message_is_an_error_and_never_a_panic() {
             batch: None,
         })),
     ];
+    let relayed = |to: Vec<Vec<u8>>| {
+        Some(Kind::Bumps(v1::BumpBatch {
+            origin: vec![1; 16].into(),
+            first: 1,
+            events: vec![v1::BumpEvent {
+                kind: Some(v1::bump_event::Kind::Bump(v1::Bump {
+                    classes: vec!["a".to_owned()],
+                    ..Default::default()
+                })),
+            }],
+            relay: Some(v1::Relay {
+                to: to.into_iter().map(Into::into).collect(),
+                acknowledge: false,
+            }),
+            ..Default::default()
+        }))
+    };
+    let kind = relayed(vec![vec![7; 16]; 1_024]);
+    assert!(peer::read_message(v1::ExchangeRequest { kind }).is_ok());
+    let bad = bad.into_iter().chain([
+        relayed(vec![vec![7; 16]; 1_025]),
+        relayed(vec![vec![7; 15]]),
+        relayed(vec![vec![0; 16]]),
+    ]);
     for kind in bad {
         assert!(peer::read_message(v1::ExchangeRequest { kind }).is_err());
     }

@@ -67,6 +67,15 @@ pub enum PeerMessage {
         /// The batches.
         batches: Vec<Arc<RegistrationBatch>>,
     },
+    /// Events that are for others as well.
+    Relayed {
+        /// Who else is to have them by way of the hearer.
+        to: Vec<Incarnation>,
+        /// Whether each of them is to acknowledge at once.
+        acknowledge: bool,
+        /// [`Self::Bumps`] or [`Self::Directory`].
+        message: Box<PeerMessage>,
+    },
     /// "I flushed these of yours": everything up to the watermark, and those above.
     Ack {
         /// Up to here.
@@ -199,4 +208,14 @@ pub enum PeerMessage {
         /// The head of its directory lane.
         directory_head: u64,
     },
+}
+
+impl PeerMessage {
+    /// The events that are for others as well; anything else itself.
+    pub fn relieved(&self) -> &Self {
+        match self {
+            Self::Relayed { message, .. } => message,
+            other => other,
+        }
+    }
 }

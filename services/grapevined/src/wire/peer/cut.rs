@@ -55,6 +55,18 @@ pub(crate) fn cut(message: PeerMessage) -> Vec<PeerMessage> {
                 batches,
             })
             .collect(),
+        PeerMessage::Relayed {
+            to,
+            acknowledge,
+            message,
+        } => {
+            let wrapped = |message| PeerMessage::Relayed {
+                to: to.clone(),
+                acknowledge,
+                message: Box::new(message),
+            };
+            cut(*message).into_iter().map(wrapped).collect()
+        }
         PeerMessage::SnapshotVersions {
             id,
             classes,
@@ -315,6 +327,38 @@ mod tests {
             all.extend(events);
         }
         assert_eq!(all, events);
+    }
+
+    #[test]
+    fn each_piece_of_relayed_events_is_for_the_same_others() {
+        let to = vec![incarnation(1), incarnation(2)];
+        let pieces = checked(PeerMessage::Relayed {
+            to: to.clone(),
+            acknowledge: true,
+            message: Box::new(PeerMessage::Bumps {
+                origin: incarnation(0),
+                first: 5,
+                events: vec![bump(1_000); 40],
+            }),
+        });
+        assert!(pieces.len() >= 8, "{} pieces of 8 MB", pieces.len());
+        let mut next = 5;
+        for piece in pieces {
+            let PeerMessage::Relayed {
+                to: given,
+                acknowledge: true,
+                message,
+            } = piece
+            else {
+                panic!("{piece:?}");
+            };
+            let PeerMessage::Bumps { first, events, .. } = *message else {
+                panic!("{message:?}");
+            };
+            assert_eq!((&given, first), (&to, next));
+            next += events.len() as u64;
+        }
+        assert_eq!(next, 45);
     }
 
     #[test]

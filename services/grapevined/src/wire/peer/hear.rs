@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use grapevine_core::machine::effects::{PeerMessage, Span};
+use grapevine_core::roster::SEATS_MAX;
 use grapevine_proto::v1;
 use grapevine_proto::v1::exchange_request::Kind;
 
@@ -107,9 +108,23 @@ fn read_span(since: u64, until: u64) -> Checked<Span> {
     Ok(Span { since, until })
 }
 
+/// Events, with those that they are for as well.
+fn read_relay(relay: Option<&v1::Relay>, events: PeerMessage) -> Checked<PeerMessage> {
+    let Some(relay) = relay else {
+        return Ok(events);
+    };
+    count("relay.to", relay.to.len(), SEATS_MAX)?;
+    let to = relay.to.iter().map(|run| origin("relay.to", run));
+    Ok(PeerMessage::Relayed {
+        to: to.collect::<Checked<_>>()?,
+        acknowledge: relay.acknowledge,
+        message: Box::new(events),
+    })
+}
+
 fn read_bumps(bumps: v1::BumpBatch) -> Checked<PeerMessage> {
     some("events", bumps.events.len(), EVENTS_MAX)?;
-    Ok(PeerMessage::Bumps {
+    let events = PeerMessage::Bumps {
         origin: origin("origin", &bumps.origin)?,
         first: first(bumps.first, bumps.events.len())?,
         events: bumps
@@ -117,12 +132,13 @@ fn read_bumps(bumps: v1::BumpBatch) -> Checked<PeerMessage> {
             .into_iter()
             .map(read_bump_event)
             .collect::<Checked<_>>()?,
-    })
+    };
+    read_relay(bumps.relay.as_ref(), events)
 }
 
 fn read_directory(directory: v1::DirectoryBatch) -> Checked<PeerMessage> {
     some("batches", directory.batches.len(), BATCHES_MAX)?;
-    Ok(PeerMessage::Directory {
+    let events = PeerMessage::Directory {
         origin: origin("origin", &directory.origin)?,
         first: first(directory.first, directory.batches.len())?,
         batches: directory
@@ -130,7 +146,8 @@ fn read_directory(directory: v1::DirectoryBatch) -> Checked<PeerMessage> {
             .into_iter()
             .map(|it| read_batch(it).map(Arc::new))
             .collect::<Checked<_>>()?,
-    })
+    };
+    read_relay(directory.relay.as_ref(), events)
 }
 
 fn read_versions(versions: &v1::SnapshotVersions) -> Checked<PeerMessage> {

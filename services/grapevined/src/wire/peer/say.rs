@@ -1,5 +1,6 @@
 //! What is said to a peer, as a wire message.
 
+use grapevine_core::id::Incarnation;
 use grapevine_core::machine::effects::PeerMessage;
 use grapevine_core::vector::VersionVector;
 use grapevine_proto::v1;
@@ -15,6 +16,11 @@ use super::{MESSAGE_BYTES_MAX, bytes, roster};
 pub(crate) fn message(message: PeerMessage) -> v1::ExchangeRequest {
     let kind = match message {
         PeerMessage::Bumps { .. } | PeerMessage::Directory { .. } => events(message),
+        PeerMessage::Relayed {
+            to,
+            acknowledge,
+            message,
+        } => relayed(to, acknowledge, events(*message)),
         PeerMessage::SnapshotRequest { .. }
         | PeerMessage::SnapshotBegin { .. }
         | PeerMessage::SnapshotVersions { .. }
@@ -37,6 +43,7 @@ fn events(message: PeerMessage) -> Kind {
             first,
             events: events.iter().map(|event| bump_event(event)).collect(),
             traces: Vec::new(),
+            relay: None,
         }),
         PeerMessage::Directory {
             origin,
@@ -50,6 +57,7 @@ fn events(message: PeerMessage) -> Kind {
                     .iter()
                     .map(|it| batch(&it.stamp, &it.registrations))
                     .collect(),
+                relay: None,
             });
             if kind.encoded_len() < MESSAGE_BYTES_MAX {
                 return kind;
@@ -64,6 +72,21 @@ fn events(message: PeerMessage) -> Kind {
         }
         other => unreachable!("invariant: {other:?} carries no events"),
     }
+}
+
+/// Events that are for others as well.
+fn relayed(to: Vec<Incarnation>, acknowledge: bool, mut events: Kind) -> Kind {
+    let relay = v1::Relay {
+        to: to.into_iter().map(bytes).collect(),
+        acknowledge,
+    };
+    match &mut events {
+        Kind::Bumps(bumps) => bumps.relay = Some(relay),
+        Kind::Directory(directory) => directory.relay = Some(relay),
+        // What is said in place of a batch that nobody takes.
+        _ => {}
+    }
+    events
 }
 
 /// Requests for snapshots, and their pieces.
@@ -174,6 +197,7 @@ fn word(message: PeerMessage) -> Kind {
         // Named one by one, so that a new message cannot be forgotten here.
         PeerMessage::Bumps { .. }
         | PeerMessage::Directory { .. }
+        | PeerMessage::Relayed { .. }
         | PeerMessage::SnapshotRequest { .. }
         | PeerMessage::SnapshotBegin { .. }
         | PeerMessage::SnapshotVersions { .. }

@@ -12,6 +12,8 @@ use super::cut::{
 
 /// The heads of one run: its name and two numbers.
 const ORIGIN_BYTES: usize = 42;
+/// A run's name.
+const RUN_BYTES: usize = 18;
 /// A ballot, or anything else of a roster's message but its views.
 const SAY_BYTES: usize = 64;
 
@@ -20,6 +22,7 @@ pub(crate) fn message_bytes(message: &PeerMessage) -> usize {
     let parts = match message {
         PeerMessage::Bumps { events, .. } => events.iter().map(|event| bump_bytes(event)).sum(),
         PeerMessage::Directory { batches, .. } => batches.iter().map(batch_bytes).sum(),
+        PeerMessage::Relayed { to, message, .. } => to.len() * RUN_BYTES + message_bytes(message),
         PeerMessage::Ack { above, .. } => above.len() * 10,
         // A hole takes what the heads of a run take.
         PeerMessage::Grant { heads, lacked, .. } => (heads.len() + lacked.len()) * ORIGIN_BYTES,

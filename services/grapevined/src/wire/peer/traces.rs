@@ -81,6 +81,7 @@ mod tests {
                 first: 41,
                 events: vec![v1::BumpEvent::default(); 2],
                 traces,
+                relay: None,
             })),
         }
     }
