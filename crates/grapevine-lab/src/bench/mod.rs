@@ -9,7 +9,9 @@
 
 mod clients;
 mod contest;
+mod converge;
 mod directory;
+mod echo;
 mod empty;
 mod figure;
 mod invalidate;
@@ -25,6 +27,7 @@ mod sidecars;
 mod stage;
 mod usage;
 
+pub use self::echo::serve as serve_echo;
 pub use self::empty::serve as serve_empty;
 pub use self::options::{
     BenchName, BenchOptions, OptionsError, RUNS_DEFAULT, RUNS_MAX, UnknownBench,
@@ -56,6 +59,7 @@ async fn hold(options: &BenchOptions) -> anyhow::Result<Report> {
         BenchName::Directory => directory::hold(&mut stage).await?,
         BenchName::Register => register::hold(&mut stage).await?,
         BenchName::Join => join::hold(&mut stage).await?,
+        BenchName::Converge => converge::hold(&mut stage).await?,
     }
     Ok(stage.into_report())
 }

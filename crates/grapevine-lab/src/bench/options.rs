@@ -26,16 +26,19 @@ pub enum BenchName {
     Register,
     /// A sidecar that joins a cluster with a million registrations.
     Join,
+    /// How long a bump takes until all sidecars have it.
+    Converge,
 }
 
 impl BenchName {
     /// All of them.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::Resolve,
         Self::Invalidate,
         Self::Directory,
         Self::Register,
         Self::Join,
+        Self::Converge,
     ];
 
     /// The name on the command line.
@@ -46,6 +49,7 @@ impl BenchName {
             Self::Directory => "directory",
             Self::Register => "register",
             Self::Join => "join",
+            Self::Converge => "converge",
         }
     }
 
@@ -57,6 +61,7 @@ impl BenchName {
             Self::Directory => "a directory of ten million: memory, disk, listings, kill -9",
             Self::Register => "durable registrations, at one sidecar and at one with two peers",
             Self::Join => "a sidecar joins three with a million registrations",
+            Self::Converge => "a bump until all of 10 and of 50 sidecars have it",
         }
     }
 
@@ -65,6 +70,7 @@ impl BenchName {
         match self {
             Self::Resolve => &[Peer::Tonic, Peer::Redis, Peer::Memcached],
             Self::Invalidate | Self::Directory | Self::Register | Self::Join => &[Peer::Redis],
+            Self::Converge => &[Peer::Tcp],
         }
     }
 }

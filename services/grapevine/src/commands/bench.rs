@@ -1,5 +1,6 @@
 //! `grapevine bench`: what it costs, beside its peers. And `grapevine bench-peer`, one of them.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use grapevine_lab::bench::{BenchName, BenchOptions, RUNS_DEFAULT, RUNS_MAX};
@@ -20,6 +21,8 @@ The benches, and whom each is held against:
               redis (SADD, everysec, alone and with two replicas)
   join        a sidecar joins three that hold a million registrations;
               redis (a replica's full sync)
+  converge    a bump until all of 10 and of 50 sidecars have it;
+              tcp (as many processes that send back what they are sent)
 
 A peer whose server is not installed is named as skipped. The figures are medians of the rounds, and the ratio is that of
 grapevine's to the peer's. docs/benchmarks.md says what is measured, and what was.";
@@ -66,16 +69,24 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
         .map_err(|error| Failure::of_lab("bench", error.as_ref()))
 }
 
-/// Serve empty calls on a Unix socket: what `bench` measures gRPC itself with
+/// Serve empty calls on a Unix socket, or echo over TCP: what `bench` measures gRPC and TCP themselves with
 #[derive(Debug, clap::Args)]
 pub(crate) struct PeerArgs {
     /// The socket
-    #[arg(value_name = "PATH")]
-    socket: PathBuf,
+    #[arg(value_name = "PATH", required_unless_present = "echo")]
+    socket: Option<PathBuf>,
+    /// Send back what comes over TCP at this address instead
+    #[arg(long, value_name = "ADDRESS", conflicts_with = "socket")]
+    echo: Option<SocketAddr>,
 }
 
 pub(crate) async fn serve(args: PeerArgs) -> Result<(), Failure> {
-    grapevine_lab::bench::serve_empty(&args.socket)
+    let failed = |error: &dyn std::fmt::Display| Failure::Failed(format!("bench-peer: {error:#}"));
+    if let Some(address) = args.echo {
+        return grapevine_lab::bench::serve_echo(address).map_err(|error| failed(&error));
+    }
+    let socket = args.socket.expect("invariant: clap wants one of the two");
+    grapevine_lab::bench::serve_empty(&socket)
         .await
-        .map_err(|error| Failure::Failed(format!("bench-peer: {error:#}")))
+        .map_err(|error| failed(&error))
 }

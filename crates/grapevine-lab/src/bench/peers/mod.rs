@@ -18,6 +18,8 @@ pub enum Peer {
     Redis,
     /// memcached.
     Memcached,
+    /// As many processes that send back what they are sent over TCP.
+    Tcp,
 }
 
 impl Peer {
@@ -27,6 +29,7 @@ impl Peer {
             Self::Tonic => "tonic",
             Self::Redis => "redis",
             Self::Memcached => "memcached",
+            Self::Tcp => "tcp",
         }
     }
 }

@@ -1,0 +1,184 @@
+//! How long a bump takes until every sidecar has applied it: 10 and 50 of them, on this machine.
+//!
+//! One bump after the other, each at the next sidecar, with a pause between them. The time runs from the call until the last
+//! sidecar's watcher, a stream on its Unix socket, has told of the event. Every event must come to every watcher exactly once.
+//!
+//! The peer: as many processes, each sent the same hundred bytes over TCP, until all of them have sent them back. It has no
+//! disk, and no HTTP/2.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail, ensure};
+use futures::StreamExt;
+use futures::stream::SelectAll;
+use grapevine_proto::v1::application_service_client::ApplicationServiceClient;
+use grapevine_proto::v1::watch_response::Kind;
+use grapevine_proto::v1::{self, ReceiptLevel};
+use tonic::Streaming;
+use tonic::transport::Channel;
+
+use super::clients::application;
+use super::contest::{Contest, Side, blocking, on_own_thread};
+use super::echo::Echoes;
+use super::figure::Figure;
+use super::peers::Peer;
+use super::sidecars;
+use super::stage::Stage;
+use crate::histogram::Histogram;
+use crate::ports::free_ports;
+
+/// Between two bumps: what the last one left to do is done by then.
+const PAUSE: Duration = Duration::from_millis(50);
+/// What takes longer has not come.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A cluster of some size, and what its figures are called.
+struct Size {
+    nodes: u32,
+    what: &'static str,
+    names: [&'static str; 2],
+}
+
+const SIZES: [Size; 2] = [
+    Size {
+        nodes: 10,
+        what: "10 processes",
+        names: ["10 processes, p50", "10 processes, p99"],
+    },
+    Size {
+        nodes: 50,
+        what: "50 processes",
+        names: ["50 processes, p50", "50 processes, p99"],
+    },
+];
+
+/// Holds the bench.
+pub(super) async fn hold(stage: &mut Stage<'_>) -> anyhow::Result<()> {
+    for size in &SIZES {
+        let dir = tempfile::Builder::new().prefix("grapevine-").tempdir()?;
+        let config = format!("[cluster]\nexpected_members = {}\n", size.nodes);
+        let cluster = sidecars::start(stage, size.nodes, &config, Vec::new()).await?;
+        let executable = stage.options.executable.clone();
+        let ports = free_ports(size.nodes as usize)?;
+        let echoes = Echoes::start(&executable, dir.path(), ports);
+        let echoes = stage.peer(Peer::Tcp, echoes).await?;
+        stage.started(echoes.as_ref().map(Echoes::command));
+        let count = stage.amount(200, 10);
+        let sockets = cluster.nodes().iter().map(|node| node.app_unix.clone());
+        let sockets: Vec<_> = sockets.collect();
+        let names = size.names;
+        let grapevine = on_own_thread(move || {
+            let sockets = sockets.clone();
+            async move {
+                let mut clients = Vec::new();
+                for socket in &sockets {
+                    clients.push(application(socket).await?);
+                }
+                Ok(figures(names, &converge(clients, count).await?))
+            }
+        });
+        let mut peers: Vec<(Peer, Box<dyn Side>)> = Vec::new();
+        if let Some(echoes) = &echoes {
+            let mut fan = echoes.connect()?;
+            let measure = move || {
+                let mut times = Histogram::default();
+                for _ in 0..count {
+                    std::thread::sleep(PAUSE);
+                    let begin = Instant::now();
+                    fan.round()?;
+                    times.record_ns(nanos(begin.elapsed()));
+                }
+                Ok(figures(names, &times))
+            };
+            peers.push((Peer::Tcp, blocking(measure)));
+        }
+        stage
+            .contest(size.what, Contest { grapevine, peers })
+            .await?;
+        stage.say("ending");
+        drop(echoes);
+        cluster.stop().await?;
+    }
+    Ok(())
+}
+
+fn nanos(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}
+
+fn figures([p50, p99]: [&'static str; 2], times: &Histogram) -> Vec<Figure> {
+    vec![
+        Figure::quantile(p50, times, 500),
+        Figure::quantile(p99, times, 990),
+    ]
+}
+
+/// Makes so many bumps, and tells how long each took until all had it.
+async fn converge(
+    mut clients: Vec<ApplicationServiceClient<Channel>>,
+    count: usize,
+) -> anyhow::Result<Histogram> {
+    let mut watches = SelectAll::new();
+    for client in &mut clients {
+        watches.push(watch(client).await?);
+    }
+    let nodes = clients.len();
+    let mut times = Histogram::default();
+    for number in 0..count {
+        tokio::time::sleep(PAUSE).await;
+        let request = v1::InvalidateRequest {
+            classes: vec![format!("get_items_in_cart/{number}")],
+            receipt: ReceiptLevel::One.into(),
+            ..v1::InvalidateRequest::default()
+        };
+        let client = &mut clients[number % nodes];
+        let begin = Instant::now();
+        let call = client.invalidate(request);
+        let seen = tokio::time::timeout(PATIENCE, all_see(&mut watches, nodes));
+        let (answer, seen) = tokio::join!(call, seen);
+        let (event, at) = seen.with_context(|| {
+            format!("converge: not all of {nodes} sidecars had a bump after {PATIENCE:?}")
+        })??;
+        let own = answer?.into_inner().event;
+        ensure!(
+            own.as_ref() == Some(&event),
+            "converge: watchers told of {event:?}, and the call was answered with {own:?}"
+        );
+        times.record_ns(nanos(at.saturating_duration_since(begin)));
+    }
+    Ok(times)
+}
+
+/// Waits until as many watchers as there are nodes have told of one event, and no other; tells which and when.
+async fn all_see(
+    watches: &mut SelectAll<Streaming<v1::WatchResponse>>,
+    nodes: usize,
+) -> anyhow::Result<(v1::EventId, Instant)> {
+    let mut event = None;
+    for _ in 0..nodes {
+        let told = watches.next().await.context("converge: a watch ended")??;
+        let bump = match told.kind {
+            Some(Kind::Bump(bump)) => bump.event.unwrap_or_default(),
+            other => bail!("converge: a watcher was told {other:?}"),
+        };
+        let first = event.get_or_insert_with(|| bump.clone());
+        ensure!(
+            *first == bump,
+            "converge: {bump:?} came before {first:?} was everywhere"
+        );
+    }
+    Ok((event.unwrap_or_default(), Instant::now()))
+}
+
+async fn watch(
+    client: &mut ApplicationServiceClient<Channel>,
+) -> anyhow::Result<Streaming<v1::WatchResponse>> {
+    let mut watch = client
+        .watch(v1::WatchRequest::default())
+        .await?
+        .into_inner();
+    match watch.message().await?.and_then(|told| told.kind) {
+        Some(Kind::Started(_)) => Ok(watch),
+        other => bail!("converge: a watch began with {other:?}"),
+    }
+}
