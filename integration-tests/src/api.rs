@@ -62,6 +62,7 @@ impl Api {
             items: vec![item],
             session,
             snapshot: None,
+            local_table: 0,
         };
         let mut answer = self.app.clone().resolve(request).await?.into_inner();
         let freshness = answer.freshness();
@@ -90,6 +91,7 @@ impl Api {
                 items: items.collect(),
                 session: None,
                 snapshot: None,
+                local_table: 0,
             };
             let answer = self.app.clone().resolve(request).await?.into_inner();
             tokens.extend(answer.results.into_iter().map(|result| result.token));

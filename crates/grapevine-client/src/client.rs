@@ -439,6 +439,7 @@ async fn resolve_batch(
         items,
         session: past.session,
         snapshot: past.snapshot,
+        local_table: 0,
     };
     let answer = link
         .call(Gated::Yes, deadline, application.resolve(request))

@@ -18,6 +18,7 @@ pub mod policy;
 pub mod progress;
 pub mod roster;
 pub mod store;
+pub mod table;
 pub mod token;
 pub mod vector;
 pub mod versions;

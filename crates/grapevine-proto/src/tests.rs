@@ -48,6 +48,7 @@ fn messages_survive_the_wire() {
         addresses_dropped: 0,
         addresses_purged: 3,
         addresses_pending: 0,
+        local_table_position: 0,
     };
     let received = v1::InvalidateResponse::decode(sent.encode_to_vec().as_slice()).unwrap();
     assert_eq!(received, sent);

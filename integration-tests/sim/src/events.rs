@@ -3,8 +3,10 @@
 use grapevine_core::event::PurgeMode;
 use grapevine_core::machine::effects::{PeerMessage, Side, Ticket};
 use grapevine_core::names::Address;
+use grapevine_core::table::TableId;
 use grapevine_core::token::Token;
 
+use crate::local::Kept;
 use crate::network::LinkId;
 
 /// What a sidecar hears about a turn to fill.
@@ -21,6 +23,17 @@ pub(crate) enum TurnWord {
     Gone(Ticket),
     /// By now it must have been answered.
     Due(Ticket),
+}
+
+/// A local table's stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct OfLocal {
+    /// The slot of its sidecar.
+    pub(crate) at: usize,
+    /// Which of its tables.
+    pub(crate) nth: usize,
+    /// Which of its streams.
+    pub(crate) stream: u64,
 }
 
 /// An event of the queue. Those of a process name its run, and are void once that is over.
@@ -219,6 +232,46 @@ pub(crate) enum Event {
         address: Address,
         /// Whether it is only marked.
         mode: PurgeMode,
+    },
+    /// A client opens its local table.
+    LocalOpens(OfLocal),
+    /// A client hears from the sidecar about its table.
+    LocalHears(OfLocal),
+    /// A client asks for a lease of its table.
+    LocalAsks(OfLocal),
+    /// A client learns that its table's stream is over.
+    LocalLost(OfLocal),
+    /// A sidecar sends what a table is to be told.
+    LocalPost {
+        /// Which.
+        of: OfLocal,
+        /// The sidecar's run.
+        run: u64,
+    },
+    /// A sidecar hears from a table's client.
+    LocalSays {
+        /// Of which.
+        of: OfLocal,
+        /// The sidecar's run.
+        run: u64,
+    },
+    /// A sidecar learns that a table's stream is over.
+    LocalEnds {
+        /// Of which.
+        of: OfLocal,
+        /// The sidecar's run.
+        run: u64,
+        /// The table's name.
+        id: TableId,
+    },
+    /// An answer comes to a table.
+    LocalKeeps {
+        /// To which.
+        of: OfLocal,
+        /// Of which address.
+        address: usize,
+        /// What.
+        kept: Box<Kept>,
     },
     /// A writer declares its write.
     Declare {

@@ -15,6 +15,7 @@ use crate::clock::{MILLISECOND, Micros};
 use crate::declare;
 use crate::inside;
 use crate::leaves;
+use crate::local_reads;
 use crate::motifs;
 use crate::network::Weather;
 use crate::refresh;
@@ -189,6 +190,7 @@ pub(crate) fn generate(seed: u64, size: usize, scenario: Scenario, shop: &Shop) 
         [24, 36, 1_000][generator.rng.random_range(0..3)]
     };
     leaves::add(&mut generator);
+    local_reads::add(&mut generator);
     let crash_timeout = generator.crash_timeout;
     let lost_track = scenario == Scenario::LostTrack;
     let relayed = scenario == Scenario::Relayed;
@@ -331,6 +333,7 @@ impl Generator<'_> {
             jitter: self.rng.random(),
             stale: self.rng.random_range(0..2) == 0,
             ask: self.ask(),
+            local: None,
         }
     }
 

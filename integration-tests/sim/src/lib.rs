@@ -22,6 +22,8 @@ mod explore;
 mod generate;
 mod inside;
 mod leaves;
+mod local;
+mod local_reads;
 mod motifs;
 mod network;
 mod node;

@@ -12,12 +12,13 @@ use grapevine_core::machine::effects::{CommitId, PeerHello, PeerMessage, Ticket}
 use grapevine_core::names::{ClassPath, NodeId};
 use grapevine_core::roster::Mark;
 use grapevine_core::store::Write;
+use grapevine_core::table::TableId;
 use rand::rngs::SmallRng;
 
 use crate::arms::rules::Rule;
 use crate::clock::{DriftClock, Micros, WallClock};
 use crate::disk::Disk;
-use crate::events::Event;
+use crate::events::{Event, OfLocal};
 use crate::network::{LinkId, SLOTS_MAX};
 
 /// The writes of one input.
@@ -44,6 +45,8 @@ pub(crate) enum Call {
     Turn(usize, u32),
     /// What a reader of a list asks.
     List(usize),
+    /// A local table that is opened, under which name.
+    Local(OfLocal, TableId),
     /// A registration that nobody waits for.
     Plain,
 }

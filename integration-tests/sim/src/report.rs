@@ -160,6 +160,15 @@ impl Report {
             .map_or(0, |(_, count)| count)
     }
 
+    /// How often something became of local tables, by its name in reports.
+    pub fn locals(&self, what: &str) -> u64 {
+        let named = self.tally.locals.named();
+        named
+            .into_iter()
+            .find(|(name, _)| *name == what)
+            .map_or(0, |(_, count)| count)
+    }
+
     /// How often a race occurred.
     pub fn race(&self, race: Race) -> u64 {
         self.tally.races.get(&race).copied().unwrap_or(0)
@@ -216,6 +225,7 @@ impl Report {
                 "forbidden": tally.inside.forbidden,
             },
             "leaves": BTreeMap::from(tally.leaves.named()),
+            "local_tables": BTreeMap::from(tally.locals.named()),
             "stale": { "offered": tally.stale.0, "served": tally.stale.1 },
             "sessions": { "reads": tally.sessions.0, "timed_out": tally.sessions.1 },
             "floors": tally.floors,
@@ -296,6 +306,9 @@ impl Report {
         }
         for (name, count) in tally.leaves.named() {
             row(&format!("leaves {name}"), count.to_string());
+        }
+        for (name, count) in tally.locals.named() {
+            row(&format!("tables {name}"), count.to_string());
         }
         row(
             "session reads, timed out",

@@ -59,6 +59,26 @@ pub(crate) struct ReadOp {
     pub(crate) stale: bool,
     /// How it asks for its turn, where policy says so.
     pub(crate) ask: AskOp,
+    /// The local table of its process, if it has one: which of its sidecar's.
+    pub(crate) local: Option<usize>,
+}
+
+/// What goes wrong with a client that has a local table.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum LocalFault {
+    /// Its tasks hang for so long, and its readers go on.
+    Hangs(Micros),
+    /// Its process is stopped for so long.
+    Stops(Micros),
+    /// Its stream breaks, and each end learns of that after so long.
+    Breaks {
+        /// The sidecar.
+        above: Micros,
+        /// The client.
+        below: Micros,
+    },
+    /// It releases its table, and opens another one.
+    Releases,
 }
 
 /// How a reader asks for its turn to fill.
@@ -202,6 +222,15 @@ pub(crate) enum What {
         node: usize,
         /// Which address.
         address: usize,
+    },
+    /// Something is wrong with a client that has a local table.
+    Local {
+        /// At which sidecar.
+        node: usize,
+        /// Which of its tables.
+        local: usize,
+        /// What.
+        fault: LocalFault,
     },
     /// `kill -9`, and a start later.
     Crash {
@@ -367,6 +396,12 @@ impl What {
                     .is_some_and(|declared| declared.then == Then::Dies);
                 return (write.dies || dies).then_some("application_died");
             }
+            Self::Local { fault, .. } => match fault {
+                LocalFault::Hangs(_) => "table_hangs",
+                LocalFault::Stops(_) => "table_stopped",
+                LocalFault::Breaks { .. } => "table_stream_broken",
+                LocalFault::Releases => "table_released",
+            },
             Self::Crash { vanish: false, .. } => "crash",
             Self::Crash { vanish: true, .. } => "host_vanished",
             Self::Drain { .. } => "drain",

@@ -290,6 +290,49 @@ impl Leaves {
     }
 }
 
+/// What became of local tables.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Locals {
+    /// Streams opened.
+    pub(crate) opened: u64,
+    /// Leases that clients had.
+    pub(crate) leases: u64,
+    /// Readers whose table said where to look, and those of them that found it there.
+    pub(crate) looked_up: u64,
+    pub(crate) hits: u64,
+    /// Messages by which tables became empty.
+    pub(crate) everything: u64,
+    /// Queues for a table that were full.
+    pub(crate) overrun: u64,
+    /// Tables given up for their silence.
+    pub(crate) given_up: u64,
+}
+
+impl Locals {
+    fn add(&mut self, other: Self) {
+        self.opened += other.opened;
+        self.leases += other.leases;
+        self.looked_up += other.looked_up;
+        self.hits += other.hits;
+        self.everything += other.everything;
+        self.overrun += other.overrun;
+        self.given_up += other.given_up;
+    }
+
+    /// By name.
+    pub(crate) fn named(self) -> [(&'static str, u64); 7] {
+        [
+            ("opened", self.opened),
+            ("leases", self.leases),
+            ("looked_up", self.looked_up),
+            ("hits", self.hits),
+            ("everything", self.everything),
+            ("overrun", self.overrun),
+            ("given_up", self.given_up),
+        ]
+    }
+}
+
 /// Counts of one run, or of many.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Tally {
@@ -317,6 +360,8 @@ pub(crate) struct Tally {
     pub(crate) inside: Inside,
     /// Leaves.
     pub(crate) leaves: Leaves,
+    /// Local tables.
+    pub(crate) locals: Locals,
     /// Look-ups of readers that were offered what a soft write replaced, and those of them that found and were served it.
     pub(crate) stale: (u64, u64),
     /// Reads with a session, and those of them that timed out.
@@ -362,6 +407,7 @@ impl Tally {
         self.turns.add(other.turns);
         self.inside.add(other.inside);
         self.leaves.add(other.leaves);
+        self.locals.add(other.locals);
         self.stale.0 += other.stale.0;
         self.stale.1 += other.stale.1;
         self.sessions.0 += other.sessions.0;

@@ -109,6 +109,33 @@ fn g9_most_reads_of_leaves_in_calm_weather_find_them() {
 }
 
 #[test]
+fn g3_g6_g7_readers_of_local_tables_are_served_what_their_sidecars_promise() {
+    let report = passes(&Request::new(800..860));
+    assert!(report.locals("hits") > 4_000, "{}", report.text());
+    for what in ["opened", "leases", "everything", "given_up"] {
+        assert!(report.locals(what) > 50, "{what}:\n{}", report.text());
+    }
+    for fault in [
+        "table_hangs",
+        "table_stopped",
+        "table_stream_broken",
+        "table_released",
+    ] {
+        assert!(report.fault(fault) > 50, "{fault}:\n{}", report.text());
+    }
+}
+
+#[test]
+fn hits_of_local_tables_in_calm_weather_are_most_of_their_look_ups() {
+    let mut request = Request::new(0..30);
+    request.scenario = Scenario::Calm;
+    let report = passes(&request);
+    let (looked_up, hits) = (report.locals("looked_up"), report.locals("hits"));
+    let enough = looked_up > 10_000 && hits * 100 > looked_up * 95;
+    assert!(enough, "{hits} of {looked_up}:\n{}", report.text());
+}
+
+#[test]
 fn g12_few_sidecars_do_not_know_a_shape_at_rest() {
     // Their tokens are not compared: only whoever was told of it while it left may be among them.
     let report = passes(&Request::new(700..900));
@@ -246,6 +273,21 @@ fn arm_bypass_all_is_caught() {
 #[test]
 fn arm_source_lag_ignored_is_caught() {
     is_caught(Arm::SourceLagIgnored, 50, &["G3", "G4", "G7"]);
+}
+
+#[test]
+fn arm_tables_not_awaited_is_caught() {
+    is_caught(Arm::TablesNotAwaited, 50, &["G6", "G7"]);
+}
+
+#[test]
+fn arm_lease_from_answer_is_caught() {
+    is_caught(Arm::LeaseFromAnswer, 200, &["G6", "G7"]);
+}
+
+#[test]
+fn arm_table_keeps_late_is_caught() {
+    is_caught(Arm::TableKeepsLate, 200, &["G3", "G7"]);
 }
 
 #[test]

@@ -46,6 +46,7 @@ pub(crate) fn resolve(address: &str, classes: &[&str]) -> v1::ResolveRequest {
         items: vec![item],
         session: None,
         snapshot: None,
+        local_table: 0,
     }
 }
 
@@ -314,6 +315,7 @@ async fn too_many_items_in_one_call_are_refused_with_the_limit() {
         items: vec![resolve("a", &["c"]).items[0].clone(); count],
         session: None,
         snapshot: None,
+        local_table: 0,
     };
     check(
         "1,001 items",

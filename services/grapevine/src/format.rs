@@ -126,6 +126,7 @@ pub(crate) fn receipt_level(value: v1::ReceiptLevel) -> &'static str {
 pub(crate) fn holder_state(value: v1::HolderState) -> &'static str {
     match value {
         v1::HolderState::Has => "has",
+        v1::HolderState::Flushed => "flushed",
         v1::HolderState::HasNot => "has_not",
         v1::HolderState::CannotServe => "cannot_serve",
         v1::HolderState::Unspecified => "unspecified",

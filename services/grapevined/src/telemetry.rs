@@ -144,6 +144,8 @@ counters! {
     PurgeDropped = "purge_dropped",
     /// Watchers that fell behind and got a RESYNC marker.
     WatchResyncs = "watch_resyncs",
+    /// Local tables that were told that everything changed, because their clients did not read.
+    TablesOverrun = "tables_overrun",
     /// Groups of writes flushed to disk.
     StoreCommits = "store_commits",
     /// Writes flushed to disk.

@@ -124,6 +124,8 @@ class HolderState(str, Enum):
     """One sidecar's standing towards an event."""
 
     HAS = "has"
+    FLUSHED = "flushed"
+    """On its disk; a local table of one of its clients may serve what the event made stale for a moment."""
     HAS_NOT = "has_not"
     CANNOT_SERVE = "cannot_serve"
     UNKNOWN = "unknown"
@@ -168,6 +170,7 @@ class InvalidateOutcome:
     def of(cls, answer: app.InvalidateResponse, endpoint: str, repeated: bool) -> InvalidateOutcome:
         states = {
             types.HOLDER_STATE_HAS: HolderState.HAS,
+            types.HOLDER_STATE_FLUSHED: HolderState.FLUSHED,
             types.HOLDER_STATE_HAS_NOT: HolderState.HAS_NOT,
             types.HOLDER_STATE_CANNOT_SERVE: HolderState.CANNOT_SERVE,
         }

@@ -25,6 +25,7 @@ use crate::lease::{Lease, ReadSnapshot};
 use crate::names::{Address, ClassPath, NodeId};
 use crate::progress::OriginHead;
 use crate::store::Write;
+use crate::table::{Notice, TableId, TableLease};
 use crate::token::Token;
 use crate::vector::VersionVector;
 
@@ -63,6 +64,10 @@ pub enum Input {
     FillLeaf(Ticket, LeafFill),
     /// An application found rows elsewhere than a leaf has them.
     PruneLeaf(Ticket, Prune),
+    /// A client opens a local table.
+    OpenTable(Ticket, TableId),
+    /// It has something to say of it.
+    Table(TableId, TableWord),
     /// Nobody waits for these answers any more: what is asked for is done, and a receipt or a turn for nobody is not
     /// waited for.
     Gone(BTreeSet<Ticket>),
@@ -146,6 +151,19 @@ pub struct RowsChange {
     pub level: ReceiptLevel,
     /// When to reply whatever the receipt says.
     pub deadline: Time,
+}
+
+/// What a client says of its table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TableWord {
+    /// What was told up to a position shows: nothing older is served.
+    Acknowledges(u64),
+    /// It asks for a lease, by a number of its own.
+    Asks(u64),
+    /// It has given its lease up.
+    Released,
+    /// Its stream has ended.
+    Ended,
 }
 
 /// What an operator knows of a member that is gone.
@@ -338,6 +356,19 @@ pub enum Action {
     Applied(EventId, Arc<BumpEvent>),
     /// A state was adopted whole: watchers must treat everything as changed.
     Resync,
+    /// Tell every table that is open, behind all that was told it before. `event` is what it is about, if that is one.
+    Notice {
+        /// Its number: tables acknowledge it.
+        position: u64,
+        /// What changed.
+        notice: Notice,
+        /// By which event.
+        event: Option<EventId>,
+    },
+    /// Give one table a lease, behind all that was told it before.
+    Lease(TableId, TableLease),
+    /// End a table's stream: it was silent about a notice for too long.
+    EndTable(TableId),
     /// Delete addresses of condemned registrations from the caches.
     Purge {
         /// Which.
@@ -382,6 +413,8 @@ pub enum Reply {
         event: EventId,
         /// Who has it.
         receipt: Receipt,
+        /// Up to which position local tables have been told of it; 0 if there are none.
+        position: u64,
     },
     /// To any call: nothing was done.
     Refused(Refusal),
@@ -404,6 +437,11 @@ pub enum Reply {
     LeafFilled(FillOutcome),
     /// To [`Input::PruneLeaf`]: how many members were removed here.
     Pruned(usize),
+    /// To [`Input::OpenTable`]: it is told of whatever is applied from now on.
+    TableOpened {
+        /// The position of the last notice before.
+        position: u64,
+    },
     /// To [`Input::Forget`]: it is being agreed on, or, without a majority, this sidecar goes on alone.
     Forgotten {
         /// Whether it goes on alone.
@@ -464,8 +502,10 @@ pub struct Holder {
 /// A sidecar's standing towards an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HolderState {
-    /// Flushed and applied there.
+    /// Flushed and applied there, and no table of its clients serves what the event made stale.
     Has,
+    /// Flushed there; a table of one of its clients may serve what the event made stale still.
+    Flushed,
     /// Not acknowledged; it may still serve old data.
     HasNot,
     /// Not acknowledged, but it cannot call itself fresh without it.
@@ -653,6 +693,12 @@ counters! {
     members_pruned,
     /// Rows of writes under way that leaves do not show, for want of room.
     rows_not_shown,
+    /// Local tables that clients have opened.
+    tables_opened,
+    /// Notices for local tables.
+    table_notices,
+    /// Local tables whose client was silent about a notice until their leases were over.
+    tables_lapsed,
 }
 
 /// A member as this sidecar sees it.

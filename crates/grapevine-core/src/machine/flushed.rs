@@ -121,16 +121,16 @@ impl Core {
                     above,
                 } => {
                     if let Some(member) = self.members.by_incarnation(to) {
-                        member.told = Some((watermark, above.clone()));
+                        member.told = Some((watermark, above));
                     }
-                    if at_once && self.may_acknowledge(to) {
-                        effects.send(to, PeerMessage::Ack { watermark, above });
+                    if at_once {
+                        self.tell_flushed(to, effects);
                     }
                 }
                 Pending::Roster { mark, history, say } => {
                     self.roster_flushed(mark, (history, say), now, effects);
                 }
-                Pending::Leave => self.leave(now, effects),
+                Pending::Leave => self.leave_behind_tables(now, effects),
                 Pending::Serve(served) => effects.actions.push(served),
                 Pending::Intent(work) => self.intent_flushed(work, now, effects),
                 Pending::RemoteBatch { batch, judged } => {
@@ -164,7 +164,7 @@ impl Core {
 
     /// Tells the peers that this sidecar leaves: all that it acknowledged is flushed. Peers do not answer one that left,
     /// so calls that still wait for receipts (the drain has cut them off) are answered first.
-    fn leave(&mut self, now: Time, effects: &mut Effects) {
+    pub(super) fn leave(&mut self, now: Time, effects: &mut Effects) {
         self.settle_for_good(now, effects);
         let head = |lane| {
             self.progress
@@ -209,6 +209,7 @@ impl Core {
 
     /// Applies a bump-lane event to the versions and the history; tells whether any token changed.
     pub(super) fn apply_event(&mut self, id: EventId, event: &BumpEvent) -> bool {
+        let before = self.versions.stamp();
         let changed = match event {
             BumpEvent::Bump(bump) => {
                 let window = self.stale_window;
@@ -224,6 +225,7 @@ impl Core {
             BumpEvent::Rows(_) => unreachable!("invariant: a change of rows means a bump"),
         };
         self.history.note(self.versions.stamp(), id);
+        self.tell_tables(id, event, before);
         changed
     }
 

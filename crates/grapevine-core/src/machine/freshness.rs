@@ -7,6 +7,7 @@
 //! members of the same view only. One that leaves vouches for nothing from that moment, for nobody waits for it. A
 //! grantor knows until when each peer may call itself fresh without one of its events: that is what a receipt waits for.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::Core;
@@ -103,15 +104,12 @@ impl Core {
         let (heads, lacked, span) = self.telling.tell(&self.progress, since, whole);
         // Longer here than there, by the rate bound: this sidecar must never think a grant over before its holder does.
         let ends = now.plus(stretched(duration, self.config.clock_rate_ppm));
-        let acknowledges = self.may_acknowledge(from);
-        if let Some(member) = self.members.by_incarnation(from) {
-            if granted.is_some() {
-                member.given.note(head, ends, now);
-            }
-            if let Some((watermark, above)) = member.told.clone().filter(|_| acknowledges) {
-                effects.send(from, PeerMessage::Ack { watermark, above });
-            }
+        if granted.is_some()
+            && let Some(member) = self.members.by_incarnation(from)
+        {
+            member.given.note(head, ends, now);
         }
+        self.tell_flushed(from, effects);
         effects.send(
             from,
             PeerMessage::Grant {
@@ -214,24 +212,41 @@ impl Core {
     pub(super) fn acked(
         &mut self,
         from: Incarnation,
-        watermark: u64,
-        above: &[u64],
+        said: &PeerMessage,
         now: Time,
         effects: &mut Effects,
     ) {
         let issued = self.next_bump - 1;
+        let PeerMessage::Ack {
+            watermark,
+            above,
+            flushed,
+        } = said
+        else {
+            return;
+        };
         let Some(member) = self.members.by_incarnation(from) else {
             return;
         };
-        let before = member.acked.watermark();
-        member.acked.adopt(watermark.min(issued));
-        for &sequence in above.iter().filter(|sequence| **sequence <= issued) {
-            member.acked.apply(sequence);
+        let receipts = &self.receipts;
+        let mut concerned = BTreeSet::new();
+        let mut note = |lane: &mut LaneProgress, watermark: u64, above: &[u64]| {
+            let before = lane.watermark();
+            lane.adopt(watermark.min(issued));
+            for &sequence in above.iter().filter(|sequence| **sequence <= issued) {
+                lane.apply(sequence);
+            }
+            concerned.extend(receipts.concerned(before, lane.watermark(), above));
+        };
+        note(&mut member.acked, *watermark, above);
+        // Nothing is served nowhere that is not flushed.
+        match flushed {
+            Some((up_to, above)) => note(&mut member.flushed, *up_to, above),
+            None => note(&mut member.flushed, *watermark, above),
         }
-        let now_at = member.acked.watermark();
-        self.relay_acknowledged(from, now_at, now);
-        let concerned = self.receipts.concerned(before, now_at, above);
-        self.settle(concerned, now, effects);
+        let flushed = member.flushed.watermark();
+        self.relay_acknowledged(from, flushed, now);
+        self.settle(concerned.into_iter().collect(), now, effects);
     }
 
     /// Takes grants whose heads are applied by now into account, and ends the catching up.
@@ -305,6 +320,6 @@ pub(super) fn stretched(duration: Duration, ppm: u32) -> Duration {
     duration.mul_f64(1.0 + f64::from(ppm) / 1e6)
 }
 
-fn shortened(duration: Duration, ppm: u32) -> Duration {
+pub(super) fn shortened(duration: Duration, ppm: u32) -> Duration {
     duration.mul_f64(1.0 - f64::from(ppm) / 1e6)
 }

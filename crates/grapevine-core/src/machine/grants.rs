@@ -43,6 +43,20 @@ impl Given {
         lacking.map(|(_, ends)| *ends).max()
     }
 
+    /// The head that every grant which holds has, at least; `None` if none holds.
+    pub(super) fn least_head(&self, now: Time) -> Option<u64> {
+        let holds = self.0.iter().find(|(_, ends)| *ends > now);
+        holds.map(|(head, _)| *head)
+    }
+
+    /// When the first of those that hold is over.
+    pub(super) fn next_end(&self, now: Time) -> Option<Time> {
+        self.0
+            .iter()
+            .map(|(_, ends)| *ends)
+            .find(|ends| *ends > now)
+    }
+
     /// Until when any of them holds.
     pub(super) fn until(&self) -> Time {
         self.0.back().map_or(Time::ZERO, |(_, ends)| *ends)

@@ -49,7 +49,9 @@ pub(super) struct Member {
     pub(super) settled: Option<Mark>,
     /// Grants given to it.
     pub(super) given: Given,
-    /// What of this sidecar's bump lane it acknowledged.
+    /// What of this sidecar's bump lane is on its disk.
+    pub(super) flushed: LaneProgress,
+    /// What of that no table of its clients serves around any more.
     pub(super) acked: LaneProgress,
     /// What of its bump lane was acknowledged to it last: said again with every grant, for an answer may be lost.
     pub(super) told: Option<(u64, Vec<u64>)>,
@@ -77,6 +79,7 @@ impl Member {
             asked: Asked::default(),
             settled: None,
             given: Given::default(),
+            flushed: LaneProgress::default(),
             acked: LaneProgress::default(),
             told: None,
         }
@@ -289,7 +292,7 @@ impl Members {
                 head: lane(member.hello.incarnation).map_or(0, LaneProgress::head),
                 watermark: lane(member.hello.incarnation).map_or(0, LaneProgress::watermark),
                 missing: lane(member.hello.incarnation).map_or(0, LaneProgress::missing),
-                unacknowledged: unacknowledged(&member.acked, flushed),
+                unacknowledged: unacknowledged(&member.flushed, flushed),
             })
             .collect()
     }

@@ -6,7 +6,7 @@
 //! who is there, `views` and `wishes` have members agreed on, `freshness` and `grants` who may call itself fresh, `telling` what grants say of heads, `repair`
 //! finds and fills gaps, `rows` turns changes of rows into bumps of what is read, `leaves` keeps lists of ids right by them, `snapshot` takes state over whole, `losses` gives up what nobody can fill, `receipts` tells who has
 //! what, `retire` forgets runs that are over, `lost_track` helps who was away for too many of those, `intents` keeps what
-//! writers declared before their commits, `fills` has one of many callers fill, `read_snapshots` stamps fills that read
+//! writers declared before their commits, `tables` tells clients' local tables and waits for them, `fills` has one of many callers fill, `read_snapshots` stamps fills that read
 //! inside database snapshots, `source_lag` knows what a lagging source may not show yet.
 
 mod app;
@@ -31,6 +31,7 @@ mod retire;
 mod rows;
 mod snapshot;
 mod source_lag;
+mod tables;
 mod telling;
 mod views;
 mod wishes;
@@ -70,6 +71,9 @@ pub struct Limits {
     /// Write intents that may be open; they name at most 20 times as many classes together, and this sidecar holds at most
     /// twice as much for its peers. About 200 bytes each, and as much for each class.
     pub intents_max: usize,
+    /// Local tables of clients, those among them that are gone and whose leases are not over. About 200 bytes each, and the queues of
+    /// their streams.
+    pub local_tables_max: usize,
     /// Callers that may wait for their turn to fill and, counted apart, sidecars that may wait for turns which this one gives.
     /// About 100 bytes each.
     pub fill_waits_max: usize,
@@ -100,6 +104,7 @@ impl Default for Limits {
             classes_max: 1_000_000,
             receipts_max: 10_000,
             intents_max: 10_000,
+            local_tables_max: 200,
             fill_waits_max: 65_536,
             origins_max: 65_536,
             old_runs_max: 64,
@@ -181,11 +186,12 @@ pub struct Core {
     retirements: retire::Retirements,
     shapes: rows::Shapes,
     leaves: leaves::Leaves,
+    tables: tables::Tables,
     caught_up: bool,
     /// How often this run had caught up and was catching up again.
     relapses: u32,
     started: Time,
-    /// When the last input came, where a policy lets stale values be served for so long after it.
+    /// When the last input came, where a policy lets stale values be served for so long after it, or where there are local tables.
     now: Time,
     /// For how long at most a policy lets stale values be served.
     stale_window: Duration,
@@ -271,6 +277,7 @@ impl Core {
             retirements: retire::Retirements::default(),
             shapes: rows::Shapes::recover(&recovered.shapes),
             leaves: leaves::Leaves::default(),
+            tables: tables::Tables::default(),
             caught_up: false,
             relapses: 0,
             started: now,
@@ -303,7 +310,7 @@ impl Core {
     /// Takes an input. `unix` serves the expiry of registrations only.
     pub fn handle(&mut self, input: Input, now: Time, unix: UnixSeconds) -> Effects {
         let mut effects = Effects::default();
-        if !self.stale_window.is_zero() {
+        if !self.stale_window.is_zero() || self.tables() > 0 {
             self.now = now;
         }
         let knew = self.caught_up;
@@ -326,6 +333,8 @@ impl Core {
             Input::LoadLeaf(ticket, leaf) => self.load_leaf(ticket, leaf, now, &mut effects),
             Input::FillLeaf(ticket, fill) => self.fill_leaf(ticket, fill, now, &mut effects),
             Input::PruneLeaf(ticket, prune) => self.prune_leaf(ticket, prune, &mut effects),
+            Input::OpenTable(ticket, id) => self.open_table(ticket, id, now, &mut effects),
+            Input::Table(id, word) => self.table_said(id, word, now),
             Input::Gone(tickets) => {
                 self.gone(&tickets, now, &mut effects);
                 self.fill_callers_gone(&tickets, now, &mut effects);
@@ -363,6 +372,7 @@ impl Core {
         }
         self.review_relays(now, &mut effects);
         self.review_leaves(now);
+        self.review_tables(now, &mut effects);
         self.lately.note(self.versions.stamp(), now);
         if self.retirements.track == lost_track::Track::Ends {
             // Once it names its view, peers would take it for one that follows them.
@@ -382,6 +392,7 @@ impl Core {
             self.receipts.next_wake(),
             self.intents.next_wake().filter(|_| !self.draining),
             self.fills.next_wake(),
+            self.tables_wake(now),
         ];
         let idle = now.plus(freshness::EXPIRY_SWEEP);
         soon.into_iter().flatten().fold(idle, Time::min)
@@ -572,6 +583,7 @@ impl Core {
             return;
         }
         self.draining = true;
+        self.recall_tables(now);
         self.leave_intents(now, effects);
         self.dismiss_fills(effects);
         self.review_freshness(now);

@@ -227,7 +227,11 @@ impl Core {
         let own = Holder {
             node_id: self.config.node_id.clone(),
             incarnation: self.config.incarnation,
-            state: HolderState::Has,
+            state: if self.tables.serve_past(waiting.event) {
+                HolderState::Has
+            } else {
+                HolderState::Flushed
+            },
         };
         let sure = self.is_sure(waiting, now);
         let others = waiting.rows.iter().map(|row| Holder {
@@ -244,6 +248,7 @@ impl Core {
         let reply = Reply::Invalidated {
             event: waiting.event,
             receipt,
+            position: self.table_position(),
         };
         effects.actions.push(Action::Reply(waiting.ticket, reply));
     }
@@ -271,11 +276,11 @@ impl Core {
     fn satisfied(&self, waiting: &Waiting, now: Time) -> bool {
         let sure = self.is_sure(waiting, now);
         let state = |row: &(NodeId, Incarnation)| self.standing(waiting, row, sure, now);
-        let have = waiting
-            .seats()
-            .iter()
-            .filter(|row| state(row) == HolderState::Has)
-            .count();
+        // These levels are about disks.
+        let flushed = |row: &(NodeId, Incarnation)| {
+            matches!(state(row), HolderState::Has | HolderState::Flushed)
+        };
+        let have = waiting.seats().iter().filter(|row| flushed(row)).count();
         // The roster may have grown meanwhile, and a majority is one of all.
         let seats = self.views.view().seats.len();
         let members = waiting.members();
@@ -288,7 +293,7 @@ impl Core {
                 let seats = &self.views.view().seats;
                 let seated = |row: &&(NodeId, Incarnation)| seats.get(&row.0) == Some(&row.1);
                 let rows = waiting.rows.iter().filter(seated);
-                let have = rows.filter(|row| state(row) == HolderState::Has).count();
+                let have = rows.filter(|row| flushed(row)).count();
                 let one = waiting.level == ReceiptLevel::One;
                 have > if one { 0 } else { seats.len() / 2 }
             }
@@ -296,12 +301,11 @@ impl Core {
             ReceiptLevel::Quorum => have + 1 > members.max(seats) / 2,
             ReceiptLevel::All => {
                 let agreed = waiting.agreed && self.knows_grants(now);
+                let done = |row| matches!(state(row), HolderState::Has | HolderState::CannotServe);
                 agreed
+                    && self.tables.serve_past(waiting.event)
                     && self.is_shared(waiting)
-                    && waiting
-                        .rows
-                        .iter()
-                        .all(|row| state(row) != HolderState::HasNot)
+                    && waiting.rows.iter().all(done)
             }
         }
     }
@@ -314,7 +318,7 @@ impl Core {
             let hello = &member.hello;
             let seated = seats.get(&hello.node_id) == Some(&hello.incarnation);
             let listed = waiting.seats().contains(&member.seat());
-            (seated || listed) && member.acked.has(waiting.event.sequence)
+            (seated || listed) && member.flushed.has(waiting.event.sequence)
         };
         waiting.members() == 1 || self.members.iter().any(holds)
     }
@@ -332,9 +336,15 @@ impl Core {
             .members
             .by_node(node)
             .filter(|member| member.hello.incarnation == *incarnation);
+        let flushed = member.is_some_and(|member| member.flushed.has(sequence));
+        let lacking = if flushed {
+            HolderState::Flushed
+        } else {
+            HolderState::HasNot
+        };
         let given = match member {
             Some(member) if member.acked.has(sequence) => return HolderState::Has,
-            _ if !sure => return HolderState::HasNot,
+            _ if !sure => return lacking,
             Some(member) => Some(&member.given),
             // A superseded run may still be there for as long as its grants hold; its successor catches up before it
             // serves. One that is not remembered at all left, or was silent for longer than any grant holds.
@@ -345,7 +355,9 @@ impl Core {
                 .map(|former| &former.given),
         };
         match given.and_then(|given| given.without(sequence)) {
-            Some(ends) if ends > now => HolderState::HasNot,
+            Some(ends) if ends > now => lacking,
+            // Leases of its tables that it gave without the event are over as well.
+            _ if flushed => HolderState::Has,
             _ => HolderState::CannotServe,
         }
     }

@@ -105,9 +105,7 @@ impl Core {
                 acknowledge,
                 message,
             } => self.relayed(from, (to, acknowledge), &message, now, effects),
-            PeerMessage::Ack { watermark, above } => {
-                self.acked(from, watermark, &above, now, effects);
-            }
+            PeerMessage::Ack { .. } => self.acked(from, &message, now, effects),
             PeerMessage::Probe { nonce, mark, since } => {
                 self.probed(from, (nonce, mark, since), now, effects);
             }

@@ -151,7 +151,7 @@ impl Core {
         let view = self.views.view();
         let waits = |member: &&Member| {
             view.seats_run(&member.hello.node_id, member.hello.incarnation)
-                && member.acked.has(sequence)
+                && member.flushed.has(sequence)
         };
         let waiting = self.members.iter().filter(waits).count() + 1;
         self.seated()

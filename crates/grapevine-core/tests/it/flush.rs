@@ -229,6 +229,7 @@ fn what_was_on_its_way_when_its_sender_left_is_not_counted_as_refused() {
     let ack = || PeerMessage::Ack {
         watermark: 1,
         above: Vec::new(),
+        flushed: None,
     };
     let refused = |world: &World| world.core(0).counters().peer_messages_refused;
     let before = refused(&world);

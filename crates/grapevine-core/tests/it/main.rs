@@ -34,6 +34,7 @@ mod snapshots;
 mod source_lag;
 mod spare;
 mod stale;
+mod tables;
 mod views;
 mod vouching;
 mod world;

@@ -27,6 +27,7 @@ fn receipt(world: &World, at: usize, call: u64) -> Option<Receipt> {
 fn rows(receipt: &Receipt) -> String {
     let letter = |state| match state {
         HolderState::Has => 'h',
+        HolderState::Flushed => 'f',
         HolderState::HasNot => 'n',
         HolderState::CannotServe => 'c',
     };

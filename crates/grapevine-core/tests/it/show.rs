@@ -159,7 +159,17 @@ pub(crate) fn message(message: &PeerMessage) -> String {
             let told = self::message(it);
             format!("{told}, for {} too", list(to, |it| run(*it)))
         }
-        PeerMessage::Ack { watermark, above } => format!("ack {watermark} {above:?}"),
+        PeerMessage::Ack {
+            watermark,
+            above,
+            flushed,
+        } => {
+            let flushed = flushed.as_ref();
+            let more = flushed.map_or(String::new(), |(up_to, above)| {
+                format!(", flushed {up_to} {above:?}")
+            });
+            format!("ack {watermark} {above:?}{more}")
+        }
         PeerMessage::Probe { nonce, mark, .. } => format!("probe {nonce} in view {}", mark.number),
         PeerMessage::Roster { say, .. } => said(say),
         PeerMessage::Grant {
@@ -225,6 +235,7 @@ fn receipt(receipt: &Receipt) -> String {
     let rows = list(&receipt.holders, |row| {
         let state = match row.state {
             HolderState::Has => "has",
+            HolderState::Flushed => "flushed",
             HolderState::HasNot => "has-not",
             HolderState::CannotServe => "cannot-serve",
         };
@@ -236,7 +247,10 @@ fn receipt(receipt: &Receipt) -> String {
 pub(crate) fn reply(reply: &Reply) -> String {
     match reply {
         Reply::Forgotten { alone } => format!("forgotten, alone: {alone}"),
-        Reply::Invalidated { event, receipt: it } => {
+        Reply::TableOpened { position } => format!("table opened at {position}"),
+        Reply::Invalidated {
+            event, receipt: it, ..
+        } => {
             format!(
                 "{}:{} invalidated, {}",
                 run(event.origin),
@@ -272,6 +286,11 @@ fn action(action: &Action) -> String {
         Action::Applied(id, it) => {
             format!("applies {}:{} = {}", run(id.origin), id.sequence, event(it))
         }
+        Action::Notice {
+            position, notice, ..
+        } => format!("tells tables {position}: {notice:?}"),
+        Action::Lease(table, lease) => format!("leases {table:?}: {lease:?}"),
+        Action::EndTable(table) => format!("ends {table:?}"),
         Action::Resync => "resync".to_owned(),
         Action::Purge { addresses, .. } => {
             format!("purges {}", list(addresses, ToString::to_string))

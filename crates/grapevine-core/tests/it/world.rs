@@ -63,6 +63,8 @@ pub(crate) struct Node {
     pub(crate) purged: Vec<Address>,
     pub(crate) stopped: Option<String>,
     pub(crate) resyncs: usize,
+    /// What was told to local tables, in order.
+    pub(crate) tables: Vec<Action>,
 }
 
 /// The cluster.
@@ -137,6 +139,7 @@ impl World {
                     purged: Vec::new(),
                     stopped: None,
                     resyncs: 0,
+                    tables: Vec::new(),
                 }
             })
             .collect();
@@ -350,6 +353,9 @@ impl World {
             }
             Action::Applied(id, event) => {
                 self.nodes[at].applied.push((id, (*event).clone()));
+            }
+            Action::Notice { .. } | Action::Lease(..) | Action::EndTable(_) => {
+                self.nodes[at].tables.push(action);
             }
             Action::Resync => self.nodes[at].resyncs += 1,
             Action::Purge { addresses, .. } => self.nodes[at].purged.extend(addresses),

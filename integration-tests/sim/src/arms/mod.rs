@@ -56,6 +56,12 @@ pub enum Arm {
     EpochsMerged,
     /// Every read goes to the database: safe, and useless.
     BypassAll,
+    /// A sidecar takes its tables' word for given as soon as it has told them.
+    TablesNotAwaited,
+    /// Clients count the leases of their tables from the answer.
+    LeaseFromAnswer,
+    /// Clients note how things stand when an answer comes to their table, not when they ask.
+    TableKeepsLate,
     /// Fills store what a replica shows right after a bump; in scenario `replica-lag`.
     SourceLagIgnored,
     /// Who passes a bump on acknowledges it for those it is for; in scenario `relayed`.
@@ -72,6 +78,14 @@ impl Arm {
             Self::RelaySpeaksForOthers | Self::HeadsToldOnce => Some(Scenario::Relayed),
             _ => None,
         }
+    }
+
+    /// Whether it is something about local tables that is done wrong.
+    pub(crate) fn is_of_tables(self) -> bool {
+        matches!(
+            self,
+            Self::TablesNotAwaited | Self::LeaseFromAnswer | Self::TableKeepsLate
+        )
     }
 
     /// Its name on the command line and in reports.

@@ -107,7 +107,7 @@ impl World {
                     sidecar.applied[class] = sidecar.applied[class].max(index);
                 }
             }
-            Action::Reply(_, Reply::Invalidated { event, receipt }) => {
+            Action::Reply(_, Reply::Invalidated { event, receipt, .. }) => {
                 return self.answered(event, &receipt);
             }
             Action::ServeLog {
@@ -124,8 +124,11 @@ impl World {
                 let what = format!("{} ends itself: {reason}", name(at));
                 return Err(Wrong { guarantee, what });
             }
-            // Nothing is compacted here, and deletes are hygiene.
+            // Nothing is compacted here, deletes are hygiene, and there are no local tables.
             Action::Reply(..)
+            | Action::Notice { .. }
+            | Action::Lease(..)
+            | Action::EndTable(_)
             | Action::Resync
             | Action::Purge { .. }
             | Action::ServeSnapshot { .. } => {}

@@ -27,7 +27,7 @@ impl World {
             };
             let sidecar = &self.sidecars[at];
             let lie = match row.state {
-                HolderState::Has => !sidecar.disk.holds(event),
+                HolderState::Has | HolderState::Flushed => !sidecar.disk.holds(event),
                 HolderState::CannotServe => {
                     !sidecar.core.progress().has(event) && self.freshness(at) == Freshness::Fresh
                 }

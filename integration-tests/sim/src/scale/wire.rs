@@ -163,7 +163,9 @@ fn body(message: &PeerMessage) -> u64 {
             acknowledge,
             message,
         } => to.len() as u64 * RUN + field(u64::from(*acknowledge)) + nested(body(message)),
-        PeerMessage::Ack { watermark, above } => {
+        PeerMessage::Ack {
+            watermark, above, ..
+        } => {
             let above_bytes: u64 = above.iter().map(|sequence| number(*sequence)).sum();
             field(*watermark)
                 + if above.is_empty() {

@@ -533,7 +533,12 @@ impl World {
                     unreachable!("invariant: the model's logs are never compacted")
                 }
                 Action::Stop(why) => unreachable!("invariant: nobody ends itself here: {why}"),
-                Action::Resync | Action::Purge { .. } => {}
+                // Nobody has a local table, or a cache, here.
+                Action::Notice { .. }
+                | Action::Lease(..)
+                | Action::EndTable(_)
+                | Action::Resync
+                | Action::Purge { .. } => {}
             }
         }
     }

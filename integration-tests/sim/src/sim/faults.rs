@@ -54,6 +54,7 @@ impl Sim<'_> {
                 self.crash(node, keep, vanish);
                 self.start_after(node, down);
             }
+            What::Local { node, local, fault } => self.local_fault(node, local, fault),
             What::Drain { node, down } => self.drain(node, down),
             What::Lose { node, down, loss } => self.lose(node, down, loss),
             What::Copy { node } => self.nodes[node].copy = Some(self.nodes[node].disk.clone()),

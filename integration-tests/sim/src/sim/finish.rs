@@ -86,6 +86,7 @@ impl Sim<'_> {
         self.net.heal();
         self.cut_off.clear();
         self.traps.clear();
+        self.heal_locals();
         let now = self.now;
         for node in &mut self.nodes {
             node.suspects = Default::default();

@@ -357,6 +357,7 @@ impl Sim<'_> {
             let message = PeerMessage::Ack {
                 watermark: 0,
                 above,
+                flushed: None,
             };
             self.input(at, Input::Peer { from, message });
         }
@@ -371,7 +372,9 @@ fn code(message: &PeerMessage) -> u64 {
         PeerMessage::Relayed { to, message, .. } => {
             20_000_000 + to.len() as u64 * 1_000_000 + code(message)
         }
-        PeerMessage::Ack { watermark, above } => 300 + watermark * 64 + above.len() as u64,
+        PeerMessage::Ack {
+            watermark, above, ..
+        } => 300 + watermark * 64 + above.len() as u64,
         PeerMessage::Probe { nonce, mark, .. } => 1_000_000 + nonce * 64 + mark.number,
         PeerMessage::Grant { nonce, heads, .. } => 2_000_000 + nonce * 64 + heads.len() as u64,
         PeerMessage::Pull { first, last, .. } => 3_000_000 + first * 64 + last,

@@ -1,7 +1,7 @@
 //! One run: a cluster, its applications, their database and cache, and everything that goes wrong.
 //!
 //! A discrete-event loop: take the next event, let it happen, judge. `process` runs sidecars as `grapevined` does,
-//! `links` carries their messages, `serve` sends logs and snapshots, `gossip` tells whom they see, `reads`, `turns`, `soft`, `snapshots`,
+//! `links` carries their messages, `serve` sends logs and snapshots, `gossip` tells whom they see, `reads`, `locals`, `turns`, `soft`, `snapshots`,
 //! `leaves`, `writes` and `intents` are the applications, `faults` is what goes wrong, `losses` counts
 //! the disks that did, `receipts` judges answers, `finish` heals everything and checks what
 //! must hold at the end.
@@ -12,6 +12,7 @@ mod gossip;
 mod intents;
 mod leaves;
 mod links;
+mod locals;
 mod losses;
 mod process;
 mod reads;
@@ -39,6 +40,7 @@ use crate::clock::{DriftClock, Micros, SECOND, WallClock};
 use crate::database::Database;
 use crate::events::Event;
 use crate::generate::Plan;
+use crate::local::Local;
 use crate::network::{Network, SLOTS_MAX};
 use crate::node::Node;
 use crate::oracle::Oracle;
@@ -108,6 +110,8 @@ pub(crate) struct Sim<'a> {
     opened: BTreeMap<usize, Opened>,
     /// Turns to fill that readers have.
     turns: OpenTurns,
+    /// Local tables of each sidecar's clients.
+    locals: Vec<Vec<Local>>,
     /// Readers that wait for what their session has seen.
     waits: BTreeMap<usize, SessionWait>,
     /// Readers of lists, the rights to load given last, and what a session of theirs carries.
@@ -193,6 +197,7 @@ impl<'a> Sim<'a> {
             before: Before::new(),
             opened: BTreeMap::new(),
             turns: OpenTurns::new(),
+            locals: Self::make_locals(seed, plan.size),
             waits: BTreeMap::new(),
             listings: Listings::new(),
             rights: Rights::new(),
@@ -276,6 +281,9 @@ impl<'a> Sim<'a> {
             | Event::Exit { node, run, .. }
             | Event::Turn { node, run, .. }
             | Event::Pump { node, run, .. } => Some((node, run)),
+            Event::LocalPost { of, run }
+            | Event::LocalSays { of, run }
+            | Event::LocalEnds { of, run, .. } => Some((of.at, run)),
             Event::Deliver { link, .. } => {
                 let end = self.net.link(link).to;
                 Some((end.slot, end.run))
@@ -338,6 +346,14 @@ impl<'a> Sim<'a> {
             Event::Computed { op } => self.computed(op),
             Event::Set { op, token } => self.set(op, token),
             Event::Delete { address, mode } => self.delete(&address, mode),
+            Event::LocalOpens(of) => self.local_opens(of),
+            Event::LocalHears(of) => self.local_hears(of),
+            Event::LocalAsks(of) => self.local_asks(of),
+            Event::LocalLost(of) => self.local_lost(of),
+            Event::LocalPost { of, .. } => self.local_post(of),
+            Event::LocalSays { of, .. } => self.local_says(of),
+            Event::LocalEnds { of, id, .. } => self.local_ends(of.at, id),
+            Event::LocalKeeps { of, address, kept } => self.local_keeps(of, address, *kept),
             Event::Declare { op, attempt } => self.declare(op, attempt),
             Event::Undeclared { op, attempt } => self.undeclared(op, attempt),
             Event::Decide { op } => self.decide(op),
@@ -360,6 +376,7 @@ pub(crate) fn run(plan: &Plan, shop: &Shop, arm: Option<Arm>, keep: bool) -> Out
     for node in 0..plan.size {
         sim.start(node);
     }
+    sim.open_locals();
     sim.run_until(HORIZON);
     sim.finish();
     for violation in &sim.checker.violations {

@@ -270,6 +270,13 @@ impl Sim<'_> {
                 }
             }
             Action::Reply(ticket, reply) => self.replied(at, ticket, reply),
+            Action::Notice {
+                position,
+                notice,
+                event,
+            } => self.tell_locals(at, position, (&notice, event)),
+            Action::Lease(id, lease) => self.lease_local(at, id, lease),
+            Action::EndTable(id) => self.end_local(at, id),
             Action::Applied(event, what) => self.applied(at, event, &what),
             Action::Resync => self.resynced(at),
             Action::Purge {
@@ -440,6 +447,7 @@ impl Sim<'_> {
         node.wake_at = 0;
         node.draining = false;
         let calls = std::mem::take(&mut node.calls);
+        self.crash_locals(at);
         self.checker.started(at);
         for call in calls.into_values() {
             match call {
@@ -458,7 +466,7 @@ impl Sim<'_> {
                     };
                     self.after(5 * MILLISECOND, fails);
                 }
-                Call::Abort(_) | Call::Fill(_) | Call::List(_) | Call::Plain => {}
+                Call::Abort(_) | Call::Fill(_) | Call::List(_) | Call::Local(..) | Call::Plain => {}
             }
         }
         self.lose_links_of(at, run, if vanish { KEEPALIVE } else { 0 });

@@ -48,11 +48,48 @@ pub(super) struct Reading {
     pub(super) stale: Option<Fresher>,
     /// How it stands with its turn to fill.
     pub(super) asking: Asking,
+    /// Whether a local table said where to look: its sidecar knows nothing of it.
+    local: bool,
+}
+
+impl Reading {
+    /// Of a reader whose table says where to look.
+    pub(super) fn local(
+        read: &ReadOp,
+        (at, address): (usize, usize),
+        begun: Micros,
+        (promise, resolution): (Promise, Resolution),
+    ) -> Self {
+        Self {
+            read: *read,
+            at,
+            address,
+            begun,
+            promise,
+            resolution,
+            index: 0,
+            committed: 0,
+            stale: None,
+            asking: Asking::default(),
+            local: true,
+        }
+    }
+
+    /// The newest write whose bump its sidecar had applied.
+    pub(super) fn applied(&self) -> u64 {
+        self.promise.applied
+    }
 }
 
 impl Sim<'_> {
     /// A reader looks an address up, at the slot's sidecar or, if that is a twin that is not there, at another.
     pub(super) fn begin_read(&mut self, op: usize, read: &ReadOp) {
+        let local = read.local.filter(|_| self.has_locals());
+        let goes_on = local.map_or(0, |nth| self.locals[read.node][nth].stopped_until);
+        if goes_on > self.now {
+            // The process reads when it does.
+            return self.queue.push(goes_on, Event::Op(op));
+        }
         self.tally.reads += 1;
         let mut at = read.node;
         if at >= self.size && !self.nodes[at].up() {
@@ -64,6 +101,9 @@ impl Sim<'_> {
             address = self.session.of_these(address, &self.checker);
         }
         self.ask_oracle(read, address);
+        if let Some(nth) = local {
+            return self.read_locally((op, read), (at, nth), address);
+        }
         if !self.nodes[at].answers(self.now) {
             self.tally.bypassed += 1;
             return;
@@ -151,6 +191,7 @@ impl Sim<'_> {
             committed: 0,
             stale,
             asking: Asking::default(),
+            local: false,
         }));
         self.after(read.get, Event::Got { op });
     }
@@ -251,10 +292,14 @@ impl Sim<'_> {
         }
         let Some(value) = found.filter(|value| self.accepts(&reading, value)) else {
             self.transcript.fold(&[21, op as u64]);
+            if reading.local {
+                return self.local_missed(op, &reading);
+            }
             self.serve_stale(op);
             return self.missed(op);
         };
         self.reads[op] = None;
+        self.tally.locals.hits += u64::from(reading.local);
         if reading.asking.has_asked() {
             self.tally.turns.waited += 1;
             self.end_turn(&reading.asking, true);

@@ -23,6 +23,14 @@ impl Sim<'_> {
                 HolderState::Has if !self.checker.holds(&self.nodes[at].disk, event) => {
                     format!("{letter} has {event:?}, says a receipt, and its disk does not")
                 }
+                HolderState::Flushed if !self.checker.holds(&self.nodes[at].disk, event) => {
+                    format!("{letter} has flushed {event:?}, says a receipt, and has not")
+                }
+                HolderState::Has | HolderState::CannotServe if self.served_locally(at, event) => {
+                    format!(
+                        "{letter} serves nothing from before {event:?}, says a receipt, and a table there may"
+                    )
+                }
                 HolderState::CannotServe if self.serves_without(at, event) => {
                     format!("{letter} cannot serve, says a receipt, but is fresh without {event:?}")
                 }
@@ -57,10 +65,11 @@ fn says_enough(receipt: &Receipt, members: usize) -> bool {
             .filter(|row| row.state == state)
             .count()
     };
+    let on_disk = rows(HolderState::Has) + rows(HolderState::Flushed);
     match receipt.level {
         ReceiptLevel::None => true,
-        ReceiptLevel::One => rows(HolderState::Has) >= 2 || members == 1,
-        ReceiptLevel::Quorum => rows(HolderState::Has) > members / 2,
-        ReceiptLevel::All => rows(HolderState::HasNot) == 0,
+        ReceiptLevel::One => on_disk >= 2 || members == 1,
+        ReceiptLevel::Quorum => on_disk > members / 2,
+        ReceiptLevel::All => rows(HolderState::HasNot) + rows(HolderState::Flushed) == 0,
     }
 }

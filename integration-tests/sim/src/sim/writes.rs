@@ -229,7 +229,7 @@ impl Sim<'_> {
             return self.won_for_nobody(at, &reply);
         };
         match (call, reply) {
-            (Call::Write(op, _), Reply::Invalidated { event, receipt }) => {
+            (Call::Write(op, _), Reply::Invalidated { event, receipt, .. }) => {
                 self.write_answered(at, op, event, &receipt);
             }
             (Call::Write(op, attempt), Reply::Refused(_)) => {
@@ -241,6 +241,7 @@ impl Sim<'_> {
             }
             (Call::Abort(op), reply) => self.abort_answered(at, op, &reply),
             (Call::Turn(op, attempt), reply) => self.ask_answered(at, (op, attempt), &reply),
+            (Call::Local(of, id), reply) => self.local_answered((of, id), &reply),
             (Call::List(op), reply) => self.listing_answered(at, op, &reply),
             (Call::Fill(op), Reply::Registered(verdicts)) => {
                 if let Some(verdict) = verdicts.first() {

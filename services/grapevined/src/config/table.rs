@@ -167,6 +167,10 @@ knobs! {
         /// Watchers at a time; a further one is refused. One connection may have a quarter of them, and at least 16.
         watchers_max: usize = "200", from "1" to "100000",
             raising "costs memory: up to two messages each when they do not read, of 200 KB each for bumps of 1,000 classes; limits.answers_bytes_max bounds them all.";
+        /// Local tables of clients at a time, those that are gone included until their leases are over; a further one is refused, and its
+        /// client looks up by calls. One connection may have a quarter of them, and at least 16.
+        local_tables_max: usize = "200", from "1" to "100000",
+            raising "costs memory (some 200 KB each when they do not read), and a message for each of them with each invalidation.";
         /// Resolve and registration streams and listings at a time; a further one is refused. One connection may have a
         /// quarter of them, and at least 16; a stream without a message for five minutes ends.
         streams_max: usize = "1000", from "1" to "100000",

@@ -15,13 +15,14 @@ use grapevine_core::event::Event as Logged;
 use grapevine_core::id::{EventId, Incarnation, Lane, Time};
 use grapevine_core::machine::Core;
 use grapevine_core::machine::effects::{
-    Action, CommitId, Effects, Input, PeerMessage, ReceiptLevel, Refusal, Reply, Side, Ticket,
-    Written,
+    Action, CommitId, Effects, Input, PeerMessage, ReceiptLevel, Refusal, Reply, Side, TableWord,
+    Ticket, Written,
 };
 use grapevine_core::names::NodeId;
 use grapevine_core::progress::LaneProgress;
 use grapevine_core::roster::View;
 use grapevine_core::store::Write;
+use grapevine_core::table::TableId;
 use opentelemetry::trace::SpanContext;
 use parking_lot::RwLockWriteGuard;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -29,7 +30,7 @@ use tracing::{error, info};
 
 use super::convergence::Convergence;
 use super::writer::{Committed, Outcome, Writer};
-use super::{Call, Caller, Clock, Command, Engine};
+use super::{Call, Caller, Clock, Command, Engine, TableSender};
 use crate::peers::{Link, LinkId, LinkSender};
 use crate::purge::{Purger, Submission};
 use crate::telemetry::Counter;
@@ -84,6 +85,9 @@ pub(crate) struct EventLoop {
     outcomes: mpsc::Receiver<Outcome>,
     tickets: u64,
     callers: HashMap<Ticket, Caller>,
+    /// Streams of local tables, and those that the machine has yet to answer.
+    tables: HashMap<TableId, TableSender>,
+    opening: HashMap<Ticket, (TableId, TableSender)>,
     /// The weight of registrations that the machine gathers until the writer is idle.
     gathered: usize,
     /// When callers that are gone were last looked for.
@@ -123,6 +127,8 @@ impl EventLoop {
             outcomes,
             tickets: 0,
             callers: HashMap::new(),
+            tables: HashMap::new(),
+            opening: HashMap::new(),
             gathered: 0,
             looked: Time::ZERO,
             purges: HashMap::new(),
@@ -262,11 +268,14 @@ impl EventLoop {
     fn note_acknowledged(&mut self, input: &Input) {
         if let Input::Peer {
             from,
-            message: PeerMessage::Ack { watermark, .. },
+            message: PeerMessage::Ack {
+                watermark, flushed, ..
+            },
         } = input
         {
+            let flushed = flushed.as_ref().map_or(*watermark, |(up_to, _)| *up_to);
             self.convergence
-                .acknowledged(*from, *watermark, Instant::now());
+                .acknowledged(*from, flushed, Instant::now());
         }
     }
 
@@ -403,13 +412,19 @@ impl EventLoop {
     fn take(&mut self, command: Command, inputs: &mut Vec<Input>) {
         match command {
             Command::Input(input) => {
+                if let Input::Table(id, TableWord::Released | TableWord::Ended) = &input {
+                    self.tables.remove(id);
+                }
                 self.note_acknowledged(&input);
                 inputs.push(input);
             }
             // Nothing was done for it yet, and nobody asks any more. An invalidation is made all the same: who gave up
             // on it may not ask again, and one too many harms nothing.
             Command::Call(
-                Call::Register(_) | Call::BeginWrite(_) | Call::AcquireFill(..),
+                Call::Register(_)
+                | Call::BeginWrite(_)
+                | Call::AcquireFill(..)
+                | Call::OpenTable(..),
                 caller,
             ) if caller.is_gone() => {}
             Command::Call(call, caller) => {
@@ -428,6 +443,10 @@ impl EventLoop {
                     Call::AbortWrite(intent) => Input::AbortWrite(ticket, intent),
                     Call::Register(items) => Input::Register(ticket, items),
                     Call::AcquireFill(key, deadline) => Input::AcquireFill(ticket, key, deadline),
+                    Call::OpenTable(id, sender) => {
+                        self.opening.insert(ticket, (id, sender));
+                        Input::OpenTable(ticket, id)
+                    }
                     Call::Forget(forget) => Input::Forget(ticket, forget),
                 };
                 if let Some((span, ticket)) = span.zip(ticket_of(&input)) {

@@ -11,6 +11,7 @@ mod held;
 mod limits;
 mod places;
 mod sessions;
+mod tables;
 mod views;
 mod writer;
 
@@ -27,6 +28,7 @@ use grapevine_core::machine::effects::{
     BeginWrite, Forget, Input, Invalidate, LeafFill, PeerMessage, Prune, RegisterItem, Reply,
     RowsChange, Written,
 };
+use grapevine_core::table::TableId;
 use grapevine_store::{Store, StoreError};
 use opentelemetry::trace::SpanContext;
 use parking_lot::RwLock;
@@ -39,6 +41,7 @@ pub(crate) use held::Held;
 pub(crate) use limits::follow_limits;
 pub(crate) use places::{OfConnection, Place, Places};
 pub(crate) use sessions::Sessions;
+pub(crate) use tables::{OpenTable, TableReceiver, TableSender, table_channel};
 
 use crate::peers::{Link, LinkSender};
 use crate::purge::Submission;
@@ -181,6 +184,8 @@ pub(crate) enum Call {
     FillLeaf(LeafFill),
     /// To remove members of a leaf whose rows are elsewhere.
     PruneLeaf(Prune),
+    /// To open a local table, which is told what comes through this.
+    OpenTable(TableId, TableSender),
     /// To forget a member.
     Forget(Forget),
 }

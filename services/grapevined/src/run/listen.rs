@@ -114,6 +114,11 @@ pub(super) fn application(
         registrations_max: limits.registrations_max as u64,
         write_duration: config.lease.write_duration,
         slack: config.lease.duration + config.lease.registration_margin,
+        local_tables: Places::new(
+            limits.local_tables_max,
+            "local tables are open already (limits.local_tables_max)",
+            &engine.counters,
+        ),
         watchers: Places::new(
             limits.watchers_max,
             "watchers are there already (limits.watchers_max)",

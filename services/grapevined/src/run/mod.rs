@@ -339,6 +339,7 @@ fn core_config(config: &Config, incarnation: Incarnation) -> CoreConfig {
             classes_max: config.limits.classes_max,
             receipts_max: config.limits.receipts_max,
             intents_max: config.limits.intents_max,
+            local_tables_max: config.limits.local_tables_max,
             fill_waits_max: config.limits.fill_waits_max,
             origins_max: config.limits.origins_max,
             old_runs_max: config.limits.old_runs_max,

@@ -449,6 +449,7 @@ async fn a_large_look_up_lets_others_in_and_is_answered_whole() {
         items: (0..200).map(item).collect(),
         session: None,
         snapshot: None,
+        local_table: 0,
     };
     let mut large = Box::pin(rig.app.resolve(Request::new(request)));
     // 51,200 segments are 50 pieces, and there is one thread here.

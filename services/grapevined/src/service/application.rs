@@ -52,6 +52,8 @@ pub(crate) struct Application {
     pub(crate) write_duration: Duration,
     /// Registrations that the directory may hold; a further one is refused, and its value must not be stored.
     pub(crate) registrations_max: u64,
+    /// Places for streams of local tables.
+    pub(crate) local_tables: Places,
     pub(crate) watchers: Places,
     /// Places for resolve and registration streams and listings; a further one is refused.
     pub(crate) streams: Places,
@@ -89,7 +91,8 @@ impl Application {
         engine
             .counters
             .add_len(Counter::Resolves, look_ups.queries.len());
-        let mut look_up = LookUp::new(look_ups.queries, look_ups.snapshot);
+        let kept_in = look_ups.local_table;
+        let mut look_up = LookUp::new(look_ups.queries, look_ups.snapshot).kept_in(kept_in);
         let mut turn = None;
         while !look_up.advance(engine) {
             if turn.is_none() {
@@ -515,6 +518,17 @@ impl ApplicationService for Application {
         let listing = self.listing(request.limit, connection.as_ref())?;
         let rows = listing::classes(listing, below, &request.page_token);
         Ok(rows.await?.response())
+    }
+
+    type LocalTableStreamStream = Answers<v1::LocalTableStreamResponse>;
+
+    async fn local_table_stream(
+        &self,
+        request: Request<Streaming<v1::LocalTableStreamRequest>>,
+    ) -> Result<Response<Self::LocalTableStreamStream>, Status> {
+        let connection = request.extensions().get::<OfConnection>().cloned();
+        let table = self.open_table(request.into_inner(), connection).await?;
+        Ok(table.response())
     }
 
     type WatchStream = Answers<v1::WatchResponse>;

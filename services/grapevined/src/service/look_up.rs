@@ -5,6 +5,7 @@
 
 use grapevine_core::machine::effects::{Input, Query, SnapshotClaim};
 use grapevine_core::names::ClassPath;
+use grapevine_core::table::TableId;
 use grapevine_proto::v1;
 use tonic::Status;
 
@@ -28,6 +29,8 @@ pub(super) struct LookUp {
     /// Classes of shapes that are not known here.
     new_shapes: Vec<ClassPath>,
     refused: status::Violations,
+    /// The caller's local table, and whether the answers may be kept in it.
+    local_table: Option<(TableId, bool)>,
 }
 
 impl LookUp {
@@ -40,6 +43,16 @@ impl LookUp {
             done: 0,
             new_shapes: Vec::new(),
             refused: status::Violations::default(),
+            local_table: None,
+        }
+    }
+
+    /// The same, by a caller that would keep the answers in its local table.
+    pub(super) fn kept_in(self, table: Option<TableId>) -> Self {
+        let local_table = table.map(|table| (table, true));
+        Self {
+            local_table,
+            ..self
         }
     }
 
@@ -47,6 +60,9 @@ impl LookUp {
     pub(super) fn advance(&mut self, engine: &Engine) -> bool {
         let now = engine.clock.now();
         let core = engine.core.read();
+        if let Some((table, keeps)) = &mut self.local_table {
+            *keeps &= core.may_keep(*table, now);
+        }
         let mut weight = 0;
         while let Some(query) = self.queries.get(self.done)
             && weight < PIECE_WEIGHT_MAX
@@ -84,6 +100,10 @@ impl LookUp {
             results: self.results,
             freshness: freshness.into(),
             freshness_reason,
+            local_table: match self.local_table {
+                Some((table, true)) => table.0,
+                _ => 0,
+            },
         })
     }
 }

@@ -6,6 +6,7 @@ mod deadline;
 mod index;
 pub(crate) mod intake;
 mod listing;
+mod local_table;
 mod look_up;
 mod resolve_stream;
 mod turns;

@@ -95,15 +95,19 @@ impl Application {
         let wait = timeout + DISK_WAIT;
         let answer = self.engine.call(call, None, wait).await?;
         let Answer { reply, purges, .. } = answer;
-        let (event, receipt) = match reply {
-            Reply::Invalidated { event, receipt } => {
+        let (event, receipt, local_table_position) = match reply {
+            Reply::Invalidated {
+                event,
+                receipt,
+                position,
+            } => {
                 let met = if receipt.satisfied {
                     Counter::ReceiptsSatisfied
                 } else {
                     Counter::ReceiptsMissed
                 };
                 self.engine.counters.inc(met);
-                (event, receipt)
+                (event, receipt, position)
             }
             Reply::Refused(refusal) => return Err(status::refusal(&refusal)),
             _ => return Err(mistaken("an invalidation")),
@@ -112,6 +116,7 @@ impl Application {
             event: Some(wire::event_id(event)),
             session_token: wire::session_token(event),
             receipt: Some(app::receipt(receipt)),
+            local_table_position,
             ..Default::default()
         };
         for purge in purges {

@@ -202,6 +202,11 @@ impl Sources {
                 elections,
             ),
             size(
+                "local_tables",
+                "Local tables of clients, those that are gone included until their leases are over.",
+                core.tables(),
+            ),
+            size(
                 "leaves_present",
                 "Leaves of indices that are loaded.",
                 leaves,

@@ -144,7 +144,9 @@ pub(crate) fn refusal(refusal: &Refusal) -> Status {
             );
             Status::with_error_details(Code::ResourceExhausted, refusal.to_string(), details)
         }
-        Refusal::Receipts { after, .. } => exhausted(refusal.to_string(), *after),
+        Refusal::Receipts { after, .. } | Refusal::Tables { after, .. } => {
+            exhausted(refusal.to_string(), *after)
+        }
         Refusal::Intents { .. } => exhausted(refusal.to_string(), Duration::from_secs(1)),
         Refusal::LeafTooLarge { .. } | Refusal::LeafOutOfOrder => invalid_refusal("rows", refusal),
         Refusal::Draining => Status::unavailable(refusal.to_string()),

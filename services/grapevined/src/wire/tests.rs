@@ -71,6 +71,7 @@ fn every_bad_field_of_a_resolve_is_named() {
             wait_ms: 0,
         }),
         snapshot: None,
+        local_table: 0,
     };
     let status = app::look_ups(request, &PolicySet::default()).err().unwrap();
     let fields: Vec<_> = status
@@ -242,6 +243,7 @@ fn g10_slices_of_one_call_touch_a_bounded_number_of_pages() {
         ],
         session: None,
         snapshot: None,
+        local_table: 0,
     };
     let mut policy = Policy::fallback();
     policy.page_size = Some(10);

@@ -76,12 +76,14 @@ pub enum PeerMessage {
         /// [`Self::Bumps`] or [`Self::Directory`].
         message: Box<PeerMessage>,
     },
-    /// "I flushed these of yours": everything up to the watermark, and those above.
+    /// "I flushed these of yours, and no table of my clients serves around them": everything up to the watermark, and those above.
     Ack {
         /// Up to here.
         watermark: u64,
         /// And these.
         above: Vec<u64>,
+        /// What is flushed, up to where and above, if that is more.
+        flushed: Option<(u64, Vec<u64>)>,
     },
     /// "Tell me your heads, and grant me freshness."
     Probe {

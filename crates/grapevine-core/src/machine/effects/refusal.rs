@@ -39,6 +39,16 @@ pub enum Refusal {
         /// When one of them is looked at again, at the latest.
         after: Duration,
     },
+    /// Too many local tables are open.
+    #[error(
+        "{limit} local tables are open already, or were until just now (limits.local_tables_max); look up at the sidecar, and try again"
+    )]
+    Tables {
+        /// How many may be open.
+        limit: usize,
+        /// When the leases of one that is gone are over, or at any time.
+        after: Duration,
+    },
     /// Too many writes are open.
     #[error(
         "{open} writes that name {classes} classes are open; the limits are {limit} writes (limits.intents_max) and {classes_max} classes; commit or abort some, or try again"

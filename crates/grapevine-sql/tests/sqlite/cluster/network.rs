@@ -256,8 +256,13 @@ impl Network {
                 self.say(at, to, &message);
             }
             Action::Applied(..) => {}
-            Action::Resync | Action::ServeSnapshot { .. } | Action::Stop(_) => {
-                panic!("nobody starts or loses anything here: {action:?}")
+            Action::Resync
+            | Action::ServeSnapshot { .. }
+            | Action::Stop(_)
+            | Action::Notice { .. }
+            | Action::Lease(..)
+            | Action::EndTable(_) => {
+                panic!("nobody starts, loses or opens anything here: {action:?}")
             }
         }
     }

@@ -202,7 +202,7 @@ impl Round {
     fn acknowledge(&mut self) {
         for (at, ticket) in std::mem::take(&mut self.writes.unanswered) {
             match self.network.answer(at, ticket) {
-                Reply::Invalidated { event, receipt } => {
+                Reply::Invalidated { event, receipt, .. } => {
                     assert!(receipt.satisfied, "seed {}: {receipt:?}", self.seed);
                     let last = self.session.entry(event.origin).or_default();
                     *last = event.sequence.max(*last);

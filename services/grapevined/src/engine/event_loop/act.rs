@@ -9,6 +9,7 @@ use grapevine_core::id::{EventId, Incarnation, Lane, Time};
 use grapevine_core::machine::effects::{Action, FillTurn, PeerMessage, Refusal, Reply, Ticket};
 use grapevine_core::progress::LaneProgress;
 use grapevine_core::store::Taken;
+use grapevine_core::table::Notice;
 
 use super::EventLoop;
 use crate::engine::{Clock, Held, News};
@@ -39,6 +40,15 @@ impl EventLoop {
                     self.parts.engine.sessions.all_applied();
                     let _ = self.parts.engine.news.send(News::Resync);
                 }
+                Action::Notice {
+                    position, notice, ..
+                } => self.tell_tables(position, &notice),
+                Action::Lease(id, lease) => {
+                    if let Some(table) = self.tables.get(&id) {
+                        table.lease(lease);
+                    }
+                }
+                Action::EndTable(id) => drop(self.tables.remove(&id)),
                 Action::Purge {
                     addresses,
                     expires,
@@ -135,11 +145,26 @@ impl EventLoop {
         }
     }
 
+    /// Tells every local table of a change. One that does not read forgets all that it has.
+    fn tell_tables(&self, position: u64, notice: &Notice) {
+        for table in self.tables.values() {
+            if table.notice(position, notice) {
+                self.parts.engine.counters.inc(Counter::TablesOverrun);
+            }
+        }
+    }
+
     fn reply(&mut self, ticket: Ticket, reply: Reply) {
+        if let Some((id, table)) = self.opening.remove(&ticket)
+            && matches!(reply, Reply::TableOpened { .. })
+        {
+            self.tables.insert(id, table);
+        }
         let limit = match &reply {
             Reply::Refused(Refusal::Receipts { .. }) => Some("limits.receipts_max"),
             Reply::Refused(Refusal::TopLevelClasses { .. }) => Some("limits.top_level_classes_max"),
             Reply::Refused(Refusal::Intents { .. }) => Some("limits.intents_max"),
+            Reply::Refused(Refusal::Tables { .. }) => Some("limits.local_tables_max"),
             _ => None,
         };
         if let Some(limit) = limit {

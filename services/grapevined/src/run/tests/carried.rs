@@ -31,6 +31,7 @@ fn look_up() -> v1::ResolveRequest {
         }],
         session: None,
         snapshot: None,
+        local_table: 0,
     }
 }
 

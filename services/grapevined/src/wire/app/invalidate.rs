@@ -131,6 +131,7 @@ pub(crate) fn receipt(receipt: core::Receipt) -> v1::Receipt {
             incarnation: incarnation(holder.incarnation),
             state: match holder.state {
                 core::HolderState::Has => v1::HolderState::Has,
+                core::HolderState::Flushed => v1::HolderState::Flushed,
                 core::HolderState::HasNot => v1::HolderState::HasNot,
                 core::HolderState::CannotServe => v1::HolderState::CannotServe,
             }

@@ -10,6 +10,7 @@ mod report;
 mod resolve;
 mod rows;
 mod snapshots;
+mod tables;
 mod turns;
 mod watch;
 
@@ -25,6 +26,7 @@ pub(crate) use report::reported;
 pub(crate) use resolve::{Leases, look_ups, note_resolve_error, resolution};
 pub(crate) use rows::{Changed, changed_rows, changed_where};
 pub(crate) use snapshots::{opened, opening};
+pub(crate) use tables::{table_letter, table_opened, table_words};
 pub(crate) use turns::{acquiring, finishing, turn};
 pub(crate) use watch::{watch_bump, watched};
 

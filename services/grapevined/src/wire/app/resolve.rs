@@ -8,6 +8,7 @@ use grapevine_core::lease::Lease;
 use grapevine_core::machine::{ResolveError, effects as core};
 use grapevine_core::names::Address;
 use grapevine_core::policy::{PolicySet, Strategy};
+use grapevine_core::table::TableId;
 use grapevine_proto::v1;
 use prost::bytes::Bytes;
 use tonic::Status;
@@ -27,6 +28,8 @@ pub(crate) struct LookUps {
     pub(crate) queries: Vec<core::Query>,
     pub(crate) snapshot: core::SnapshotClaim,
     pub(crate) session: Session,
+    /// The local table in which the caller would keep the answers.
+    pub(crate) local_table: Option<TableId>,
 }
 
 /// Reads a call, all of it before anything is told to be wrong.
@@ -50,6 +53,7 @@ pub(crate) fn look_ups(
         queries,
         snapshot,
         session,
+        local_table: (request.local_table != 0).then_some(TableId(request.local_table)),
     })
 }
 

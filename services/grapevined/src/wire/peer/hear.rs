@@ -24,9 +24,12 @@ pub(crate) fn read_message(message: v1::ExchangeRequest) -> Checked<PeerMessage>
         Kind::Directory(directory) => read_directory(directory)?,
         Kind::Ack(ack) => {
             count("above", ack.above.len(), EVENTS_MAX)?;
+            count("flushed_above", ack.flushed_above.len(), EVENTS_MAX)?;
+            let more = ack.flushed > 0 || !ack.flushed_above.is_empty();
             PeerMessage::Ack {
                 watermark: ack.watermark,
                 above: ack.above,
+                flushed: more.then_some((ack.flushed, ack.flushed_above)),
             }
         }
         Kind::Probe(probe) => PeerMessage::Probe {

@@ -126,7 +126,19 @@ fn snapshot(message: PeerMessage) -> Kind {
 /// Everything that is short.
 fn word(message: PeerMessage) -> Kind {
     match message {
-        PeerMessage::Ack { watermark, above } => Kind::Ack(v1::Ack { watermark, above }),
+        PeerMessage::Ack {
+            watermark,
+            above,
+            flushed,
+        } => {
+            let (flushed, flushed_above) = flushed.unwrap_or_default();
+            Kind::Ack(v1::Ack {
+                watermark,
+                above,
+                flushed,
+                flushed_above,
+            })
+        }
         PeerMessage::Probe { nonce, mark, since } => Kind::Probe(v1::Probe {
             nonce,
             since,

@@ -23,7 +23,10 @@ pub(crate) fn message_bytes(message: &PeerMessage) -> usize {
         PeerMessage::Bumps { events, .. } => events.iter().map(|event| bump_bytes(event)).sum(),
         PeerMessage::Directory { batches, .. } => batches.iter().map(batch_bytes).sum(),
         PeerMessage::Relayed { to, message, .. } => to.len() * RUN_BYTES + message_bytes(message),
-        PeerMessage::Ack { above, .. } => above.len() * 10,
+        PeerMessage::Ack { above, flushed, .. } => {
+            let flushed = flushed.as_ref().map_or(0, |(_, above)| above.len());
+            (above.len() + flushed) * 10
+        }
         // A hole takes what the heads of a run take.
         PeerMessage::Grant { heads, lacked, .. } => (heads.len() + lacked.len()) * ORIGIN_BYTES,
         PeerMessage::SnapshotBegin { cut, .. } => cut.len() * ORIGIN_BYTES,
