@@ -272,6 +272,13 @@ def rows() -> dict[str, list[tuple]]:
                 sums("intents_open", "intents_held"),
             ),
             lines("Watchers that fell behind", "Watchers that were told so.", rates("watch_resyncs"), "ops"),
+            lines("Local tables", "Tables of clients that receipts wait for.", sums("local_tables")),
+            lines(
+                "What local tables are told",
+                "Tables opened, changes told to them, tables whose clients were silent until their leases were over, and queues that overran.",
+                rates("tables_opened", "table_notices", "tables_lapsed", "tables_overrun"),
+                "ops",
+            ),
         ],
         "Look-ups and fills": [
             lines(

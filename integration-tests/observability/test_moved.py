@@ -6,6 +6,7 @@ What no test here brings about is in `exceptions.yaml`, each with its reason.
 
 import contextlib
 import os
+import queue
 import shutil
 import socket
 import threading
@@ -153,6 +154,23 @@ def test_bumps_of_more_combinations_than_are_told_apart(three):
         for number in range(66):
             both = app.InvalidateRequest(classes=["both/a", f"both/b{number}"], match=app.MATCH_ALL)
             a.app.Invalidate(both, timeout=a.timeout_s)
+
+
+def test_a_local_table_whose_client_is_silent(three):
+    a = three[0]
+    asks = queue.SimpleQueue()
+    told_so = a.app.LocalTableStream(iter(asks.get, None), timeout=a.timeout_s)
+    with rises([a], "tables_opened", "table_notices", "tables_lapsed"):
+        assert next(told_so).opened.local_table
+        asks.put(app.LocalTableStreamRequest(lease_request=1))
+        assert next(told_so).lease.duration_us > 0
+        a.app.Invalidate(app.InvalidateRequest(classes=["tabled"]), timeout=a.timeout_s)
+        assert next(told_so).classes == ["tabled"]
+        # It is not acknowledged, and no other lease is asked for.
+        with pytest.raises(grpc.RpcError) as ended:
+            next(told_so)
+        assert ended.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
+    asks.put(None)
 
 
 def test_a_watcher_that_falls_behind(three):

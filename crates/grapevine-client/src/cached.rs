@@ -19,6 +19,7 @@ use crate::client::Client;
 use crate::error::InvalidRequest;
 use crate::fence::{FlightKey, FlightResult, Settled, Unit};
 use crate::fill::Fill;
+use crate::names::ADDRESS_BYTES_MAX;
 use crate::outcome::{BypassReason, GetError, GetOutcome, How};
 use crate::query::Explained;
 use crate::refresh::{Got, Revalidations};
@@ -31,6 +32,23 @@ use crate::trace_context::of_the_application;
 
 /// So often a caller goes round again when another one's fill was not good enough for it; then it fills for itself.
 pub(crate) const ROUNDS_MAX: u32 = 3;
+
+/// What a local table came to.
+enum Local {
+    /// The cache had it.
+    Served(GetOutcome),
+    /// The cache had not.
+    Missed(Known),
+    /// The table does not say.
+    Unknown,
+}
+
+/// What the cache was asked for already.
+struct Known {
+    key: Arc<FlightKey>,
+    before: Finished,
+    found: Option<Bytes>,
+}
 
 /// A [`Client`] with a cache: reads through it, fenced. Cloning it is cheap; clones share flights and counters.
 #[derive(Clone)]
@@ -217,6 +235,11 @@ impl CachedClient {
         F: FnOnce(Fill) -> Fut,
         Fut: Future<Output = Result<Bytes, E>>,
     {
+        let mut known = match self.by_local_table(address, classes, ttl, fill).await {
+            Local::Served(outcome) => return Ok(Got::Current(outcome)),
+            Local::Missed(known) => Some(known),
+            Local::Unknown => None,
+        };
         let mut round = 0;
         let reason = loop {
             let resolution = match self.look_up(address, classes, None).await? {
@@ -234,8 +257,14 @@ impl CachedClient {
                 target,
                 ttl,
             );
-            let before = self.finished(&unit);
-            let found = self.read_cache(&unit.key.target).await;
+            let known = known.take().filter(|known| known.key == unit.key);
+            // What the cache was asked for just now need not be asked again.
+            let (before, found) = if let Some(known) = known {
+                (known.before, known.found)
+            } else {
+                let before = self.finished(&unit);
+                (before, self.read_cache(&unit.key.target).await)
+            };
             if stale_too
                 && !resolution.stale.is_empty()
                 && let Some(outcome) = self.stale_outcome(&unit, found.clone()).await
@@ -272,6 +301,64 @@ impl CachedClient {
             stored: false,
             token: None,
         }))
+    }
+
+    /// Serves a value by what the local table says. What the cache has not got is the sidecar's matter: only its answer can be filled by.
+    async fn by_local_table<E, F, Fut>(
+        &self,
+        address: &str,
+        classes: &[String],
+        ttl: Option<Duration>,
+        fill: &mut Option<F>,
+    ) -> Local
+    where
+        F: FnOnce(Fill) -> Fut,
+        Fut: Future<Output = Result<Bytes, E>>,
+    {
+        let Some(resolution) = self.look_up_locally(address, classes) else {
+            return Local::Unknown;
+        };
+        self.report_if_due();
+        let target = &resolution.targets[0];
+        let unit = Unit::new(
+            address,
+            address.to_owned(),
+            classes,
+            &resolution,
+            target,
+            ttl,
+        );
+        let before = self.finished(&unit);
+        let found = self.read_cache(&unit.key.target).await;
+        if let Some(value) = self.known(&unit, found.clone(), fill).await {
+            self.shared.counters.local_hits.increment();
+            return Local::Served(GetOutcome {
+                value,
+                how: How::Hit,
+                stored: false,
+                token: Some(resolution.token),
+            });
+        }
+        let key = Arc::clone(&unit.key);
+        Local::Missed(Known { key, before, found })
+    }
+
+    /// What the local table knows; nothing for who must see what a session or a database snapshot sees.
+    fn look_up_locally(&self, address: &str, classes: &[String]) -> Option<v1::Resolution> {
+        if self.session.is_some() || self.snapshot.is_some() {
+            return None;
+        }
+        let mut target = String::with_capacity(ADDRESS_BYTES_MAX);
+        let client = &self.shared.client;
+        let hit = client.local_look_up(address, classes, &mut target)?;
+        Some(hit.resolution(target))
+    }
+
+    /// The token of some classes, if the local table knows it.
+    pub(crate) fn local_token(&self, classes: &[String]) -> Option<u64> {
+        let alone = self.session.is_none() && self.snapshot.is_none();
+        let table = self.shared.client.local().filter(|_| alone)?;
+        table.token(classes)
     }
 
     /// Looks up; `Err` is a reason to bypass.

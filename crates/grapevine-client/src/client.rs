@@ -18,6 +18,7 @@ use crate::batcher::{
 use crate::builder::{ClientBuilder, Settings};
 use crate::channel::{Gated, Link};
 use crate::error::{CallError, ConfigError, InvalidRequest, ResolveError};
+use crate::local::{LocalHit, LocalTable, Table};
 use crate::names::{self, BATCH_MAX, CLASSES_MAX};
 use crate::session::Session;
 use crate::snapshot::Snapshot;
@@ -38,6 +39,7 @@ struct Inner {
     commits: Batcher<CommitCall>,
     counters: Arc<ClientCounters>,
     span: CurrentSpan,
+    local: Option<LocalTable>,
 }
 
 /// One look-up's answer, with what the sidecar could show about itself.
@@ -87,8 +89,12 @@ impl Client {
             batch: settings.batch_max,
             in_flight: settings.in_flight_max,
         };
+        let local = settings
+            .local_table
+            .map(|entries| LocalTable::open(entries, own, &counters));
         let resolve = ResolveCall {
             link: Arc::clone(own),
+            table: local.as_ref().map(LocalTable::shared),
             deadline: settings.resolve_deadline,
             counters: Arc::clone(&counters),
         };
@@ -104,6 +110,7 @@ impl Client {
             settings,
             counters,
             span: builder.span.clone(),
+            local,
         };
         Ok(Self {
             inner: Arc::new(inner),
@@ -153,13 +160,23 @@ impl Client {
         check_item(address, classes, page)?;
         self.own().check_open()?;
         let deadline = self.inner.settings.resolve_deadline;
+        let local = self.local().filter(|_| page.is_none());
+        let before = local.and_then(|table| table.before(classes));
         let sent = self
             .inner
             .resolves
             .send_with(|| item(address, classes, page));
         let sent = self.traced(sent);
         match tokio::time::timeout(deadline, sent).await {
-            Ok(Ok(resolved)) => Ok(resolved),
+            Ok(Ok((resolved, local_table))) => {
+                if let Some((table, before)) = local.zip(before)
+                    && local_table == before.name
+                    && table.keep(&before, (address, classes), &resolved.resolution)
+                {
+                    self.counters().local_kept.increment();
+                }
+                Ok(resolved)
+            }
             Ok(Err(error)) => Err(self.resolve_error(error)),
             Err(_) => Err(ResolveError::Call(CallError::Deadline {
                 endpoint: Arc::clone(self.own().name()),
@@ -214,6 +231,7 @@ impl Client {
         let mut past = Past {
             session: None,
             snapshot: snapshot.map(|snapshot| snapshot.bytes().clone()),
+            local_table: 0,
         };
         if !session.is_empty() {
             deadline += session.wait_duration();
@@ -228,6 +246,25 @@ impl Client {
             }
         }
         Ok(answers)
+    }
+
+    /// Where to look for an address, by the [local table](ClientBuilder::local_table): its cache address is written into `into`. It
+    /// makes no call, takes no lock and allocates nothing, but for `into` to grow to 250 bytes once. `None` if there is no table, if it
+    /// does not know, or has no lease: then ask [`Self::resolve_one`], which has the table know it if it can.
+    #[inline]
+    pub fn local_look_up<C: AsRef<str>>(
+        &self,
+        address: &str,
+        classes: &[C],
+        into: &mut String,
+    ) -> Option<LocalHit> {
+        self.local()?.look_up(address, classes, into)
+    }
+
+    /// The local table, if there is one.
+    #[inline]
+    pub(crate) fn local(&self) -> Option<&Table> {
+        self.inner.local.as_ref().map(LocalTable::table)
     }
 
     fn resolve_error(&self, error: BatchError) -> ResolveError {
@@ -348,6 +385,8 @@ fn take_fitting(items: &mut Vec<v1::ResolveItem>) -> Vec<v1::ResolveItem> {
 struct Past {
     session: Option<v1::Session>,
     snapshot: Option<bytes::Bytes>,
+    /// The local table that would keep the answers.
+    local_table: u64,
 }
 
 /// Looks all of them up within `deadline`, in as many RPCs as it takes.
@@ -371,7 +410,7 @@ async fn resolve_all(
         let spare = may_split.then(|| batch.clone());
         let left = end.saturating_duration_since(Instant::now());
         match resolve_batch(link, counters, left, batch, past.clone()).await {
-            Ok(batch) => answers.extend(batch),
+            Ok(batch) => answers.extend(batch.into_iter().map(|(resolved, _)| resolved)),
             Err(error) => match spare {
                 Some(mut front) if is_too_much(&error, ITEMS) => {
                     let back = front.split_off(front.len() / 2);
@@ -399,26 +438,31 @@ fn renumbered(error: CallError, before: usize) -> CallError {
 
 struct ResolveCall {
     link: Arc<Link>,
+    table: Option<Arc<Table>>,
     deadline: Duration,
     counters: Arc<ClientCounters>,
 }
 
 impl BatchCall for ResolveCall {
     type Item = v1::ResolveItem;
-    type Answer = Resolved;
+    /// With the local table that may keep it; 0 for none.
+    type Answer = (Resolved, u64);
     const FIELD: &'static str = ITEMS;
 
     fn bytes(item: &v1::ResolveItem) -> usize {
         item_bytes(item)
     }
 
-    async fn send(&self, items: Vec<v1::ResolveItem>) -> Result<Vec<Resolved>, CallError> {
+    async fn send(&self, items: Vec<v1::ResolveItem>) -> Result<Vec<(Resolved, u64)>, CallError> {
         resolve_batch(
             &self.link,
             &self.counters,
             self.deadline,
             items,
-            Past::default(),
+            Past {
+                local_table: self.table.as_ref().map_or(0, |table| table.name()),
+                ..Past::default()
+            },
         )
         .await
     }
@@ -430,7 +474,7 @@ async fn resolve_batch(
     deadline: Duration,
     items: Vec<v1::ResolveItem>,
     past: Past,
-) -> Result<Vec<Resolved>, CallError> {
+) -> Result<Vec<(Resolved, u64)>, CallError> {
     let count = items.len();
     counters.resolve_rpcs.increment();
     counters.resolve_items.add(count as u64);
@@ -439,7 +483,7 @@ async fn resolve_batch(
         items,
         session: past.session,
         snapshot: past.snapshot,
-        local_table: 0,
+        local_table: past.local_table,
     };
     let answer = link
         .call(Gated::Yes, deadline, application.resolve(request))
@@ -452,10 +496,15 @@ async fn resolve_batch(
     }
     let freshness = answer.freshness();
     let reason = (!answer.freshness_reason.is_empty()).then(|| Arc::from(answer.freshness_reason));
-    let with_freshness = |resolution| Resolved {
-        resolution,
-        freshness,
-        freshness_reason: reason.clone(),
+    let local_table = answer.local_table;
+    let with_freshness = |resolution| {
+        let freshness_reason = reason.clone();
+        let resolved = Resolved {
+            resolution,
+            freshness,
+            freshness_reason,
+        };
+        (resolved, local_table)
     };
     Ok(answer.results.into_iter().map(with_freshness).collect())
 }

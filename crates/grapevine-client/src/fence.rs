@@ -266,6 +266,26 @@ impl CachedClient {
         self.store(unit, &value).await
     }
 
+    /// What of `found` may be served, by a look-up that cannot be filled by. What may not is counted by the next one.
+    pub(crate) async fn known<E, F, Fut>(
+        &self,
+        unit: &Unit<'_>,
+        found: Option<Bytes>,
+        fill: &mut Option<F>,
+    ) -> Option<Bytes>
+    where
+        F: FnOnce(Fill) -> Fut,
+        Fut: Future<Output = Result<Bytes, E>>,
+    {
+        inspect(unit, found.clone()?)?;
+        let Look::Hit(value) = self.judge(unit, found).await else {
+            return None;
+        };
+        self.audit(unit, &value, fill).await;
+        self.shared().counters.hits.increment();
+        Some(value.bytes)
+    }
+
     /// A value that soft bumps alone have replaced, if the cache has one and nothing that is current. One with dependencies
     /// is none: nobody says of those whether they changed.
     pub(crate) async fn stale_outcome(
@@ -349,6 +369,9 @@ impl CachedClient {
             .collect();
         if classes.len() > CLASSES_MAX {
             return Ok(false);
+        }
+        if let Some(token) = self.local_token(&classes) {
+            return Ok(token == dependencies.token);
         }
         match self.look_up(unit.base, &classes, None).await {
             Ok(Ok(resolution)) => Ok(resolution.token == dependencies.token),

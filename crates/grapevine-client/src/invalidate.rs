@@ -164,6 +164,7 @@ impl Invalidate {
                     if position != self.first {
                         self.client.counters().invalidate_failovers.increment();
                     }
+                    self.note_locally(&answer).await;
                     return Ok(outcome(answer, link, &attempts));
                 }
                 Err(error) if error.may_differ_elsewhere() => attempts.push(error),
@@ -172,6 +173,20 @@ impl Invalidate {
         }
         self.client.counters().invalidate_failures.increment();
         Err(nobody(attempts))
+    }
+
+    /// Has the local table know of it, so that what is read here from now on sees it, whichever sidecar took it.
+    async fn note_locally(&self, answer: &v1::InvalidateResponse) {
+        let Some(table) = self.client.local() else {
+            return;
+        };
+        table.note(&self.classes);
+        // Which classes rows mean, and a write that was begun elsewhere, the sidecar knows.
+        if self.rows.is_some() || self.intent.is_some() {
+            let run = answer.event.as_ref().map(|event| &event.incarnation[..]);
+            let run = run.unwrap_or_default();
+            table.catch_up(run, answer.local_table_position).await;
+        }
     }
 
     /// What a refusal that every sidecar would give comes to. It says that this try did nothing, and nothing of those before.

@@ -63,6 +63,7 @@ mod gate;
 mod index;
 mod invalidate;
 mod list;
+mod local;
 mod names;
 mod outcome;
 mod page;
@@ -102,6 +103,7 @@ pub use index::{
 };
 pub use invalidate::{Invalidate, InvalidateOutcome};
 pub use list::{Chunk, Listing};
+pub use local::LocalHit;
 pub use names::{
     ADDRESS_BYTES_MAX, BATCH_MAX, CLASS_BYTES_MAX, CLASS_SEGMENTS_MAX, CLASSES_MAX,
     INVALIDATE_CLASSES_MAX, OFFSET_MAX, SLICE_LIMIT_MAX,

@@ -70,6 +70,14 @@ counters! {
         index_fills,
         /// Members removed from leaves because their rows were elsewhere.
         index_pruned,
+        /// Streams of a local table that were opened.
+        local_streams,
+        /// Leases of a local table.
+        local_leases,
+        /// Messages that told a local table of changes.
+        local_notices,
+        /// Answers that a local table has kept.
+        local_kept,
         /// Invalidations that another sidecar than the own one acknowledged.
         invalidate_failovers,
         /// Invalidations that no sidecar acknowledged.
@@ -82,6 +90,8 @@ counters! {
     CacheCounters => CacheStats {
         /// Values served from the cache.
         hits,
+        /// Of these, by the word of a local table.
+        local_hits,
         /// Values that the cache did not have, or that could not be served.
         misses,
         /// Fill functions run to fill a miss, those that failed included.

@@ -449,6 +449,8 @@ async fn malformed_messages_of_a_peer_end_its_link_and_nothing_else() {
         Kind::Ack(v1::Ack {
             watermark: u64::MAX,
             above: vec![u64::MAX; 10_000],
+            flushed: 0,
+            flushed_above: Vec::new(),
         }),
         Kind::Compacted(v1::Compacted {
             origin: five.clone().into(),

@@ -22,6 +22,7 @@ mod known_failures;
 mod known_failures_of_fills;
 mod limits;
 mod listing;
+mod local_tables;
 mod metrics;
 mod naive;
 mod no_past;

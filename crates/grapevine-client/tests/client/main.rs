@@ -11,6 +11,7 @@ mod flights;
 mod index;
 mod index_objects;
 mod invalidate;
+mod local;
 mod pages;
 mod queries;
 mod reports;

@@ -447,25 +447,22 @@ impl Sim<'_> {
         }
     }
 
-    /// Whether a table of a run may serve around an event that the run is said to have done with: it holds a lease, and has not
-    /// heard of the event that its sidecar has, or has something that the event makes stale and its sidecar has not got.
+    /// Whether a table of a run may serve around an event that the run is said to have done with: it holds a lease, and has
+    /// something from before the event, of which it has not heard. What it will ask for its sidecar answers.
     pub(super) fn served_locally(&self, at: usize, event: EventId) -> bool {
-        let node = &self.nodes[at];
-        let core = node.core.as_ref();
-        let has = core.is_some_and(|core| self.checker.has(core.progress(), event));
-        let covers = self.checker.known(event).map(|known| known.covers);
-        let keeps = |local: &Local| {
-            let mut covered = covers.iter().flat_map(|covers| covers.iter());
-            covered.any(|address| {
-                let kept = local.kept[address].as_ref();
-                kept.is_some_and(|kept| kept.changes == local.changes[address])
-            })
+        let Some(known) = self.checker.known(event) else {
+            return false;
         };
-        let unheard = |local: &Local| local.noted.iter().any(|(_, of)| *of == Some(event));
+        let stale = |local: &Local, address: usize| {
+            let applied = local.applied[address];
+            let kept = local.kept[address].as_ref();
+            let kept = kept.filter(|kept| kept.changes == local.changes[address]);
+            kept.is_some_and(|kept| kept.applied.max(applied) < known.index)
+        };
+        let run = self.nodes[at].incarnation;
         let locals = self.locals.get(at).into_iter().flatten();
-        let mut leased =
-            locals.filter(|local| local.of == node.incarnation && local.is_leased(self.now));
-        leased.any(|local| if has { unheard(local) } else { keeps(local) })
+        let mut leased = locals.filter(|local| local.of == run && local.is_leased(self.now));
+        leased.any(|local| known.covers.iter().any(|address| stale(local, address)))
     }
 
     /// Nothing is wrong with clients any more.

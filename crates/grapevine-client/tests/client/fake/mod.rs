@@ -8,11 +8,12 @@
 mod heard;
 mod leaves;
 mod rpcs;
+mod tables;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -30,6 +31,7 @@ pub(crate) use self::heard::Heard;
 use self::heard::Noting;
 use self::leaves::Leaves;
 use self::rpcs::invalid;
+use self::tables::Tables;
 
 /// Items on a page of the classes below `paged` and `paged_registered`.
 pub(crate) const PAGE_SIZE: u32 = 10;
@@ -93,6 +95,8 @@ async fn answer<T>(instead: Option<Instead>, answer: T) -> Result<Response<T>, S
 
 #[derive(Debug)]
 pub(crate) struct State {
+    /// Itself, for tasks that outlast a call.
+    this: Weak<Self>,
     incarnation: Bytes,
     versions: Mutex<Versions>,
     script: Mutex<HashMap<Method, VecDeque<Reply>>>,
@@ -119,6 +123,9 @@ pub(crate) struct State {
     /// What every look-up says may be served stale.
     pub(crate) stale: Mutex<Vec<v1::StaleTarget>>,
     leaves: Mutex<Leaves>,
+    pub(crate) tables: Mutex<Tables>,
+    /// Look-ups are answered as by a run that has no table of theirs.
+    pub(crate) foreign: AtomicBool,
     heard: Mutex<Vec<Heard>>,
     news: broadcast::Sender<v1::WatchResponse>,
 }
@@ -255,7 +262,8 @@ impl Drop for Fake {
 
 impl State {
     fn new(id: u8) -> Arc<Self> {
-        Arc::new(Self {
+        Arc::new_cyclic(|this| Self {
+            this: Weak::clone(this),
             incarnation: Bytes::from(vec![id; 16]),
             versions: Mutex::default(),
             script: Mutex::default(),
@@ -273,6 +281,8 @@ impl State {
             row_commits: Mutex::default(),
             stale: Mutex::default(),
             leaves: Mutex::default(),
+            tables: Mutex::default(),
+            foreign: AtomicBool::new(false),
             heard: Mutex::default(),
             news: broadcast::channel(8).0,
         })
@@ -302,6 +312,7 @@ impl State {
         let sequence = versions.sequence;
         versions.bumps.insert(class.to_owned(), sequence);
         drop(versions);
+        self.tables.lock().tell(class);
         let event = self.event(sequence);
         let bump = v1::WatchBump {
             event: Some(event),

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use grapevine_client::v1;
 use grapevine_client::v1::admin_service_server::AdminService;
 use grapevine_client::v1::application_service_server::ApplicationService;
-use tokio_stream::wrappers::BroadcastStream;
+use tokio_stream::wrappers::{BroadcastStream, ReceiverStream};
 use tokio_stream::{Stream, StreamExt as _};
 use tonic::{Code, Request, Response, Status, Streaming};
 use tonic_types::{ErrorDetails, FieldViolation, StatusExt as _};
@@ -99,6 +99,11 @@ impl ApplicationService for State {
             results,
             freshness: freshness.into(),
             freshness_reason: String::new(),
+            local_table: if self.foreign.load(Ordering::SeqCst) {
+                0
+            } else {
+                self.tables.lock().named(request.local_table)
+            },
         };
         answer(instead, response).await
     }
@@ -242,6 +247,7 @@ impl ApplicationService for State {
                 satisfied: true,
                 holders: vec![holder],
             }),
+            local_table_position: self.tables.lock().position(),
             ..v1::InvalidateResponse::default()
         };
         answer(instead, response).await
@@ -412,6 +418,17 @@ impl ApplicationService for State {
             next_page_token: Bytes::new(),
         };
         Ok(Response::new(Box::pin(tokio_stream::iter([Ok(chunk)]))))
+    }
+
+    type LocalTableStreamStream = Answers<v1::LocalTableStreamResponse>;
+
+    async fn local_table_stream(
+        &self,
+        request: Request<Streaming<v1::LocalTableStreamRequest>>,
+    ) -> Result<Response<Self::LocalTableStreamStream>, Status> {
+        let this = self.this.upgrade().expect("invariant: it runs in an Arc");
+        let told = this.open_table(request.into_inner());
+        Ok(Response::new(Box::pin(ReceiverStream::new(told))))
     }
 
     type WatchStream = Answers<v1::WatchResponse>;

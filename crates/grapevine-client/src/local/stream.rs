@@ -1,0 +1,253 @@
+//! The stream that keeps a table in step with its sidecar: opened again when it ends, for as long as the client lives.
+//!
+//! What a message tells is counted before the lease in it is set, and acknowledged behind that. However the stream ends, the table
+//! is emptied at once.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use grapevine_proto::v1;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::Streaming;
+
+use super::{Heard, Table, clock};
+use crate::channel::{Gated, Link};
+use crate::error::CallError;
+use crate::gate::pause;
+use crate::stats::ClientCounters;
+
+/// How long opening a stream may take.
+const OPEN_DEADLINE: Duration = Duration::from_secs(5);
+/// Pauses before another stream is opened.
+const PAUSE_MIN: Duration = Duration::from_millis(20);
+const PAUSE_MAX: Duration = Duration::from_secs(2);
+/// When a sidecar that gives no lease is asked again.
+const NO_LEASE_AGAIN: Duration = Duration::from_millis(100);
+/// When one that does not answer is asked again.
+const SILENCE_AGAIN: Duration = Duration::from_secs(1);
+/// The shortest time between two requests.
+const AGAIN_MIN: Duration = Duration::from_millis(2);
+/// Requests that may still be answered; of those before, an answer counts for nothing.
+const ASKED_MAX: usize = 8;
+/// How long the sidecar may take to end a stream whose table was released.
+const RELEASE_WAIT: Duration = Duration::from_millis(250);
+/// Words on their way out.
+const OUT: usize = 4;
+
+pub(super) struct Stream {
+    pub(super) table: Arc<Table>,
+    pub(super) link: Arc<Link>,
+    pub(super) counters: Arc<ClientCounters>,
+}
+
+/// One stream that is open.
+struct Open {
+    words: mpsc::Sender<v1::LocalTableStreamRequest>,
+    told: Streaming<v1::LocalTableStreamResponse>,
+    /// Requests, and when they were sent.
+    asked: VecDeque<(u64, u64)>,
+    requests: u64,
+    ask_at: Instant,
+}
+
+impl Stream {
+    /// Runs until the client is gone.
+    pub(super) async fn run(self, mut ended: oneshot::Receiver<()>) {
+        let mut failures = 0;
+        loop {
+            let open = tokio::select! {
+                _ = &mut ended => return,
+                open = self.open() => open,
+            };
+            let closing = match open {
+                Ok(open) => {
+                    failures = 0;
+                    self.keep(open, &mut ended).await
+                }
+                Err(error) => {
+                    tracing::debug!(endpoint = %self.link.name(), %error, "no local table");
+                    Some(error)
+                }
+            };
+            self.table.empty();
+            if closing.is_none() {
+                return;
+            }
+            let pause = pause(PAUSE_MIN, PAUSE_MAX, failures);
+            failures = failures.saturating_add(1);
+            tokio::select! {
+                _ = &mut ended => return,
+                () = tokio::time::sleep(pause) => {}
+            }
+        }
+    }
+
+    async fn open(&self) -> Result<Open, CallError> {
+        let (words, out) = mpsc::channel(OUT);
+        let mut application = self.link.application();
+        let call = application.local_table_stream(ReceiverStream::new(out));
+        let told = self.link.call(Gated::No, OPEN_DEADLINE, call).await?;
+        self.counters.local_streams.increment();
+        Ok(Open {
+            words,
+            told,
+            asked: VecDeque::new(),
+            requests: 0,
+            ask_at: Instant::now(),
+        })
+    }
+
+    /// Keeps the table in step until the stream ends, which it tells the reason of, or the client is gone.
+    async fn keep(&self, mut open: Open, ended: &mut oneshot::Receiver<()>) -> Option<CallError> {
+        loop {
+            tokio::select! {
+                // What is told comes first: what is to be acknowledged is waited for elsewhere.
+                biased;
+                message = open.told.message() => match message {
+                    Ok(Some(message)) if message.closing => {
+                        // The sidecar drains, and is not to be kept waiting.
+                        self.release(open).await;
+                        return Some(self.over("the sidecar drains"));
+                    }
+                    Ok(Some(message)) => {
+                        if let Err(error) = self.hear(&mut open, message).await {
+                            return Some(error);
+                        }
+                    }
+                    Ok(None) => return Some(self.over("the sidecar ended the stream")),
+                    Err(status) => {
+                        let error = CallError::from_status(self.link.name(), &status);
+                        tracing::debug!(endpoint = %self.link.name(), %error, "a local table lost its stream");
+                        return Some(error);
+                    }
+                },
+                _ = &mut *ended => {
+                    self.release(open).await;
+                    return None;
+                }
+                () = tokio::time::sleep_until(open.ask_at) => {
+                    if !open.ask().await {
+                        return Some(self.over("the stream takes no words"));
+                    }
+                }
+            }
+        }
+    }
+
+    fn over(&self, why: &str) -> CallError {
+        CallError::Broken {
+            endpoint: Arc::clone(self.link.name()),
+            code: tonic::Code::Unavailable,
+            message: why.to_owned(),
+        }
+    }
+
+    /// Takes a message: what changed, and only then a lease.
+    async fn hear(
+        &self,
+        open: &mut Open,
+        message: v1::LocalTableStreamResponse,
+    ) -> Result<(), CallError> {
+        let table = &self.table;
+        if let Some(opened) = message.opened {
+            if opened.local_table == 0 {
+                return Err(self.over("a local table without a name"));
+            }
+            table.heard.send_replace(Heard {
+                run: opened.incarnation,
+                position: opened.position,
+            });
+            table.name.store(opened.local_table, Ordering::Release);
+        }
+        if message.everything {
+            table.changes.note_everything();
+        }
+        for class in &message.classes {
+            table.changes.note(class);
+        }
+        if let Some(lease) = message.lease {
+            self.take_lease(open, lease);
+        }
+        if message.position > 0 {
+            self.counters.local_notices.increment();
+            table
+                .heard
+                .send_modify(|heard| heard.position = message.position);
+            let acknowledged = v1::LocalTableStreamRequest {
+                acknowledged: message.position,
+                ..Default::default()
+            };
+            if !open.say(acknowledged).await {
+                return Err(self.over("the stream takes no words"));
+            }
+        }
+        Ok(())
+    }
+
+    /// A lease counts from its request.
+    fn take_lease(&self, open: &mut Open, lease: v1::LocalTableLease) {
+        let Some(at) = open
+            .asked
+            .iter()
+            .position(|(asked, _)| *asked == lease.request)
+        else {
+            return;
+        };
+        let sent = open
+            .asked
+            .drain(..=at)
+            .next_back()
+            .map_or(0, |(_, sent)| sent);
+        let again = if lease.duration_us == 0 {
+            NO_LEASE_AGAIN
+        } else {
+            let nanos = lease.duration_us.saturating_mul(1_000);
+            let ends = sent.saturating_add(nanos);
+            self.table.lease_ends.fetch_max(ends, Ordering::AcqRel);
+            self.counters.local_leases.increment();
+            Duration::from_micros(lease.duration_us / 4)
+        };
+        open.ask_at = Instant::now() + again.max(AGAIN_MIN);
+    }
+
+    /// Gives the lease up, and says so: nobody waits for this table then.
+    async fn release(&self, mut open: Open) {
+        self.table.empty();
+        let released = v1::LocalTableStreamRequest {
+            released: true,
+            ..Default::default()
+        };
+        let told = async {
+            if open.say(released).await {
+                while let Ok(Some(_)) = open.told.message().await {}
+            }
+        };
+        let _ = tokio::time::timeout(RELEASE_WAIT, told).await;
+    }
+}
+
+impl Open {
+    /// Says something; tells whether that can be heard.
+    async fn say(&mut self, word: v1::LocalTableStreamRequest) -> bool {
+        self.words.send(word).await.is_ok()
+    }
+
+    /// Asks for a lease. The moment is taken before anything is sent.
+    async fn ask(&mut self) -> bool {
+        self.requests += 1;
+        if self.asked.len() >= ASKED_MAX {
+            self.asked.pop_front();
+        }
+        self.asked.push_back((self.requests, clock::now()));
+        self.ask_at = Instant::now() + SILENCE_AGAIN;
+        self.say(v1::LocalTableStreamRequest {
+            lease_request: self.requests,
+            ..Default::default()
+        })
+        .await
+    }
+}
