@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use parking_lot::Mutex;
 
 use super::clients::alone;
-use super::figure::{Figure, Unit, median};
+use super::figure::{Figure, Unit, What, median};
 use super::peers::Peer;
 
 /// One side.
@@ -62,7 +62,7 @@ pub(crate) struct Contest {
 /// One figure of Grapevine's, beside one peer's where it has it.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Row {
-    pub(crate) what: &'static str,
+    pub(crate) what: What,
     pub(crate) unit: Unit,
     /// One per round.
     pub(crate) values: Vec<f64>,
@@ -94,14 +94,14 @@ impl Row {
 /// All rounds' figures of one side, in the order in which it told them.
 #[derive(Default)]
 struct Rounds {
-    order: Vec<(&'static str, Unit)>,
-    values: BTreeMap<&'static str, Vec<f64>>,
+    order: Vec<(What, Unit)>,
+    values: BTreeMap<What, Vec<f64>>,
 }
 
 impl Rounds {
     fn add(&mut self, figures: Vec<Figure>) {
         for figure in figures {
-            let values = self.values.entry(figure.what).or_default();
+            let values = self.values.entry(figure.what.clone()).or_default();
             if values.is_empty() {
                 self.order.push((figure.what, figure.unit));
             }
@@ -140,11 +140,11 @@ impl Contest {
 
 fn rows(ours: &Rounds, peers: &[Peer], theirs: &[Rounds]) -> Vec<Row> {
     let mut rows = Vec::new();
-    for &(what, unit) in &ours.order {
+    for (what, unit) in &ours.order {
         let values = &ours.values[what];
         let row = |peer| Row {
-            what,
-            unit,
+            what: what.clone(),
+            unit: *unit,
             values: values.clone(),
             peer,
         };
@@ -181,7 +181,11 @@ mod tests {
         async fn measure(&mut self) -> anyhow::Result<Vec<Figure>> {
             let value = f64::from(self.clock.fetch_add(1, Ordering::Relaxed)) * self.factor;
             let unit = Unit::PerSecond;
-            let figure = |&what| Figure { what, unit, value };
+            let figure = |&what: &&'static str| Figure {
+                what: what.into(),
+                unit,
+                value,
+            };
             Ok(self.whats.iter().map(figure).collect())
         }
     }
@@ -216,7 +220,7 @@ mod tests {
                     .peer
                     .as_ref()
                     .map(|peer| (peer.peer, peer.values.clone()));
-                (row.what, row.values.clone(), peer)
+                (row.what.as_ref(), row.values.clone(), peer)
             })
             .collect();
         assert_eq!(

@@ -1,5 +1,6 @@
 //! What is measured, and what becomes of several measurements.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use serde::Serialize;
@@ -38,10 +39,13 @@ impl Unit {
     }
 }
 
+/// What a figure is of. What depends on how much work was asked for is known when the bench runs only.
+pub(crate) type What = Cow<'static, str>;
+
 /// One measurement of one side. Sides that measure the same name it alike.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Figure {
-    pub(crate) what: &'static str,
+    pub(crate) what: What,
     pub(crate) unit: Unit,
     pub(crate) value: f64,
 }
@@ -56,48 +60,48 @@ fn number(count: u64) -> f64 {
 
 impl Figure {
     /// What one of so many took on a core, all of them together having taken that.
-    pub(crate) fn cpu_each(what: &'static str, cpu: Duration, count: u64) -> Self {
+    pub(crate) fn cpu_each(what: impl Into<What>, cpu: Duration, count: u64) -> Self {
         Self {
-            what,
+            what: what.into(),
             unit: Unit::Microseconds,
             value: cpu.as_secs_f64() * 1e6 / number(count),
         }
     }
 
     /// So many in such a time.
-    pub(crate) fn rate(what: &'static str, count: u64, elapsed: Duration) -> Self {
+    pub(crate) fn rate(what: impl Into<What>, count: u64, elapsed: Duration) -> Self {
         Self {
-            what,
+            what: what.into(),
             unit: Unit::PerSecond,
             value: number(count) / elapsed.as_secs_f64().max(f64::EPSILON),
         }
     }
 
     /// So long.
-    pub(crate) fn time(what: &'static str, time: Duration) -> Self {
+    pub(crate) fn time(what: impl Into<What>, time: Duration) -> Self {
         Self {
-            what,
+            what: what.into(),
             unit: Unit::Milliseconds,
             value: time.as_secs_f64() * 1e3,
         }
     }
 
     /// So many bytes.
-    pub(crate) fn bytes(what: &'static str, bytes: u64) -> Self {
+    pub(crate) fn bytes(what: impl Into<What>, bytes: u64) -> Self {
         Self {
-            what,
+            what: what.into(),
             unit: Unit::Megabytes,
             value: number(bytes) / 1e6,
         }
     }
 
     /// The time that so many of a thousand do not exceed. A histogram without durations breaks the caller's contract.
-    pub(crate) fn quantile(what: &'static str, times: &Histogram, per_mille: u64) -> Self {
+    pub(crate) fn quantile(what: impl Into<What>, times: &Histogram, per_mille: u64) -> Self {
         let time = times
             .quantile(per_mille)
             .expect("invariant: something was measured");
         Self {
-            what,
+            what: what.into(),
             unit: Unit::Microseconds,
             value: time.as_secs_f64() * 1e6,
         }

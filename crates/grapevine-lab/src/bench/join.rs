@@ -104,7 +104,7 @@ fn figures(sync: Duration, before: &Histogram, meanwhile: &Histogram) -> Vec<Fig
     let before = Figure::quantile("others' look-ups before, p99", before, 990);
     let meanwhile = Figure::quantile("others' look-ups meanwhile, p99", meanwhile, 990);
     let times = Figure {
-        what: "others' look-ups, p99, meanwhile to before",
+        what: "others' look-ups, p99, meanwhile to before".into(),
         unit: Unit::Times,
         value: meanwhile.value / before.value,
     };
@@ -193,7 +193,7 @@ impl Side for Ours {
         let mut figures = figures(sync, &before.times, &meanwhile.times);
         let total = u32::try_from(meanwhile.times.total())?;
         figures.push(Figure {
-            what: "others' look-ups meanwhile, share not fresh",
+            what: "others' look-ups meanwhile, share not fresh".into(),
             unit: Unit::Times,
             value: f64::from(meanwhile.unknown) / f64::from(total.max(1)),
         });

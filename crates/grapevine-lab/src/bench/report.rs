@@ -7,6 +7,7 @@ use super::contest::Row;
 use super::figure::median;
 use super::options::BenchName;
 use super::peers::Peer;
+use crate::demo::screen::count;
 
 /// The figures of one bench.
 #[derive(Debug, Clone)]
@@ -36,7 +37,7 @@ struct Line<'a> {
 
 #[derive(Serialize)]
 struct LineRow<'a> {
-    what: &'static str,
+    what: &'a str,
     /// Medians of the rounds.
     value: f64,
     unit: &'static str,
@@ -54,7 +55,7 @@ impl Report {
     /// The figures as JSON, without a line's end.
     pub fn json_line(&self) -> String {
         let rows = self.rows.iter().map(|row| LineRow {
-            what: row.what,
+            what: &row.what,
             value: median(&row.values),
             unit: row.unit.as_str(),
             peer: row.peer.as_ref().map(|peer| peer.peer.as_str()),
@@ -122,13 +123,7 @@ impl Report {
 /// A number with as many digits as mean something.
 fn told(value: f64) -> String {
     if value >= 1_000.0 {
-        let whole = format!("{value:.0}");
-        let digits: Vec<char> = whole.chars().collect();
-        let groups = digits
-            .rchunks(3)
-            .rev()
-            .map(|group| group.iter().collect::<String>());
-        groups.collect::<Vec<_>>().join(",")
+        count(format_args!("{value:.0}"))
     } else if value >= 100.0 {
         format!("{value:.0}")
     } else if value >= 10.0 {
@@ -160,7 +155,7 @@ mod tests {
             bench: BenchName::Resolve,
             rows: vec![
                 Row {
-                    what: "unary p50",
+                    what: "unary p50".into(),
                     unit: Unit::Microseconds,
                     values: vec![30.0, 40.0, 33.0],
                     peer: Some(PeerValues {
@@ -169,7 +164,7 @@ mod tests {
                     }),
                 },
                 Row {
-                    what: "stream",
+                    what: "stream".into(),
                     unit: Unit::PerSecond,
                     values: vec![1_234_567.8],
                     peer: None,

@@ -9,7 +9,7 @@ mod counter;
 mod load;
 mod outage;
 mod scenario;
-mod screen;
+pub(crate) mod screen;
 mod shelves;
 mod stage;
 mod story;

@@ -14,7 +14,7 @@ The benches, and whom each is held against:
   resolve     look-ups one by one, 100 per call, and over a stream;
               tonic (empty calls), redis (GET), memcached (get)
   invalidate  1,519 registered addresses in memcached; a versioned class of
-              1,000,000 addresses; redis (sets of keys)
+              1,000,000 addresses (2,000 with --short); redis (sets of keys)
   directory   ten million registrations in a million classes: memory, disk, listings, a start after kill -9;
               redis (a set for each class)
   register    durable registrations in batches, at one sidecar and at one with two peers;
