@@ -8,91 +8,36 @@
 //!
 //! What is counted for twice as many, less what is counted for so many, is theirs alone: `integration-tests/instructions/run.py`.
 
+mod alone;
+
 use std::sync::Arc;
 use std::time::Duration;
 
+use alone::{Alone, node, run};
 use grapevine_core::event::{Bump, BumpEvent, Match, PurgeMode};
-use grapevine_core::id::{Incarnation, Time, UnixSeconds};
+use grapevine_core::id::UnixSeconds;
+use grapevine_core::machine::Limits;
 use grapevine_core::machine::effects::{
-    Action, Effects, Input, Invalidate, LeaseClaim, PeerHello, PeerMessage, Purpose, Query,
-    ReceiptLevel, RegisterItem, Reply, Side, Ticket, Verdict,
+    Input, Invalidate, LeaseClaim, PeerHello, PeerMessage, Purpose, Query, ReceiptLevel,
+    RegisterItem, Reply, Side, Verdict,
 };
-use grapevine_core::machine::{Core, CoreConfig, Limits};
-use grapevine_core::names::{Address, ClassPath, NodeId};
-use grapevine_core::policy::{Policy, PolicySet, Strategy};
-use grapevine_core::store::Recovered;
+use grapevine_core::names::{Address, ClassPath};
+use grapevine_core::policy::{Policy, Strategy};
 use grapevine_core::token::Token;
 
 const CARTS: usize = 10_000;
 const BATCH: usize = 100;
 const MESSAGE: usize = 10;
 
-/// A machine whose disk is always done.
-struct Alone {
-    core: Core,
-    now: Time,
-    ticket: u64,
+fn start(strategy: Strategy) -> Alone {
+    let policy = Policy {
+        strategy,
+        ..Policy::fallback()
+    };
+    Alone::start(policy, Limits::default())
 }
 
 impl Alone {
-    fn start(strategy: Strategy) -> Self {
-        let policy = Policy {
-            strategy,
-            ..Policy::fallback()
-        };
-        let config = CoreConfig {
-            node_id: node("a"),
-            incarnation: run(1),
-            policies: PolicySet::new(Vec::new(), policy).expect("invariant: one policy is fine"),
-            expected_members: 1,
-            max_staleness: Duration::from_secs(1),
-            member_timeout: Duration::from_mins(1),
-            crash_timeout: Duration::from_secs(5),
-            retire_after: Duration::from_mins(1),
-            lease_duration: Duration::from_mins(10),
-            clock_rate_ppm: 200,
-            limits: Limits::default(),
-        };
-        let now = Time::from_start(Duration::from_secs(1));
-        let (core, effects) = Core::start(config, &Recovered::default(), now);
-        let mut alone = Self {
-            core,
-            now,
-            ticket: 0,
-        };
-        alone.carry_out(effects);
-        for _ in 0..100 {
-            alone.now = alone.now.plus(Duration::from_millis(50));
-            alone.give(Input::Wake);
-        }
-        assert!(alone.core.has_caught_up(), "it does not catch up");
-        alone
-    }
-
-    /// Gives an input, and flushes what it wrote; the reply to a call.
-    fn give(&mut self, input: Input) -> Option<Reply> {
-        let effects = self
-            .core
-            .handle(input, self.now, UnixSeconds(1_760_000_000));
-        self.carry_out(effects)
-    }
-
-    fn carry_out(&mut self, effects: Effects) -> Option<Reply> {
-        let reply = effects.actions.into_iter().find_map(|action| match action {
-            Action::Reply(_, reply) => Some(reply),
-            _ => None,
-        });
-        let flushed = effects
-            .commit
-            .and_then(|commit| self.give(Input::Flushed(commit)));
-        reply.or(flushed)
-    }
-
-    fn ticket(&mut self) -> Ticket {
-        self.ticket += 1;
-        Ticket(self.ticket)
-    }
-
     fn invalidate(&mut self, class: ClassPath) {
         let ticket = self.ticket();
         let call = Invalidate {
@@ -111,14 +56,6 @@ impl Alone {
     }
 }
 
-fn node(name: &str) -> NodeId {
-    NodeId::parse(name).expect("invariant: it is a name")
-}
-
-fn run(number: u128) -> Incarnation {
-    Incarnation::new(number).expect("invariant: it is not 0")
-}
-
 fn class(cart: usize) -> ClassPath {
     let path = format!("get_items_in_cart/{}", cart % CARTS);
     ClassPath::parse(&path).expect("invariant: it is a path")
@@ -134,7 +71,7 @@ fn query(cart: usize) -> Query {
 }
 
 fn resolve(times: usize) {
-    let mut alone = Alone::start(Strategy::Versioned);
+    let mut alone = start(Strategy::Versioned);
     for cart in (0..CARTS).step_by(2) {
         alone.invalidate(class(cart));
     }
@@ -146,7 +83,7 @@ fn resolve(times: usize) {
 }
 
 fn register(times: usize) {
-    let mut alone = Alone::start(Strategy::Registered);
+    let mut alone = start(Strategy::Registered);
     let mut accepted = 0;
     for batch in 0..times / BATCH {
         let item = |n| RegisterItem {
@@ -173,7 +110,7 @@ fn register(times: usize) {
 }
 
 fn apply(times: usize) {
-    let mut alone = Alone::start(Strategy::Versioned);
+    let mut alone = start(Strategy::Versioned);
     let peer = run(2);
     let hello = PeerHello {
         node_id: node("b"),

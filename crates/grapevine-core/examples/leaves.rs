@@ -5,90 +5,34 @@
 
 #![expect(clippy::cast_precision_loss, reason = "figures for people")]
 
+mod alone;
+
 use std::time::{Duration, Instant};
 
+use alone::Alone;
 use grapevine_core::criteria::{Cell, Column, Conjunction, Datum, Dialect, Raw, Shape, Table};
 use grapevine_core::event::{Moment, PurgeMode, RowImage};
-use grapevine_core::id::{Incarnation, Time, UnixSeconds};
 use grapevine_core::index::{
     Combine, LeafKey, Ordering, Place, RowId, RowIdentity, SortKey, Window,
 };
+use grapevine_core::machine::Limits;
 use grapevine_core::machine::effects::{
-    Action, Effects, FillOutcome, Input, LeafAnswer, LeafFill, LeafQuery, LeafTurn, ReceiptLevel,
-    Reply, RowsChange, Ticket,
+    FillOutcome, Input, LeafAnswer, LeafFill, LeafQuery, LeafTurn, ReceiptLevel, Reply, RowsChange,
 };
-use grapevine_core::machine::{Core, CoreConfig, Limits};
-use grapevine_core::names::NodeId;
-use grapevine_core::policy::{Policy, PolicySet};
-use grapevine_core::store::Recovered;
+use grapevine_core::policy::Policy;
 
 const ADDS: u64 = 200_000;
 const PAGES: u64 = 100_000;
 
-/// A machine whose disk is always done.
-struct Alone {
-    core: Core,
-    now: Time,
-    ticket: u64,
+fn start(members: usize) -> Alone {
+    let limits = Limits {
+        index_members_max: members.max(10_000_000),
+        ..Limits::default()
+    };
+    Alone::start(Policy::fallback(), limits)
 }
 
 impl Alone {
-    fn start(members: usize) -> Self {
-        let config = CoreConfig {
-            node_id: NodeId::parse("a").expect("invariant: it is a name"),
-            incarnation: Incarnation::new(1).expect("invariant: it is not 0"),
-            policies: PolicySet::new(Vec::new(), Policy::fallback())
-                .expect("invariant: one policy is fine"),
-            expected_members: 1,
-            max_staleness: Duration::from_secs(1),
-            member_timeout: Duration::from_mins(1),
-            crash_timeout: Duration::from_secs(5),
-            retire_after: Duration::from_mins(1),
-            lease_duration: Duration::from_mins(10),
-            clock_rate_ppm: 200,
-            limits: Limits {
-                index_members_max: members.max(10_000_000),
-                ..Limits::default()
-            },
-        };
-        let now = Time::from_start(Duration::from_secs(1));
-        let (core, effects) = Core::start(config, &Recovered::default(), now);
-        let mut alone = Self {
-            core,
-            now,
-            ticket: 0,
-        };
-        alone.carry_out(effects);
-        for _ in 0..100 {
-            alone.now = alone.now.plus(Duration::from_millis(50));
-            alone.give(Input::Wake);
-        }
-        alone
-    }
-
-    /// Gives an input, and flushes what it wrote; the reply to the last call.
-    fn give(&mut self, input: Input) -> Option<Reply> {
-        let unix = UnixSeconds(1_760_000_000);
-        let effects = self.core.handle(input, self.now, unix);
-        self.carry_out(effects)
-    }
-
-    fn carry_out(&mut self, effects: Effects) -> Option<Reply> {
-        let reply = effects.actions.into_iter().find_map(|action| match action {
-            Action::Reply(_, reply) => Some(reply),
-            _ => None,
-        });
-        let flushed = effects
-            .commit
-            .and_then(|commit| self.give(Input::Flushed(commit)));
-        reply.or(flushed)
-    }
-
-    fn ticket(&mut self) -> Ticket {
-        self.ticket += 1;
-        Ticket(self.ticket)
-    }
-
     /// Tells where a row is.
     fn tell(&mut self, id: u64, version: u64) {
         let price = i64::try_from(id * 7_919 % 100_003).expect("invariant: it is small");
@@ -198,7 +142,7 @@ fn percentile(sorted: &[Duration], share: usize) -> Duration {
 /// What a row takes up whose newest version is remembered, of four columns of numbers.
 fn versions() -> Alone {
     const ROWS: u64 = 100_000;
-    let mut alone = Alone::start(0);
+    let mut alone = start(0);
     alone.tell(0, 1);
     let before = resident_bytes();
     for id in 1..=ROWS {
@@ -214,7 +158,7 @@ fn versions() -> Alone {
 
 /// Rows that are each in ten leaves: of five sets of columns, by id and by price.
 fn adds() {
-    let mut alone = Alone::start(0);
+    let mut alone = start(0);
     let sets: [&[(&str, i64)]; 5] = [
         &[("category", 5)],
         &[("stock", 1)],
@@ -243,7 +187,7 @@ fn adds() {
 
 /// A leaf of many members: its memory, and pages of 100 from anywhere in it.
 fn pages(members: u64) {
-    let mut alone = Alone::start(usize::try_from(members).unwrap_or(usize::MAX));
+    let mut alone = start(usize::try_from(members).unwrap_or(usize::MAX));
     let list = leaf(&[("category", 5)], Some("price"));
     let before = resident_bytes();
     let price = |id: u64| i64::try_from(id * 7_919 % 100_003).expect("invariant: it is small");
