@@ -28,6 +28,7 @@ use crate::engine::Call;
 use crate::service::application::{Application, UNDER_WAY_MAX};
 
 mod carried;
+mod look_ups;
 
 /// What happens at once, on a busy machine.
 const SOON: Duration = Duration::from_secs(30);
@@ -156,7 +157,7 @@ pub(super) struct Rig {
     pub(super) sidecar: Sidecar,
     app: Application,
     pub(super) disk: Arc<Scripted>,
-    _stop: watch::Sender<bool>,
+    stop: watch::Sender<bool>,
 }
 
 impl Rig {
@@ -175,7 +176,7 @@ impl Rig {
             sidecar,
             app,
             disk,
-            _stop: stop,
+            stop,
         };
         // It has begun its history, and its disk answers.
         rig.invalidate("first", 0).await.unwrap();
@@ -257,7 +258,7 @@ async fn a_sidecar_that_left_answers_that_nothing_was_done() {
         sidecar,
         app,
         disk: _disk,
-        _stop,
+        stop: _stop,
     } = Rig::start(|_| {}).await;
     sidecar.leave().await.unwrap();
     let status = app.register(registrations(1)).await.unwrap_err();
