@@ -1,4 +1,4 @@
-//! `demo` and `replay` from outside: their exit codes, their errors for scripts, and what they leave behind.
+//! `demo`, `replay` and `bench` from outside: their exit codes, their errors for scripts, and what they leave behind.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -92,9 +92,14 @@ fn a_command_line_that_cannot_be_read_is_one_line_of_json_where_asked_for() {
 
 /// Processes whose command line names something in this directory.
 fn processes_of(dir: &Path) -> Vec<PathBuf> {
+    processes_that_name(dir, "cmdline")
+}
+
+/// Processes of which this file of `/proc` names something in this directory.
+fn processes_that_name(dir: &Path, file: &str) -> Vec<PathBuf> {
     let names = |process: &PathBuf| {
-        let line = fs::read(process.join("cmdline")).unwrap_or_default();
-        String::from_utf8_lossy(&line).contains(&dir.display().to_string())
+        let text = fs::read(process.join(file)).unwrap_or_default();
+        String::from_utf8_lossy(&text).contains(&dir.display().to_string())
     };
     let all = fs::read_dir("/proc").unwrap();
     all.filter_map(|entry| Some(entry.ok()?.path()))
@@ -107,13 +112,20 @@ fn left_behind(dir: &Path) -> Vec<PathBuf> {
     entries.map(|entry| entry.unwrap().path()).collect()
 }
 
-/// Starts a command, lets it start its sidecars, stops it, and looks for what is left.
+/// Starts a command, lets it start its sidecars, of which it has three, stops it, and looks for what is left.
 fn stopped(arguments: &[&str], signal: &str) {
+    stopped_with(3, arguments, signal);
+}
+
+/// The same of a command that starts so many processes at least.
+fn stopped_with(processes: usize, arguments: &[&str], signal: &str) {
     let dir = TempDir::new().unwrap();
     let mut command = program();
     command.args(arguments).env("TMPDIR", dir.path());
     let running = start(command);
-    wait_until("three sidecars run", || processes_of(dir.path()).len() == 3);
+    wait_until("what it starts runs", || {
+        processes_of(dir.path()).len() >= processes
+    });
     running.signal(signal);
     let said = running.end_by_itself().code(130);
     let told = said.err.lines().last().unwrap_or_default();
@@ -126,6 +138,10 @@ fn stopped(arguments: &[&str], signal: &str) {
     // A dead process keeps its command line no longer, so these are processes that run. One that was killed is given the time
     // to die in.
     wait_until("none runs any more", || processes_of(dir.path()).is_empty());
+    // Nor does one whose command line does not tell whose it is.
+    wait_until("none is left that was started by it", || {
+        processes_that_name(dir.path(), "environ").is_empty()
+    });
     assert_eq!(left_behind(dir.path()), Vec::<PathBuf>::new(), "{signal}");
 }
 
@@ -163,6 +179,15 @@ fn a_replay_that_is_stopped_ends_with_130_and_leaves_nothing() {
     let trace = trace();
     stopped(&["replay", "--trace", &trace, "--json"], "INT");
     stopped(&["replay", "--trace", &trace, "--json"], "HUP");
+}
+
+/// Of a whole bench, which would go on for minutes: while it starts its peers, and while it measures.
+#[test]
+fn a_bench_that_is_stopped_ends_with_130_and_leaves_nothing() {
+    stopped_with(1, &["bench", "resolve", "--json"], "INT");
+    // A sidecar and the peer that the program brings along.
+    stopped_with(2, &["bench", "resolve", "--vs", "tonic"], "INT");
+    stopped_with(1, &["bench", "invalidate"], "TERM");
 }
 
 #[test]
