@@ -275,7 +275,7 @@ def rows() -> dict[str, list[tuple]]:
             lines("Local tables", "Tables of clients that receipts wait for.", sums("local_tables")),
             lines(
                 "What local tables are told",
-                "Tables opened, changes told to them, tables whose clients were silent until their leases were over, and queues that overran.",
+                "Tables opened, changes told to them, tables whose clients were silent till leases ended, and queues that overran.",
                 rates("tables_opened", "table_notices", "tables_lapsed", "tables_overrun"),
                 "ops",
             ),
