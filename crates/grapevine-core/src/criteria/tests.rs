@@ -145,7 +145,7 @@ fn only_classes_of_reads_tell_a_shape() {
 fn g3_what_a_dialect_calls_equal_has_one_normal_form() {
     use Dialect::{MySql, Postgres, Sqlite};
     use Raw::{Bool, Bytes, Float, Int, Text};
-    let same: [(&[Dialect], &[Raw<'_>]); 9] = [
+    let same: [(&[Dialect], &[Raw<'_>]); 11] = [
         (
             &Dialect::ALL,
             &[
@@ -183,6 +183,21 @@ fn g3_what_a_dialect_calls_equal_has_one_normal_form() {
                 Text("12345678-1234-1234-1234-123456789012"),
                 Text("12345678123412341234123456789012"),
                 Text("{12345678-1234-1234-1234-123456789012}"),
+            ],
+        ),
+        // Numbers of as many characters as a UUID, and of more, which are none.
+        (
+            &Dialect::ALL,
+            &[
+                Text("123456789012345678901234567890.5"),
+                Text("123456789012345678901234567890.50"),
+            ],
+        ),
+        (
+            &Dialect::ALL,
+            &[
+                Text("123456789012345678901234567890123"),
+                Text("123456789012345678901234567890123.0"),
             ],
         ),
         (
@@ -553,6 +568,7 @@ fn g3_times_that_a_database_calls_equal_have_one_form() {
             ("10.0.0.1", "10.0.0.2"),
             ("1/2/3", "1/2/4"),
             ("2024-13-1", "2024-13-2"),
+            ("2024-1-2-3", "2024-1-2-4"),
             ("12:00 noon", "12:00 night"),
             ("\u{e9}:1", "\u{e9}:2"),
         ] {

@@ -80,6 +80,40 @@ fn g3_a_conjunction_concerns_only_addresses_in_all_of_its_classes() {
     assert!(!concerned(&["p/1"]) && !concerned(&["q/7"]) && !concerned(&["p/2", "q/7"]));
 }
 
+/// Of a change of rows one sidecar, which did not know their shape when it applied it, knows the shape's class only; another has it at
+/// the class of the values, too. What is told above is not told again below, however deep.
+#[test]
+fn g12_what_the_class_of_a_shape_tells_makes_no_difference_below_it() {
+    let values = ["t/:a,b/1", "t/:a,b/1/2"];
+    let coarse = bump(&["t/:a,b"], Match::Any);
+    let fine = |value| bump(&["t/:a,b", value], Match::Any);
+    // Two runs, so that there is something to join.
+    let tokens = |events: &[(EventId, Bump)], of: &str| {
+        let mut versions = Versions::new();
+        for (id, bump) in events {
+            versions.apply_bump(*id, bump);
+        }
+        versions.token(&[class(of)], None)
+    };
+    for value in values {
+        let without = [(id(1, 1), coarse.clone()), (id(2, 1), coarse.clone())];
+        let with = [(id(1, 1), fine(value)), (id(2, 1), coarse.clone())];
+        let both = [(id(1, 1), fine(value)), (id(2, 1), fine(value))];
+        let expected = tokens(&without, value);
+        assert_eq!(tokens(&with, value), expected, "{value}");
+        assert_eq!(tokens(&both, value), expected, "{value}");
+        // What the class of the values alone had counts, on the other hand.
+        let alone = (id(1, 2), bump(&[value], Match::Any));
+        for events in [without, with, both] {
+            let events = [&events[..], std::slice::from_ref(&alone)].concat();
+            assert_ne!(tokens(&events, value), expected, "{value}");
+        }
+    }
+    // A class of applications that stands where a shape's would tells nothing of those below it.
+    let of = |paths: &[&str]| tokens(&[(id(1, 1), bump(paths, Match::Any))], "t/a,b/1");
+    assert_ne!(of(&["t/a,b"]), of(&["t/a,b", "t/a,b/1"]));
+}
+
 #[test]
 fn g10_an_eviction_reaches_no_class_of_another_top_level_class() {
     let mut versions = Versions::new();
