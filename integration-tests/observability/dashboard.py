@@ -319,8 +319,8 @@ def rows() -> dict[str, list[tuple]]:
             ),
             lines(
                 "Leaves of indices",
-                "Loaded, given up, dropped for want of room.",
-                rates("leaves_loaded", "leaves_condemned", "leaves_evicted", "loads_displaced"),
+                "Loaded, given up, dropped for want of room, and not begun for want of it.",
+                rates("leaves_loaded", "leaves_condemned", "leaves_evicted", "loads_displaced", "loads_refused"),
                 "ops",
             ),
             lines("Leaves held", "Leaves that are here, and their members.", sums("leaves_present", "leaf_members")),

@@ -5,6 +5,7 @@ What no test here brings about is in `exceptions.yaml`, each with its reason.
 """
 
 import contextlib
+import itertools
 import os
 import queue
 import shutil
@@ -237,6 +238,16 @@ def test_leaves_of_indices(three):
         outcomes = {fill_leaf(a, category, load, 900, more=True) for category, load in loads.items()}
         outcomes |= {fill_leaf(a, category, load, 0) for category, load in loads.items()}
         assert app.INDEX_FILL_OUTCOME_OVER in outcomes
+    with rises([a], "loads_refused"):
+        # There is one right for each 16 members that there is room for. Nobody uses those that are given here.
+        categories = itertools.count(100)
+
+        def refused():
+            request = app.IndexReadRequest(leaf=leaf(next(categories)))
+            turns = a.app.IndexRead(request, timeout=a.timeout_s).turns
+            return [(turn.load, turn.retry_after_ms) for turn in turns] == [(b"", 0)]
+
+        assert any(refused() for _ in range(1_000))
 
 
 def test_rows_of_more_writes_than_a_leaf_shows(three):

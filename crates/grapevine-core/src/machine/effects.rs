@@ -689,6 +689,8 @@ counters! {
     leaves_evicted,
     /// Loads of leaves given up before their leases were over: for others, where too many were under way, or for want of room.
     loads_displaced,
+    /// Readers that were given no right to load a leaf, because too many loads were under way.
+    loads_refused,
     /// Members of leaves removed because somebody found their rows elsewhere, here or at a peer.
     members_pruned,
     /// Rows of writes under way that leaves do not show, for want of room.

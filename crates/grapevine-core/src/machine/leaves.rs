@@ -30,7 +30,7 @@ use std::time::Duration;
 use self::changes::Change;
 use self::coming::Coming;
 use self::newest::Newest;
-use self::table::Table;
+use self::table::{NoRight, Table};
 use super::Core;
 use super::effects::{
     Action, Effects, FillOutcome, Filling, LeafFill, LeafTurn, PeerMessage, Prune, Refusal, Reply,
@@ -226,15 +226,16 @@ impl Core {
                 stamp = shown;
             }
         }
-        match self
-            .leaves
-            .table
-            .admit(&key, self.config.limits.index_members_max, now)
-        {
-            Ok(displaced) => self.counters.loads_displaced += u64::from(displaced),
-            Err(after) => return LeafTurn::Wait { after },
-        }
         let lease = self.config.lease_duration;
+        let room = (self.config.limits.index_members_max, lease);
+        match self.leaves.table.admit(&key, room, now) {
+            Ok(displaced) => self.counters.loads_displaced += u64::from(displaced),
+            Err(NoRight::IsLoaded { after }) => return LeafTurn::Wait { after },
+            Err(NoRight::Full) => {
+                self.counters.loads_refused += 1;
+                return LeafTurn::Bypass;
+            }
+        }
         let run = self.config.incarnation;
         // Only for who gets the right: it looks at all rows of writes under way.
         if !self.leaves.coming.is_empty()

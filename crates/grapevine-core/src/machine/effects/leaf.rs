@@ -56,7 +56,7 @@ pub enum LeafTurn {
         /// When to look again.
         after: Duration,
     },
-    /// Nothing is to be loaded here now: read the database.
+    /// Nothing is to be loaded here now, for one because too many other leaves are being loaded: read the database.
     Bypass,
 }
 

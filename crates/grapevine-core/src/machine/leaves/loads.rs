@@ -5,9 +5,11 @@
 //! answers that nobody ends push out leaves that are read. What is held against a load is its *silence*: how long ago it was begun, or since a part of
 //! its answer came that had something new.
 //!
-//! Where there are as many loads as may be, the one that has been silent longest makes way for a new one: one of which nothing has come
-//! and one whose caller fell silent later are alike, or else a few members would keep a dead caller's right and cost living ones theirs. A right is
-//! safe for [`KEPT_AT_LEAST`], so that callers who come in numbers do not end one another's before a database can have answered.
+//! A load is given up for another one, or for a whole leaf, once it has been silent for a part of its lease: half of it while its caller may
+//! wait for the database ([`WAITS_FOR_DATABASE`]), an eighth between parts ([`BETWEEN_PARTS`]). Where there are as many loads as may be and none
+//! of them is silent for so long, a further one is refused: whoever asks reads the database for itself, and stores nothing. To
+//! end one that goes on would be worse: where the database takes longer than the loads that come after one need to fill the table, each would be
+//! ended before its answer, and none ever stored.
 //! Whose load was given up is told so when it comes: its number is not given again (G9).
 //!
 //! Each step here costs what a look-up in an ordered tree of at most [`LOADS_MAX`] loads does. None looks at all loads, or at leaves.
@@ -19,10 +21,7 @@ use super::{LOADS_MAX, RETRY_AFTER};
 use crate::id::Time;
 use crate::index::LeafKey;
 
-/// How long nobody else's right ends one.
-const KEPT_AT_LEAST: Duration = Duration::from_millis(100);
-/// A load of which nothing has come goes before whole leaves once it has been silent for this part of its lease: its caller may wait for the
-/// database for long.
+/// A load of which nothing has come makes way once it has been silent for this part of its lease: its caller may wait for the database for long.
 const WAITS_FOR_DATABASE: u32 = 2;
 /// One of which some members have come does so after this part of its lease: its caller has more of them at hand.
 const BETWEEN_PARTS: u32 = 8;
@@ -66,19 +65,9 @@ impl Loads {
         };
     }
 
-    /// Whether there may be one more: yes, or once that one has ended, or not before so long.
-    pub(super) fn room(&self, most: usize, now: Time) -> Result<Option<&LeafKey>, Duration> {
-        if self.under_way.len() < most.clamp(1, LOADS_MAX) {
-            return Ok(None);
-        }
-        let Some((heard, number)) = self.quietest() else {
-            return Ok(None);
-        };
-        let left = KEPT_AT_LEAST.saturating_sub(now.since(heard));
-        if left.is_zero() {
-            return Ok(self.key(number));
-        }
-        Err(left.max(RETRY_AFTER))
+    /// Whether so many are all that may be.
+    pub(super) fn are_full(&self, most: usize) -> bool {
+        self.under_way.len() >= most.clamp(1, LOADS_MAX)
     }
 
     /// When to look again for a leaf that is being loaded.
@@ -131,7 +120,7 @@ impl Loads {
         self.key(*number).filter(|_| *ends <= now)
     }
 
-    /// One that has been silent for so long that it is to be given up before a leaf that is whole.
+    /// One that has been silent for so long that it is to be given up for another one, and before a leaf that is whole.
     pub(super) fn silent(&self, lease: Duration, now: Time) -> Option<&LeafKey> {
         let silent = |queue: &BTreeSet<(Time, u64)>, part| {
             let (heard, number) = queue.first().copied()?;
@@ -176,7 +165,7 @@ mod tests {
         let mut loads = Loads::default();
         let mut numbers = BTreeSet::new();
         for round in 0..3 {
-            let number = loads.begin(key.clone(), now, now.plus(KEPT_AT_LEAST));
+            let number = loads.begin(key.clone(), now, now.plus(RETRY_AFTER));
             assert!(numbers.insert(number), "round {round}: {number}");
             match round {
                 0 => loads.end(number),

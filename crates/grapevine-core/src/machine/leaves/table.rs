@@ -35,6 +35,18 @@ pub(super) struct Dropped {
     pub(super) loads: u64,
 }
 
+/// Why nobody gets the right to load a leaf now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum NoRight {
+    /// Somebody has it. When to look again.
+    IsLoaded {
+        /// From now on.
+        after: Duration,
+    },
+    /// Too many others are being loaded, and all of them go on.
+    Full,
+}
+
 /// As how many members a leaf counts that has none.
 const LEAF_WEIGHT: usize = 8;
 
@@ -86,24 +98,25 @@ impl Table {
         })
     }
 
-    /// Whether the right to load a leaf may be given, of leaves with so many members in all: whether another load ended for it, or how long
-    /// to wait. By their mere number loads take up no more than half of what there is room for.
+    /// Whether the right to load a leaf for so long may be given, of leaves with so many members in all, and whether another load ended
+    /// for it. By their mere number loads take up no more than half of what there is room for.
     pub(super) fn admit(
         &mut self,
         key: &LeafKey,
-        members_max: usize,
+        (members_max, lease): (usize, Duration),
         now: Time,
-    ) -> Result<bool, Duration> {
+    ) -> Result<bool, NoRight> {
         self.end_over(now);
         if let Some(loading) = self.get(key).and_then(|leaf| leaf.loading.as_ref()) {
-            return Err(self.loads.wait_for(loading.number, now));
+            let after = self.loads.wait_for(loading.number, now);
+            return Err(NoRight::IsLoaded { after });
         }
-        let most = members_max / (2 * LEAF_WEIGHT);
-        let ended = self.loads.room(most, now)?.cloned();
-        if let Some(ended) = &ended {
-            self.end_load(ended);
+        if !self.loads.are_full(members_max / (2 * LEAF_WEIGHT)) {
+            return Ok(false);
         }
-        Ok(ended.is_some())
+        let silent = self.loads.silent(lease, now).cloned();
+        self.end_load(&silent.ok_or(NoRight::Full)?);
+        Ok(true)
     }
 
     /// Gives the right to load a leaf, which nobody has; its number.

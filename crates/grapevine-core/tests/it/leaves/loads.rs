@@ -1,5 +1,6 @@
 //! Loads of leaves that nobody finishes: rights that are taken and dropped, and answers of which the end does not come.
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use grapevine_core::event::{Moment, RowImage};
@@ -16,8 +17,9 @@ const MILLISECOND: Duration = Duration::from_millis(1);
 const LEASE: Duration = Duration::from_secs(30);
 /// How many loads there may be at a time, with room for very many members.
 const LOADS_MAX: usize = 4_096;
-/// How long a right is safe from others.
-const KEPT: Duration = Duration::from_millis(100);
+/// How long a right is safe from others, before anything comes of it and between parts.
+const KEPT: Duration = Duration::from_secs(15);
+const KEPT_BETWEEN: Duration = Duration::from_millis(3_750);
 
 fn place(id: usize) -> (Place, u64) {
     let id = RowId::parse(&id.to_string()).unwrap();
@@ -142,37 +144,62 @@ impl Loaders {
     }
 }
 
-/// The attack: as many rights as there may be are taken, and their callers die. The next readers load at once, or when they were told to come.
+/// More leaves are wanted than may be loaded at a time, for the database takes its time: 1,000 a second, five seconds each. Whoever is given
+/// a right keeps it, and what it brings is stored; the others are told at once to read for themselves.
 #[test]
-fn g10_rights_that_nobody_uses_keep_no_leaf_from_being_loaded() {
+fn g10_where_the_database_is_slow_what_is_begun_is_stored() {
+    const SECONDS: usize = 30;
+    const TAKES: usize = 5_000;
+    let mut loaders = Loaders::new(2_000_000);
+    let mut coming: VecDeque<(usize, usize, LoadId)> = VecDeque::new();
+    let (mut granted, mut stored, mut refused) = (0, 0, 0);
+    for millisecond in 0..SECONDS * 1_000 {
+        while let Some((_, category, load)) = coming.pop_front_if(|it| it.0 <= millisecond) {
+            let outcome = loaders.part((category, load), 0..1, false);
+            stored += usize::from(outcome == FillOutcome::Stored);
+        }
+        let category = 100 + millisecond;
+        match loaders.ask(category) {
+            LeafTurn::Load { load, .. } => {
+                granted += 1;
+                coming.push_back((millisecond + TAKES, category, load));
+            }
+            LeafTurn::Bypass => refused += 1,
+            LeafTurn::Wait { after } => panic!("{millisecond}: in vain for {after:?}"),
+        }
+        loaders.advance(MILLISECOND);
+    }
+    assert_eq!(stored, granted - coming.len(), "of {granted} rights");
+    // As many as there may be in each five seconds, and no right less.
+    let most = LOADS_MAX * SECONDS * 1_000 / TAKES;
+    assert_eq!((granted, refused), (most, SECONDS * 1_000 - most));
+    let counters = loaders.counters();
+    assert_eq!(counters.loads_refused, refused as u64);
+    assert_eq!(counters.loads_displaced, 0);
+}
+
+/// As many rights as there may be are taken, and their callers die. The next readers are told to read for themselves, and load once the rights
+/// have been silent for half of their lease, which a database may take that is slow.
+#[test]
+fn g10_rights_that_nobody_uses_keep_no_leaf_from_being_loaded_for_long() {
     let mut loaders = Loaders::new(2_000_000);
     loaders.take_and_drop(100..100 + LOADS_MAX);
-    // In the same moment they may all be on their way to the database. That is told for what it is.
-    assert_eq!(loaders.ask(1), LeafTurn::Wait { after: KEPT });
-    loaders.advance(KEPT / 2);
-    assert_eq!(loaders.ask(1), LeafTurn::Wait { after: KEPT / 2 });
-    loaders.advance((KEPT / 2).saturating_sub(MILLISECOND));
-    let soon = LeafTurn::Wait {
-        after: Duration::from_millis(20),
-    };
-    assert_eq!(loaders.ask(1), soon, "nobody is told to come at once");
-    assert_eq!(loaders.counters().loads_displaced, 0);
+    assert_eq!(loaders.ask(1), LeafTurn::Bypass);
+    // Who asks for one of theirs waits for it as ever.
+    let soon = Duration::from_millis(20);
+    assert_eq!(loaders.ask(100), LeafTurn::Wait { after: soon });
+    loaders.advance(KEPT.saturating_sub(MILLISECOND));
+    assert_eq!(loaders.ask(1), LeafTurn::Bypass);
+    let counters = loaders.counters();
+    assert_eq!((counters.loads_refused, counters.loads_displaced), (2, 0));
     loaders.advance(MILLISECOND);
     for category in 1..100 {
         loaders.load(category, 3);
     }
     assert_eq!(loaders.listed(1).unwrap(), ["0", "1", "2"]);
     // Each of those who finished left room for the next one.
-    assert_eq!(loaders.counters().loads_displaced, 1);
-    // Whoever comes while the attack goes on, at 20,000 rights a second, waits for nobody.
-    for round in 1..20 {
-        let first = 100 + round * LOADS_MAX;
-        for category in first..first + LOADS_MAX {
-            loaders.right(category);
-            loaders.0.now = loaders.0.now.plus(Duration::from_micros(50));
-        }
-        loaders.load(1, 3);
-    }
+    let counters = loaders.counters();
+    assert_eq!((counters.loads_refused, counters.loads_displaced), (2, 1));
 }
 
 /// Whose load made way for another one is told so: of what it brings nothing is stored, also not where the leaf is being loaded anew.
@@ -210,31 +237,37 @@ fn g9_a_right_that_made_way_stores_nothing() {
     assert_eq!(loaders.listed(1).unwrap(), ["7"]);
 }
 
-/// It is the one that has been silent longest that makes way, whether anything has come of it or not. To say nothing new is silence.
+/// Loads that are silent make way, those first of which parts had come, and of these the one that has been silent longest. To say nothing
+/// new is silence.
 #[test]
-fn g10_the_load_that_is_silent_longest_makes_way() {
+fn g10_loads_that_are_silent_make_way_and_no_others() {
     let mut loaders = Loaders::new(2_000_000);
     let living = (1, loaders.right(1));
     let fell_silent = (2, loaders.right(2));
     let repeats = (3, loaders.right(3));
-    for load in [fell_silent, repeats] {
+    for load in [living, fell_silent, repeats] {
         assert_eq!(loaders.part(load, 0..1, true), FillOutcome::More);
     }
-    loaders.advance(KEPT);
     loaders.take_and_drop(100..97 + LOADS_MAX);
-    loaders.advance(KEPT);
-    assert_eq!(loaders.part(living, 0..1, true), FillOutcome::More);
+    loaders.advance(KEPT_BETWEEN.saturating_sub(MILLISECOND));
+    assert_eq!(loaders.part(living, 1..2, true), FillOutcome::More);
     assert_eq!(loaders.part(repeats, 0..1, true), FillOutcome::More);
     assert_eq!(loaders.part(repeats, 0..0, true), FillOutcome::More);
+    assert_eq!(loaders.ask(10), LeafTurn::Bypass, "a pause between parts");
+    loaders.advance(MILLISECOND);
     loaders.take_and_drop(10..12);
+    assert_eq!(loaders.ask(12), LeafTurn::Bypass, "the others go on");
     assert_eq!(loaders.part(fell_silent, 1..2, true), FillOutcome::Over);
     assert_eq!(loaders.part(repeats, 1..2, true), FillOutcome::Over);
-    // Then those that came later, of which nothing has come; the living one stays.
+    // Then those of which nothing has come; the living one stays.
+    loaders.advance(KEPT.saturating_sub(KEPT_BETWEEN + MILLISECOND));
+    assert_eq!(loaders.part(living, 2..3, true), FillOutcome::More);
+    assert_eq!(loaders.ask(12), LeafTurn::Bypass, "the database is slow");
+    loaders.advance(MILLISECOND);
     loaders.take_and_drop(12..12 + LOADS_MAX - 3);
-    let kept = LeafTurn::Wait { after: KEPT };
-    assert_eq!(loaders.ask(9), kept, "all are in their first moments");
-    assert_eq!(loaders.part(living, 1..2, false), FillOutcome::Stored);
-    assert_eq!(loaders.listed(1).unwrap(), ["0", "1"]);
+    assert_eq!(loaders.ask(9), LeafTurn::Bypass, "all others are new");
+    assert_eq!(loaders.part(living, 3..4, false), FillOutcome::Stored);
+    assert_eq!(loaders.listed(1).unwrap(), ["0", "1", "2", "3"]);
 }
 
 /// Who waits for a leaf that another caller loads looks again soon, and ever less often while nothing is heard of that: an eighth of the time that has passed
@@ -368,11 +401,18 @@ fn g10_loads_alone_stay_within_the_room() {
 fn g10_rights_alone_push_out_no_more_than_half_of_what_is_whole() {
     let mut loaders = Loaders::new(1_000);
     loaders.load(1, 450);
+    let mut rights = 0;
     for category in 100..1_100 {
-        loaders.right(category);
-        loaders.0.now = loaders.0.now.plus(KEPT / 50);
+        rights += usize::from(loaders.ask(category) != LeafTurn::Bypass);
+        loaders.advance(MILLISECOND);
     }
-    assert_eq!(loaders.counters().loads_displaced, 1_000 - 1_000 / 16);
+    assert_eq!(rights, 1_000 / 16);
     assert!(loaders.listed(1).is_some());
     assert_eq!(loaders.counters().leaves_evicted, 0);
+    // When they have been silent for long, each makes way for one.
+    loaders.advance(KEPT);
+    loaders.take_and_drop(2_000..2_000 + rights);
+    assert_eq!(loaders.counters().loads_displaced, rights as u64);
+    assert_eq!(loaders.ask(1_100), LeafTurn::Bypass);
+    assert!(loaders.listed(1).is_some());
 }
