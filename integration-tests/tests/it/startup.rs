@@ -186,6 +186,14 @@ async fn a_unix_path_in_use_is_named_and_a_stale_one_is_replaced() {
     cluster[0].start_fresh().await.unwrap();
     let client = Client::connect(format!("unix:{shown}")).unwrap();
     assert_eq!(client.status().await.unwrap().node_id, "n1");
+    // One that ends by itself removes it, and its lock.
+    let lock = path.with_extension("sock.lock");
+    assert!(lock.exists());
+    cluster[0].terminate().await.unwrap();
+    let ended = cluster[0].end(AT_ONCE).await.unwrap();
+    assert_eq!(ended.code, Some(0), "{}", ended.output);
+    assert!(!path.exists() && !lock.exists());
+    cluster[0].start_fresh().await.unwrap();
     cluster[0].kill().await.unwrap();
     fs::remove_file(&path).unwrap();
     fs::write(&path, "precious").unwrap();

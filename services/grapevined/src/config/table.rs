@@ -38,7 +38,8 @@ knobs! {
 
     /// Where applications call. There is no authentication: keep both on this host.
     app: AppConfig {
-        /// The path of a Unix socket; empty for none. A stale socket file is replaced.
+        /// The path of a Unix socket; empty for none. A stale socket file is replaced. While the sidecar runs it has a lock beside it,
+        /// `<path>.lock`, so that of two starts one has the socket; when it ends it removes both files.
         unix: Option<UnixPath> = "";
         /// The mode of that socket's file, in octal as chmod takes it: 0600 is for the sidecar's own user, 0660 for its group too, 0666 for
         /// whoever may enter the directory. Empty leaves what the process's umask gives, which is usually the own user alone.

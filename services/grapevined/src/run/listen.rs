@@ -54,6 +54,8 @@ const METADATA_BYTES_MAX: u32 = 16 << 10;
 /// The sockets of a sidecar, bound before anything else so that a port in use is told at once.
 pub(super) struct Listeners {
     unix: Option<UnixListener>,
+    /// The right to its path, for as long as this process runs.
+    pub(super) unix_held: Option<unix::Held>,
     tcp: Option<TcpListener>,
     health: Option<TcpListener>,
     metrics: Option<TcpListener>,
@@ -71,11 +73,16 @@ impl Listeners {
             Some(address) => tcp(knob, address).await.map(Some),
             None => Ok(None),
         };
+        let (unix, unix_held) = match &config.app.unix {
+            Some(path) => {
+                let bound = unix::bind(path.as_path(), config.app.unix_mode).await?;
+                (Some(bound.0), Some(bound.1))
+            }
+            None => (None, None),
+        };
         Ok(Self {
-            unix: match &config.app.unix {
-                Some(path) => Some(unix::bind(path.as_path(), config.app.unix_mode).await?),
-                None => None,
-            },
+            unix,
+            unix_held,
             tcp: optional("app.tcp", config.app.tcp).await?,
             health: optional("health.listen", config.health.listen).await?,
             metrics: optional("metrics.listen", config.metrics.listen).await?,

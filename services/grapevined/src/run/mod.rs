@@ -58,7 +58,9 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     }
     descriptors::raise(config.limits.connections_max);
     let mut signals = Signals::listen()?;
-    let listeners = outlast(async || Listeners::bind(&config).await).await?;
+    let mut listeners = outlast(async || Listeners::bind(&config).await).await?;
+    // Given up behind all that follows, however that ends.
+    let _unix_held = listeners.unix_held.take();
     let peer_address = config.peer_advertise(listeners.peer.local_addr()?);
     let (store, recovered) = outlast(async || open_store(&config).await).await?;
     let mut sidecar = Sidecar::start(&config, store, &recovered, peer_address).await?;

@@ -297,6 +297,7 @@ struct Listening {
     app: SocketAddr,
     health: SocketAddr,
     unix: std::path::PathBuf,
+    _unix_held: Option<unix::Held>,
     _place: tempfile::TempDir,
 }
 
@@ -313,7 +314,8 @@ impl Listening {
             ("LIMITS_CONNECTIONS_MAX", &connections_max.to_string()),
         ]);
         let rig = Rig::start(|_| {}).await;
-        let listeners = Listeners::bind(&config).await.unwrap();
+        let mut listeners = Listeners::bind(&config).await.unwrap();
+        let unix_held = listeners.unix_held.take();
         let bound = |listener: &Option<TcpListener>| listener.as_ref().unwrap().local_addr();
         let (app, health) = (bound(&listeners.tcp), bound(&listeners.health));
         let (drain_tx, drain) = mpsc::channel(1);
@@ -327,6 +329,7 @@ impl Listening {
             app: app.unwrap(),
             health: health.unwrap(),
             unix,
+            _unix_held: unix_held,
             _place: place,
         }
     }
