@@ -169,8 +169,10 @@ pub(super) fn serve(
         peer_address: sidecar.hello.peer_address.clone(),
         gossip: sidecar.gossip.clone(),
         drain,
-    });
+    })
+    .max_decoding_message_size(bytes_max);
     let (reporter, health) = tonic_health::server::health_reporter();
+    let health = health.max_decoding_message_size(bytes_max);
     tokio::spawn(report_health(engine.clone(), reporter, stop.clone()));
     let reflections = Places::new(
         REFLECTIONS_MAX,
@@ -198,6 +200,10 @@ pub(super) fn serve(
                 .register_encoded_file_descriptor_set(v1::FILE_DESCRIPTOR_SET)
                 .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
         };
+        let reflect_v1 = reflect().build_v1()?.max_decoding_message_size(bytes_max);
+        let reflect_v1alpha = reflect()
+            .build_v1alpha()?
+            .max_decoding_message_size(bytes_max);
         Ok(builder()
             .add_service(Observed::new(
                 Counted::new(application.clone(), intake.clone(), unread.clone()),
@@ -209,11 +215,11 @@ pub(super) fn serve(
             ))
             .add_service(Observed::new(ask.clone(), calls.clone()))
             .add_service(
-                Counted::new(reflect().build_v1()?, intake.clone(), unread.clone())
+                Counted::new(reflect_v1, intake.clone(), unread.clone())
                     .with_streams(reflections.clone()),
             )
             .add_service(
-                Counted::new(reflect().build_v1alpha()?, intake.clone(), unread.clone())
+                Counted::new(reflect_v1alpha, intake.clone(), unread.clone())
                     .with_streams(reflections.clone()),
             ))
     };

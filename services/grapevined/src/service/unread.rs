@@ -23,13 +23,13 @@ use tokio_stream::Stream;
 use tonic::body::Body;
 use tonic::codegen::{Service, http};
 use tonic::server::NamedService;
-use tonic::{Code, Response, Status};
+use tonic::{Response, Status};
 
 use super::deadline;
 use super::intake::Intake;
 use crate::engine::{OfConnection, Place, Places};
 use crate::telemetry::Counters;
-use crate::wire::status::{blame, exhausted};
+use crate::wire::status::{blame, exhausted, may_be_blamed};
 
 /// The largest answer that counts as small.
 const SMALL_BYTES_MAX: usize = 64 << 10;
@@ -258,7 +258,7 @@ where
             };
             drop(call);
             if let Some(status) = Status::from_header_map(answer.headers())
-                && status.code() == Code::Internal
+                && may_be_blamed(status.code())
             {
                 return Ok(caller.refused(blame(status).into_http()));
             }

@@ -6,17 +6,36 @@ use grapevine_core::machine::effects::Refusal;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
 
-/// A message that cannot be decoded is its caller's mistake; the library calls that internal.
+/// What the library says of a call's message, in the words of the contract: one that cannot be decoded is its caller's mistake, which the
+/// library calls internal, and of one that is too large it does not know which limit that is.
 pub(crate) fn blame(status: Status) -> Status {
-    if status.code() == Code::Internal && status.message().starts_with(UNDECODABLE) {
-        invalid("message", status.message())
-    } else {
-        status
+    match status.code() {
+        Code::Internal if status.message().starts_with(UNDECODABLE) => {
+            invalid("message", status.message())
+        }
+        Code::OutOfRange => too_large(status.message()).unwrap_or(status),
+        _ => status,
     }
+}
+
+/// Whether the library may have said it, and not a handler.
+pub(crate) fn may_be_blamed(code: Code) -> bool {
+    matches!(code, Code::Internal | Code::OutOfRange)
 }
 
 /// How the library's word for it begins.
 const UNDECODABLE: &str = "failed to decode Protobuf message";
+
+/// Of a message that is larger than may be, from what the library says of it; nothing if that is about something else.
+fn too_large(text: &str) -> Option<Status> {
+    let sizes = text.strip_prefix("Error, decoded message length too large: found ")?;
+    let (found, limit) = sizes.split_once(" bytes, the limit is: ")?;
+    let limit = limit.strip_suffix(" bytes")?;
+    // The library's code: clients know by it that several smaller ones may do.
+    Some(Status::out_of_range(format!(
+        "a message of {found} bytes is larger than the limit of {limit} bytes (limits.message_bytes_max)"
+    )))
+}
 
 /// What is wrong with a request, field by field.
 #[derive(Debug, Default)]

@@ -483,6 +483,12 @@ fn what_cannot_be_decoded_is_the_callers_mistake() {
         let details = blamed.get_details_bad_request().unwrap();
         assert_eq!(details.field_violations[0].field, "message");
     }
-    let ours = status::blame(Status::internal("the disk is on fire"));
-    assert_eq!(ours.code(), Code::Internal);
+    for ours in [
+        Status::internal("the disk is on fire"),
+        Status::out_of_range("of something else"),
+    ] {
+        let (code, message) = (ours.code(), ours.message().to_owned());
+        let blamed = status::blame(ours);
+        assert_eq!((blamed.code(), blamed.message()), (code, &*message));
+    }
 }

@@ -1,5 +1,6 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 use grapevine_proto::v1;
+use tonic::Code;
 use tonic_types::StatusExt as _;
 
 use super::*;
