@@ -85,12 +85,7 @@ impl<'a> LogWriter<'a> {
                 .map(|entry| {
                     let (key, value) = entry?;
                     let (_, _, _, part) = keys::parse_log(&key)?;
-                    let place = if part == 0 {
-                        Place::decode(&value)?
-                    } else {
-                        None
-                    };
-                    Ok((key.to_vec(), place))
+                    Ok((key.to_vec(), Place::decode(part, &value)?))
                 })
                 .collect::<Result<_, StoreError>>()?;
             for (key, place) in logged {
@@ -141,7 +136,7 @@ impl<'a> LogWriter<'a> {
         };
         let (_, _, sequence, _) = keys::parse_log(&key)?;
         let bytes = framed_len(&first)?;
-        let place = Place::decode(&first)?;
+        let place = Place::decode(0, &first)?;
         let parts = place.map_or(bytes.div_ceil(PART_BYTES_MAX), |_| 1);
         for part in 0..parts {
             let part = u16::try_from(part)
@@ -159,7 +154,7 @@ impl<'a> LogWriter<'a> {
 
 /// How many bytes an event's parts have together, by the first of them, or by the event's place.
 pub(crate) fn framed_len(first: &[u8]) -> Result<usize, StoreError> {
-    if let Some(place) = Place::decode(first)? {
+    if let Some(place) = Place::decode(0, first)? {
         return Ok(place.length);
     }
     let mut reader = Reader::new(first);
@@ -201,7 +196,7 @@ pub(crate) fn read(
             }
             framed.clear();
         }
-        match Place::decode(&value)?.filter(|_| part == 0) {
+        match Place::decode(part, &value)? {
             None => framed.extend_from_slice(&value),
             Some(place) => match files.read(lane, origin, place) {
                 Some(bytes) => framed = bytes,

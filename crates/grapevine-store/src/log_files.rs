@@ -61,9 +61,9 @@ impl Place {
         out
     }
 
-    /// The place that a record of the log holds; `None` if it holds the first part of an event.
-    pub(crate) fn decode(value: &[u8]) -> Result<Option<Self>, DecodeError> {
-        if value.first() != Some(&MARK) {
+    /// The place that a record of the log holds; `None` if it holds a part of an event. Parts behind the first may begin with anything.
+    pub(crate) fn decode(part: u16, value: &[u8]) -> Result<Option<Self>, DecodeError> {
+        if part != 0 || value.first() != Some(&MARK) {
             return Ok(None);
         }
         let mut reader = Reader::new(value);

@@ -339,7 +339,7 @@ fn verify_log(txn: &Txn<'_>) -> Result<(), StoreError> {
             framed.clear();
             whole = log::framed_len(&value)?;
         }
-        let place = Place::decode(&value)?.filter(|_| part == 0);
+        let place = Place::decode(part, &value)?;
         if let Some(place) = place {
             *files.entry((lane, origin, place.number)).or_default() += 1;
             whole = 0;

@@ -10,16 +10,16 @@ proptest! {
     #[test]
     fn places_round_trip(number: u32, offset: u64, length: u32, sum: u32) {
         let place = Place { number, offset, length: length as usize, sum };
-        prop_assert_eq!(Place::decode(&place.encode()), Ok(Some(place)));
+        prop_assert_eq!(Place::decode(0, &place.encode()), Ok(Some(place)));
     }
 }
 
 #[test]
 fn an_event_is_no_place() {
     for first in [&b"\x01x"[..], &b"\xff\x01x"[..], &[]] {
-        assert_eq!(Place::decode(first), Ok(None));
+        assert_eq!(Place::decode(0, first), Ok(None));
     }
-    assert!(Place::decode(&[MARK, 1]).is_err());
+    assert!(Place::decode(0, &[MARK, 1]).is_err());
 }
 
 /// A tree, and files of which everything is outside.

@@ -17,6 +17,11 @@ fn logged(store: &impl Store, path: &Path) -> (LogRead, usize) {
     (events.unwrap(), files)
 }
 
+/// How many events the log of 0.4 has.
+const EVENTS: u64 = 40;
+/// The table of the log.
+const LOG: u8 = 0x60;
+
 #[test]
 fn g1_the_log_of_0_4_is_read_and_goes_on_in_files() {
     let directory = tempfile::tempdir().unwrap();
@@ -25,25 +30,33 @@ fn g1_the_log_of_0_4_is_read_and_goes_on_in_files() {
     config.log_inline_bytes_max = usize::MAX;
     let (store, ..) = grapevine_store::open(&config).unwrap();
     let commit = |store: &grapevine_store::SledStore, sequence| {
-        let registrations =
-            (0..200).map(|index| registration(&format!("{sequence}:{index}"), &["c"], 100));
+        // Of several parts, which begin anywhere.
+        let registrations = (0..1_000 + sequence)
+            .map(|index| registration(&format!("{sequence}:{index}"), &["c"], 100));
         let registrations: Vec<_> = registrations.collect();
         let event = log(1, sequence, batch(registrations.clone()));
         store.commit(&[event, register(registrations)]).unwrap();
     };
-    (1..=3).for_each(|sequence| commit(&store, sequence));
+    (1..=EVENTS).for_each(|sequence| commit(&store, sequence));
     let before = logged(&store, directory.path());
     assert_eq!(before.1, 0);
     drop(store);
     let db = reopened(&directory.path().join("sled"));
     let tree = db.open_tree("grapevine").unwrap();
+    let parts = tree.scan_prefix([LOG]).map(Result::unwrap);
+    let misleading = parts.filter(|(key, part)| !key.ends_with(&[0, 0]) && part[0] == 0);
+    assert!(
+        misleading.count() > 0,
+        "no part begins as the place of an event does"
+    );
     tree.insert([1], &4_u32.to_be_bytes()).unwrap();
     db.flush().unwrap();
     drop((tree, db));
     config.log_inline_bytes_max = 1_000;
     let (store, ..) = grapevine_store::open(&config).unwrap();
     assert_eq!(logged(&store, directory.path()), before);
-    commit(&store, 4);
+    store.verify().unwrap();
+    commit(&store, EVENTS + 1);
     store.verify().unwrap();
     let LogRead::Events(events) = logged(&store, directory.path()).0 else {
         panic!("events are held")
@@ -53,13 +66,13 @@ fn g1_the_log_of_0_4_is_read_and_goes_on_in_files() {
             .iter()
             .map(|(sequence, _)| *sequence)
             .collect::<Vec<_>>(),
-        [1, 2, 3, 4]
+        (1..=EVENTS + 1).collect::<Vec<_>>()
     );
     drop(store);
     // What is too much goes from both.
     config.log_bytes_max = 1;
     let (store, ..) = grapevine_store::open(&config).unwrap();
-    commit(&store, 5);
+    commit(&store, EVENTS + 2);
     store.verify().unwrap();
     assert_eq!(logged(&store, directory.path()), (LogRead::Compacted, 1));
     store.commit(&[Write::ForgetRun(origin(1))]).unwrap();
