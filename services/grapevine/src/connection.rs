@@ -1,5 +1,6 @@
 //! Which sidecar is asked, how long it is waited for, and how the answer is written: the options of every command that asks.
 
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use clap::Args;
@@ -88,13 +89,20 @@ pub(crate) fn positive_duration(text: &str) -> Result<Duration, String> {
     Ok(value)
 }
 
-/// A duration that a sidecar may be told to wait.
-fn timeout(text: &str) -> Result<Duration, String> {
+/// A duration within bounds, which are told as durations are written.
+pub(crate) fn within(text: &str, bounds: RangeInclusive<Duration>) -> Result<Duration, String> {
     let value = duration(text)?;
-    if !(Duration::from_millis(1)..=TIMEOUT_MAX).contains(&value) {
-        return Err("it must be from 1ms to 1m".to_owned());
+    if !bounds.contains(&value) {
+        let [least, most] =
+            [bounds.start(), bounds.end()].map(|it| humantime::format_duration(*it));
+        return Err(format!("it must be from {least} to {most}"));
     }
     Ok(value)
+}
+
+/// A duration that a sidecar may be told to wait.
+fn timeout(text: &str) -> Result<Duration, String> {
+    within(text, Duration::from_millis(1)..=TIMEOUT_MAX)
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@
 
 use std::io::{self, BufWriter, ErrorKind, Stdout, Write};
 
-use comfy_table::{Cell, CellAlignment, Table, presets};
+use comfy_table::{Cell, CellAlignment, ColumnConstraint, Table, Width, presets};
 use serde::Serialize;
 
 use crate::exit::Failure;
@@ -39,8 +39,14 @@ impl<W: Write> Output<W> {
         self.line(&rows.0.trim_fmt())
     }
 
-    /// A part of a table; only the first has the header.
-    pub(crate) fn table_part(&mut self, rows: &Rows, first: bool) -> Result<(), Failure> {
+    /// A part of a table; only the first has the header. Its columns are as wide as those of the parts before it, or wider.
+    pub(crate) fn table_part(
+        &mut self,
+        rows: &mut Rows,
+        widths: &mut Widths,
+    ) -> Result<(), Failure> {
+        let first = widths.0.is_empty();
+        rows.widen(widths);
         let text = rows.0.trim_fmt();
         let rest = if first { None } else { text.split_once('\n') };
         self.line(rest.map_or(text.as_str(), |(_, rows)| rows))
@@ -67,6 +73,13 @@ fn failure(error: &io::Error) -> Failure {
     }
 }
 
+/// How wide the columns of a table are, of which some parts have been written; nothing before the first.
+#[derive(Default)]
+pub(crate) struct Widths(Vec<u16>);
+
+/// Spaces behind each column.
+const PADDING: u16 = 2;
+
 /// A table under construction.
 pub(crate) struct Rows(Table);
 
@@ -82,7 +95,7 @@ impl Rows {
         );
         for (index, name) in columns.iter().enumerate() {
             if let Some(column) = table.column_mut(index) {
-                column.set_padding((0, 2));
+                column.set_padding((0, PADDING));
                 if name.starts_with('#') {
                     column.set_cell_alignment(CellAlignment::Right);
                 }
@@ -102,8 +115,20 @@ impl Rows {
         self.0.add_row(cells);
         if self.0.header().is_none() {
             for column in self.0.column_iter_mut() {
-                column.set_padding((0, 2));
+                column.set_padding((0, PADDING));
             }
+        }
+    }
+
+    /// Makes no column narrower than it was, and notes how wide it is.
+    fn widen(&mut self, widths: &mut Widths) {
+        let own = self.0.column_max_content_widths();
+        widths.0.resize(own.len(), 0);
+        let columns = self.0.column_iter_mut();
+        for (column, (width, own)) in columns.zip(widths.0.iter_mut().zip(own)) {
+            *width = own.max(*width);
+            let with_padding = Width::Fixed(width.saturating_add(PADDING));
+            column.set_constraint(ColumnConstraint::LowerBoundary(with_padding));
         }
     }
 
@@ -157,6 +182,37 @@ mod tests {
             written(|out| out.table(&rows)),
             "NODE     HEAD\na           7\nlonger  12345\n"
         );
+    }
+
+    #[test]
+    fn parts_of_a_table_are_in_line_as_far_as_they_can_be() {
+        let part = |rows: [[&str; 2]; 2]| {
+            let mut part = Rows::new(&["NODE", "#HEAD"]);
+            for row in rows {
+                part.add(row);
+            }
+            part
+        };
+        let mut widths = Widths::default();
+        let text = written(|out| {
+            out.table_part(&mut part([["longer", "7"], ["a", "12345"]]), &mut widths)?;
+            out.table_part(&mut part([["b", "1"], ["c", "2"]]), &mut widths)?;
+            out.table_part(&mut part([["longest", "3"], ["d", "4"]]), &mut widths)?;
+            out.table_part(&mut part([["e", "5"], ["f", "6"]]), &mut widths)
+        });
+        let expected = [
+            "NODE     HEAD",
+            "longer      7",
+            "a       12345",
+            "b           1",
+            "c           2",
+            "longest      3",
+            "d            4",
+            "e            5",
+            "f            6",
+            "",
+        ];
+        assert_eq!(text, expected.join("\n"));
     }
 
     #[test]

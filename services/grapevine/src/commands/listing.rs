@@ -7,7 +7,7 @@ use serde::Serialize;
 use crate::connection::Connection;
 use crate::exit::Failure;
 use crate::format::{hex, unhex};
-use crate::output::{Output, Rows};
+use crate::output::{Output, Rows, Widths};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct ListingArgs {
@@ -32,8 +32,10 @@ struct NextJson {
     next: String,
 }
 
-/// Writes all of a listing: as JSON with `json`, or as a table whose parts `table` makes of chunks of up to
-/// 1,000 rows, each as wide as it needs.
+/// Rows that are gathered before they are written in a table, unless there are no more: a sidecar's chunks may be of one row.
+const PART_ROWS: usize = 1_000;
+
+/// Writes all of a listing: as JSON with `json`, or as a table whose parts `table` makes, each as wide as it and those before it need.
 pub(crate) async fn write<C: Chunk, J: Serialize>(
     mut listing: Listing<C>,
     connection: &Connection,
@@ -43,17 +45,38 @@ pub(crate) async fn write<C: Chunk, J: Serialize>(
     let mut out = Output::stdout();
     let mut last = Vec::new();
     let mut empty = true;
-    while let Some(entries) = listing.next_chunk().await? {
-        last = listing.resume_at().to_vec();
+    let (mut part, mut widths) = (Vec::new(), Widths::default());
+    loop {
+        let chunk = listing.next_chunk().await;
+        let goes_on = matches!(chunk, Ok(Some(_)));
+        if let Ok(Some(entries)) = &chunk {
+            last = listing.resume_at().to_vec();
+            empty &= entries.is_empty();
+        }
+        let (entries, failed) = match chunk {
+            Ok(entries) => (entries.unwrap_or_default(), None),
+            Err(error) => (Vec::new(), Some(error)),
+        };
         if connection.json {
             for entry in &entries {
                 out.json(&json(entry))?;
             }
-        } else if empty || !entries.is_empty() {
-            out.table_part(&table(&entries), empty)?;
+        } else {
+            part.extend(entries);
+            // What has come before a listing fails is written, too; the header alone, if nothing else follows.
+            let rest = !goes_on && (!part.is_empty() || empty && failed.is_none());
+            if part.len() >= PART_ROWS || rest {
+                out.table_part(&mut table(&part), &mut widths)?;
+                part.clear();
+            }
         }
-        empty &= entries.is_empty();
         out.flush()?;
+        if let Some(error) = failed {
+            return Err(error.into());
+        }
+        if !goes_on {
+            break;
+        }
     }
     if empty && !connection.json {
         eprintln!("nothing to list");

@@ -6,7 +6,7 @@ use grapevine_client::{AbortOutcome, CallError, Client, WriteIntent};
 use serde::Serialize;
 
 use super::invalidate;
-use crate::connection::{Connection, SessionArgs, positive_duration};
+use crate::connection::{Connection, SessionArgs, within};
 use crate::exit::Failure;
 use crate::format;
 use crate::invalidation::{How, Matching, Purge, Receipt};
@@ -49,12 +49,17 @@ struct BeginArgs {
     #[arg(long, value_name = "PURGE", default_value = "hard")]
     purge: Purge,
     /// How long the database may take to commit, 100ms to 10m; the sidecar's own number (10s) unless given
-    #[arg(long, value_name = "DURATION", value_parser = positive_duration)]
+    #[arg(long, value_name = "DURATION", value_parser = lease)]
     lease: Option<Duration>,
     #[command(flatten)]
     session: SessionArgs,
     #[command(flatten)]
     sidecars: Sidecars,
+}
+
+/// What the contract allows.
+fn lease(text: &str) -> Result<Duration, String> {
+    within(text, Duration::from_millis(100)..=Duration::from_mins(10))
 }
 
 /// After the database committed: invalidates the classes, also when the lease has ended

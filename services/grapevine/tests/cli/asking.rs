@@ -154,6 +154,25 @@ fn a_slice_is_planned_onto_pages() {
     assert!(table.contains("15..20 of 20"), "{table}");
 }
 
+/// The class of everything is bumped, too, and is no row: the sidecar tells of the last one by itself.
+#[test]
+fn classes_that_a_limit_cuts_off_stand_in_line() {
+    let sidecar = Sidecar::lone();
+    for class in ["a", "b/c", "c/with/a/long/name", "d"] {
+        sidecar.ask(&["invalidate", class]).code(0);
+    }
+    for limit in 1..=4 {
+        let said = sidecar.ask(&["classes", "--limit", &limit.to_string()]);
+        let said = said.code(0);
+        let lines: Vec<_> = said.out.lines().collect();
+        assert_eq!(lines.len(), 1 + limit);
+        let begins = lines[0].find("BUMPED").unwrap();
+        for line in &lines[1..] {
+            assert_eq!(line.find(" yes"), Some(begins - 1), "{}", said.out);
+        }
+    }
+}
+
 #[test]
 fn registered_addresses_are_listed_page_by_page_and_gone_with_their_class() {
     let sidecar = Sidecar::lone();

@@ -18,6 +18,10 @@ fn wrong_command_lines_end_with_2_and_say_what_is_wrong() {
         (&["invalidate", "c", "--position", "p"], "--position"),
         (&["invalidate", "--batch", "7"], "--from"),
         (&["invalidate", "c", "--timeout", "2m"], "from 1ms to 1m"),
+        (
+            &["write", "begin", "c", "--lease", "30y"],
+            "'30y' for '--lease <DURATION>': it must be from 100ms to 10m",
+        ),
         (&["invalidate", "c", "--session", "xyz"], "--session"),
         (&["invalidate", "--from", "/no/such/feed"], "/no/such/feed"),
         (&["invalidate", "--from", "/"], "is a directory"),
