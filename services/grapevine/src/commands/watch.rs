@@ -15,7 +15,7 @@ use crate::output::Output;
 
 /// Show bumps as a sidecar applies them
 ///
-/// Runs until it is stopped, or as told. `resync` says that something was missed: treat everything watched as changed.
+/// Runs until it is stopped, or as told. A bump is shown with all classes of its event, those that are not watched, too. `resync` says that something was missed: treat everything watched as changed.
 /// `lost` says that the sidecar has gone; it is waited for, and a `resync` follows when it is back.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
