@@ -4,8 +4,7 @@
 //! not keep all others out. Where there are few a connection may have 16 all the same: somebody has to be able to use them.
 //!
 //! A connection also keeps what its refusals are charged that are not written yet: they are heads without a body, which HTTP/2 sends
-//! without asking whether the caller has room, so there are no bytes that could carry the charge. A caller who leaves many of them
-//! unread while there is no room for more is cut off.
+//! without asking whether the caller has room, so there are no bytes that could carry the charge.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -18,8 +17,6 @@ use tonic::Status;
 use crate::telemetry::Counters;
 use crate::wire::status::exhausted;
 
-/// Refusals that a connection may leave unread while there is no room to charge for more.
-const REFUSALS_UNCHARGED_MAX: usize = 64;
 /// The places that one connection may have of any kind, however few there are.
 const SHARE_LEAST: usize = 16;
 
@@ -28,38 +25,23 @@ const SHARE_LEAST: usize = 16;
 pub(crate) struct OfConnection {
     /// What its calls have of each kind of places; the kinds are few.
     taken: Arc<Mutex<BTreeMap<&'static str, usize>>>,
-    refusals: Arc<Mutex<Refusals>>,
-}
-
-/// Refusals of a connection that are not written.
-#[derive(Debug, Default)]
-struct Refusals {
-    /// What each is charged, in the order in which they were made; nothing where there was no room.
-    unwritten: VecDeque<Option<OwnedSemaphorePermit>>,
-    cut_off: bool,
+    /// What each refusal is charged that is not written, in the order in which they were made; nothing where there was no room.
+    refusals: Arc<Mutex<VecDeque<Option<OwnedSemaphorePermit>>>>,
 }
 
 impl OfConnection {
-    /// Keeps what a refusal is charged, until it is written. Without room for it, the connection is cut off if it has many.
+    /// Keeps what a refusal is charged, if there was room for it, until it is written.
     pub(crate) fn keep(&self, charge: Option<OwnedSemaphorePermit>) {
-        let mut refusals = self.refusals.lock();
-        let has_many = refusals.unwritten.len() >= REFUSALS_UNCHARGED_MAX;
-        refusals.cut_off |= charge.is_none() && has_many;
-        refusals.unwritten.push_back(charge);
+        self.refusals.lock().push_back(charge);
     }
 
     /// So many refusals were written. And so many calls have no answer that has begun: others cannot have one that is unwritten, for
     /// whoever resets a call takes its refusal with it.
     pub(crate) fn written(&self, refusals: usize, unanswered: usize) {
-        let unwritten = &mut self.refusals.lock().unwritten;
+        let unwritten = &mut self.refusals.lock();
         let written = refusals.max(unwritten.len().saturating_sub(unanswered));
         let written = written.min(unwritten.len());
         drop(unwritten.drain(..written));
-    }
-
-    /// Whether the connection is to end, because its caller does not read.
-    pub(crate) fn is_cut_off(&self) -> bool {
-        self.refusals.lock().cut_off
     }
 }
 

@@ -2,7 +2,6 @@
 //!
 //! - It has not sent HTTP/2's preface within a few seconds.
 //! - It gives way to a newer one, where its listener says so.
-//! - Its caller leaves refusals unread, and there is no room for more.
 //! - The server stops, and it has no call. HTTP/2's own way asks the caller, who has to answer, before it closes the
 //!   connection: a caller who does not would hold the drain for as long as that may take.
 //!
@@ -11,7 +10,7 @@
 
 use std::io::{self, ErrorKind};
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -24,6 +23,8 @@ use crate::engine::OfConnection;
 
 /// How long a connection may take to send HTTP/2's preface.
 const PREFACE_WAIT: Duration = Duration::from_secs(10);
+/// Calls without an answer beside which nothing more is read while answers wait for a caller to read them.
+const UNANSWERED_MAX: usize = 64;
 /// How long a connection without a call stays while the server stops. Callers who read what they are sent have answered by
 /// then, and calls that were on their way have come.
 pub(super) const IDLE_WAIT: Duration = Duration::from_millis(500);
@@ -38,6 +39,7 @@ pub(super) struct Connection<Io> {
     preface: Option<(usize, Pin<Box<Sleep>>)>,
     stops: Option<Stops>,
     gives_way: GivesWay,
+    blocked: Blocked,
     _place: OwnedSemaphorePermit,
 }
 
@@ -88,6 +90,33 @@ impl GivesWay {
     }
 }
 
+/// Whether a caller does not read what it is sent.
+#[derive(Default)]
+struct Blocked {
+    is: bool,
+    /// Who is to read again once it does.
+    reader: Option<Waker>,
+}
+
+impl Blocked {
+    /// Something was written, or could not be.
+    fn note(&mut self, is: bool) {
+        self.is = is;
+        if !is && let Some(reader) = self.reader.take() {
+            reader.wake();
+        }
+    }
+
+    /// Whether nothing more is to be read for now; then it is woken when that changes.
+    fn holds_up(&mut self, unanswered: usize, cx: &Context<'_>) -> bool {
+        let holds_up = self.is && unanswered >= UNANSWERED_MAX;
+        if holds_up {
+            self.reader = Some(cx.waker().clone());
+        }
+        holds_up
+    }
+}
+
 impl<Io> Connection<Io> {
     pub(super) fn new(io: Io, place: OwnedSemaphorePermit) -> Self {
         Self {
@@ -97,6 +126,7 @@ impl<Io> Connection<Io> {
             preface: Some((PREFACE_BYTES, Box::pin(sleep(PREFACE_WAIT)))),
             stops: None,
             gives_way: GivesWay::Never,
+            blocked: Blocked::default(),
             _place: place,
         }
     }
@@ -123,14 +153,6 @@ impl<Io> Connected for Connection<Io> {
 }
 
 impl<Io> Connection<Io> {
-    /// An error once it is to end though its caller is there.
-    fn check(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
-        if self.taken.is_cut_off() {
-            return Err(ErrorKind::ConnectionAborted.into());
-        }
-        self.gives_way.check(cx)
-    }
-
     /// For what cannot go on: an error once the server stops and there has been no call for long enough. Otherwise it is woken
     /// then.
     fn poll_stuck(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
@@ -149,7 +171,10 @@ impl<Io: AsyncRead + Unpin> AsyncRead for Connection<Io> {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = &mut *self;
-        this.check(cx)?;
+        this.gives_way.check(cx)?;
+        if this.blocked.holds_up(this.streams.unanswered(), cx) {
+            return this.poll_stuck(cx).map(Err);
+        }
         let before = buffer.filled().len();
         let Poll::Ready(read) = Pin::new(&mut this.io).poll_read(cx, buffer) else {
             if let Some((_, deadline)) = &mut this.preface
@@ -178,8 +203,10 @@ impl<Io: AsyncWrite + Unpin> AsyncWrite for Connection<Io> {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         let this = &mut *self;
-        this.check(cx)?;
-        let Poll::Ready(written) = Pin::new(&mut this.io).poll_write(cx, bytes) else {
+        this.gives_way.check(cx)?;
+        let written = Pin::new(&mut this.io).poll_write(cx, bytes);
+        this.blocked.note(written.is_pending());
+        let Poll::Ready(written) = written else {
             // Nothing is read while a GOAWAY waits for room, so this is where the time of a caller who reads nothing is over.
             return this.poll_stuck(cx).map(Err);
         };
@@ -209,8 +236,10 @@ impl<Io: AsyncWrite + Unpin> AsyncWrite for Connection<Io> {
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let this = &mut *self;
-        this.check(cx)?;
-        let Poll::Ready(written) = Pin::new(&mut this.io).poll_write_vectored(cx, slices) else {
+        this.gives_way.check(cx)?;
+        let written = Pin::new(&mut this.io).poll_write_vectored(cx, slices);
+        this.blocked.note(written.is_pending());
+        let Poll::Ready(written) = written else {
             return this.poll_stuck(cx).map(Err);
         };
         let written = written?;
@@ -233,7 +262,10 @@ impl<Io: AsyncWrite + Unpin> AsyncWrite for Connection<Io> {
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
     use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::task::Wake;
 
+    use futures::FutureExt as _;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     use tokio::sync::Semaphore;
     use tokio::time::{Instant, timeout};
@@ -377,37 +409,58 @@ mod tests {
         }
     }
 
+    /// Remembers that it was woken.
+    #[derive(Default)]
+    struct Woken(AtomicBool);
+
+    impl Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.0.store(true, Ordering::Release);
+        }
+    }
+
     #[tokio::test]
-    async fn g10_a_caller_who_leaves_refusals_unread_without_room_is_cut_off() {
-        let (_caller, io) = tokio::io::duplex(1_000);
-        let mut connection = Connection::new(io, place());
-        let calls = connection.connect_info();
-        let room = Arc::new(Semaphore::new(100));
-        // Many are no reason as long as there is room, and a few are none without.
-        for _ in 0..63 {
-            calls.keep(None);
-        }
-        for _ in 0..100 {
-            calls.keep(Arc::clone(&room).try_acquire_owned().ok());
-        }
-        let ping = frame(PING, 0, 0);
-        assert!(!calls.is_cut_off());
-        calls.keep(None);
+    async fn g10_of_a_caller_who_does_not_read_few_calls_are_read() {
+        let call = |number: u8| frame(HEADERS, END_OF_BOTH, 2 * number + 1);
+        let unanswered_max = u8::try_from(UNANSWERED_MAX).unwrap();
         for vectored in [false, true] {
-            let ended = write(&mut connection, &ping, vectored).await.unwrap_err();
-            assert_eq!(ended.kind(), ErrorKind::ConnectionAborted);
+            let (mut caller, io) = tokio::io::duplex(110 * 9);
+            let mut connection = Connection::new(io, place());
+            connection.streams.came(&[0; PREFACE_BYTES]);
+            let mut buffer = [0; 9];
+            // Many are no reason while it reads what it is sent.
+            for number in 0..=unanswered_max {
+                caller.write_all(&call(number)).await.unwrap();
+                connection.read_exact(&mut buffer).await.unwrap();
+            }
+            while write(&mut connection, &call(0), vectored)
+                .now_or_never()
+                .is_some()
+            {}
+            caller.write_all(&call(unanswered_max + 1)).await.unwrap();
+            let woken = Arc::new(Woken::default());
+            let mut read = |connection: &mut Connection<tokio::io::DuplexStream>| {
+                let waker = Waker::from(Arc::clone(&woken));
+                let mut buffer = ReadBuf::new(&mut buffer);
+                Pin::new(connection).poll_read(&mut Context::from_waker(&waker), &mut buffer)
+            };
+            assert!(read(&mut connection).is_pending());
+            caller.read_exact(&mut [0; 900]).await.unwrap();
+            assert!(read(&mut connection).is_pending());
+            assert!(!woken.0.load(Ordering::Acquire));
+            write(&mut connection, &call(1), vectored).await.unwrap();
+            assert!(woken.0.load(Ordering::Acquire));
+            assert!(read(&mut connection).is_ready());
+            // With one less they are read though it does not read.
+            while write(&mut connection, &call(2), vectored)
+                .now_or_never()
+                .is_some()
+            {}
+            caller.write_all(&call(unanswered_max + 2)).await.unwrap();
+            assert!(read(&mut connection).is_ready());
+            caller.write_all(&call(unanswered_max + 3)).await.unwrap();
+            assert!(read(&mut connection).is_pending());
         }
-        let ended = connection.read(&mut [0; 64]).await.unwrap_err();
-        assert_eq!(ended.kind(), ErrorKind::ConnectionAborted);
-        // What was written counts no more.
-        let (_caller, io) = tokio::io::duplex(10_000);
-        let mut connection = Connection::new(io, place());
-        let calls = connection.connect_info();
-        for _ in 0..200 {
-            calls.keep(None);
-            write(&mut connection, &ping, false).await.unwrap();
-        }
-        assert!(!calls.is_cut_off());
     }
 
     #[tokio::test]

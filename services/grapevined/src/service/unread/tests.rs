@@ -300,15 +300,9 @@ async fn g10_refusals_that_nobody_reads_are_charged() {
         told.message().contains("limits.answers_bytes_max"),
         "{told}"
     );
-    assert!(!connection.is_cut_off());
     // Two of them are written.
     connection.written(2, usize::MAX);
     assert_eq!(refuse().await.code(), Code::InvalidArgument);
-    // Who reads none of many without room is to be cut off.
-    for _ in 0..100 {
-        refuse().await;
-    }
-    assert!(connection.is_cut_off());
     connection.written(0, 0);
     assert_eq!(unread.small.available_permits(), 64 << 10);
 }
