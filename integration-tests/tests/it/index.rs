@@ -486,6 +486,39 @@ fn fields(status: &tonic::Status) -> Vec<String> {
     fields.collect()
 }
 
+/// In a column of text `05` and `5` are two values, with rows of their own.
+#[tokio::test(flavor = "multi_thread")]
+async fn g9_a_value_that_may_be_two_to_the_database_has_no_leaf() {
+    let cluster = Setup::of(1).start().await.unwrap();
+    let app = &cluster[0].api.app;
+    let of = |text: &str| v1::ColumnValue {
+        column: "category".to_owned(),
+        value: Some(v1::SqlValue {
+            value: Some(v1::sql_value::Value::Text(text.to_owned())),
+        }),
+    };
+    let with = |mut request: v1::IndexReadRequest, text: &str| {
+        request.leaf.as_mut().unwrap().equal = vec![of(text)];
+        request
+    };
+    for (text, state) in [
+        ("5", v1::IndexState::Absent),
+        ("05", v1::IndexState::Bypass),
+        ("5.0", v1::IndexState::Bypass),
+        ("books", v1::IndexState::Absent),
+    ] {
+        let answer = read(app, with(whole(items_of(5)), text)).await;
+        assert_eq!(answer.state(), state, "{text}");
+        assert_eq!(answer.turns.is_empty(), state == v1::IndexState::Bypass);
+        // Beside another leaf it is as bad.
+        let mut two = with(whole(items_of(5)), "6");
+        two.any_of = vec![v1::IndexCriteria {
+            equal: vec![of(text)],
+        }];
+        assert_eq!(read(app, two).await.state(), state, "6 or {text}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_has_no_order_that_all_agree_on_is_refused_where_it_matters() {
     let cluster = Setup::of(1).start().await.unwrap();

@@ -520,7 +520,7 @@ proptest! {
 #[test]
 fn g3_times_that_a_database_calls_equal_have_one_form() {
     let form = |dialect, text| Datum::of(dialect, Raw::Text(text)).unwrap();
-    let same: [&[&str]; 6] = [
+    let same: [&[&str]; 10] = [
         &[
             "09:00",
             "9:00",
@@ -528,10 +528,18 @@ fn g3_times_that_a_database_calls_equal_have_one_form() {
             "9:00:00",
             "09:00:00.000000",
             " 9:00 ",
+            "0 9:0:0",
+            "08:59:60",
             "90000",
         ],
-        &["12:00:00+00", "12:00:00Z", "12:00:00+00:00", "12:00"],
-        &["-100:30:00", "-100:30", "-1003000"],
+        &[
+            "12:00:00+00",
+            "12:00:00Z",
+            "12:00:00+00:00",
+            "12:00 +02:00",
+            "12:00",
+        ],
+        &["-100:30:00", "-100:30", "-4 4:30:00", "-1003000"],
         &[
             "2024-01-05",
             "2024-1-5",
@@ -546,8 +554,13 @@ fn g3_times_that_a_database_calls_equal_have_one_form() {
             "2024-1-5 9:00",
             "2024/01/05 9:00:00.0",
             "2024-01-05T09:00:00Z",
+            "2024-01-05 9:0:0",
         ],
         &["09:00:00.5", "9:00:00.500"],
+        &["09:01:02.123457", "9:1:2.1234567", "90102.123457"],
+        &["09:01:00", "9:0:59.9999999"],
+        &["2024-01-05 09:00:00.123457", "2024-1-5 9:0:0.1234567"],
+        &["2024-01-05 09:00:01", "2024-01-05 09:00:00.9999995"],
     ];
     for dialect in [Dialect::Postgres, Dialect::MySql] {
         for texts in same {
@@ -562,6 +575,8 @@ fn g3_times_that_a_database_calls_equal_have_one_form() {
         }
         for (one, other) in [
             ("09:00", "09:01"),
+            ("0 9:00", "1 9:00"),
+            ("a 9:00", "b 9:00"),
             ("2024-1-5", "2024-1-6"),
             ("a:b", "a:c"),
             ("1:2:3:4", "1:2:3:5"),
@@ -582,4 +597,61 @@ fn g3_times_that_a_database_calls_equal_have_one_form() {
     // SQLite has no columns of times: there they are texts.
     let [one, other] = ["9:00", "09:00"].map(|text| form(Dialect::Sqlite, text));
     assert_ne!(one, other);
+}
+
+#[test]
+fn g9_what_has_one_form_with_another_value_is_not_alone() {
+    let alone = |dialect, raw: Raw<'_>| raw.is_alone(dialect);
+    for dialect in Dialect::ALL {
+        for text in [
+            "5",
+            "10.5",
+            "-3",
+            "books",
+            "2024-01-05",
+            "2024-01-05 09:00:00",
+            "",
+        ] {
+            assert!(alone(dialect, Raw::Text(text)), "{dialect}: {text}");
+        }
+        for text in [
+            "05",
+            "5.0",
+            "+5",
+            " 5",
+            "1e1",
+            "0123",
+            "12345678901234567890",
+        ] {
+            assert!(!alone(dialect, Raw::Text(text)), "{dialect}: {text}");
+        }
+        let exact = 1_u64 << 53;
+        assert!(alone(dialect, Raw::Uint(exact)));
+        assert!(!alone(dialect, Raw::Uint(exact + 1)));
+        assert!(alone(dialect, Raw::Int(-exact.cast_signed())));
+        assert!(!alone(dialect, Raw::Int(-exact.cast_signed() - 1)));
+        assert!(alone(dialect, Raw::Null) && alone(dialect, Raw::Bool(true)));
+    }
+    for text in [
+        "9:00",
+        "09:00:00",
+        "2024-1-5",
+        "2024/01/05",
+        "2024-01-05T09:00:00Z",
+    ] {
+        assert!(!alone(Dialect::Postgres, Raw::Text(text)), "{text}");
+        assert!(!alone(Dialect::MySql, Raw::Text(text)), "{text}");
+    }
+    for text in [
+        "true",
+        "t",
+        "books ",
+        "A0EEBC99-9C0B-4EF8-BB6D-6BB9BD380A11",
+    ] {
+        assert!(!alone(Dialect::Postgres, Raw::Text(text)), "{text}");
+    }
+    // MySQL compares so itself.
+    assert!(alone(Dialect::MySql, Raw::Text("Books ")));
+    assert!(alone(Dialect::Postgres, Raw::Bytes(b"5")));
+    assert!(!alone(Dialect::MySql, Raw::Bytes(b"5")));
 }

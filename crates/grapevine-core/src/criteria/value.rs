@@ -61,6 +61,28 @@ pub enum Raw<'a> {
     Bytes(&'a [u8]),
 }
 
+impl Raw<'_> {
+    /// Whether whatever else has this value's normal form is the same value to the database, of whatever type its column is: nobody's rows are
+    /// taken for another's then. Not so of `05`, which is the number 5 and another text than `5`, and of integers that floats do not tell apart.
+    /// Letters' case counts as [`Dialect`] says.
+    pub fn is_alone(self, dialect: Dialect) -> bool {
+        const EXACT: u64 = 1 << 53;
+        match self {
+            Self::Null | Self::Bool(_) | Self::Float(_) => true,
+            Self::Int(value) => value.unsigned_abs() <= EXACT,
+            Self::Uint(value) => value <= EXACT,
+            Self::Bytes(bytes) => {
+                dialect == Dialect::Postgres || std::str::from_utf8(bytes).is_err()
+            }
+            Self::Text(given) => match Datum::of(dialect, self).map(|datum| datum.value) {
+                Some(Value::Text(text)) => dialect != Dialect::Postgres || *text == *given,
+                Some(value) => value.to_string() == given,
+                None => false,
+            },
+        }
+    }
+}
+
 /// A value's normal form.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Value {
@@ -399,7 +421,7 @@ mod time {
 
     const DAY: i64 = 86_400_000_000;
 
-    /// The same as [`parse`] where month, day or hour have one digit, or the date has `/` or `.` in place of its hyphens.
+    /// The same as [`parse`] where month, day, hour, minute or second have one digit, or the date has `/` or `.` in place of its hyphens.
     pub(super) fn parse_loosely(text: &str) -> Option<i64> {
         let text = text.trim_matches(' ');
         let at = text.find([' ', 'T']).unwrap_or(text.len());
@@ -407,12 +429,24 @@ mod time {
         let mut parts = date.split(['-', '/', '.']);
         let (year, month, day) = (parts.next()?, parts.next()?, parts.next()?);
         let is_date = parts.next().is_none() && year.len() == 4;
-        let of_day = match of_day.as_bytes() {
-            // The hour, behind the space.
-            [_, hour, b':', ..] if hour.is_ascii_digit() => format!(" 0{}", &of_day[1..]),
-            _ => of_day.to_owned(),
-        };
+        let of_day = padded(of_day);
         is_date.then(|| parse(&format!("{year}-{month:0>2}-{day:0>2}{of_day}")))?
+    }
+
+    /// The same, with two digits where there is one before or behind a colon.
+    fn padded(of_day: &str) -> String {
+        let bytes = of_day.as_bytes();
+        let digit = |at: usize| bytes.get(at).is_some_and(u8::is_ascii_digit);
+        let mut padded = String::with_capacity(of_day.len() + 3);
+        for (at, letter) in of_day.char_indices() {
+            let alone = digit(at) && (at == 0 || !digit(at - 1)) && !digit(at + 1);
+            let of_a_time = bytes.get(at + 1) == Some(&b':') || at > 0 && bytes[at - 1] == b':';
+            if alone && of_a_time {
+                padded.push('0');
+            }
+            padded.push(letter);
+        }
+        padded
     }
 
     /// A time of day, or MySQL's time of more than one, as the number that MySQL takes for it: `9:05` and `09:05:00` are 90,500. A
@@ -423,6 +457,11 @@ mod time {
             Some(rest) => (-1.0, rest),
             None => (1.0, text),
         };
+        // MySQL's days, which come before it.
+        let (days, text) = match text.split_once(' ') {
+            Some((days, rest)) if days.bytes().all(|it| it.is_ascii_digit()) => (days, rest),
+            _ => ("0", text),
+        };
         let end = text.find(['+', '-', 'Z', 'z', ' ']).unwrap_or(text.len());
         let (text, zone) = text.split_at(end);
         let of_zones = |byte: u8| byte.is_ascii_digit() || b"+-Zz: ".contains(&byte);
@@ -432,15 +471,28 @@ mod time {
         let (whole, fraction) = seconds.split_once('.').unwrap_or((seconds, "0"));
         let is_one = parts.next().is_none()
             && zone.bytes().all(of_zones)
-            && [(hours, 3), (minutes, 2), (whole, 2), (fraction, 9)]
-                .iter()
-                .all(|(part, most)| {
-                    (1..=*most).contains(&part.len()) && part.bytes().all(|it| it.is_ascii_digit())
-                });
-        let number = |part: &str| part.parse::<f64>().ok();
+            && [
+                (days, 2),
+                (hours, 3),
+                (minutes, 2),
+                (whole, 2),
+                (fraction, 9),
+            ]
+            .iter()
+            .all(|(part, most)| {
+                (1..=*most).contains(&part.len()) && part.bytes().all(|it| it.is_ascii_digit())
+            });
+        let number = |part: &str| part.parse::<u64>().ok();
         is_one.then(|| {
-            let seconds = number(&format!("{whole}.{fraction}"))?;
-            Some(sign * (number(hours)? * 10_000.0 + number(minutes)? * 100.0 + seconds))
+            // Both round to microseconds; and 60 seconds, or what is rounded to them, are a minute.
+            let fraction = format!("0.{fraction}").parse::<f64>().ok()?;
+            let micros = (fraction * 1e6).round();
+            let seconds = number(whole)? + u64::from(micros >= 1e6);
+            let minutes = number(minutes)? + seconds / 60;
+            let hours = number(days)? * 24 + number(hours)? + minutes / 60;
+            let whole = hours * 10_000 + minutes % 60 * 100 + seconds % 60;
+            let text = format!("{whole}.{:06}", micros % 1e6);
+            text.parse::<f64>().ok().map(|it| sign * it)
         })?
     }
 
@@ -488,7 +540,7 @@ mod time {
         Some(value)
     }
 
-    /// Up to a microsecond; what is below that is left out.
+    /// In microseconds, rounded as databases do.
     fn fraction(rest: &mut &[u8]) -> Option<i64> {
         let count = rest.iter().take_while(|byte| byte.is_ascii_digit()).count();
         let (taken, after) = rest.split_at(count);
@@ -497,7 +549,8 @@ mod time {
         let micros = padded
             .take(6)
             .fold(0, |value, byte| value * 10 + i64::from(byte - b'0'));
-        (count > 0).then_some(micros)
+        let up = taken.get(6).is_some_and(|next| *next >= b'5');
+        (count > 0).then_some(micros + i64::from(up))
     }
 
     /// Seconds east of Greenwich.

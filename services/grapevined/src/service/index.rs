@@ -25,7 +25,12 @@ impl Application {
         let now = self.engine.clock.now();
         let (answer, freshness) = {
             let core = self.engine.core.read();
-            (core.read_leaf(&query, now), core.freshness(now))
+            let answer = if app::index_is_shared(&request) {
+                LeafAnswer::Bypass
+            } else {
+                core.read_leaf(&query, now)
+            };
+            (answer, core.freshness(now))
         };
         let (wanted, known) = match &answer {
             LeafAnswer::Found { refill, found, .. } => (refill.clone(), found.whole),

@@ -13,7 +13,7 @@ use grapevine_proto::v1;
 use tonic::Status;
 
 use super::explain::read_dialect;
-use super::rows::{datum, folded};
+use super::rows::{datum, folded, raw};
 use super::{Session, counted, session};
 use crate::wire::status::Violations;
 
@@ -268,6 +268,19 @@ fn read_leaf(
         return None;
     };
     leaf_of(violations, "leaf", leaf, &leaf.equal)
+}
+
+/// Whether the leaves of a read may be those of other values as well, which the database tells apart: they would have each other's rows, and
+/// lack their own.
+pub(crate) fn index_is_shared(request: &v1::IndexReadRequest) -> bool {
+    let Some(leaf) = &request.leaf else {
+        return false;
+    };
+    let dialect = read_dialect(&mut Violations::default(), leaf.dialect);
+    let further = request.any_of.iter().chain(&request.all_of);
+    let criteria = further.flat_map(|criteria| &criteria.equal);
+    let mut values = leaf.equal.iter().chain(criteria);
+    values.any(|given| raw(given.value.as_ref()).is_none_or(|raw| !raw.is_alone(dialect)))
 }
 
 /// The leaf of these criteria, in the table and order of another one. `field` names the criteria.

@@ -17,7 +17,7 @@ mod watch;
 pub(crate) use carried::carried;
 pub(crate) use explain::{Statement, explaining, explanation, rows_of_write};
 pub(crate) use index::{
-    index_fill, index_filled, index_found, index_prune, index_read, index_turn,
+    index_fill, index_filled, index_found, index_is_shared, index_prune, index_read, index_turn,
 };
 pub(crate) use intents::{Commit, aborted, aborting, beginning, begun, committing};
 pub(crate) use invalidate::{Invalidation, Terms, invalidation, receipt};

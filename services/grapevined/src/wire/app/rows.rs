@@ -302,6 +302,11 @@ pub(super) fn folded(dialect: Dialect, name: &str) -> String {
 
 /// The normal form of a value; none where it is not known what the database calls equal to it.
 pub(super) fn datum(dialect: Dialect, value: Option<&v1::SqlValue>) -> Option<Datum> {
+    Datum::of(dialect, raw(value)?)
+}
+
+/// A value as it was given, if it is not too long.
+pub(super) fn raw(value: Option<&v1::SqlValue>) -> Option<Raw<'_>> {
     use v1::sql_value::Value;
     let raw = match value.and_then(|value| value.value.as_ref()) {
         None => Raw::Null,
@@ -309,20 +314,15 @@ pub(super) fn datum(dialect: Dialect, value: Option<&v1::SqlValue>) -> Option<Da
         Some(Value::Integer(value)) => Raw::Int(*value),
         Some(Value::Unsigned(value)) => Raw::Uint(*value),
         Some(Value::Float(value)) => Raw::Float(*value),
-        Some(Value::Text(value)) => {
-            if value.len() > grapevine_sql::VALUE_BYTES_MAX {
-                return None;
-            }
-            Raw::Text(value)
-        }
-        Some(Value::Bytes(value)) => {
-            if value.len() > grapevine_sql::VALUE_BYTES_MAX {
-                return None;
-            }
-            Raw::Bytes(value)
-        }
+        Some(Value::Text(value)) => Raw::Text(value),
+        Some(Value::Bytes(value)) => Raw::Bytes(value),
     };
-    Datum::of(dialect, raw)
+    let bytes = match raw {
+        Raw::Text(text) => text.len(),
+        Raw::Bytes(bytes) => bytes.len(),
+        _ => 0,
+    };
+    (bytes <= grapevine_sql::VALUE_BYTES_MAX).then_some(raw)
 }
 
 #[cfg(test)]
