@@ -123,3 +123,29 @@ async fn g3_a_write_of_unknown_classes_waits_for_its_notice_or_empties_the_table
     table.catch_up(b"another run, too", 5).await;
     assert_eq!(table.token(&["c"]), None);
 }
+
+/// A class whose name, when it is read, has something happen.
+struct Reading<F>(F);
+
+impl<F: Fn()> AsRef<str> for Reading<F> {
+    fn as_ref(&self) -> &'static str {
+        (self.0)();
+        "c"
+    }
+}
+
+#[test]
+fn g7_a_lease_that_comes_while_a_look_up_is_under_way_does_not_count_for_it() {
+    let table = leased();
+    let answer = resolution(v1::Strategy::Versioned, "a~1AAAAAAAAAAE");
+    assert!(keep(&table, "a", &["c"], &answer));
+    let mut into = String::new();
+    let leases = || table.lease_ends.store(u64::MAX, Ordering::Release);
+    table.lease_ends.store(0, Ordering::Release);
+    assert_eq!(table.look_up("a", &[Reading(leases)], &mut into), None);
+    table.lease_ends.store(0, Ordering::Release);
+    assert_eq!(table.token(&[Reading(leases)]), None);
+    // One that was there before does.
+    table.lease_ends.store(u64::MAX, Ordering::Release);
+    assert!(table.look_up("a", &["c"], &mut into).is_some());
+}

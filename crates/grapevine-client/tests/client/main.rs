@@ -12,6 +12,7 @@ mod index;
 mod index_objects;
 mod invalidate;
 mod local;
+mod local_orders;
 mod pages;
 mod queries;
 mod reports;

@@ -76,12 +76,36 @@ pub(crate) enum Reply {
     Hold(Arc<Semaphore>),
     /// Waits for a permit, then works, and answers this.
     HoldAfter(Arc<Semaphore>, Code),
+    /// Works, and keeps the answer back until it may go.
+    Late(Arc<Late>),
+}
+
+/// An answer that is under way for long.
+#[derive(Debug)]
+pub(crate) struct Late {
+    /// Gets a permit once the work is done.
+    pub(crate) worked: Semaphore,
+    /// A permit lets the answer go.
+    pub(crate) go: Semaphore,
+}
+
+impl Late {
+    pub(crate) fn new() -> Arc<Self> {
+        let [worked, go] = [(); 2].map(|()| Semaphore::new(0));
+        Arc::new(Self { worked, go })
+    }
+
+    /// Waits until the work is done.
+    pub(crate) async fn worked(&self) {
+        self.worked.acquire().await.unwrap().forget();
+    }
 }
 
 /// What the caller of a call that did its work gets instead of the answer.
 enum Instead {
     Status(Status),
     Nothing,
+    Late(Arc<Late>),
 }
 
 /// The answer, or what the script has instead.
@@ -90,6 +114,11 @@ async fn answer<T>(instead: Option<Instead>, answer: T) -> Result<Response<T>, S
         None => Ok(Response::new(answer)),
         Some(Instead::Status(status)) => Err(status),
         Some(Instead::Nothing) => std::future::pending().await,
+        Some(Instead::Late(late)) => {
+            late.worked.add_permits(1);
+            late.go.acquire().await.unwrap().forget();
+            Ok(Response::new(answer))
+        }
     }
 }
 
@@ -363,6 +392,7 @@ impl State {
                 Status::new(code, "scripted, afterwards"),
             ))),
             Some(Reply::AfterHang) => Ok(Some(Instead::Nothing)),
+            Some(Reply::Late(late)) => Ok(Some(Instead::Late(late))),
         }
     }
 

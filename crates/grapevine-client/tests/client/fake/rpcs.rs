@@ -163,7 +163,9 @@ impl ApplicationService for State {
                 retry_after_ms: 0,
             },
             Some(Instead::Status(status)) => return Err(status),
-            Some(Instead::Nothing) => return Ok(Response::new(Box::pin(tokio_stream::pending()))),
+            Some(Instead::Nothing | Instead::Late(_)) => {
+                return Ok(Response::new(Box::pin(tokio_stream::pending())));
+            }
         };
         let open = tokio_stream::iter([Ok(turn)]).chain(tokio_stream::pending());
         Ok(Response::new(Box::pin(open)))

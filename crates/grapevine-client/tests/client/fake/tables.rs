@@ -1,5 +1,7 @@
 //! Local tables: a stream for each, told of every bump, leased as the test says.
 
+use std::time::Instant;
+
 use bytes::Bytes;
 use grapevine_client::v1;
 use tokio::sync::mpsc;
@@ -21,6 +23,12 @@ pub(crate) struct Tables {
     /// Notices are kept back.
     pub(crate) holds: bool,
     held: Vec<v1::LocalTableStreamResponse>,
+    /// Leases are kept back.
+    pub(crate) holds_leases: bool,
+    /// The last request that was not answered, and when it was heard.
+    pub(crate) unanswered: Option<(u64, Instant)>,
+    /// A stream whose table was released goes on until it is ended.
+    pub(crate) lingers: bool,
     pub(crate) acknowledged: u64,
     pub(crate) asked: u64,
     pub(crate) released: u64,
@@ -49,6 +57,36 @@ impl Tables {
         for notice in std::mem::take(&mut self.held) {
             self.say(&notice);
         }
+    }
+
+    /// Tells of changes and answers the request that was kept back, both in one message.
+    pub(crate) fn merge(&mut self, classes: Vec<String>) -> u64 {
+        self.position += 1;
+        let message = v1::LocalTableStreamResponse {
+            position: self.position,
+            classes,
+            lease: self.lease(),
+            ..Default::default()
+        };
+        self.say(&message);
+        self.position
+    }
+
+    /// Answers the request that was kept back.
+    pub(crate) fn let_lease_go(&mut self) {
+        let message = v1::LocalTableStreamResponse {
+            lease: self.lease(),
+            ..Default::default()
+        };
+        self.say(&message);
+    }
+
+    fn lease(&mut self) -> Option<v1::LocalTableLease> {
+        let (request, _) = self.unanswered.take()?;
+        Some(v1::LocalTableLease {
+            request,
+            duration_us: self.lease_ms * 1_000,
+        })
     }
 
     /// Says something to all tables.
@@ -97,12 +135,12 @@ impl Tables {
         self.released += u64::from(word.released);
         if word.lease_request > 0 {
             self.asked += 1;
-            let lease = v1::LocalTableLease {
-                request: word.lease_request,
-                duration_us: self.lease_ms * 1_000,
-            };
+            self.unanswered = Some((word.lease_request, Instant::now()));
+            if self.holds_leases {
+                return;
+            }
             let answer = v1::LocalTableStreamResponse {
-                lease: Some(lease),
+                lease: self.lease(),
                 ..Default::default()
             };
             if let Some((_, told)) = self.open.iter().find(|(open, _)| *open == name) {
@@ -121,7 +159,7 @@ impl State {
         tokio::spawn(async move {
             while let Ok(Some(word)) = words.message().await {
                 self.tables.lock().hear(name, &word);
-                if word.released {
+                if word.released && !self.tables.lock().lingers {
                     break;
                 }
             }
