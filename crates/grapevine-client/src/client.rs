@@ -231,13 +231,17 @@ impl Client {
         let mut past = Past {
             session: None,
             snapshot: snapshot.map(|snapshot| snapshot.bytes().clone()),
-            local_table: 0,
         };
         if !session.is_empty() {
             deadline += session.wait_duration();
             past.session = Some(session.to_wire());
         }
-        let resolved = resolve_all(self.own(), self.counters(), deadline, items, past);
+        let sidecar = Sidecar {
+            link: self.own(),
+            table: self.local(),
+            counters: self.counters(),
+        };
+        let resolved = resolve_all(sidecar, deadline, items, past);
         let mut answers = self.traced(resolved).await?;
         if snapshot.is_some_and(Snapshot::is_unknown) {
             // Also a sidecar that does not know of snapshots must not be misunderstood.
@@ -385,14 +389,19 @@ fn take_fitting(items: &mut Vec<v1::ResolveItem>) -> Vec<v1::ResolveItem> {
 struct Past {
     session: Option<v1::Session>,
     snapshot: Option<bytes::Bytes>,
-    /// The local table that would keep the answers.
-    local_table: u64,
+}
+
+/// Who is asked, and the local table that hears of its answers.
+#[derive(Clone, Copy)]
+struct Sidecar<'a> {
+    link: &'a Link,
+    table: Option<&'a Table>,
+    counters: &'a ClientCounters,
 }
 
 /// Looks all of them up within `deadline`, in as many RPCs as it takes.
 async fn resolve_all(
-    link: &Link,
-    counters: &ClientCounters,
+    sidecar: Sidecar<'_>,
     deadline: Duration,
     mut items: Vec<v1::ResolveItem>,
     past: Past,
@@ -409,7 +418,7 @@ async fn resolve_all(
         let may_split = batch.len() > 1 && batch.iter().any(|item| item.page.is_some());
         let spare = may_split.then(|| batch.clone());
         let left = end.saturating_duration_since(Instant::now());
-        match resolve_batch(link, counters, left, batch, past.clone()).await {
+        match resolve_batch(sidecar, left, batch, past.clone()).await {
             Ok(batch) => answers.extend(batch.into_iter().map(|(resolved, _)| resolved)),
             Err(error) => match spare {
                 Some(mut front) if is_too_much(&error, ITEMS) => {
@@ -454,28 +463,28 @@ impl BatchCall for ResolveCall {
     }
 
     async fn send(&self, items: Vec<v1::ResolveItem>) -> Result<Vec<(Resolved, u64)>, CallError> {
-        resolve_batch(
-            &self.link,
-            &self.counters,
-            self.deadline,
-            items,
-            Past {
-                local_table: self.table.as_ref().map_or(0, |table| table.name()),
-                ..Past::default()
-            },
-        )
-        .await
+        let sidecar = Sidecar {
+            link: &self.link,
+            table: self.table.as_deref(),
+            counters: &self.counters,
+        };
+        resolve_batch(sidecar, self.deadline, items, Past::default()).await
     }
 }
 
 async fn resolve_batch(
-    link: &Link,
-    counters: &ClientCounters,
+    sidecar: Sidecar<'_>,
     deadline: Duration,
     items: Vec<v1::ResolveItem>,
     past: Past,
 ) -> Result<Vec<(Resolved, u64)>, CallError> {
+    let Sidecar {
+        link,
+        table,
+        counters,
+    } = sidecar;
     let count = items.len();
+    let name = table.map_or(0, Table::name);
     counters.resolve_rpcs.increment();
     counters.resolve_items.add(count as u64);
     let mut application = link.application();
@@ -483,11 +492,15 @@ async fn resolve_batch(
         items,
         session: past.session,
         snapshot: past.snapshot,
-        local_table: past.local_table,
+        local_table: name,
     };
     let answer = link
         .call(Gated::Yes, deadline, application.resolve(request))
         .await?;
+    if let Some(table) = table {
+        // Before anybody has the answers.
+        table.answered(name, answer.local_table_position);
+    }
     if answer.results.len() != count {
         return Err(link.bad_answer(format!(
             "{} results for {count} look-ups",

@@ -175,7 +175,8 @@ impl Invalidate {
         Err(nobody(attempts))
     }
 
-    /// Has the local table know of it, so that what is read here from now on sees it, whichever sidecar took it.
+    /// Has the local table know of it: nothing that it has from before is served from now on. Where another sidecar took the write, the own one
+    /// may answer look-ups from before until it has heard: who must see it carries the session.
     async fn note_locally(&self, answer: &v1::InvalidateResponse) {
         let Some(table) = self.client.local() else {
             return;

@@ -6,6 +6,9 @@
 //!
 //! A look-up reads the lease first, and the counters last. A lease that is seen is behind all notices that were counted before it
 //! was set: so who sees a lease that holds sees whatever the sidecar may take for heard.
+//!
+//! The sidecar's answers may be ahead of its notices. Each names the position of the notices that it rests on, and until that much was
+//! heard the table says nothing: nobody in this process is told of the new by an answer and then of the old by the table.
 
 mod changes;
 mod clock;
@@ -51,6 +54,8 @@ pub struct LocalHit {
 struct Heard {
     /// By which run; empty without a stream.
     run: Bytes,
+    /// What the run calls the table; 0 without a stream.
+    name: u64,
     position: u64,
 }
 
@@ -63,6 +68,10 @@ pub(crate) struct Table {
     lease_ends: AtomicU64,
     /// What the sidecar calls the table; 0 without a stream.
     name: AtomicU64,
+    /// Up to which position notices are counted, and up to which there are some that answers were ahead of. Both are written under the lock
+    /// in `heard`, which knows of which stream they are.
+    counted: AtomicU64,
+    needed: AtomicU64,
     heard: watch::Sender<Heard>,
 }
 
@@ -113,6 +122,8 @@ impl Table {
             changes: Changes::new(capacity),
             lease_ends: AtomicU64::new(0),
             name: AtomicU64::new(0),
+            counted: AtomicU64::new(0),
+            needed: AtomicU64::new(0),
             heard: watch::Sender::new(Heard::default()),
         }
     }
@@ -120,6 +131,13 @@ impl Table {
     fn is_leased(&self) -> bool {
         let ends = self.lease_ends.load(Ordering::Acquire);
         ends != 0 && clock::now() < ends
+    }
+
+    /// Whether it may say anything: it is leased, and no answer was ahead of it. To be asked before anything is looked up.
+    #[inline]
+    fn speaks(&self) -> bool {
+        let needed = self.needed.load(Ordering::Acquire);
+        needed <= self.counted.load(Ordering::Acquire) && self.is_leased()
     }
 
     /// Where to look for an address: its cache address is written into `into`.
@@ -131,7 +149,7 @@ impl Table {
         into: &mut String,
     ) -> Option<LocalHit> {
         // Before anything else: see above.
-        if !self.is_leased() {
+        if !self.speaks() {
             return None;
         }
         let entry = self.slots.find(classes, &self.changes)?;
@@ -157,8 +175,8 @@ impl Table {
 
     /// The token of some classes, if it is known.
     pub(crate) fn token<C: AsRef<str>>(&self, classes: &[C]) -> Option<u64> {
-        let leased = self.is_leased();
-        let entry = leased.then(|| self.slots.find(classes, &self.changes));
+        let speaks = self.speaks();
+        let entry = speaks.then(|| self.slots.find(classes, &self.changes));
         entry.flatten().map(|entry| entry.token)
     }
 
@@ -172,6 +190,43 @@ impl Table {
     /// What the sidecar calls it; 0 without a stream.
     pub(crate) fn name(&self) -> u64 {
         self.name.load(Ordering::Acquire)
+    }
+
+    /// The sidecar has answered a call that named the table so, and has told, or is about to tell, it of all that the answer rests on up to
+    /// this position. To be called before anybody has the answer.
+    pub(crate) fn answered(&self, name: u64, position: Option<u64>) {
+        self.heard.send_if_modified(|heard| {
+            if let Some(position) = position.filter(|_| heard.name == name) {
+                if position > heard.position {
+                    self.needed.fetch_max(position, Ordering::AcqRel);
+                }
+            } else if heard.name != 0 {
+                // How far it is ahead of this stream nobody can say.
+                self.changes.note_everything();
+            }
+            false
+        });
+    }
+
+    /// A stream has begun.
+    fn opened(&self, run: Bytes, name: u64, position: u64) {
+        self.heard.send_modify(|heard| {
+            *heard = Heard {
+                run,
+                name,
+                position,
+            };
+            self.counted.store(position, Ordering::Release);
+        });
+        self.name.store(name, Ordering::Release);
+    }
+
+    /// Whatever was told up to a position is counted.
+    fn told(&self, position: u64) {
+        self.heard.send_modify(|heard| {
+            heard.position = position;
+            self.counted.store(position, Ordering::Release);
+        });
     }
 
     /// Keeps what was answered, if it is something that says of any address of these classes where to look.
@@ -227,7 +282,10 @@ impl Table {
         self.name.store(0, Ordering::Release);
         self.lease_ends.store(0, Ordering::Release);
         self.changes.note_everything();
-        self.heard.send_replace(Heard::default());
+        self.heard.send_modify(|heard| {
+            *heard = Heard::default();
+            self.needed.store(0, Ordering::Release);
+        });
     }
 }
 

@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 
-use super::{Heard, Table, clock};
+use super::{Table, clock};
 use crate::channel::{Gated, Link};
 use crate::error::CallError;
 use crate::gate::pause;
@@ -157,11 +157,7 @@ impl Stream {
             if opened.local_table == 0 {
                 return Err(self.over("a local table without a name"));
             }
-            table.heard.send_replace(Heard {
-                run: opened.incarnation,
-                position: opened.position,
-            });
-            table.name.store(opened.local_table, Ordering::Release);
+            table.opened(opened.incarnation, opened.local_table, opened.position);
         }
         if message.everything {
             table.changes.note_everything();
@@ -169,14 +165,14 @@ impl Stream {
         for class in &message.classes {
             table.changes.note(class);
         }
+        if message.position > 0 {
+            table.told(message.position);
+        }
         if let Some(lease) = message.lease {
             self.take_lease(open, lease);
         }
         if message.position > 0 {
             self.counters.local_notices.increment();
-            table
-                .heard
-                .send_modify(|heard| heard.position = message.position);
             let acknowledged = v1::LocalTableStreamRequest {
                 acknowledged: message.position,
                 ..Default::default()

@@ -101,10 +101,7 @@ async fn g3_a_write_of_unknown_classes_waits_for_its_notice_or_empties_the_table
     let table = leased();
     let answer = resolution(v1::Strategy::Versioned, "a~1AAAAAAAAAAE");
     let run = Bytes::from_static(b"a run of 16 byte");
-    table.heard.send_replace(Heard {
-        run: run.clone(),
-        position: 4,
-    });
+    table.opened(run.clone(), 1, 4);
     assert!(keep(&table, "a", &["c"], &answer));
     // It was told already.
     table.catch_up(&run, 4).await;
@@ -116,7 +113,7 @@ async fn g3_a_write_of_unknown_classes_waits_for_its_notice_or_empties_the_table
             .await
             .is_err()
     );
-    table.heard.send_modify(|heard| heard.position = 5);
+    table.told(5);
     waits.await;
     assert_eq!(table.token(&["c"]), Some(7));
     // Of another sidecar nothing is told here.

@@ -111,6 +111,91 @@ async fn g3_a_notice_that_overtakes_an_answer_is_not_missed() {
 }
 
 #[tokio::test]
+async fn g3_who_was_answered_the_new_is_not_served_the_old_by_the_table() {
+    for ask in 0..3 {
+        let setup = leased().await;
+        let client = setup.cached.client();
+        let old = keep(client, CLASS).await;
+        keep(client, NEIGHBOUR).await;
+        // The sidecar knows, and the notice is under way.
+        let tables = &setup.fake.state.tables;
+        tables.lock().holds = true;
+        setup.fake.state.bump(CLASS);
+        assert_eq!(look_up(client, CLASS).map(|hit| hit.token), Some(old));
+        // Whatever is not kept: another list, many, or what a session sees.
+        let classes = [CLASS.to_owned(), NEIGHBOUR.to_owned()];
+        let asked = match ask {
+            0 => client.resolve_one("a", &classes, None).await.map(|_| ()),
+            1 => {
+                let item = v1::ResolveItem {
+                    address: "a".to_owned(),
+                    classes: classes.to_vec(),
+                    page: None,
+                };
+                client.resolve(vec![item]).await.map(|_| ())
+            }
+            _ => {
+                let other = patient(&setup.fake.endpoint).build().unwrap();
+                let write = other.invalidate(["elsewhere"]).await.unwrap();
+                let mut session = Session::new();
+                session.add(&write.session_token).unwrap();
+                let answer = client.resolve_one_in(&session, "a", &classes, None);
+                answer.await.map(|_| ())
+            }
+        };
+        asked.unwrap();
+        assert_eq!(look_up(client, CLASS), None, "{ask}");
+        assert_eq!(look_up(client, NEIGHBOUR), None, "it may be old as well");
+        tables.lock().let_go();
+        heard(&setup, 1 + u64::from(ask == 2)).await;
+        assert_eq!(look_up(client, CLASS), None);
+        assert!(look_up(client, NEIGHBOUR).is_some());
+        let new = keep(client, CLASS).await;
+        assert_ne!(old, new);
+        assert_eq!(look_up(client, CLASS).map(|hit| hit.token), Some(new));
+    }
+}
+
+#[tokio::test]
+async fn g3_an_answer_that_comes_behind_a_newer_one_is_not_served() {
+    let setup = leased().await;
+    let client = setup.cached.client();
+    let (late, answer) = late_look_up(&setup, CLASS).await;
+    let tables = &setup.fake.state.tables;
+    tables.lock().holds = true;
+    setup.fake.state.bump(CLASS);
+    let new = keep(client, CLASS).await;
+    late.go.add_permits(1);
+    let old = answer.await.unwrap();
+    assert_ne!(old, new);
+    assert_eq!(look_up(client, CLASS), None);
+    tables.lock().let_go();
+    heard(&setup, 1).await;
+    assert_eq!(look_up(client, CLASS), None);
+    assert_eq!(keep(client, CLASS).await, new);
+    assert_eq!(look_up(client, CLASS).map(|hit| hit.token), Some(new));
+}
+
+#[tokio::test]
+async fn g3_an_answer_to_a_table_whose_stream_is_over_empties_the_next_one() {
+    let setup = leased().await;
+    let client = setup.cached.client();
+    let (late, answer) = late_look_up(&setup, CLASS).await;
+    setup.fake.state.tables.lock().end();
+    until("another stream", || client.stats().local_streams == 2).await;
+    lease(&setup, LONG_MS).await;
+    keep(client, NEIGHBOUR).await;
+    assert!(look_up(client, NEIGHBOUR).is_some());
+    late.go.add_permits(1);
+    answer.await.unwrap();
+    // It may know of what the new stream has yet to tell, and its positions are of the old one.
+    assert_eq!(look_up(client, NEIGHBOUR), None);
+    assert_eq!(look_up(client, CLASS), None);
+    keep(client, NEIGHBOUR).await;
+    assert!(look_up(client, NEIGHBOUR).is_some());
+}
+
+#[tokio::test]
 async fn g7_a_lease_counts_from_when_it_was_asked_for() {
     const LEASE_MS: u64 = 2_000;
     let setup = setup();

@@ -165,6 +165,13 @@ impl Core {
         open && self.may_lease(now)
     }
 
+    /// Up to which position a table has been told of what answers that are given now rest on, or is about to be; `None` if it is none of
+    /// this run's.
+    pub fn table_position_of(&self, table: TableId) -> Option<u64> {
+        let table = self.tables.by_id.get(&table).filter(|it| it.open);
+        table.map(|_| self.tables.position)
+    }
+
     fn may_lease(&self, now: Time) -> bool {
         self.caught_up && !self.draining && now < self.members.fresh_until()
     }

@@ -29,8 +29,16 @@ pub(super) struct LookUp {
     /// Classes of shapes that are not known here.
     new_shapes: Vec<ClassPath>,
     refused: status::Violations,
-    /// The caller's local table, and whether the answers may be kept in it.
-    local_table: Option<(TableId, bool)>,
+    local_table: Option<OfTable>,
+}
+
+/// The caller's local table.
+struct OfTable {
+    id: TableId,
+    /// Whether the answers may be kept in it.
+    keeps: bool,
+    /// Up to where it is told of all that they rest on.
+    position: Option<u64>,
 }
 
 impl LookUp {
@@ -49,7 +57,11 @@ impl LookUp {
 
     /// The same, by a caller that would keep the answers in its local table.
     pub(super) fn kept_in(self, table: Option<TableId>) -> Self {
-        let local_table = table.map(|table| (table, true));
+        let local_table = table.map(|id| OfTable {
+            id,
+            keeps: true,
+            position: None,
+        });
         Self {
             local_table,
             ..self
@@ -60,8 +72,10 @@ impl LookUp {
     pub(super) fn advance(&mut self, engine: &Engine) -> bool {
         let now = engine.clock.now();
         let core = engine.core.read();
-        if let Some((table, keeps)) = &mut self.local_table {
-            *keeps &= core.may_keep(*table, now);
+        if let Some(table) = &mut self.local_table {
+            table.keeps &= core.may_keep(table.id, now);
+            // Under the lock of the look-ups, so that neither is ahead of the other. Later pieces rest on no less.
+            table.position = core.table_position_of(table.id);
         }
         let mut weight = 0;
         while let Some(query) = self.queries.get(self.done)
@@ -100,10 +114,11 @@ impl LookUp {
             results: self.results,
             freshness: freshness.into(),
             freshness_reason,
-            local_table: match self.local_table {
-                Some((table, true)) => table.0,
+            local_table: match &self.local_table {
+                Some(table) if table.keeps => table.id.0,
                 _ => 0,
             },
+            local_table_position: self.local_table.and_then(|table| table.position),
         })
     }
 }

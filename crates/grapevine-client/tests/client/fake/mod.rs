@@ -340,8 +340,9 @@ impl State {
         versions.sequence += 1;
         let sequence = versions.sequence;
         versions.bumps.insert(class.to_owned(), sequence);
-        drop(versions);
+        // Before anybody is answered by it.
         self.tables.lock().tell(class);
+        drop(versions);
         let event = self.event(sequence);
         let bump = v1::WatchBump {
             event: Some(event),

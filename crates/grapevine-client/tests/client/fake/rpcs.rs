@@ -95,15 +95,18 @@ impl ApplicationService for State {
         } else {
             v1::Freshness::Fresh
         };
+        let (mut local_table, mut position) = (0, None);
+        if !self.foreign.load(Ordering::SeqCst) {
+            let tables = self.tables.lock();
+            local_table = tables.named(request.local_table);
+            position = Some(tables.position());
+        }
         let response = v1::ResolveResponse {
             results,
             freshness: freshness.into(),
             freshness_reason: String::new(),
-            local_table: if self.foreign.load(Ordering::SeqCst) {
-                0
-            } else {
-                self.tables.lock().named(request.local_table)
-            },
+            local_table,
+            local_table_position: position.filter(|_| local_table != 0),
         };
         answer(instead, response).await
     }
