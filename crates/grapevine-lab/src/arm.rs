@@ -28,6 +28,8 @@ pub enum Arm {
     NaiveDelete,
     /// Control: the cache is never asked. Never stale, never a hit.
     BypassAll,
+    /// Control: values that live until their time to live, without sidecars: nobody tells of a write. As old as their time to live.
+    TtlAlone,
     /// Control, with sidecars: `versioned` whose writes wait for nobody, and whose sessions are owed what they wrote and
     /// carry no token. Shows stale reads.
     IgnoreSession,
@@ -38,7 +40,7 @@ pub enum Arm {
 pub enum UnknownArm {
     /// No such name.
     #[error(
-        "strategy: `{0}` is none of versioned, registered, bucketed, bucketed(N) with N from 1 to {BUCKETS_MAX}, ttl, none, naive-delete, bypass-all, ignore-session"
+        "strategy: `{0}` is none of versioned, registered, bucketed, bucketed(N) with N from 1 to {BUCKETS_MAX}, ttl, none, naive-delete, bypass-all, ttl-alone, ignore-session"
     )]
     Name(String),
     /// More or fewer buckets than a policy may have.
@@ -63,13 +65,13 @@ impl Arm {
             | Self::Bucketed(_)
             | Self::Ttl
             | Self::IgnoreSession => true,
-            Self::None | Self::NaiveDelete | Self::BypassAll => false,
+            Self::None | Self::NaiveDelete | Self::BypassAll | Self::TtlAlone => false,
         }
     }
 
     /// Whether a read that begins after a write call returned must show the write.
     pub fn promises_writes(self) -> bool {
-        self != Self::Ttl
+        !matches!(self, Self::Ttl | Self::TtlAlone)
     }
 
     /// The name of the strategy in a policy file; nothing where no sidecar takes part.
@@ -79,7 +81,7 @@ impl Arm {
             Self::Registered => Some("registered".to_owned()),
             Self::Bucketed(buckets) => Some(format!("bucketed({buckets})")),
             Self::Ttl => Some("ttl".to_owned()),
-            Self::None | Self::NaiveDelete | Self::BypassAll => None,
+            Self::None | Self::NaiveDelete | Self::BypassAll | Self::TtlAlone => None,
         }
     }
 }
@@ -97,6 +99,7 @@ impl FromStr for Arm {
             "none" => Self::None,
             "naive-delete" => Self::NaiveDelete,
             "bypass-all" => Self::BypassAll,
+            "ttl-alone" => Self::TtlAlone,
             "ignore-session" => Self::IgnoreSession,
             _ => {
                 let buckets = name
@@ -120,6 +123,7 @@ impl fmt::Display for Arm {
             Self::None => f.write_str("none"),
             Self::NaiveDelete => f.write_str("naive-delete"),
             Self::BypassAll => f.write_str("bypass-all"),
+            Self::TtlAlone => f.write_str("ttl-alone"),
             Self::IgnoreSession => f.write_str("ignore-session"),
             strategy => f.write_str(&strategy.policy_strategy().unwrap_or_default()),
         }
@@ -142,6 +146,7 @@ mod tests {
             "none",
             "naive-delete",
             "bypass-all",
+            "ttl-alone",
             "ignore-session",
         ] {
             assert_eq!(name.parse::<Arm>().unwrap().to_string(), name);

@@ -2,10 +2,11 @@
 //!
 //! They have the same cache, source and clock. `none` never tells the cache of a write. `naive-delete` deletes every address of the
 //! written class that was ever about to be filled: its list of them is complete, and is shared by all nodes, so that nothing but the
-//! missing fence can make a value stale. `bypass-all` never asks the cache.
+//! missing fence can make a value stale. `bypass-all` never asks the cache. `ttl-alone` is `none` with the time to live of the run.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::bail;
 use bytes::Bytes;
@@ -13,7 +14,6 @@ use grapevine_cache::Cache;
 use grapevine_client::{Session, decode_page, encode_page, page_address};
 use parking_lot::Mutex;
 
-use super::TTL_LONG;
 use super::access::{Access, Got, Origin, Value, Written};
 use super::source::Reading;
 use crate::arm::Arm;
@@ -49,6 +49,8 @@ impl Filled {
 /// One node of a control arm.
 pub(crate) struct ControlAccess {
     pub(crate) arm: Arm,
+    /// How long values live.
+    pub(crate) ttl: Duration,
     pub(crate) cache: Arc<dyn Cache>,
     pub(crate) filled: Arc<Filled>,
     pub(crate) workload: Arc<Workload>,
@@ -71,8 +73,7 @@ impl ControlAccess {
             self.filled.add(step, address);
         }
         let value = fill.await;
-        // As long as the strategies' values live.
-        self.cache.set(address, value.clone(), TTL_LONG).await?;
+        self.cache.set(address, value.clone(), self.ttl).await?;
         Ok((value, Origin::Filled))
     }
 

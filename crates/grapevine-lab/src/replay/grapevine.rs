@@ -29,18 +29,23 @@ pub(crate) struct GrapevineAccess {
 }
 
 impl GrapevineAccess {
-    /// A client of the sidecar at `endpoint` with a cache.
+    /// A client of the sidecar at `endpoint` with a cache, and with a local table of so many entries if there is to be one.
     pub(crate) fn new(
         endpoint: String,
         cache: Arc<dyn Cache>,
         workload: Arc<Workload>,
         receipt: ReplayReceipt,
+        local_table: Option<usize>,
     ) -> anyhow::Result<Self> {
-        let client = Client::builder(endpoint)
+        let builder = Client::builder(endpoint)
             .resolve_deadline(RESOLVE_DEADLINE)
             .commit_deadline(COMMIT_DEADLINE)
-            .invalidate_timeout(INVALIDATE_TIMEOUT)
-            .build()?;
+            .invalidate_timeout(INVALIDATE_TIMEOUT);
+        let builder = match local_table {
+            Some(entries) => builder.local_table(entries),
+            None => builder,
+        };
+        let client = builder.build()?;
         let receipt = match receipt {
             ReplayReceipt::All => ReceiptLevel::All,
             ReplayReceipt::One => ReceiptLevel::One,

@@ -77,7 +77,8 @@ pub async fn run(options: ReplayOptions) -> anyhow::Result<Outcome> {
     Ok(outcome)
 }
 
-async fn replay(options: &ReplayOptions) -> anyhow::Result<Outcome> {
+/// Replays without a word about the outcome.
+pub(crate) async fn replay(options: &ReplayOptions) -> anyhow::Result<Outcome> {
     options.check()?;
     let pages = options.pages.then_some(PagesConfig {
         groups: GROUPS,
@@ -142,6 +143,7 @@ impl Parts<'_> {
                 grapevine_cache::connect(self.cache.url())?,
                 Arc::clone(&self.workload),
                 options.write_receipt(),
+                options.local_table,
             )
         };
         let nodes: Arc<[GrapevineAccess]> = cluster
@@ -175,6 +177,7 @@ impl Parts<'_> {
         let access = |_| {
             Ok(ControlAccess {
                 arm: self.options.strategy,
+                ttl: self.options.value_ttl(),
                 cache: grapevine_cache::connect(self.cache.url())?,
                 filled: Arc::clone(&filled),
                 workload: Arc::clone(&self.workload),

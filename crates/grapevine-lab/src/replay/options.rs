@@ -51,10 +51,12 @@ pub struct ReplayOptions {
     pub seed: u64,
     /// The first records only.
     pub limit: Option<u64>,
-    /// The time to live under the strategy `ttl`; above zero. The others' is long.
+    /// The time to live under the strategy `ttl` and in the arm `ttl-alone`; above zero. The others' is long.
     pub ttl: Duration,
     /// Readers and writers per node, 1 to 1,024. More of them put more look-ups into one call.
     pub workers: u32,
+    /// Entries of a local table in each node's client; none has no table. Nothing without sidecars.
+    pub local_table: Option<usize>,
     /// Prints one line of JSON instead of a table.
     pub json: bool,
     /// Shows a bar on standard error.
@@ -79,6 +81,7 @@ impl ReplayOptions {
             limit: None,
             ttl: Duration::from_secs(10),
             workers: WORKERS_DEFAULT,
+            local_table: None,
             json: false,
             progress: true,
         }
@@ -143,14 +146,18 @@ impl ReplayOptions {
         }
     }
 
+    /// How long a value lives in the cache at most.
+    pub(super) fn value_ttl(&self) -> Duration {
+        match self.strategy {
+            Arm::Ttl | Arm::TtlAlone => self.ttl,
+            _ => TTL_LONG,
+        }
+    }
+
     /// The sidecars' configuration.
-    pub(super) fn sidecar_config(&self) -> String {
+    pub(crate) fn sidecar_config(&self) -> String {
         let strategy = self.strategy.policy_strategy().unwrap_or_default();
-        let ttl = if self.strategy == Arm::Ttl {
-            self.ttl
-        } else {
-            TTL_LONG
-        };
+        let ttl = self.value_ttl();
         let paging = if self.pages {
             PAGE_ITEMS.to_string()
         } else {

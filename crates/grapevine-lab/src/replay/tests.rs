@@ -77,6 +77,17 @@ async fn g3_deleting_without_a_fence_is_caught() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn timeouts_alone_serve_what_is_old_and_are_asked_for_nothing() {
+    let trace = busy_trace(20_000);
+    let outcome = replayed(&trace, Arm::TtlAlone, false).await;
+    sum_of_the_parts(&outcome, 20_000);
+    let counts = &outcome.counts;
+    assert_eq!((counts.invalidations, counts.tally.stale), (0, 0));
+    assert!(counts.hits > 0 && counts.tally.lagging > 0);
+    assert_eq!(outcome.failures(), Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn never_asking_the_cache_is_never_stale_and_fails_on_hits() {
     let trace = busy_trace(5_000);
     let outcome = replayed(&trace, Arm::BypassAll, false).await;
@@ -245,6 +256,8 @@ fn the_sidecars_configuration_says_what_was_asked_for() {
     let config = options.sidecar_config();
     assert!(config.contains("strategy = \"bucketed(8)\"") && config.contains("paging = 10"));
     assert!(config.contains("ttl = \"43200000ms\""), "{config}");
+    options.strategy = Arm::TtlAlone;
+    assert_eq!(options.value_ttl(), Duration::from_secs(10));
     options.strategy = Arm::Ttl;
     options.pages = false;
     let config = options.sidecar_config();

@@ -61,7 +61,7 @@ pub(crate) struct Args {
     /// oracle's hits, for the oracle's cache has room for everything.
     #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u32).range(2..=65_536))]
     cache_memory: Option<u32>,
-    /// versioned, registered, bucketed, bucketed(N) or ttl; or a control arm: none, naive-delete, bypass-all or
+    /// versioned, registered, bucketed, bucketed(N) or ttl; or a control arm: none, naive-delete, bypass-all, ttl-alone or
     /// ignore-session
     #[arg(long, value_name = "STRATEGY", default_value = "versioned")]
     strategy: Arm,
@@ -81,12 +81,15 @@ pub(crate) struct Args {
     /// The trace's first records only
     #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u64).range(1..))]
     limit: Option<u64>,
-    /// The time to live under the strategy ttl
+    /// The time to live under the strategy ttl and in the arm ttl-alone
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = positive_duration)]
     ttl: Duration,
     /// Readers and writers per node, 1 to 1024
     #[arg(long, value_name = "NUMBER", default_value_t = WORKERS_DEFAULT, value_parser = clap::value_parser!(u32).range(1..=1024))]
     workers: u32,
+    /// Entries of a local table in the client of each node: look-ups that it knows make no call; without it there is none
+    #[arg(long, value_name = "ENTRIES", value_parser = clap::value_parser!(u32).range(1..=1 << 20))]
+    local_table: Option<u32>,
     /// Print the figures as one line of JSON in place of a table
     #[arg(long)]
     pub(crate) json: bool,
@@ -108,6 +111,7 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
         limit: args.limit,
         ttl: args.ttl,
         workers: args.workers,
+        local_table: args.local_table.map(|entries| entries as usize),
         json: args.json,
         progress: true,
     };
