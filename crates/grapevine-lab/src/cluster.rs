@@ -66,6 +66,38 @@ pub enum ClusterError {
     },
 }
 
+/// Where a sidecar listens, and where it says that others reach it if that is somewhere else.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Place {
+    pub(crate) app_tcp: SocketAddr,
+    pub(crate) peer: SocketAddr,
+    pub(crate) gossip: SocketAddr,
+    /// What it advertises for its peers and for gossip.
+    pub(crate) advertised: Option<[SocketAddr; 2]>,
+}
+
+impl Place {
+    /// Free ones on this machine.
+    pub(crate) fn free(count: u32) -> Result<Vec<Self>, ClusterError> {
+        if !(1..=NODES_MAX).contains(&count) {
+            return Err(ClusterError::Nodes(count));
+        }
+        let ports = free_ports(count as usize * 3);
+        let ports = ports.map_err(|source| ClusterError::Prepare {
+            what: "find free ports",
+            source,
+        })?;
+        let address = |port| (Ipv4Addr::LOCALHOST, port).into();
+        let places = ports.chunks_exact(3).map(|ports| Self {
+            app_tcp: address(ports[0]),
+            peer: address(ports[1]),
+            gossip: address(ports[2]),
+            advertised: None,
+        });
+        Ok(places.collect())
+    }
+}
+
 /// One sidecar's place.
 #[derive(Debug, Clone)]
 pub struct Node {
@@ -104,7 +136,19 @@ impl Cluster {
         config: ClusterConfig,
         running: usize,
     ) -> Result<Self, ClusterError> {
-        let (dir, nodes) = prepare(&config)?;
+        let places = Place::free(config.nodes)?;
+        Self::start_at(config, &places, running, |_| ()).await
+    }
+
+    /// The same at these places, one for each node. `started` is told the process ids of those that run, in the nodes' order, before
+    /// any of them is waited for.
+    pub(crate) async fn start_at(
+        config: ClusterConfig,
+        places: &[Place],
+        running: usize,
+        started: impl FnOnce(Vec<u32>),
+    ) -> Result<Self, ClusterError> {
+        let (dir, nodes) = prepare(&config, places)?;
         let processes = nodes.iter().map(|_| None).collect();
         let mut cluster = Self {
             config,
@@ -116,6 +160,8 @@ impl Cluster {
         for node in 0..running {
             cluster.spawn(node)?;
         }
+        let ids = cluster.processes.iter().flatten().filter_map(Process::id);
+        started(ids.collect());
         for node in 0..running {
             cluster.wait_fresh(node).await?;
         }
@@ -271,10 +317,7 @@ async fn status_of(node: &Node) -> Result<StatusResponse, ClusterError> {
         .into_inner())
 }
 
-fn prepare(config: &ClusterConfig) -> Result<(TempDir, Vec<Node>), ClusterError> {
-    if !(1..=NODES_MAX).contains(&config.nodes) {
-        return Err(ClusterError::Nodes(config.nodes));
-    }
+fn prepare(config: &ClusterConfig, places: &[Place]) -> Result<(TempDir, Vec<Node>), ClusterError> {
     let failed = |what| move |source| ClusterError::Prepare { what, source };
     let dir = tempfile::Builder::new()
         .prefix("grapevine-")
@@ -282,51 +325,48 @@ fn prepare(config: &ClusterConfig) -> Result<(TempDir, Vec<Node>), ClusterError>
         .map_err(failed("make a temporary directory"))?;
     let config_file = dir.path().join("grapevine.toml");
     fs::write(&config_file, &config.config_toml).map_err(failed("write the configuration"))?;
-    let count = config.nodes as usize;
-    let ports = free_ports(count * 3).map_err(failed("find free ports"))?;
-    let places: Vec<[SocketAddr; 3]> = ports
-        .chunks_exact(3)
-        .map(|ports| [ports[0], ports[1], ports[2]].map(|port| (Ipv4Addr::LOCALHOST, port).into()))
-        .collect();
+    let reached = |place: &Place| place.advertised.map_or(place.gossip, |[_, gossip]| gossip);
     let seeds = places
         .iter()
-        .map(|[.., gossip]| gossip.to_string())
+        .map(|place| reached(place).to_string())
         .collect::<Vec<_>>()
         .join(",");
-    let nodes = places
-        .iter()
-        .enumerate()
-        .map(|(node, &[app_tcp, peer, gossip])| {
-            let id = format!("n{}", node + 1);
-            let data_dir = dir.path().join(&id);
-            let app_unix = dir.path().join(format!("{id}.sock"));
-            let log = dir.path().join(format!("{id}.log"));
-            let mut arguments = vec!["sidecar".to_owned()];
-            for (flag, value) in [
-                ("--node-id", id.clone()),
-                ("--cluster", config.name.clone()),
-                ("--data-dir", data_dir.display().to_string()),
-                ("--app-unix", app_unix.display().to_string()),
-                ("--app-tcp", app_tcp.to_string()),
-                ("--peer-listen", peer.to_string()),
-                ("--gossip-listen", gossip.to_string()),
-                ("--seeds", seeds.clone()),
-                ("--config", config_file.display().to_string()),
-            ] {
-                arguments.extend([flag.to_owned(), value]);
+    let nodes = places.iter().enumerate().map(|(node, place)| {
+        let id = format!("n{}", node + 1);
+        let data_dir = dir.path().join(&id);
+        let app_unix = dir.path().join(format!("{id}.sock"));
+        let log = dir.path().join(format!("{id}.log"));
+        let mut arguments = vec!["sidecar".to_owned()];
+        for (flag, value) in [
+            ("--node-id", id.clone()),
+            ("--cluster", config.name.clone()),
+            ("--data-dir", data_dir.display().to_string()),
+            ("--app-unix", app_unix.display().to_string()),
+            ("--app-tcp", place.app_tcp.to_string()),
+            ("--peer-listen", place.peer.to_string()),
+            ("--gossip-listen", place.gossip.to_string()),
+            ("--seeds", seeds.clone()),
+            ("--config", config_file.display().to_string()),
+        ] {
+            arguments.extend([flag.to_owned(), value]);
+        }
+        if let Some([peer, gossip]) = place.advertised {
+            for (flag, value) in [("--peer-advertise", peer), ("--gossip-advertise", gossip)] {
+                arguments.extend([flag.to_owned(), value.to_string()]);
             }
-            for url in &config.cache_urls {
-                arguments.extend(["--cache".to_owned(), url.clone()]);
-            }
-            Node {
-                id,
-                app_unix,
-                app_tcp,
-                data_dir,
-                log,
-                arguments,
-            }
-        });
+        }
+        for url in &config.cache_urls {
+            arguments.extend(["--cache".to_owned(), url.clone()]);
+        }
+        Node {
+            id,
+            app_unix,
+            app_tcp: place.app_tcp,
+            data_dir,
+            log,
+            arguments,
+        }
+    });
     let nodes = nodes.collect();
     Ok((dir, nodes))
 }
@@ -359,7 +399,8 @@ mod tests {
 
     #[test]
     fn every_sidecar_has_its_own_places_and_knows_all_seeds() {
-        let (dir, nodes) = prepare(&config("x", 3)).unwrap();
+        let places = Place::free(3).unwrap();
+        let (dir, nodes) = prepare(&config("x", 3), &places).unwrap();
         assert_eq!(
             nodes
                 .iter()
@@ -381,6 +422,21 @@ mod tests {
         assert_ne!(nodes[0].data_dir, nodes[1].data_dir);
         let written = fs::read_to_string(value(&nodes[0], "--config")).unwrap();
         assert_eq!(written, "# nothing\n");
+    }
+
+    #[test]
+    fn what_is_reached_elsewhere_is_advertised_and_a_seed_there() {
+        let mut places = Place::free(2).unwrap();
+        let [peer, gossip] = [7, 8].map(|port| (Ipv4Addr::LOCALHOST, port).into());
+        places[1].advertised = Some([peer, gossip]);
+        let (_dir, nodes) = prepare(&config("x", 2), &places).unwrap();
+        assert!(!nodes[0].arguments.contains(&"--peer-advertise".to_owned()));
+        assert_eq!(value(&nodes[1], "--peer-advertise"), peer.to_string());
+        assert_eq!(value(&nodes[1], "--gossip-advertise"), gossip.to_string());
+        let listens = value(&nodes[1], "--gossip-listen");
+        assert_eq!(listens, places[1].gossip.to_string());
+        let seeds = format!("{},{gossip}", places[0].gossip);
+        assert!(nodes.iter().all(|node| value(node, "--seeds") == seeds));
     }
 
     #[tokio::test]
