@@ -10,15 +10,24 @@ use crate::histogram::Histogram;
 /// The unit of a figure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub(crate) enum Unit {
+    /// Nanoseconds.
+    #[serde(rename = "ns")]
+    Nanoseconds,
     /// Microseconds.
     #[serde(rename = "us")]
     Microseconds,
     /// Milliseconds.
     #[serde(rename = "ms")]
     Milliseconds,
+    /// Bytes.
+    #[serde(rename = "B")]
+    Bytes,
     /// Millions of bytes.
     #[serde(rename = "MB")]
     Megabytes,
+    /// A part of the whole, 0 to 1.
+    #[serde(rename = "share")]
+    Share,
     /// So many times as much.
     #[serde(rename = "x")]
     Times,
@@ -30,9 +39,12 @@ pub(crate) enum Unit {
 impl Unit {
     pub(crate) fn as_str(self) -> &'static str {
         match self {
+            Self::Nanoseconds => "ns",
             Self::Microseconds => "us",
             Self::Milliseconds => "ms",
+            Self::Bytes => "B",
             Self::Megabytes => "MB",
+            Self::Share => "share",
             Self::Times => "x",
             Self::PerSecond => "/s",
         }
@@ -54,7 +66,7 @@ pub(crate) struct Figure {
     clippy::cast_precision_loss,
     reason = "counts of a bench stay far below 2^53"
 )]
-fn number(count: u64) -> f64 {
+pub(super) fn number(count: u64) -> f64 {
     count as f64
 }
 

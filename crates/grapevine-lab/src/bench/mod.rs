@@ -16,6 +16,7 @@ mod empty;
 mod figure;
 mod invalidate;
 mod join;
+mod local;
 mod meter;
 mod options;
 mod peers;
@@ -26,6 +27,7 @@ mod resolve;
 mod sidecars;
 mod stage;
 mod usage;
+mod zipf;
 
 pub use self::echo::serve as serve_echo;
 pub use self::empty::serve as serve_empty;

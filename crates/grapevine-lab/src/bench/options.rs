@@ -16,7 +16,7 @@ pub const RUNS_MAX: u32 = 100;
 /// A bench.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BenchName {
-    /// Look-ups: one by one, a hundred per call, over a stream.
+    /// Look-ups: one by one, a hundred per call, over a stream, in a client's own table.
     Resolve,
     /// Invalidations of classes with many addresses.
     Invalidate,
@@ -56,7 +56,9 @@ impl BenchName {
     /// What it measures, in a line.
     pub fn about(self) -> &'static str {
         match self {
-            Self::Resolve => "look-ups one by one, a hundred per call, and over a stream",
+            Self::Resolve => {
+                "look-ups one by one, a hundred per call, over a stream, and in a local table"
+            }
             Self::Invalidate => "invalidations of classes with many addresses",
             Self::Directory => "a directory of ten million: memory, disk, listings, kill -9",
             Self::Register => "durable registrations, at one sidecar and at one with two peers",
@@ -68,7 +70,7 @@ impl BenchName {
     /// Whom it is held against.
     pub fn peers(self) -> &'static [Peer] {
         match self {
-            Self::Resolve => &[Peer::Tonic, Peer::Redis, Peer::Memcached],
+            Self::Resolve => &[Peer::Tonic, Peer::Redis, Peer::Memcached, Peer::HashMap],
             Self::Invalidate | Self::Directory | Self::Register | Self::Join => &[Peer::Redis],
             Self::Converge => &[Peer::Tcp],
         }
@@ -101,6 +103,8 @@ impl FromStr for BenchName {
 pub struct BenchOptions {
     /// The executable that understands `sidecar` and `bench-peer`, usually this one.
     pub executable: PathBuf,
+    /// How many bytes the calling thread has allocated so far, by the program's own allocator.
+    pub allocated: fn() -> u64,
     /// The bench.
     pub name: BenchName,
     /// The only peers that are wanted, by name; empty for all of the bench's, and `none` alone for none.
@@ -175,6 +179,7 @@ mod tests {
     fn options(vs: &[&str], runs: u32) -> BenchOptions {
         BenchOptions {
             executable: "x".into(),
+            allocated: || 0,
             name: BenchName::Resolve,
             vs: vs.iter().map(|&name| name.to_owned()).collect(),
             runs,

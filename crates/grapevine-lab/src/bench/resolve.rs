@@ -6,6 +6,8 @@
 //!
 //! The peers: an empty call to a tonic server ([`super::empty`]), which is what gRPC takes in any case; `GET` of Redis and `get`
 //! of memcached with a value of a version's size, over sockets that block, which is what a version in the cache takes.
+//!
+//! And look-ups in a client's own table ([`super::local`]), with the same sidecar.
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -25,6 +27,7 @@ use super::clients::{alone, application, channel};
 use super::contest::{Contest, Side, blocking, on_own_thread};
 use super::empty::{EmptyClient, EmptyServer};
 use super::figure::Figure;
+use super::local;
 use super::meter::{Measured, Meter};
 use super::peers::{Peer, memcached, redis};
 use super::sidecars;
@@ -102,6 +105,7 @@ pub(super) async fn hold(stage: &mut Stage<'_>) -> anyhow::Result<()> {
     stage
         .contest(STREAM.0, Contest { grapevine, peers })
         .await?;
+    local::hold(stage, &server.socket).await?;
     stage.say("ending");
     Ok(cluster.stop().await?)
 }

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use grapevine_lab::bench::{BenchName, BenchOptions, RUNS_DEFAULT, RUNS_MAX};
+use tikv_jemalloc_ctl::thread::{ThreadLocal, allocatedp};
 
 use super::demo::own_executable;
 use crate::exit::Failure;
@@ -11,8 +12,8 @@ use crate::exit::Failure;
 const NAMES_HELP: &str = "\
 The benches, and whom each is held against:
 
-  resolve     look-ups one by one, 100 per call, and over a stream;
-              tonic (empty calls), redis (GET), memcached (get)
+  resolve     look-ups one by one, 100 per call, over a stream, and in a client's local table;
+              tonic (empty calls), redis (GET), memcached (get), hash-map (the same classes in a map of this process)
   invalidate  1,519 registered addresses in memcached; a versioned class of
               1,000,000 addresses (2,000 with --short); redis (sets of keys)
   directory   ten million registrations in a million classes: memory, disk, listings, a start after kill -9;
@@ -54,6 +55,7 @@ pub(crate) struct Args {
 pub(crate) async fn run(args: Args) -> Result<(), Failure> {
     let options = BenchOptions {
         executable: own_executable()?,
+        allocated: allocated_bytes,
         name: args.name.parse().expect("invariant: clap knows the names"),
         vs: args.vs,
         runs: args.runs,
@@ -67,6 +69,12 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
         .await
         .map(|_| ())
         .map_err(|error| Failure::of_lab("bench", error.as_ref()))
+}
+
+/// What this thread has allocated so far.
+fn allocated_bytes() -> u64 {
+    // Without an answer it is 0, whatever is allocated, and the bench says so.
+    allocatedp::read().map_or(0, ThreadLocal::get)
 }
 
 /// Serve empty calls on a Unix socket, or echo over TCP: what `bench` measures gRPC and TCP themselves with

@@ -217,6 +217,12 @@ fn a_bench_tells_its_figures_and_its_settings() {
             assert_eq!(ratio.is_some(), row["peer"].is_string(), "{row}");
         }
     }
+    // A table that never said anything would have been an error.
+    for row in of("client-local, a look-up") {
+        assert!(row["value"].as_f64() > Some(0.0), "{row}");
+        assert_eq!(row["peer"], "hash-map");
+    }
+    assert_eq!(of("client-local, allocated by a look-up")[0]["value"], 0.0);
     // The program brings this peer along; others are measured where they are installed, and else named.
     assert_eq!(of("stream, 32 in flight")[0]["peer"], "tonic");
     let skipped = line["skipped"].as_array().unwrap();

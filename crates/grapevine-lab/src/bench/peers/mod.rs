@@ -10,7 +10,7 @@ use serde::Serialize;
 
 /// A peer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "kebab-case")]
 pub enum Peer {
     /// An empty call to a tonic server in a process of its own.
     Tonic,
@@ -20,6 +20,8 @@ pub enum Peer {
     Memcached,
     /// As many processes that send back what they are sent over TCP.
     Tcp,
+    /// A hash map of the standard library.
+    HashMap,
 }
 
 impl Peer {
@@ -30,6 +32,7 @@ impl Peer {
             Self::Redis => "redis",
             Self::Memcached => "memcached",
             Self::Tcp => "tcp",
+            Self::HashMap => "hash-map",
         }
     }
 }
