@@ -27,6 +27,7 @@ mod resolve;
 mod sidecars;
 mod stage;
 mod usage;
+mod wan;
 mod zipf;
 
 pub use self::echo::serve as serve_echo;
@@ -61,6 +62,7 @@ async fn hold(options: &BenchOptions) -> anyhow::Result<Report> {
         BenchName::Directory => directory::hold(&mut stage).await?,
         BenchName::Register => register::hold(&mut stage).await?,
         BenchName::Join => join::hold(&mut stage).await?,
+        BenchName::Converge if options.wan => wan::hold(&mut stage).await?,
         BenchName::Converge => converge::hold(&mut stage).await?,
     }
     Ok(stage.into_report())

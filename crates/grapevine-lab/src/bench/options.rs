@@ -100,6 +100,10 @@ impl FromStr for BenchName {
 
 /// What a bench is asked for.
 #[derive(Debug, Clone)]
+#[allow(
+    clippy::struct_excessive_bools,
+    reason = "each stands for a flag of the command line"
+)]
 pub struct BenchOptions {
     /// The executable that understands `sidecar` and `bench-peer`, usually this one.
     pub executable: PathBuf,
@@ -107,6 +111,8 @@ pub struct BenchOptions {
     pub allocated: fn() -> u64,
     /// The bench.
     pub name: BenchName,
+    /// [`BenchName::Converge`] with sidecars in a dozen regions.
+    pub wan: bool,
     /// The only peers that are wanted, by name; empty for all of the bench's, and `none` alone for none.
     pub vs: Vec<String>,
     /// Rounds, 1 to [`RUNS_MAX`].
@@ -128,16 +134,32 @@ impl BenchOptions {
         if !(1..=RUNS_MAX).contains(&self.runs) {
             return Err(OptionsError::Runs(self.runs));
         }
+        if self.wan && self.name != BenchName::Converge {
+            return Err(OptionsError::Only {
+                flag: "--wan",
+                only: BenchName::Converge,
+                bench: self.name,
+            });
+        }
         for name in &self.vs {
-            let known = self.name.peers().iter().any(|peer| peer.as_str() == name);
+            let known = self.peers().iter().any(|peer| peer.as_str() == name);
             if !(known || name == NOBODY && self.vs.len() == 1) {
                 return Err(OptionsError::Peer {
                     peer: name.clone(),
                     bench: self.name,
+                    peers: self.peers(),
                 });
             }
         }
         Ok(())
+    }
+
+    fn peers(&self) -> &'static [Peer] {
+        if self.wan {
+            &[Peer::Delay]
+        } else {
+            self.name.peers()
+        }
     }
 
     /// Whether a peer is to be measured.
@@ -152,16 +174,28 @@ pub enum OptionsError {
     /// The number of rounds.
     #[error("--runs: {0} is not between 1 and {RUNS_MAX}")]
     Runs(u32),
+    /// A flag of another bench.
+    #[error("{flag}: `{bench}` has none; it is for `{only}`")]
+    Only {
+        /// What was asked for.
+        flag: &'static str,
+        /// The bench that has it.
+        only: BenchName,
+        /// The bench.
+        bench: BenchName,
+    },
     /// A peer that the bench has not.
     #[error(
         "--vs: `{peer}` is no peer of `{bench}`; it has {peers}, or `{NOBODY}` alone",
-        peers = list(bench.peers())
+        peers = list(peers)
     )]
     Peer {
         /// What was asked for.
         peer: String,
         /// The bench.
         bench: BenchName,
+        /// Those that it has.
+        peers: &'static [Peer],
     },
 }
 
@@ -181,6 +215,7 @@ mod tests {
             executable: "x".into(),
             allocated: || 0,
             name: BenchName::Resolve,
+            wan: false,
             vs: vs.iter().map(|&name| name.to_owned()).collect(),
             runs,
             short: true,
@@ -217,6 +252,22 @@ mod tests {
                 "{error}"
             );
         }
+    }
+
+    #[test]
+    fn regions_are_for_converge_and_have_a_peer_of_their_own() {
+        let mut options = options(&["delay"], 1);
+        options.wan = true;
+        let error = options.check().unwrap_err().to_string();
+        assert_eq!(error, "--wan: `resolve` has none; it is for `converge`");
+        options.name = BenchName::Converge;
+        assert!(options.check().is_ok());
+        options.wan = false;
+        let error = options.check().unwrap_err().to_string();
+        assert!(
+            error.contains("`delay`") && error.contains("it has tcp"),
+            "{error}"
+        );
     }
 
     #[test]

@@ -6,7 +6,7 @@ use anyhow::bail;
 use grapevine_proto::v1::{Freshness, StatusResponse};
 
 use super::stage::Stage;
-use crate::cluster::{Cluster, ClusterConfig};
+use crate::cluster::{Cluster, ClusterConfig, Place};
 
 const READY_TIMEOUT: Duration = Duration::from_mins(1);
 /// How long they may take to get what was registered at another one.
@@ -33,15 +33,43 @@ pub(super) async fn start_some(
     cache_urls: Vec<String>,
 ) -> anyhow::Result<Cluster> {
     stage.say(&format!("starting {running} sidecars"));
-    let config = ClusterConfig {
+    let config = config(stage, nodes, config_toml, cache_urls);
+    let cluster = Cluster::start_some(config, running).await?;
+    ready(stage, cluster, running).await
+}
+
+/// The same at these places, all of them; `started` is told the process ids before any is waited for.
+pub(super) async fn start_at(
+    stage: &mut Stage<'_>,
+    places: &[Place],
+    config_toml: &str,
+    started: impl FnOnce(Vec<u32>),
+) -> anyhow::Result<Cluster> {
+    let running = places.len();
+    stage.say(&format!("starting {running} sidecars"));
+    let config = config(stage, u32::try_from(running)?, config_toml, Vec::new());
+    let cluster = Cluster::start_at(config, places, running, started).await?;
+    ready(stage, cluster, running).await
+}
+
+fn config(
+    stage: &Stage<'_>,
+    nodes: u32,
+    config_toml: &str,
+    cache_urls: Vec<String>,
+) -> ClusterConfig {
+    ClusterConfig {
         executable: stage.options.executable.clone(),
         nodes,
         name: "bench".to_owned(),
         config_toml: config_toml.to_owned(),
         cache_urls,
         ready_timeout: READY_TIMEOUT,
-    };
-    let cluster = Cluster::start_some(config, running).await?;
+    }
+}
+
+/// Tells how they were started, and waits until each has them all.
+async fn ready(stage: &mut Stage<'_>, cluster: Cluster, running: usize) -> anyhow::Result<Cluster> {
     if cfg!(debug_assertions) {
         stage.started(["a debug build: its figures mean nothing".to_owned()]);
     }

@@ -24,6 +24,7 @@ The benches, and whom each is held against:
               redis (a replica's full sync)
   converge    a bump until all of 10 and of 50 sidecars have it;
               tcp (as many processes that send back what they are sent)
+              with --wan: of 12 in as many regions, with 2 % loss; delay (of a packet to the farthest one)
 
 A peer whose server is not installed is named as skipped. The figures are medians of the rounds, and the ratio is that of
 grapevine's to the peer's. docs/benchmarks.md says what is measured, and what was.";
@@ -44,6 +45,9 @@ pub(crate) struct Args {
     /// Rounds in which every side is measured once, 1 to 100
     #[arg(long, value_name = "NUMBER", default_value_t = RUNS_DEFAULT, value_parser = clap::value_parser!(u32).range(1..=i64::from(RUNS_MAX)))]
     runs: u32,
+    /// With `converge`: a dozen sidecars in a dozen regions, with the delays between them and 2 % loss, in place of its other sizes
+    #[arg(long)]
+    wan: bool,
     /// Little work, to see that it works: the figures mean nothing
     #[arg(long)]
     short: bool,
@@ -57,6 +61,7 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
         executable: own_executable()?,
         allocated: allocated_bytes,
         name: args.name.parse().expect("invariant: clap knows the names"),
+        wan: args.wan,
         vs: args.vs,
         runs: args.runs,
         short: args.short,

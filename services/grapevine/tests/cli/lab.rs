@@ -281,6 +281,7 @@ fn a_bench_is_held_against_whom_it_knows() {
     for wrong in [
         &["bench", "speed"][..],
         &["bench", "resolve", "--runs", "0"],
+        &["bench", "resolve", "--wan"],
         &["bench"],
     ] {
         run(wrong).code(2);

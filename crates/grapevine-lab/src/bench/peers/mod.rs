@@ -20,6 +20,8 @@ pub enum Peer {
     Memcached,
     /// As many processes that send back what they are sent over TCP.
     Tcp,
+    /// The time that a packet takes to the farthest region, and nothing else.
+    Delay,
     /// A hash map of the standard library.
     HashMap,
 }
@@ -32,6 +34,7 @@ impl Peer {
             Self::Redis => "redis",
             Self::Memcached => "memcached",
             Self::Tcp => "tcp",
+            Self::Delay => "delay",
             Self::HashMap => "hash-map",
         }
     }
