@@ -22,10 +22,12 @@ mod options;
 mod peers;
 mod register;
 mod registrations;
+mod replay;
 mod report;
 mod resolve;
 mod sidecars;
 mod stage;
+mod synthetic;
 mod usage;
 mod wan;
 mod zipf;
@@ -64,6 +66,7 @@ async fn hold(options: &BenchOptions) -> anyhow::Result<Report> {
         BenchName::Join => join::hold(&mut stage).await?,
         BenchName::Converge if options.wan => wan::hold(&mut stage).await?,
         BenchName::Converge => converge::hold(&mut stage).await?,
+        BenchName::Replay => replay::hold(&mut stage).await?,
     }
     Ok(stage.into_report())
 }

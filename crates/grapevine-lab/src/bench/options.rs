@@ -1,6 +1,7 @@
 //! What a bench is asked for.
 
 use std::fmt;
+use std::fs::File;
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -28,17 +29,20 @@ pub enum BenchName {
     Join,
     /// How long a bump takes until all sidecars have it.
     Converge,
+    /// A trace through sidecars and memcached.
+    Replay,
 }
 
 impl BenchName {
     /// All of them.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Resolve,
         Self::Invalidate,
         Self::Directory,
         Self::Register,
         Self::Join,
         Self::Converge,
+        Self::Replay,
     ];
 
     /// The name on the command line.
@@ -50,6 +54,7 @@ impl BenchName {
             Self::Register => "register",
             Self::Join => "join",
             Self::Converge => "converge",
+            Self::Replay => "replay",
         }
     }
 
@@ -64,6 +69,7 @@ impl BenchName {
             Self::Register => "durable registrations, at one sidecar and at one with two peers",
             Self::Join => "a sidecar joins three with a million registrations",
             Self::Converge => "a bump until all of 10 and of 50 sidecars have it",
+            Self::Replay => "reads of a whole trace, through sidecars and memcached",
         }
     }
 
@@ -73,6 +79,7 @@ impl BenchName {
             Self::Resolve => &[Peer::Tonic, Peer::Redis, Peer::Memcached, Peer::HashMap],
             Self::Invalidate | Self::Directory | Self::Register | Self::Join => &[Peer::Redis],
             Self::Converge => &[Peer::Tcp],
+            Self::Replay => &[Peer::Timeouts],
         }
     }
 }
@@ -111,6 +118,8 @@ pub struct BenchOptions {
     pub allocated: fn() -> u64,
     /// The bench.
     pub name: BenchName,
+    /// The trace that [`BenchName::Replay`] replays, xz-compressed; without it one is made.
+    pub trace: Option<PathBuf>,
     /// [`BenchName::Converge`] with sidecars in a dozen regions.
     pub wan: bool,
     /// The only peers that are wanted, by name; empty for all of the bench's, and `none` alone for none.
@@ -133,6 +142,20 @@ impl BenchOptions {
     pub fn check(&self) -> Result<(), OptionsError> {
         if !(1..=RUNS_MAX).contains(&self.runs) {
             return Err(OptionsError::Runs(self.runs));
+        }
+        if let Some(path) = &self.trace {
+            if self.name != BenchName::Replay {
+                return Err(OptionsError::Only {
+                    flag: "--trace",
+                    only: BenchName::Replay,
+                    bench: self.name,
+                });
+            }
+            // Before anything is started for it.
+            File::open(path).map_err(|error| OptionsError::Trace {
+                path: path.clone(),
+                problem: error.to_string(),
+            })?;
         }
         if self.wan && self.name != BenchName::Converge {
             return Err(OptionsError::Only {
@@ -184,6 +207,14 @@ pub enum OptionsError {
         /// The bench.
         bench: BenchName,
     },
+    /// A trace that cannot be read.
+    #[error("--trace {}: {problem}", path.display())]
+    Trace {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        problem: String,
+    },
     /// A peer that the bench has not.
     #[error(
         "--vs: `{peer}` is no peer of `{bench}`; it has {peers}, or `{NOBODY}` alone",
@@ -215,6 +246,7 @@ mod tests {
             executable: "x".into(),
             allocated: || 0,
             name: BenchName::Resolve,
+            trace: None,
             wan: false,
             vs: vs.iter().map(|&name| name.to_owned()).collect(),
             runs,
@@ -252,6 +284,19 @@ mod tests {
                 "{error}"
             );
         }
+    }
+
+    #[test]
+    fn a_trace_is_for_its_bench_and_must_be_there() {
+        let mut options = options(&[], 1);
+        options.trace = Some("absent.xz".into());
+        let error = options.check().unwrap_err().to_string();
+        assert_eq!(error, "--trace: `resolve` has none; it is for `replay`");
+        options.name = BenchName::Replay;
+        let error = options.check().unwrap_err().to_string();
+        assert!(error.starts_with("--trace absent.xz: "), "{error}");
+        options.trace = Some(std::env::current_exe().unwrap());
+        assert!(options.check().is_ok());
     }
 
     #[test]

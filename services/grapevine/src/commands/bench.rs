@@ -25,6 +25,8 @@ The benches, and whom each is held against:
   converge    a bump until all of 10 and of 50 sidecars have it;
               tcp (as many processes that send back what they are sent)
               with --wan: of 12 in as many regions, with 2 % loss; delay (of a packet to the farthest one)
+  replay      reads of a whole trace (--trace FILE) through three sidecars and memcached, versioned, without and with
+              local tables; timeouts (the same workers and cache, a time to live of 10 s, no sidecar)
 
 A peer whose server is not installed is named as skipped. The figures are medians of the rounds, and the ratio is that of
 grapevine's to the peer's. docs/benchmarks.md says what is measured, and what was.";
@@ -45,6 +47,9 @@ pub(crate) struct Args {
     /// Rounds in which every side is measured once, 1 to 100
     #[arg(long, value_name = "NUMBER", default_value_t = RUNS_DEFAULT, value_parser = clap::value_parser!(u32).range(1..=i64::from(RUNS_MAX)))]
     runs: u32,
+    /// With `replay`: the trace, xz-compressed; without it one is made
+    #[arg(long, value_name = "FILE")]
+    trace: Option<PathBuf>,
     /// With `converge`: a dozen sidecars in a dozen regions, with the delays between them and 2 % loss, in place of its other sizes
     #[arg(long)]
     wan: bool,
@@ -61,6 +66,7 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
         executable: own_executable()?,
         allocated: allocated_bytes,
         name: args.name.parse().expect("invariant: clap knows the names"),
+        trace: args.trace,
         wan: args.wan,
         vs: args.vs,
         runs: args.runs,

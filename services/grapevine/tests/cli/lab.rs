@@ -282,6 +282,8 @@ fn a_bench_is_held_against_whom_it_knows() {
         &["bench", "speed"][..],
         &["bench", "resolve", "--runs", "0"],
         &["bench", "resolve", "--wan"],
+        &["bench", "resolve", "--trace", "x"],
+        &["bench", "replay", "--trace", "no-such-file"],
         &["bench"],
     ] {
         run(wrong).code(2);

@@ -20,6 +20,8 @@ pub enum Peer {
     Memcached,
     /// As many processes that send back what they are sent over TCP.
     Tcp,
+    /// The same workers and the same cache with times to live only, and no sidecar.
+    Timeouts,
     /// The time that a packet takes to the farthest region, and nothing else.
     Delay,
     /// A hash map of the standard library.
@@ -34,6 +36,7 @@ impl Peer {
             Self::Redis => "redis",
             Self::Memcached => "memcached",
             Self::Tcp => "tcp",
+            Self::Timeouts => "timeouts",
             Self::Delay => "delay",
             Self::HashMap => "hash-map",
         }
