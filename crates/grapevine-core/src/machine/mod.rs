@@ -392,7 +392,7 @@ impl Core {
             self.receipts.next_wake(),
             self.intents.next_wake().filter(|_| !self.draining),
             self.fills.next_wake(),
-            self.tables_wake(now),
+            self.tables_wake(),
         ];
         let idle = now.plus(freshness::EXPIRY_SWEEP);
         soon.into_iter().flatten().fold(idle, Time::min)

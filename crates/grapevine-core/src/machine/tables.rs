@@ -78,6 +78,10 @@ pub(super) struct Tables {
     served: u64,
     /// Whether this sidecar leaves as soon as no table has anything of it.
     leaves: bool,
+    /// Whether something came that changes what tables may serve, since all were looked at; and when they are to be looked at anyway. There
+    /// may be many, and most inputs are no matter of theirs.
+    concerned: bool,
+    wake: Option<Time>,
     /// Notices and leases of the input that is handled, in order.
     outbox: Vec<Action>,
 }
@@ -89,6 +93,7 @@ impl Tables {
     }
 
     fn push(&mut self, notice: Notice, event: Option<EventId>, now: Time) -> u64 {
+        self.concerned = true;
         for table in self.by_id.values_mut() {
             // Who has acknowledged all before is silent from now on.
             let follows = table.acknowledged >= self.position;
@@ -134,7 +139,12 @@ impl Tables {
         (events, held_up && self.served >= self.all_up_to)
     }
 
-    pub(super) fn next_wake(&self, patience: Duration, now: Time) -> Option<Time> {
+    /// Whether it is time to look at all tables.
+    fn is_due(&self, now: Time) -> bool {
+        self.concerned || self.wake.is_some_and(|at| at <= now)
+    }
+
+    fn next_wake(&self, patience: Duration, now: Time) -> Option<Time> {
         let tables = || self.by_id.values();
         let lapses = tables()
             .filter(|table| table.served(self.position, now) < self.position)
@@ -150,8 +160,9 @@ impl Core {
         self.config.max_staleness / 2
     }
 
-    pub(super) fn tables_wake(&self, now: Time) -> Option<Time> {
-        self.tables.next_wake(self.table_lease(), now)
+    /// When tables are to be looked at, if nothing comes before: as the last input left it.
+    pub(super) fn tables_wake(&self) -> Option<Time> {
+        self.tables.wake
     }
 
     /// How many tables there are, those among them whose streams have ended and whose leases have not.
@@ -227,15 +238,23 @@ impl Core {
                 if up_to > table.acknowledged {
                     table.acknowledged = up_to;
                     table.behind = (up_to < position).then_some(now);
+                    self.tables.concerned = true;
                 }
             }
+            // A lease has nothing end earlier, nor count sooner.
             TableWord::Asks(request) => {
                 let duration = self.lease_table(id, now);
                 let lease = TableLease { request, duration };
                 self.tables.outbox.push(Action::Lease(id, lease));
             }
-            TableWord::Released => drop(self.tables.by_id.remove(&id)),
-            TableWord::Ended => table.open = false,
+            TableWord::Released => {
+                self.tables.by_id.remove(&id);
+                self.tables.concerned = true;
+            }
+            TableWord::Ended => {
+                table.open = false;
+                self.tables.concerned = true;
+            }
         }
     }
 
@@ -307,8 +326,13 @@ impl Core {
     /// What follows from an input for tables, and from what tables have said.
     pub(super) fn review_tables(&mut self, now: Time, effects: &mut Effects) {
         self.tell_what_else_changed(now);
-        self.give_tables_up(now);
-        let (events, all) = self.tables.advance(now);
+        let due = self.tables.is_due(now);
+        let (events, all) = if due {
+            self.give_tables_up(now);
+            self.tables.advance(now)
+        } else {
+            (Vec::new(), false)
+        };
         if !self.tables.outbox.is_empty() {
             // Before any reply: who hears of an event is not to find tables that were told later.
             let told = std::mem::take(&mut self.tables.outbox);
@@ -334,6 +358,10 @@ impl Core {
             self.tables.leaves = false;
             self.leave(now, effects);
         }
+        if due {
+            self.tables.concerned = false;
+            self.tables.wake = self.tables.next_wake(self.table_lease(), now);
+        }
     }
 
     /// Gives up tables that are gone, and ends those whose clients are silent about a notice, once they have no lease any more.
@@ -356,11 +384,11 @@ impl Core {
 
     /// Leaves, once no table has anything of this sidecar.
     pub(super) fn leave_behind_tables(&mut self, now: Time, effects: &mut Effects) {
-        self.tables.advance(now);
-        if self.tables_are_done() {
+        if self.tables.by_id.is_empty() || self.tables_are_done() {
             self.leave(now, effects);
         } else {
             self.tables.leaves = true;
+            self.tables.concerned = true;
         }
     }
 
