@@ -37,6 +37,12 @@ impl Given {
         }
     }
 
+    /// Whether one more is remembered apart.
+    pub(super) fn has_room(&self, head: u64, now: Time) -> bool {
+        let hold = self.0.iter().filter(|(_, ends)| *ends > now);
+        hold.count() < GIVEN_MAX || self.0.back().is_some_and(|(last, _)| *last == head)
+    }
+
     /// Until when the peer may call itself fresh without the event; `None` if no grant ever let it.
     pub(super) fn without(&self, sequence: u64) -> Option<Time> {
         let lacking = self.0.iter().filter(|(head, _)| *head < sequence);

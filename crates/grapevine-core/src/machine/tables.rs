@@ -21,6 +21,8 @@ use crate::versions::Stamp;
 
 /// Events remembered apart that tables may serve around; beyond, nothing more counts as served until all up to the last of them is.
 const WAITING_MAX: usize = 65_536;
+/// The longest lease, however long freshness lasts: a sidecar that leaves waits for the leases it gave, and has no more than seconds.
+const LEASE_MAX: Duration = Duration::from_secs(2);
 /// A lease shorter than that is none: it would be over on its way.
 const LEASE_MIN: Duration = Duration::from_millis(1);
 
@@ -156,8 +158,8 @@ impl Tables {
 
 impl Core {
     /// How long a lease of a table is at most: half of what a grant is, so that a client that hangs delays receipts for no longer.
-    fn table_lease(&self) -> Duration {
-        self.config.max_staleness / 2
+    pub fn table_lease(&self) -> Duration {
+        (self.config.max_staleness / 2).min(LEASE_MAX)
     }
 
     /// When tables are to be looked at, if nothing comes before: as the last input left it.
@@ -269,6 +271,10 @@ impl Core {
             return Duration::ZERO;
         };
         if table.behind.is_some_and(|since| now.since(since) >= most) {
+            return Duration::ZERO;
+        }
+        // Merged with one from before a notice, it would have that waited for longer than for one lease.
+        if !table.given.has_room(position, now) {
             return Duration::ZERO;
         }
         // Freshness may have become shorter, and what was given before was not taken back.

@@ -213,6 +213,39 @@ fn g7_a_client_that_hangs_delays_receipts_by_the_lease_it_had_however_it_asks() 
 }
 
 #[test]
+fn g7_a_client_that_asks_between_many_bumps_delays_none_by_more_than_a_lease() {
+    let mut world = World::running_for_long(2, |_| {});
+    world.open_table(1, TABLE).unwrap();
+    let mut given = 0;
+    for _ in 0..100 {
+        given += usize::from(!world.lease(1).is_zero());
+        world.invalidate(0, &["a"]);
+        world.settle();
+    }
+    assert!((60..100).contains(&given), "{given}");
+    let (call, begin) = (world.call(0, ReceiptLevel::All), world.now);
+    world.settle();
+    // It has no room for what they would be given behind.
+    assert!(world.lease(1).is_zero());
+    while world.receipt(0, call).is_none() {
+        world.say_of(1, TableWord::Asks(1));
+        world.live(Duration::from_millis(10));
+    }
+    let waited = world.now.since(begin);
+    assert!(waited <= LEASE, "{waited:?}");
+}
+
+#[test]
+fn g7_a_lease_is_short_however_long_a_sidecar_stays_fresh() {
+    let long = Duration::from_hours(1);
+    let mut world = World::running_for_long(1, |config| config.max_staleness = long);
+    world.open_table(0, TABLE).unwrap();
+    let lease = world.lease(0);
+    let most = Duration::from_secs(2);
+    assert!(lease <= most && lease > most.mul_f64(0.999), "{lease:?}");
+}
+
+#[test]
 fn g7_a_table_that_is_silent_gets_no_lease_and_its_stream_ends_once_the_last_one_is_over() {
     let mut world = World::running_for_long(1, |_| {});
     world.leased(0);
