@@ -145,8 +145,11 @@ impl ClientBuilder {
     ///
     /// Results and guarantees are the same: the sidecar tells the table of every change, leases it for no longer than it is fresh itself, and
     /// receipts wait for it. So a process whose tasks do not run (its runtime is blocked, it is stopped) makes invalidations with
-    /// receipt `all` wait, for half of `freshness.max_staleness` at most. Asked for the sidecar's own word are, as without a table,
+    /// receipt `all` wait, for half of `freshness.max_staleness` and two seconds at most. Asked for the sidecar's own word are, as without a table,
     /// slices of lists, reads with a session or inside a database snapshot, misses, and whatever is not known or has no lease.
+    ///
+    /// Connect after `fork`, not before: a child that goes on without `exec` looks up in a copy of the table, under a copy of the lease, which
+    /// nobody tells of changes while the parent acknowledges them. Let no such child read by this client.
     #[must_use]
     pub fn local_table(mut self, entries: usize) -> Self {
         self.settings.local_table = Some(entries);

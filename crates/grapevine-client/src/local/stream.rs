@@ -1,7 +1,8 @@
 //! The stream that keeps a table in step with its sidecar: opened again when it ends, for as long as the client lives.
 //!
 //! What a message tells is counted before the lease in it is set, and acknowledged behind that. However the stream ends, the table
-//! is emptied at once.
+//! is emptied at once. What the client has to say waits for room without holding anything else up: a later position stands for those
+//! before, so there is one message to say at most. Neither many notices nor a sidecar that does not read keep leases or a release back.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -35,8 +36,8 @@ const AGAIN_MIN: Duration = Duration::from_millis(2);
 const ASKED_MAX: usize = 8;
 /// How long the sidecar may take to end a stream whose table was released.
 const RELEASE_WAIT: Duration = Duration::from_millis(250);
-/// Words on their way out.
-const OUT: usize = 4;
+/// Messages on their way out.
+const OUT: usize = 1;
 
 pub(super) struct Stream {
     pub(super) table: Arc<Table>,
@@ -48,10 +49,24 @@ pub(super) struct Stream {
 struct Open {
     words: mpsc::Sender<v1::LocalTableStreamRequest>,
     told: Streaming<v1::LocalTableStreamResponse>,
+    talk: Talk,
+}
+
+/// What is to be said, and what was asked.
+struct Talk {
+    /// The position to be acknowledged; 0 for none.
+    acknowledges: u64,
     /// Requests, and when they were sent.
     asked: VecDeque<(u64, u64)>,
     requests: u64,
+    /// When a lease is to be asked for.
     ask_at: Instant,
+}
+
+/// The notices of a message are counted: only then may its lease be taken, and its position be acknowledged.
+struct Counted {
+    /// 0 for none.
+    position: u64,
 }
 
 impl Stream {
@@ -95,18 +110,20 @@ impl Stream {
         Ok(Open {
             words,
             told,
-            asked: VecDeque::new(),
-            requests: 0,
-            ask_at: Instant::now(),
+            talk: Talk {
+                acknowledges: 0,
+                asked: VecDeque::new(),
+                requests: 0,
+                ask_at: Instant::now(),
+            },
         })
     }
 
     /// Keeps the table in step until the stream ends, which it tells the reason of, or the client is gone.
     async fn keep(&self, mut open: Open, ended: &mut oneshot::Receiver<()>) -> Option<CallError> {
         loop {
+            let due = open.talk.is_due();
             tokio::select! {
-                // What is told comes first: what is to be acknowledged is waited for elsewhere.
-                biased;
                 message = open.told.message() => match message {
                     Ok(Some(message)) if message.closing => {
                         // The sidecar drains, and is not to be kept waiting.
@@ -114,7 +131,7 @@ impl Stream {
                         return Some(self.over("the sidecar drains"));
                     }
                     Ok(Some(message)) => {
-                        if let Err(error) = self.hear(&mut open, message).await {
+                        if let Err(error) = self.hear(&mut open.talk, message) {
                             return Some(error);
                         }
                     }
@@ -129,11 +146,13 @@ impl Stream {
                     self.release(open).await;
                     return None;
                 }
-                () = tokio::time::sleep_until(open.ask_at) => {
-                    if !open.ask().await {
+                room = has_room(&open.words), if due => {
+                    // Nobody else sends, so there still is.
+                    if !room || open.words.try_send(open.talk.say()).is_err() {
                         return Some(self.over("the stream takes no words"));
                     }
                 }
+                () = tokio::time::sleep_until(open.talk.ask_at), if !due => {}
             }
         }
     }
@@ -147,11 +166,24 @@ impl Stream {
     }
 
     /// Takes a message: what changed, and only then a lease.
-    async fn hear(
+    fn hear(
         &self,
-        open: &mut Open,
+        talk: &mut Talk,
         message: v1::LocalTableStreamResponse,
     ) -> Result<(), CallError> {
+        let lease = message.lease;
+        let counted = self.count(message)?;
+        if let Some(lease) = lease {
+            self.take_lease(talk, lease, &counted);
+        }
+        if counted.position > 0 {
+            talk.acknowledges = counted.position;
+        }
+        Ok(())
+    }
+
+    /// Counts what has changed.
+    fn count(&self, message: v1::LocalTableStreamResponse) -> Result<Counted, CallError> {
         let table = &self.table;
         if let Some(opened) = message.opened {
             if opened.local_table == 0 {
@@ -165,35 +197,24 @@ impl Stream {
         for class in &message.classes {
             table.changes.note(class);
         }
-        if message.position > 0 {
-            table.told(message.position);
-        }
-        if let Some(lease) = message.lease {
-            self.take_lease(open, lease);
-        }
-        if message.position > 0 {
+        let position = message.position;
+        if position > 0 {
+            table.told(position);
             self.counters.local_notices.increment();
-            let acknowledged = v1::LocalTableStreamRequest {
-                acknowledged: message.position,
-                ..Default::default()
-            };
-            if !open.say(acknowledged).await {
-                return Err(self.over("the stream takes no words"));
-            }
         }
-        Ok(())
+        Ok(Counted { position })
     }
 
     /// A lease counts from its request.
-    fn take_lease(&self, open: &mut Open, lease: v1::LocalTableLease) {
-        let Some(at) = open
+    fn take_lease(&self, talk: &mut Talk, lease: v1::LocalTableLease, _behind: &Counted) {
+        let Some(at) = talk
             .asked
             .iter()
             .position(|(asked, _)| *asked == lease.request)
         else {
             return;
         };
-        let sent = open
+        let sent = talk
             .asked
             .drain(..=at)
             .next_back()
@@ -207,7 +228,7 @@ impl Stream {
             self.counters.local_leases.increment();
             Duration::from_micros(lease.duration_us / 4)
         };
-        open.ask_at = Instant::now() + again.max(AGAIN_MIN);
+        talk.ask_at = Instant::now() + again.max(AGAIN_MIN);
     }
 
     /// Gives the lease up, and says so: nobody waits for this table then.
@@ -218,7 +239,7 @@ impl Stream {
             ..Default::default()
         };
         let told = async {
-            if open.say(released).await {
+            if open.words.send(released).await.is_ok() {
                 while let Ok(Some(_)) = open.told.message().await {}
             }
         };
@@ -226,24 +247,32 @@ impl Stream {
     }
 }
 
-impl Open {
-    /// Says something; tells whether that can be heard.
-    async fn say(&mut self, word: v1::LocalTableStreamRequest) -> bool {
-        self.words.send(word).await.is_ok()
+/// Waits for room; there will be none if the stream is over.
+async fn has_room(words: &mpsc::Sender<v1::LocalTableStreamRequest>) -> bool {
+    words.reserve().await.is_ok()
+}
+
+impl Talk {
+    /// Whether there is something to say now.
+    fn is_due(&self) -> bool {
+        self.acknowledges > 0 || self.ask_at <= Instant::now()
     }
 
-    /// Asks for a lease. The moment is taken before anything is sent.
-    async fn ask(&mut self) -> bool {
-        self.requests += 1;
-        if self.asked.len() >= ASKED_MAX {
-            self.asked.pop_front();
-        }
-        self.asked.push_back((self.requests, clock::now()));
-        self.ask_at = Instant::now() + SILENCE_AGAIN;
-        self.say(v1::LocalTableStreamRequest {
-            lease_request: self.requests,
+    /// What is to be said. The moment of a request is taken before it is sent.
+    fn say(&mut self) -> v1::LocalTableStreamRequest {
+        let mut word = v1::LocalTableStreamRequest {
+            acknowledged: std::mem::take(&mut self.acknowledges),
             ..Default::default()
-        })
-        .await
+        };
+        if self.ask_at <= Instant::now() {
+            self.requests += 1;
+            word.lease_request = self.requests;
+            if self.asked.len() >= ASKED_MAX {
+                self.asked.pop_front();
+            }
+            self.asked.push_back((self.requests, clock::now()));
+            self.ask_at = Instant::now() + SILENCE_AGAIN;
+        }
+        word
     }
 }

@@ -324,6 +324,25 @@ async fn g6_what_was_acknowledged_is_served_to_no_thread() {
 }
 
 #[tokio::test]
+async fn g3_a_sidecar_that_reads_nothing_holds_up_no_notice() {
+    let setup = leased().await;
+    let (client, state) = (setup.cached.client(), &setup.fake.state);
+    keep(client, CLASS).await;
+    state.tables.lock().deaf = true;
+    // Acknowledged one by one, they fill the way up.
+    for told in 0..10_000_u64 {
+        until("notices are heard", || {
+            client.stats().local_notices + 32 > told
+        })
+        .await;
+        state.bump("elsewhere");
+    }
+    assert!(look_up(client, CLASS).is_some());
+    state.bump(CLASS);
+    until("it is heard", || look_up(client, CLASS).is_none()).await;
+}
+
+#[tokio::test]
 async fn g5_what_values_of_a_session_depend_on_is_asked_of_the_sidecar() {
     let setup = leased().await;
     let state = &setup.fake.state;

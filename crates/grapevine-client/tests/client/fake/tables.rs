@@ -12,6 +12,10 @@ use super::State;
 type Told = Result<v1::LocalTableStreamResponse, Status>;
 
 /// The tables of a sidecar.
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "switches of a script, each by itself"
+)]
 #[derive(Debug, Default)]
 pub(crate) struct Tables {
     open: Vec<(u64, mpsc::Sender<Told>)>,
@@ -27,6 +31,8 @@ pub(crate) struct Tables {
     pub(crate) holds_leases: bool,
     /// The last request that was not answered, and when it was heard.
     pub(crate) unanswered: Option<(u64, Instant)>,
+    /// What clients say is not read.
+    pub(crate) deaf: bool,
     /// A stream whose table was released goes on until it is ended.
     pub(crate) lingers: bool,
     pub(crate) acknowledged: u64,
@@ -159,6 +165,9 @@ impl State {
         tokio::spawn(async move {
             while let Ok(Some(word)) = words.message().await {
                 self.tables.lock().hear(name, &word);
+                if self.tables.lock().deaf {
+                    return std::future::pending().await;
+                }
                 if word.released && !self.tables.lock().lingers {
                     break;
                 }
