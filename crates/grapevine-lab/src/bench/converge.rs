@@ -22,8 +22,9 @@ use tonic::transport::Channel;
 use super::clients::application;
 use super::contest::{Contest, Side, blocking, on_own_thread};
 use super::echo::Echoes;
-use super::figure::Figure;
+use super::figure::{Figure, median};
 use super::peers::Peer;
+use super::plot::{Line, Plot};
 use super::sidecars;
 use super::stage::Stage;
 use crate::histogram::Histogram;
@@ -41,22 +42,37 @@ struct Size {
     names: [&'static str; 2],
 }
 
-const SIZES: [Size; 2] = [
-    Size {
-        nodes: 10,
-        what: "10 processes",
-        names: ["10 processes, p50", "10 processes, p99"],
-    },
-    Size {
-        nodes: 50,
-        what: "50 processes",
-        names: ["50 processes, p50", "50 processes, p99"],
-    },
+macro_rules! size {
+    ($nodes:literal) => {
+        Size {
+            nodes: $nodes,
+            what: concat!($nodes, " processes"),
+            names: [
+                concat!($nodes, " processes, p50"),
+                concat!($nodes, " processes, p99"),
+            ],
+        }
+    };
+}
+
+const SIZES: [Size; 2] = [size!(10), size!(50)];
+/// For a picture.
+const MORE_SIZES: [Size; 6] = [
+    size!(2),
+    size!(5),
+    size!(10),
+    size!(20),
+    size!(35),
+    size!(50),
 ];
 
 /// Holds the bench.
 pub(super) async fn hold(stage: &mut Stage<'_>) -> anyhow::Result<()> {
-    for size in &SIZES {
+    let sizes: &[Size] = match stage.options.plot {
+        Some(_) => &MORE_SIZES,
+        None => &SIZES,
+    };
+    for size in sizes {
         let dir = tempfile::Builder::new().prefix("grapevine-").tempdir()?;
         let config = format!("[cluster]\nexpected_members = {}\n", size.nodes);
         let cluster = sidecars::start(stage, size.nodes, &config, Vec::new()).await?;
@@ -105,7 +121,41 @@ pub(super) async fn hold(stage: &mut Stage<'_>) -> anyhow::Result<()> {
         drop(echoes);
         cluster.stop().await?;
     }
+    let plot = plot(stage, sizes);
+    stage.plot(plot);
     Ok(())
+}
+
+/// Both figures of every side, by the number of processes.
+fn plot(stage: &Stage<'_>, sizes: &[Size]) -> Plot {
+    let mut lines: Vec<Line> = Vec::new();
+    let mut add = |name: String, point| match lines.iter_mut().find(|line| line.name == name) {
+        Some(line) => line.points.push(point),
+        None => lines.push(Line {
+            name,
+            points: vec![point],
+        }),
+    };
+    for (at, quantile) in ["p50", "p99"].into_iter().enumerate() {
+        for size in sizes {
+            let nodes = f64::from(size.nodes);
+            let ms = |values: &[f64]| median(values) / 1e3;
+            for row in stage.found(size.names[at]) {
+                add(format!("grapevine, {quantile}"), (nodes, ms(&row.values)));
+                if let Some(theirs) = &row.peer {
+                    let name = format!("{}, {quantile}", theirs.peer);
+                    add(name, (nodes, ms(&theirs.values)));
+                }
+            }
+        }
+    }
+    Plot {
+        name: "converge",
+        title: "A bump until all have it",
+        across: "processes",
+        up: "ms",
+        lines,
+    }
 }
 
 /// How long half of the bumps took at most, and 99 of a hundred.

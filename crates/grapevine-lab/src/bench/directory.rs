@@ -5,10 +5,12 @@
 //! the rate of that is no figure of this bench. Then each round asks for the addresses of classes drawn at random, one listing after the other; looks at the
 //! memory of the process and at the room of its files; kills it as `kill -9` does, starts it at once on what it left, and waits
 //! until it says that it is fresh and lists a class. *Memory, peak* is the most that any of its processes so far had resident.
+//! Memory and disk are looked at while it is filled, too, after each tenth, for a picture.
 //! Every listing must have exactly the addresses of its class.
 //!
 //! The peer: Redis with a set for each class, and an append-only file that is synced every second.
 
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -17,12 +19,14 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, ensure};
 use async_trait::async_trait;
 use grapevine_proto::v1;
+use parking_lot::Mutex;
 
 use super::clients::{alone, application};
 use super::contest::{Contest, Side};
-use super::figure::Figure;
+use super::figure::{Figure, number};
 use super::peers::Peer;
 use super::peers::redis_disk::{RedisOnDisk, add, connect, members, packed};
+use super::plot::{Line, Plot};
 use super::registrations::{Pair, Registrations, scatter};
 use super::sidecars;
 use super::stage::Stage;
@@ -35,6 +39,8 @@ use crate::ports::free_ports;
 const VISITS: u64 = 400;
 /// Callers that register side by side: while a batch is flushed the next one is taken.
 const CALLERS: usize = 4;
+/// Into so many parts registering is divided, to see what grows.
+const PARTS: u64 = 10;
 /// How long a registration may live in the cache.
 const TTL_MS: u64 = 24 * 60 * 60 * 1_000;
 
@@ -49,7 +55,9 @@ pub(super) async fn hold(stage: &mut Stage<'_>) -> anyhow::Result<()> {
     };
     let listings = stage.amount(50_000, 100);
     let cluster = sidecars::start(stage, 2, &sidecars::expecting(2), Vec::new()).await?;
+    let (our_growth, their_growth) = (Growth::default(), Growth::default());
     let grapevine = Box::new(Ours {
+        growth: our_growth.clone(),
         cluster,
         set,
         listings,
@@ -63,6 +71,7 @@ pub(super) async fn hold(stage: &mut Stage<'_>) -> anyhow::Result<()> {
     if let Some(server) = stage.peer(Peer::Redis, redis).await? {
         stage.started([server.command()]);
         let theirs = Theirs {
+            growth: their_growth.clone(),
             server,
             set,
             listings,
@@ -73,7 +82,77 @@ pub(super) async fn hold(stage: &mut Stage<'_>) -> anyhow::Result<()> {
     }
     stage
         .contest("a large directory", Contest { grapevine, peers })
-        .await
+        .await?;
+    let both = [("grapevine", &our_growth), ("redis", &their_growth)];
+    stage.plot(plot(
+        "directory-memory",
+        "Memory of a directory",
+        both,
+        |usage| usage.resident,
+    ));
+    stage.plot(plot(
+        "directory-disk",
+        "Disk of a directory",
+        both,
+        |usage| usage.disk,
+    ));
+    Ok(())
+}
+
+/// What a side took of the machine with so many registrations, while they came.
+#[derive(Clone, Default)]
+struct Growth(Arc<Mutex<Vec<(u64, Usage)>>>);
+
+#[derive(Clone, Copy)]
+struct Usage {
+    resident: u64,
+    disk: u64,
+}
+
+impl Growth {
+    fn add(&self, registrations: u64, process: u32, disk: u64) -> anyhow::Result<()> {
+        let resident = usage::memory(process)?.resident;
+        let usage = Usage { resident, disk };
+        self.0.lock().push((registrations, usage));
+        Ok(())
+    }
+}
+
+/// Something of the growth of both, of whoever was measured.
+fn plot(
+    name: &'static str,
+    title: &'static str,
+    both: [(&str, &Growth); 2],
+    of: impl Fn(&Usage) -> u64,
+) -> Plot {
+    let millions = |count: u64| number(count) / 1e6;
+    let lines = both.into_iter().filter_map(|(name, growth)| {
+        let grown = growth.0.lock();
+        let points = grown
+            .iter()
+            .map(|(count, usage)| (millions(*count), millions(of(usage))));
+        let points: Vec<_> = points.collect();
+        let name = name.to_owned();
+        (!points.is_empty()).then_some(Line { name, points })
+    });
+    Plot {
+        name,
+        title,
+        across: "million registrations",
+        up: "MB",
+        lines: lines.collect(),
+    }
+}
+
+/// The batches of each part of registering, and how many registrations there are after it.
+fn parts(set: Registrations) -> impl Iterator<Item = (Range<u64>, u64)> {
+    let batches = set.batches(VISITS);
+    let upto = move |part| batches * part / PARTS;
+    (0..PARTS).map(move |part| {
+        let range = upto(part)..upto(part + 1);
+        let registered = (range.end * VISITS * set.per_visit).min(set.count());
+        (range, registered)
+    })
 }
 
 /// What a round found.
@@ -104,6 +183,7 @@ fn drawn(set: Registrations, listings: u64) -> impl Iterator<Item = u64> {
 }
 
 struct Ours {
+    growth: Growth,
     cluster: Cluster,
     set: Registrations,
     listings: u64,
@@ -116,7 +196,12 @@ impl Side for Ours {
     async fn measure(&mut self) -> anyhow::Result<Vec<Figure>> {
         let node = self.cluster.nodes()[0].clone();
         if !self.loaded {
-            register(&node.app_unix, self.set).await?;
+            let process = self.cluster.process_id(0).context("the sidecar ended")?;
+            for (batches, registered) in parts(self.set) {
+                register_some(&node.app_unix, self.set, batches).await?;
+                let disk = usage::disk(&node.data_dir)?;
+                self.growth.add(registered, process, disk)?;
+            }
             let all = |status: &v1::StatusResponse| status.registrations == self.set.count();
             sidecars::wait(&self.cluster, 1, all).await?;
             self.loaded = true;
@@ -165,14 +250,22 @@ pub(super) fn request(pairs: Vec<Pair>) -> v1::RegisterRequest {
 
 /// Registers all of a set, from a few callers.
 pub(super) async fn register(socket: &Path, set: Registrations) -> anyhow::Result<()> {
-    let next = Arc::new(AtomicU64::new(0));
+    register_some(socket, set, 0..set.batches(VISITS)).await
+}
+
+async fn register_some(
+    socket: &Path,
+    set: Registrations,
+    batches: Range<u64>,
+) -> anyhow::Result<()> {
+    let (next, end) = (Arc::new(AtomicU64::new(batches.start)), batches.end);
     let caller = || {
         let (socket, next) = (socket.to_owned(), Arc::clone(&next));
         alone(async move || {
             let mut client = application(&socket).await?;
             loop {
                 let number = next.fetch_add(1, Ordering::Relaxed);
-                if number >= set.batches(VISITS) {
+                if number >= end {
                     return Ok(());
                 }
                 let request = request(set.batch(VISITS, number));
@@ -220,6 +313,7 @@ async fn list(socket: &Path, set: Registrations, listings: u64) -> anyhow::Resul
 }
 
 struct Theirs {
+    growth: Growth,
     server: RedisOnDisk,
     set: Registrations,
     listings: u64,
@@ -231,17 +325,24 @@ struct Theirs {
 impl Side for Theirs {
     async fn measure(&mut self) -> anyhow::Result<Vec<Figure>> {
         let (set, listings, url) = (self.set, self.listings, self.server.url());
-        let loads = !self.loaded;
-        let times = tokio::task::spawn_blocking(move || {
-            let mut connection = connect(&url)?;
-            let batches = if loads { set.batches(VISITS) } else { 0 };
-            for number in 0..batches {
-                let pairs = set.batch(VISITS, number);
-                add(&mut connection, &packed(&pairs), pairs.len())?;
+        if !self.loaded {
+            let process = self.server.process()?;
+            for (batches, registered) in parts(set) {
+                let url = self.server.url();
+                let register = move || {
+                    let mut connection = connect(&url)?;
+                    for number in batches {
+                        let pairs = set.batch(VISITS, number);
+                        add(&mut connection, &packed(&pairs), pairs.len())?;
+                    }
+                    anyhow::Ok(())
+                };
+                tokio::task::spawn_blocking(register).await??;
+                self.growth.add(registered, process, self.server.disk()?)?;
             }
-            list_of_redis(&mut connection, set, listings)
-        });
-        let times = times.await??;
+        }
+        let times = move || list_of_redis(&mut connect(&url)?, set, listings);
+        let times = tokio::task::spawn_blocking(times).await??;
         self.loaded = true;
         let memory = usage::memory(self.server.process()?)?;
         self.peak = self.peak.max(memory.peak);

@@ -20,6 +20,7 @@ mod local;
 mod meter;
 mod options;
 mod peers;
+mod plot;
 mod register;
 mod registrations;
 mod replay;
@@ -39,6 +40,8 @@ pub use self::options::{
 };
 pub use self::report::Report;
 
+use anyhow::Context;
+
 use self::stage::Stage;
 use crate::interrupt::{output, print, until_interrupted};
 
@@ -57,6 +60,10 @@ pub async fn run(options: BenchOptions) -> anyhow::Result<Report> {
 
 async fn hold(options: &BenchOptions) -> anyhow::Result<Report> {
     options.check()?;
+    if let Some(dir) = &options.plot {
+        // Before anything is measured that could not be drawn.
+        std::fs::create_dir_all(dir).with_context(|| format!("--plot {}", dir.display()))?;
+    }
     let mut stage = Stage::new(options);
     match options.name {
         BenchName::Resolve => resolve::hold(&mut stage).await?,
@@ -68,5 +75,6 @@ async fn hold(options: &BenchOptions) -> anyhow::Result<Report> {
         BenchName::Converge => converge::hold(&mut stage).await?,
         BenchName::Replay => replay::hold(&mut stage).await?,
     }
+    stage.draw()?;
     Ok(stage.into_report())
 }

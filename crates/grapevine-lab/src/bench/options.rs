@@ -73,6 +73,11 @@ impl BenchName {
         }
     }
 
+    /// Whether it has something that grows, and can draw it.
+    pub fn draws(self) -> bool {
+        matches!(self, Self::Converge | Self::Directory)
+    }
+
     /// Whom it is held against.
     pub fn peers(self) -> &'static [Peer] {
         match self {
@@ -122,6 +127,8 @@ pub struct BenchOptions {
     pub trace: Option<PathBuf>,
     /// [`BenchName::Converge`] with sidecars in a dozen regions.
     pub wan: bool,
+    /// Where pictures of what grows are written, for the benches of [`BenchName::draws`].
+    pub plot: Option<PathBuf>,
     /// The only peers that are wanted, by name; empty for all of the bench's, and `none` alone for none.
     pub vs: Vec<String>,
     /// Rounds, 1 to [`RUNS_MAX`].
@@ -163,6 +170,12 @@ impl BenchOptions {
                 only: BenchName::Converge,
                 bench: self.name,
             });
+        }
+        if self.plot.is_some() && !self.name.draws() {
+            return Err(OptionsError::Draws { bench: self.name });
+        }
+        if self.plot.is_some() && self.wan {
+            return Err(OptionsError::PlotWan);
         }
         for name in &self.vs {
             let known = self.peers().iter().any(|peer| peer.as_str() == name);
@@ -207,6 +220,18 @@ pub enum OptionsError {
         /// The bench.
         bench: BenchName,
     },
+    /// A picture of a bench that draws none.
+    #[error(
+        "--plot: `{bench}` draws nothing; these do: {names}",
+        names = list(&drawing())
+    )]
+    Draws {
+        /// The bench.
+        bench: BenchName,
+    },
+    /// A picture of regions.
+    #[error("--plot: nothing grows with --wan; leave one of them out")]
+    PlotWan,
     /// A trace that cannot be read.
     #[error("--trace {}: {problem}", path.display())]
     Trace {
@@ -230,6 +255,11 @@ pub enum OptionsError {
     },
 }
 
+fn drawing() -> Vec<BenchName> {
+    let all = BenchName::ALL.into_iter();
+    all.filter(|bench| bench.draws()).collect()
+}
+
 fn list(names: &[impl fmt::Display]) -> String {
     let names: Vec<String> = names.iter().map(ToString::to_string).collect();
     names.join(", ")
@@ -248,6 +278,7 @@ mod tests {
             name: BenchName::Resolve,
             trace: None,
             wan: false,
+            plot: None,
             vs: vs.iter().map(|&name| name.to_owned()).collect(),
             runs,
             short: true,
@@ -313,6 +344,21 @@ mod tests {
             error.contains("`delay`") && error.contains("it has tcp"),
             "{error}"
         );
+    }
+
+    #[test]
+    fn only_what_grows_is_drawn() {
+        let mut options = options(&[], 1);
+        options.plot = Some("dir".into());
+        let error = options.check().unwrap_err().to_string();
+        assert_eq!(
+            error,
+            "--plot: `resolve` draws nothing; these do: directory, converge"
+        );
+        options.name = BenchName::Converge;
+        assert!(options.check().is_ok());
+        options.wan = true;
+        assert_eq!(options.check(), Err(OptionsError::PlotWan));
     }
 
     #[test]

@@ -7,6 +7,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use super::contest::{Contest, Row};
 use super::options::BenchOptions;
 use super::peers::Peer;
+use super::plot::Plot;
 use super::report::{Report, Skipped};
 use crate::caches::CacheServerError;
 
@@ -18,6 +19,7 @@ pub(super) struct Stage<'a> {
     rows: Vec<Row>,
     skipped: Vec<Skipped>,
     settings: Vec<String>,
+    plots: Vec<Plot>,
     bar: ProgressBar,
 }
 
@@ -37,6 +39,7 @@ impl<'a> Stage<'a> {
             rows: Vec::new(),
             skipped: Vec::new(),
             settings: Vec::new(),
+            plots: Vec::new(),
             bar,
         }
     }
@@ -92,6 +95,25 @@ impl<'a> Stage<'a> {
         let rows = contest.hold(self.options.runs, say).await?;
         self.rows.extend(rows);
         Ok(())
+    }
+
+    /// What was found of a figure so far, a row for each peer.
+    pub(super) fn found(&self, what: &str) -> impl Iterator<Item = &Row> {
+        self.rows.iter().filter(move |row| row.what == what)
+    }
+
+    /// Keeps a picture, which is written if pictures are wanted.
+    pub(super) fn plot(&mut self, plot: Plot) {
+        self.plots.push(plot);
+    }
+
+    /// Writes the pictures where they are wanted.
+    pub(super) fn draw(&self) -> anyhow::Result<()> {
+        let plots = self.options.plot.iter().flat_map(|dir| {
+            let plots = self.plots.iter();
+            plots.map(move |plot| plot.write(dir))
+        });
+        plots.collect()
     }
 
     pub(super) fn into_report(self) -> Report {

@@ -53,6 +53,9 @@ pub(crate) struct Args {
     /// With `converge`: a dozen sidecars in a dozen regions, with the delays between them and 2 % loss, in place of its other sizes
     #[arg(long)]
     wan: bool,
+    /// With `converge` and `directory`: write pictures of what grows into this directory, as SVG; `converge` takes more sizes for it
+    #[arg(long, value_name = "DIR")]
+    plot: Option<PathBuf>,
     /// Little work, to see that it works: the figures mean nothing
     #[arg(long)]
     short: bool,
@@ -68,6 +71,7 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
         name: args.name.parse().expect("invariant: clap knows the names"),
         trace: args.trace,
         wan: args.wan,
+        plot: args.plot,
         vs: args.vs,
         runs: args.runs,
         short: args.short,
