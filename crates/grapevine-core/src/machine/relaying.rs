@@ -9,7 +9,7 @@
 //! Nothing rests on it. What is not passed on is found by heads and pulled as ever. Relays are peers that answered the last
 //! question at once. One that has not acknowledged what it was to pass on after a moment, or whose link ends, is stood in for:
 //! the origin tells those behind it from its log, and has others relay until it has caught up. Who is not linked to one of
-//! those that it is to tell hands it on to another. Whoever passes an event on had it from its origin's disk, so it need not
+//! those that it is to tell hands it on to another; who is linked to none of them leaves them to heads and pulls. Whoever passes an event on had it from its origin's disk, so it need not
 //! wait for its own.
 //!
 //! Acknowledgements are each member's own word to the origin. Those to whom the origin spoke itself say it at once, and that is enough
