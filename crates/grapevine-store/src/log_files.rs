@@ -20,6 +20,7 @@
 //! lacks it gets a snapshot, for what it did is in the directory.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::os::unix::fs::FileExt;
@@ -196,7 +197,7 @@ pub(crate) struct LogFiles {
 }
 
 impl LogFiles {
-    /// Takes up the files that the tree knows, and removes all others.
+    /// Takes up the files that the tree knows, and removes all others of such names.
     pub(crate) fn open(
         directory: LogDirectory,
         inline_bytes_max: usize,
@@ -215,7 +216,7 @@ impl LogFiles {
             if known.contains(&entry.path()) {
                 let bytes = entry.metadata().map_err(unusable)?.len();
                 written.bytes.fetch_add(bytes, Ordering::AcqRel);
-            } else {
+            } else if is_of_a_log(&entry.file_name()) {
                 fs::remove_file(entry.path()).map_err(unusable)?;
             }
         }
@@ -343,6 +344,14 @@ impl LogFiles {
         }
         Ok(())
     }
+}
+
+/// Whether a file is named as those of a log are; whatever else lies there is somebody else's.
+fn is_of_a_log(name: &OsStr) -> bool {
+    let digits = |part: &str, radix| !part.is_empty() && part.chars().all(|it| it.is_digit(radix));
+    let parts: Option<Vec<_>> = name.to_str().map(|name| name.split('-').collect());
+    matches!(parts.as_deref(), Some([lane, origin, number])
+        if digits(lane, 10) && digits(origin, 16) && digits(number, 10))
 }
 
 /// How many events the log has in each file.

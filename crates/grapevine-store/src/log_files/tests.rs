@@ -122,3 +122,19 @@ fn what_the_tree_does_not_know_goes_and_what_it_knows_is_not_appended_to() {
     fs::write(&path, b"kep").unwrap();
     assert_eq!(directory.read(lane, one, kept), None);
 }
+
+#[test]
+fn an_opening_removes_files_that_no_event_is_in_and_nothing_of_somebody_else() {
+    let fixture = Fixture::new();
+    let log = fixture.directory.path().join("log");
+    let mut files = fixture.open();
+    files.append(Lane::Bump, origin(1), b"an event").unwrap();
+    // The tree never has it: the commit did not happen.
+    files.write(&mut Txn::new(&fixture.db)).unwrap();
+    assert_eq!(fixture.names().len(), 1);
+    fs::create_dir(log.join("lost+found")).unwrap();
+    fs::write(log.join("0-notes"), "an operator's").unwrap();
+    drop(files);
+    fixture.open();
+    assert_eq!(fixture.names(), ["0-notes", "lost+found"]);
+}
