@@ -414,6 +414,8 @@ impl EventLoop {
             Command::Input(input) => {
                 if let Input::Table(id, TableWord::Released | TableWord::Ended) = &input {
                     self.tables.remove(id);
+                    // Its client may have gone before it was opened.
+                    self.opening.retain(|_, (opening, _)| opening != id);
                 }
                 self.note_acknowledged(&input);
                 inputs.push(input);

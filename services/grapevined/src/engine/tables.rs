@@ -87,6 +87,11 @@ impl OpenTable {
         }
     }
 
+    /// Whether its client has released it.
+    pub(crate) fn is_released(&self) -> bool {
+        self.released
+    }
+
     /// Hands the machine a client's word, behind those that wait. Without one it is over, as the sidecar is.
     pub(crate) async fn say(&mut self, word: TableWord) {
         let heard = self.urgent.send(said(self.id, word)).await.is_ok();

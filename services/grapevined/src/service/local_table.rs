@@ -16,7 +16,7 @@ use super::application::Application;
 use super::unread::{Answers, Charged, Unread};
 use super::writes::mistaken;
 use crate::engine::{
-    Call, INTAKE_WAIT, OfConnection, OpenTable, TableReceiver, stopping, table_channel,
+    Call, INTAKE_WAIT, OfConnection, OpenTable, Place, TableReceiver, stopping, table_channel,
 };
 use crate::wire::{app, status};
 
@@ -36,37 +36,61 @@ impl Application {
         let id = TableId(rand::random_range(1..=u64::MAX));
         let (sender, told) = table_channel();
         let call = Call::OpenTable(id, sender);
+        // Before the call: whoever gives up while it is under way leaves no table behind. The machine hears of that after the call.
+        let mut table = OpenTable::new(id, self.engine.urgent.clone());
         let answer = self.engine.call(call, None, INTAKE_WAIT).await?;
         let position = match answer.reply {
             Reply::TableOpened { position } => position,
             Reply::Refused(refusal) => return Err(status::refusal(&refusal)),
             _ => return Err(mistaken("a local table")),
         };
-        let mut table = OpenTable::new(id, self.engine.urgent.clone());
         let (messages, answers) = Answers::channel(1);
-        let incarnation = self.engine.core.read().incarnation();
+        let (incarnation, lease) = {
+            let core = self.engine.core.read();
+            (core.incarnation(), core.table_lease())
+        };
         // There is room for the first message.
         let _ = messages.try_send(Charged::free(app::table_opened(id, incarnation, position)));
         let (mut stop, unread) = (self.stop.clone(), self.unread.clone());
         tokio::spawn(async move {
-            let _place = place;
+            let place = Kept { place, lease };
             let sent = AtomicU64::new(position);
             let mut hearing = Hearing::new(requests);
             let end = tokio::select! {
                 end = hearing.all(&mut table, &sent) => end,
                 end = tell(&told, &messages, &sent, &unread) => end,
-                () = messages.closed() => return,
+                () = messages.closed() => Ok(()),
                 () = stopped(&mut stop) => {
                     close(&mut hearing, &mut table, &messages, &sent).await;
                     Err(stopping())
                 }
             };
+            if !table.is_released() {
+                place.until_lapsed();
+            }
             if let Err(status) = end {
                 // Who reads nothing hears nothing; the end of the stream tells it later.
                 let _ = tokio::time::timeout(CLOSING_WAIT, messages.send(status.into())).await;
             }
         });
         Ok(answers)
+    }
+}
+
+/// A table's place among those of its connection.
+struct Kept {
+    place: Place,
+    lease: Duration,
+}
+
+impl Kept {
+    /// Keeps it for as long as a lease may last: a connection that opens tables and breaks their streams has no more of them than one that
+    /// keeps them open, for the machine counts them until then.
+    fn until_lapsed(self) {
+        tokio::spawn(async move {
+            tokio::time::sleep(self.lease).await;
+            drop(self.place);
+        });
     }
 }
 
