@@ -264,6 +264,17 @@ pub(crate) enum Event {
         /// The table's name.
         id: TableId,
     },
+    /// A look-up of a process with a table comes to its sidecar.
+    LocalResolves {
+        /// Of which table.
+        of: OfLocal,
+        /// The read.
+        op: usize,
+        /// Of which address.
+        address: usize,
+        /// How often something had changed that concerns the address, and the table's name, when it was sent.
+        before: (u64, Option<TableId>),
+    },
     /// An answer comes to a table.
     LocalKeeps {
         /// To which.

@@ -20,8 +20,10 @@ pub(crate) const LOCALS: usize = 2;
 /// What goes down a stream.
 #[derive(Clone, Debug)]
 pub(crate) enum Down {
-    /// The table is open, under this name.
-    Opened(TableId),
+    /// The table is open, under this name, and is told what comes behind this position.
+    Opened(TableId, u64),
+    /// The sidecar drains.
+    Closing,
     /// What the sidecar tells.
     Letter(Letter),
 }
@@ -74,6 +76,10 @@ pub(crate) struct Local {
     /// The position up to which it has heard, and the newest writes that it was told of so.
     pub(crate) heard: u64,
     pub(crate) applied: [u64; ADDRESSES_MAX],
+    /// Up to which position answers were ahead of that: until it has heard as much it says nothing.
+    pub(crate) needed: u64,
+    /// The newest writes of each address that its sidecar had applied when it answered anything here, or that were made here.
+    pub(crate) shown: [u64; ADDRESSES_MAX],
     pub(crate) kept: Vec<Option<Kept>>,
     /// Until when its tasks hang.
     pub(crate) hangs_until: Micros,
@@ -105,6 +111,8 @@ impl Local {
             changes: [0; ADDRESSES_MAX],
             heard: 0,
             applied: [0; ADDRESSES_MAX],
+            needed: 0,
+            shown: [0; ADDRESSES_MAX],
             kept: vec![None; ADDRESSES_MAX],
             hangs_until: 0,
             stopped_until: 0,
@@ -126,7 +134,13 @@ impl Local {
         self.lease_ends = Time::ZERO;
         self.asked.clear();
         self.named = None;
+        self.needed = 0;
         self.kept.fill(None);
+        self.forget();
+    }
+
+    /// Whatever it has is from before something.
+    pub(crate) fn forget(&mut self) {
         for changes in &mut self.changes {
             *changes += 1;
         }
@@ -144,6 +158,7 @@ impl Local {
         self.noted.clear();
         self.requests = 0;
         self.heard = 0;
+        self.needed = 0;
     }
 
     /// How long a message takes on this machine: a moment, now and then long.
@@ -151,6 +166,14 @@ impl Local {
         match self.rng.random_range(0..40) {
             0 => self.rng.random_range(MILLISECOND..60 * MILLISECOND),
             _ => self.rng.random_range(15..300),
+        }
+    }
+
+    /// How long a look-up is under way, each way.
+    pub(crate) fn look_up(&mut self) -> Micros {
+        match self.rng.random_range(0..8) {
+            0 => self.rng.random_range(MILLISECOND..80 * MILLISECOND),
+            _ => self.rng.random_range(20..400),
         }
     }
 

@@ -65,6 +65,17 @@ fn around_a_write(g: &mut Generator<'_>, at: Micros) {
             }
         }
     }
+    if !g.climate.is_calm() && g.rng.random_range(0..8) == 0 {
+        // It leaves while a client hangs: behind the lease that it gave.
+        let (node, local) = tables[0];
+        let lasts = g.rng.random_range(100 * MILLISECOND..450 * MILLISECOND);
+        let fault = LocalFault::Hangs(lasts);
+        let begins = writes_at + g.rng.random_range(0..60 * MILLISECOND);
+        g.put(begins, What::Local { node, local, fault });
+        let then = begins + g.rng.random_range(0..40 * MILLISECOND);
+        let down = g.rng.random_range(MILLISECOND..400 * MILLISECOND);
+        g.put(then, What::Drain { node, down });
+    }
     for _ in 0..g.rng.random_range(1..4) {
         let (node, kind) = (g.node(), g.kind_of(address));
         let mut write = g.write_of(node, kind);

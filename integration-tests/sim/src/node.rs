@@ -142,6 +142,8 @@ pub(crate) struct Node {
     pub(crate) trap: Option<Micros>,
     /// Whether the process leaves.
     pub(crate) draining: bool,
+    /// Since when.
+    pub(crate) drains_since: Micros,
 }
 
 impl Node {
@@ -183,6 +185,7 @@ impl Node {
             rule: None,
             trap: None,
             draining: false,
+            drains_since: 0,
         }
     }
 

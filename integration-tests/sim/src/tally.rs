@@ -306,6 +306,12 @@ pub(crate) struct Locals {
     pub(crate) overrun: u64,
     /// Tables given up for their silence.
     pub(crate) given_up: u64,
+    /// Tables that were released, and whose sidecars have heard that.
+    pub(crate) released: u64,
+    /// Readers whose table had heard less than the process was answered.
+    pub(crate) behind: u64,
+    /// Sidecars that left behind tables which had lapsed.
+    pub(crate) left_late: u64,
 }
 
 impl Locals {
@@ -317,10 +323,13 @@ impl Locals {
         self.everything += other.everything;
         self.overrun += other.overrun;
         self.given_up += other.given_up;
+        self.released += other.released;
+        self.behind += other.behind;
+        self.left_late += other.left_late;
     }
 
     /// By name.
-    pub(crate) fn named(self) -> [(&'static str, u64); 7] {
+    pub(crate) fn named(self) -> [(&'static str, u64); 10] {
         [
             ("opened", self.opened),
             ("leases", self.leases),
@@ -329,6 +338,9 @@ impl Locals {
             ("everything", self.everything),
             ("overrun", self.overrun),
             ("given_up", self.given_up),
+            ("released", self.released),
+            ("behind", self.behind),
+            ("left_late", self.left_late),
         ]
     }
 }

@@ -112,9 +112,17 @@ fn g9_most_reads_of_leaves_in_calm_weather_find_them() {
 fn g3_g6_g7_readers_of_local_tables_are_served_what_their_sidecars_promise() {
     let report = passes(&Request::new(800..860));
     assert!(report.locals("hits") > 4_000, "{}", report.text());
-    for what in ["opened", "leases", "everything", "given_up"] {
+    for what in [
+        "opened",
+        "leases",
+        "everything",
+        "given_up",
+        "released",
+        "behind",
+    ] {
         assert!(report.locals(what) > 50, "{what}:\n{}", report.text());
     }
+    assert!(report.locals("left_late") > 10, "{}", report.text());
     for fault in [
         "table_hangs",
         "table_stopped",
@@ -288,6 +296,11 @@ fn arm_lease_from_answer_is_caught() {
 #[test]
 fn arm_table_keeps_late_is_caught() {
     is_caught(Arm::TableKeepsLate, 200, &["G3", "G7"]);
+}
+
+#[test]
+fn arm_table_runs_behind_is_caught() {
+    is_caught(Arm::TableRunsBehind, 200, &["G3"]);
 }
 
 #[test]

@@ -185,6 +185,11 @@ impl Core {
         table.map(|_| self.tables.position)
     }
 
+    /// Whether this sidecar would leave, and waits for tables that may serve from it.
+    pub fn waits_for_tables(&self) -> bool {
+        self.tables.leaves
+    }
+
     fn may_lease(&self, now: Time) -> bool {
         self.caught_up && !self.draining && now < self.members.fresh_until()
     }

@@ -62,6 +62,8 @@ pub enum Arm {
     LeaseFromAnswer,
     /// Clients note how things stand when an answer comes to their table, not when they ask.
     TableKeepsLate,
+    /// Clients look up in their tables although they were answered what those have not heard of.
+    TableRunsBehind,
     /// Fills store what a replica shows right after a bump; in scenario `replica-lag`.
     SourceLagIgnored,
     /// Who passes a bump on acknowledges it for those it is for; in scenario `relayed`.
@@ -84,7 +86,10 @@ impl Arm {
     pub(crate) fn is_of_tables(self) -> bool {
         matches!(
             self,
-            Self::TablesNotAwaited | Self::LeaseFromAnswer | Self::TableKeepsLate
+            Self::TablesNotAwaited
+                | Self::LeaseFromAnswer
+                | Self::TableKeepsLate
+                | Self::TableRunsBehind
         )
     }
 

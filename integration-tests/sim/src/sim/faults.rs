@@ -19,8 +19,9 @@ use crate::tally::Race;
 
 /// How long a link to a stopped process seems to stand.
 const KEEPALIVE: Micros = 3_000 * MILLISECOND;
-/// How long a sidecar that leaves takes.
+/// How long a sidecar that leaves takes at least; for longer only where it waits for local tables, and then for so long at most.
 const GOODBYE: Micros = 80 * MILLISECOND;
+const GOODBYE_MAX: Micros = 400 * MILLISECOND;
 
 impl Sim<'_> {
     /// An operation of the schedule begins.
@@ -109,6 +110,8 @@ impl Sim<'_> {
             return;
         }
         self.nodes[at].draining = true;
+        self.nodes[at].drains_since = self.now;
+        self.close_locals(at);
         self.input(at, Input::Drain);
         let run = self.nodes[at].run;
         self.after(
@@ -123,6 +126,18 @@ impl Sim<'_> {
 
     /// A sidecar that left ends.
     pub(super) fn exit(&mut self, at: usize, down: Micros) {
+        let node = &self.nodes[at];
+        let waits = node.core.as_ref().is_some_and(Core::waits_for_tables);
+        let (run, since) = (node.run, self.now - node.drains_since);
+        if waits && since < GOODBYE_MAX {
+            let again = Event::Exit {
+                node: at,
+                run,
+                down,
+            };
+            return self.after(10 * MILLISECOND, again);
+        }
+        self.tally.locals.left_late += u64::from(!waits && since >= GOODBYE + 10 * MILLISECOND);
         self.crash(at, 255, false);
         self.start_after(at, down);
     }

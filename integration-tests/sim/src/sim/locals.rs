@@ -97,15 +97,18 @@ impl Sim<'_> {
         if self.local(of).stream != of.stream {
             return;
         }
-        if !matches!(reply, Reply::TableOpened { .. }) {
+        let Reply::TableOpened { position } = reply else {
             return self.lose_local(of, 100 * MILLISECOND);
-        }
+        };
         self.tally.locals.opened += 1;
         let run = self.nodes[of.at].incarnation;
         let local = self.local(of);
         local.id = Some(id);
+        if local.of != run {
+            local.shown.fill(0);
+        }
         local.of = run;
-        self.send_down(of, Down::Opened(id));
+        self.send_down(of, Down::Opened(id, *position));
     }
 
     fn send_down(&mut self, of: OfLocal, what: Down) {
@@ -116,14 +119,14 @@ impl Sim<'_> {
         self.queue.push(at, Event::LocalHears(of));
     }
 
-    fn send_up(&mut self, of: OfLocal, words: impl IntoIterator<Item = TableWord>) {
+    /// Says something; tells when it is heard.
+    fn send_up(&mut self, of: OfLocal, word: TableWord) -> Micros {
         let (now, run) = (self.now, self.nodes[of.at].run);
-        for word in words {
-            let local = self.local(of);
-            local.up.push_back(word);
-            let at = local.way_up(now);
-            self.queue.push(at, Event::LocalSays { of, run });
-        }
+        let local = self.local(of);
+        local.up.push_back(word);
+        let at = local.way_up(now);
+        self.queue.push(at, Event::LocalSays { of, run });
+        at
     }
 
     /// A sidecar tells its tables something.
@@ -212,6 +215,7 @@ impl Sim<'_> {
             return;
         };
         if word == TableWord::Released {
+            self.tally.locals.released += 1;
             self.local(of).id = None;
         }
         self.input(of.at, Input::Table(id, word));
@@ -224,11 +228,13 @@ impl Sim<'_> {
         }
         let local = self.local(of);
         match local.down.pop_front() {
-            Some(Down::Opened(id)) => {
+            Some(Down::Opened(id, position)) => {
                 local.named = Some(id);
+                local.heard = position;
                 self.local_asks(of);
             }
             Some(Down::Letter(letter)) => self.local_reads(of, &letter),
+            Some(Down::Closing) => self.local_releases(of),
             None => {}
         }
     }
@@ -268,7 +274,7 @@ impl Sim<'_> {
             self.tally.locals.leases += u64::from(!lease.duration.is_zero());
         }
         if letter.position > 0 {
-            self.send_up(of, [TableWord::Acknowledges(letter.position)]);
+            self.send_up(of, TableWord::Acknowledges(letter.position));
         }
     }
 
@@ -286,7 +292,7 @@ impl Sim<'_> {
         let (request, sent) = (local.requests, local.clock.at(now));
         local.asked.insert(request, sent);
         let again = local.rng.random_range(40 * MILLISECOND..90 * MILLISECOND);
-        self.send_up(of, [TableWord::Asks(request)]);
+        self.send_up(of, TableWord::Asks(request));
         self.after(again, Event::LocalAsks(of));
     }
 
@@ -314,12 +320,31 @@ impl Sim<'_> {
                     self.after(below, Event::LocalLost(of));
                 }
             }
-            LocalFault::Releases => {
-                if local.named.is_some() && local.tasks_from() <= now {
-                    local.empty();
-                    self.send_up(of, [TableWord::Released]);
-                    self.lose_local(of, 30 * MILLISECOND);
-                }
+            LocalFault::Releases if local.tasks_from() <= now => self.local_releases(of),
+            LocalFault::Releases => {}
+        }
+    }
+
+    /// A client gives its lease up, says so, and connects anew once the stream is over.
+    fn local_releases(&mut self, of: OfLocal) {
+        let local = self.local(of);
+        // Of a stream that is broken it will learn.
+        if local.named.is_none() || local.id.is_none() {
+            return;
+        }
+        local.empty();
+        let heard = self.send_up(of, TableWord::Released);
+        self.queue
+            .push(heard + 30 * MILLISECOND, Event::LocalLost(of));
+    }
+
+    /// A sidecar that drains asks its tables to go.
+    pub(super) fn close_locals(&mut self, at: usize) {
+        for nth in 0..self.locals.get(at).map_or(0, Vec::len) {
+            let local = &self.locals[at][nth];
+            if local.id.is_some() {
+                let stream = local.stream;
+                self.send_down(OfLocal { at, nth, stream }, Down::Closing);
             }
         }
     }
@@ -374,12 +399,17 @@ impl Sim<'_> {
     ) {
         let now = self.now;
         let mut promise = self.checker.promise(now, at, address);
+        let behind = !self.is(Arm::TableRunsBehind);
         let local = &self.locals[at][nth];
-        let leased = local.is_leased(now);
-        let kept = local.kept[address].as_ref().filter(|_| leased);
+        let says = local.is_leased(now) && !(behind && local.heard < local.needed);
+        let kept = local.kept[address].as_ref().filter(|_| says);
         let kept = kept.filter(|kept| kept.changes == local.changes[address]);
+        if local.is_leased(now) && !says {
+            self.tally.locals.behind += 1;
+        }
         if let Some(kept) = kept {
-            promise.applied = kept.applied.max(local.applied[address]);
+            let heard = local.applied[address].max(local.shown[address]);
+            promise.applied = kept.applied.max(heard);
             let resolution = kept.resolution.clone();
             self.tally.locals.looked_up += 1;
             self.transcript
@@ -398,29 +428,73 @@ impl Sim<'_> {
             self.reads[op] = Some(Box::new(reading));
             return self.after(read.get, Event::Got { op });
         }
-        if !self.nodes[at].answers(now) {
+        let (changes, named, stream) = (local.changes[address], local.named, local.stream);
+        let of = OfLocal { at, nth, stream };
+        let late = self.local(of).look_up();
+        let asks = Event::LocalResolves {
+            of,
+            op,
+            address,
+            before: (changes, named),
+        };
+        self.after(late, asks);
+    }
+
+    /// A look-up of a process with a table comes to its sidecar. Its reader has the answer at once; that it is kept may take longer.
+    pub(super) fn local_resolves(
+        &mut self,
+        of: OfLocal,
+        (op, address): (usize, usize),
+        (changes, named): (u64, Option<TableId>),
+    ) {
+        let (at, own) = (of.at, self.time(of.at));
+        let Some(read) = self.read_op(op) else {
+            return;
+        };
+        if !self.nodes[at].answers(self.now) {
             self.tally.bypassed += 1;
             return;
         }
-        let (changes, named, stream) = (local.changes[address], local.named, local.stream);
-        self.resolve(op, read, at, address, 0);
-        let own = self.time(at);
+        self.resolve(op, &read, at, address, 0);
         let core = self.nodes[at].core.as_ref();
+        let position = named.and_then(|id| core?.table_position_of(id));
         let keeps = named.is_some_and(|id| core.is_some_and(|core| core.may_keep(id, own)));
+        let run = self.nodes[at].incarnation;
+        let local = &mut self.locals[at][of.nth];
+        match position.filter(|_| local.named == named) {
+            Some(position) => local.needed = local.needed.max(position),
+            // An answer of which nobody can say how far it is ahead of what is here.
+            None => local.forget(),
+        }
+        if local.of == run {
+            for (address, shown) in local.shown.iter_mut().enumerate() {
+                *shown = (*shown).max(self.checker.newest_applied(at, address));
+            }
+        }
         if let Some(reading) = self.reads[op].as_ref().filter(|_| keeps) {
             let kept = Box::new(Kept {
                 resolution: reading.resolution.clone(),
                 changes,
                 applied: reading.applied(),
             });
-            let of = OfLocal { at, nth, stream };
-            let rng = &mut self.locals[at][nth].rng;
-            let late = match rng.random_range(0..8) {
-                0 => rng.random_range(MILLISECOND..80 * MILLISECOND),
-                _ => rng.random_range(20..400),
-            };
+            let late = self.local(of).look_up();
             let keeps = Event::LocalKeeps { of, address, kept };
             self.after(late, keeps);
+        }
+    }
+
+    /// A process with a table has made a write, whose answer names what was bumped: what it reads from now on is not from before.
+    pub(super) fn local_wrote(&mut self, at: usize, event: EventId) {
+        let known = self.checker.known(event);
+        let local = self
+            .locals
+            .get_mut(at)
+            .and_then(|locals| locals.first_mut());
+        if let Some((known, local)) = known.zip(local) {
+            for address in known.covers.iter() {
+                local.changes[address] += 1;
+                local.shown[address] = local.shown[address].max(known.index);
+            }
         }
     }
 
@@ -448,21 +522,30 @@ impl Sim<'_> {
     }
 
     /// Whether a table of a run may serve around an event that the run is said to have done with: it holds a lease, and has
-    /// something from before the event, of which it has not heard. What it will ask for its sidecar answers.
+    /// something from before the event. What it will ask for its sidecar answers.
     pub(super) fn served_locally(&self, at: usize, event: EventId) -> bool {
         let Some(known) = self.checker.known(event) else {
             return false;
         };
         let stale = |local: &Local, address: usize| {
-            let applied = local.applied[address];
             let kept = local.kept[address].as_ref();
             let kept = kept.filter(|kept| kept.changes == local.changes[address]);
-            kept.is_some_and(|kept| kept.applied.max(applied) < known.index)
+            kept.is_some_and(|kept| kept.applied < known.index)
         };
+        let stale = |local: &Local| known.covers.iter().any(|address| stale(local, address));
+        self.leased_locals(at).any(stale)
+    }
+
+    /// Whether a table of a run has not heard of an event that the run is said to have done with, and holds a lease: whatever it has.
+    pub(super) fn unheard_locally(&self, at: usize, event: EventId) -> bool {
+        let unheard = |local: &Local| local.noted.iter().any(|(_, of)| *of == Some(event));
+        self.leased_locals(at).any(unheard)
+    }
+
+    fn leased_locals(&self, at: usize) -> impl Iterator<Item = &Local> {
         let run = self.nodes[at].incarnation;
         let locals = self.locals.get(at).into_iter().flatten();
-        let mut leased = locals.filter(|local| local.of == run && local.is_leased(self.now));
-        leased.any(|local| known.covers.iter().any(|address| stale(local, address)))
+        locals.filter(move |local| local.of == run && local.is_leased(self.now))
     }
 
     /// Nothing is wrong with clients any more.

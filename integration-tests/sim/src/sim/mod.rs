@@ -353,6 +353,12 @@ impl<'a> Sim<'a> {
             Event::LocalPost { of, .. } => self.local_post(of),
             Event::LocalSays { of, .. } => self.local_says(of),
             Event::LocalEnds { of, id, .. } => self.local_ends(of.at, id),
+            Event::LocalResolves {
+                of,
+                op,
+                address,
+                before,
+            } => self.local_resolves(of, (op, address), before),
             Event::LocalKeeps { of, address, kept } => self.local_keeps(of, address, *kept),
             Event::Declare { op, attempt } => self.declare(op, attempt),
             Event::Undeclared { op, attempt } => self.undeclared(op, attempt),

@@ -31,6 +31,11 @@ impl Sim<'_> {
                         "{letter} serves nothing from before {event:?}, says a receipt, and a table there may"
                     )
                 }
+                HolderState::Has if self.unheard_locally(at, event) => {
+                    format!(
+                        "{letter} has {event:?}, says a receipt, and a table there has a lease and has not heard of it"
+                    )
+                }
                 HolderState::CannotServe if self.serves_without(at, event) => {
                     format!("{letter} cannot serve, says a receipt, but is fresh without {event:?}")
                 }

@@ -275,6 +275,7 @@ impl Sim<'_> {
         let early = !self.caught_up(at);
         self.checker.answered(self.now, event, all, early);
         self.check_receipt(event, receipt);
+        self.local_wrote(at, event);
         let shifts = self.write_op(op).is_some_and(|it| it.shift.is_some());
         if let Some(writing) = &mut self.writes[op] {
             writing.done = true;
