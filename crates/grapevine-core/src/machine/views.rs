@@ -47,6 +47,8 @@ pub(super) struct Views {
     /// From when on this run, which has a seat, knows of every grant that lets others vouch: one `max_staleness` after it
     /// learned of its seat, or, alone, after it started.
     knows_from: Option<Time>,
+    /// The number of the view that was adopted last.
+    adopted: u64,
     /// Since when something is wanted of the roster, how often this sidecar tried, and when it may again.
     pub(super) wanted: Option<Time>,
     pub(super) attempts: u32,
@@ -82,6 +84,7 @@ impl Views {
         let roster = Roster::start(node, run, record);
         Self {
             durable: roster.view().mark(),
+            adopted: roster.view().number,
             roster,
             knows_from: None,
             wanted: None,
@@ -435,6 +438,7 @@ impl Core {
 
     /// What follows from a new view.
     fn adopted(&mut self, now: Time, effects: &mut Effects) -> Vec<Write> {
+        let lease = stretched(self.table_lease(), self.config.clock_rate_ppm);
         let views = &mut self.views;
         (views.wanted, views.attempts) = (None, 0);
         let seats = &views.roster.view().seats;
@@ -451,7 +455,17 @@ impl Core {
         let longest = stretched(self.config.max_staleness, self.config.clock_rate_ppm);
         let from = since.plus(longest);
         let seated = views.roster.seated();
-        views.knows_from = seated.then(|| views.knows_from.unwrap_or(from));
+        let number = views.view().number;
+        let last = std::mem::replace(&mut views.adopted, number);
+        // Members of a view without this run were fresh without it, until the next view. What they leased to tables holds for longer.
+        let follows = views.knows_from.is_some() && number == last + 1;
+        let leased = if follows || last == 0 {
+            Time::ZERO
+        } else {
+            now.plus(lease)
+        };
+        let known = views.knows_from.unwrap_or(from).max(leased);
+        views.knows_from = seated.then_some(known);
         let view = views.view().clone();
         // What members of the last view vouched for says nothing in this one: somebody may be missing who is asked now.
         for member in self.members.iter_mut() {
