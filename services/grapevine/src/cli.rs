@@ -8,9 +8,11 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
+#[cfg(feature = "bench")]
+use crate::commands::bench;
 use crate::commands::{
-    addresses, bench, classes, completions, demo, drain, explain, forget, index, invalidate,
-    members, register, replay, resolve, status, watch, write,
+    addresses, classes, completions, demo, drain, explain, forget, index, invalidate, members,
+    register, replay, resolve, status, watch, write,
 };
 use crate::exit::{EXIT_CODES, Failure, of_clap};
 
@@ -41,7 +43,9 @@ enum Command {
     Index(index::Args),
     Demo(demo::Args),
     Replay(replay::Args),
+    #[cfg(feature = "bench")]
     Bench(bench::Args),
+    #[cfg(feature = "bench")]
     #[command(hide = true)]
     BenchPeer(bench::PeerArgs),
     Completions(completions::Args),
@@ -95,10 +99,13 @@ impl Command {
 
     fn run_on_a_runtime(self) -> Result<(), Failure> {
         // What starts processes and load needs every core; a call to a sidecar does not.
-        let mut builder = if matches!(
-            self,
-            Self::Demo(_) | Self::Replay(_) | Self::Bench(_) | Self::BenchPeer(_)
-        ) {
+        let needs_every_core = match self {
+            Self::Demo(_) | Self::Replay(_) => true,
+            #[cfg(feature = "bench")]
+            Self::Bench(_) | Self::BenchPeer(_) => true,
+            _ => false,
+        };
+        let mut builder = if needs_every_core {
             tokio::runtime::Builder::new_multi_thread()
         } else {
             tokio::runtime::Builder::new_current_thread()
@@ -127,7 +134,9 @@ impl Command {
             Self::Index(args) => index::run(args).await,
             Self::Demo(args) => demo::run(args).await,
             Self::Replay(args) => replay::run(args).await,
+            #[cfg(feature = "bench")]
             Self::Bench(args) => bench::run(args).await,
+            #[cfg(feature = "bench")]
             Self::BenchPeer(args) => bench::serve(args).await,
             Self::Completions(args) => completions::run(&args),
         }
@@ -151,8 +160,11 @@ impl Command {
             Self::Index(args) => args.json(),
             Self::Demo(args) => args.json,
             Self::Replay(args) => args.json,
+            #[cfg(feature = "bench")]
             Self::Bench(args) => args.json,
-            Self::BenchPeer(_) | Self::Completions(_) => false,
+            #[cfg(feature = "bench")]
+            Self::BenchPeer(_) => false,
+            Self::Completions(_) => false,
         }
     }
 }

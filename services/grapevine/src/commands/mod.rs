@@ -1,6 +1,7 @@
 //! The subcommands, one per file: the arguments, the call, and how the answer is written.
 
 pub(crate) mod addresses;
+#[cfg(feature = "bench")]
 pub(crate) mod bench;
 pub(crate) mod classes;
 pub(crate) mod completions;
