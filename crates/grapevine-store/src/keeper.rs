@@ -17,8 +17,9 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crate::StoreError;
-use crate::guard::Guard;
+use crate::guard::{Guard, Phase};
 use crate::log_files::Written;
+use crate::pending::Shared;
 
 /// What takes longer is told at error level.
 pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
@@ -94,11 +95,12 @@ pub(crate) struct Keeper {
     threads: Vec<JoinHandle<()>>,
 }
 
-/// The engine's file, those of the log, and that of the tally.
+/// The engine's file, those of the log, and that of the tally; and the journal, which goes once they are synced.
 pub(crate) struct Files {
     engine: File,
     log: Arc<Written>,
     tally: File,
+    pending: Option<Arc<Shared>>,
 }
 
 impl Files {
@@ -113,17 +115,30 @@ impl Files {
                 engine,
                 log: Arc::clone(log),
                 tally,
+                pending: None,
             }),
             Err(source) => Err(StoreError::Unusable { path, source }),
         }
     }
 
-    fn sync(&self) -> io::Result<()> {
+    /// The same, with what the engine does not have yet.
+    pub(crate) fn with_pending(self, pending: &Arc<Shared>) -> Self {
+        let pending = Some(Arc::clone(pending));
+        Self { pending, ..self }
+    }
+
+    fn sync(&self) -> Result<(), StoreError> {
+        let pending = self.pending.as_ref();
+        let ended = pending.map(|pending| pending.flush()).transpose()?;
         // Before the engine's, which has the places of what is in them.
-        self.log.sync()?;
-        self.engine.sync_all()?;
+        self.log.sync().map_err(StoreError::of_disk)?;
+        self.engine.sync_all().map_err(StoreError::of_disk)?;
         // After the engine's: a count on the disk then says that so much was in the engine's file.
-        self.tally.sync_data()
+        self.tally.sync_data().map_err(StoreError::of_disk)?;
+        if let Some((pending, ended)) = pending.zip(ended) {
+            pending.remove(ended)?;
+        }
+        Ok(())
     }
 }
 
@@ -141,7 +156,8 @@ impl Keeper {
         };
         let (work, guard) = (Arc::clone(watched), guard.clone());
         keeper.spawn("store sync", move |closing| {
-            sync_until_closed(|| files.sync(), sync_every, closing, &work, &guard);
+            let sync = || guard.run(Phase::Running, || files.sync());
+            sync_until_closed(sync, sync_every, closing, &work, &guard);
         })?;
         let work = Arc::clone(watched);
         keeper.spawn("store watch", move |closing| {
@@ -193,7 +209,7 @@ impl Watched {
 
 /// Syncs as often as told while there are new commits, until the store is closed or a sync failed.
 fn sync_until_closed(
-    mut sync: impl FnMut() -> io::Result<()>,
+    mut sync: impl FnMut() -> Result<(), StoreError>,
     every: Duration,
     closing: &Closing,
     watched: &Watched,
@@ -207,7 +223,7 @@ fn sync_until_closed(
         }
         if let Err(error) = watched.sync.run(&mut sync) {
             // The system has dropped what it could not write, and would call the next sync a success.
-            guard.fail(&StoreError::of_disk(error));
+            guard.fail(&error);
             return;
         }
         synced = commits;
@@ -246,7 +262,7 @@ mod tests {
         let mut syncs = 0;
         let sync = || {
             syncs += 1;
-            Err(io::ErrorKind::Other.into())
+            Err(StoreError::of_disk(io::ErrorKind::Other.into()))
         };
         // Ends by itself, though nobody closes it.
         let every = Duration::from_millis(1);

@@ -97,11 +97,6 @@ impl Range {
         }
         self
     }
-
-    /// A range whose start has passed its end.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.start >= self.end
-    }
 }
 
 /// Sorts after the class's own keys (which go on with 0x00) and before those of the classes below it.

@@ -2,7 +2,8 @@
 //!
 //! Core says what to keep, in [`Write`]s; a [`Store`] commits a group of them atomically and returns when they are
 //! flushed, which means that they survive the end of the process (`kill -9`), and a power loss only from the last
-//! periodic sync on ([`StoreConfig::sync_every`]). One task writes; anybody reads, beside it.
+//! periodic sync on ([`StoreConfig::sync_every`]): they are in a journal (`journal.rs`), or in the engine's files. One task
+//! writes; anybody reads, beside it.
 //!
 //! Two stores behave alike and pass one contract suite: [`SledStore`] on disk, and [`MemoryStore`] for tests and
 //! simulators. Everything lies in one tree, so that a batch is atomic over all of it; tables are told apart by a
@@ -25,6 +26,7 @@ mod error;
 mod event;
 mod guard;
 mod intents;
+mod journal;
 mod keeper;
 mod keys;
 mod ledger;
@@ -34,6 +36,7 @@ mod log_files;
 mod memory;
 mod open;
 mod page;
+mod pending;
 mod recover;
 mod roster;
 mod rows;

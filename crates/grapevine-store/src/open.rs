@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! <path>/lock              locked while a process has the store
-//! <path>/sled/             the engine's files
+//! <path>/sled/             the engine's files, and the journal's (see journal.rs)
 //! <path>/sled.corrupt-<n>/ what was set aside (see aside.rs)
 //! <path>/acknowledged      how many commits were acknowledged (see tally.rs)
 //! <path>/log/              large events of the log (see log_files.rs)
@@ -32,7 +32,7 @@ use crate::recover::Counters;
 use crate::sled_store::{Engine, SledStore};
 use crate::tally::Tally;
 use crate::txn::Txn;
-use crate::{StoreConfig, StoreError, aside, recover, snapshots};
+use crate::{StoreConfig, StoreError, aside, journal, recover, snapshots};
 
 /// The one tree.
 const TREE: &str = "grapevine";
@@ -77,7 +77,7 @@ pub fn open(config: &StoreConfig) -> Result<(SledStore, Recovered, OpenReport), 
     let mut report = OpenReport::default();
     threads_can_start().map_err(unusable(&config.path))?;
     let tally_path = config.path.join("acknowledged");
-    let (mut tally, acknowledged) = Tally::open(&tally_path).map_err(unusable(&tally_path))?;
+    let (tally, acknowledged) = Tally::open(&tally_path).map_err(unusable(&tally_path))?;
     let doubted = guard.note(Phase::Running).is_some();
     let opened = aside::open_or_begin_anew(config, &guard, &mut report, |begun_anew| {
         if begun_anew {
@@ -249,6 +249,10 @@ fn open_engine(
             tree.flush()?;
         }
         None => return Err(foreign(config, "it has records and no format".to_owned())),
+    }
+    let replayed = journal::replay(&tree, &engine)?;
+    if replayed > 0 {
+        tracing::info!(commits = replayed, "applied what the journal has");
     }
     let txn = Txn::new(&tree);
     let counters = Counters::read(&txn)?;

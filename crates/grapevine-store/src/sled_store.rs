@@ -1,7 +1,7 @@
 //! The store on disk.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use grapevine_core::criteria::Shape;
 use grapevine_core::event::Floor;
@@ -12,15 +12,17 @@ use sled::{Db, IVec, Tree};
 
 use crate::directory::{self, Gathered};
 use crate::guard::{Guard, Phase};
+use crate::journal::Journal;
 use crate::keeper::{Files, Keeper, Watched};
 use crate::keys;
 use crate::ledger::Ledger;
 use crate::log::{self, LogWriter};
 use crate::log_files::{LogDirectory, LogFiles, Written};
 use crate::open::{self, DirectoryLock};
+use crate::pending::Shared;
 use crate::recover::Counters;
 use crate::tally::Tally;
-use crate::txn::Txn;
+use crate::txn::{Changes, Txn};
 use crate::{
     AddressRow, ClassRow, Cursor, LogRead, Page, Store, StoreConfig, StoreError, intents, listing,
     recover, roster, versions,
@@ -52,10 +54,7 @@ pub struct SledStore {
     tree: Tree,
     db: Db,
     writer: Mutex<Writer>,
-    /// Held for writing while a commit is visible in the engine and not yet flushed, so that no reader hands out what
-    /// a crash may still take back; for reading while a page is read. A waiting writer goes before new readers (the
-    /// standard library's lock on Linux does that), so a commit waits for the pages being read, and no longer.
-    unflushed: RwLock<()>,
+    pending: Arc<Shared>,
     watched: Arc<Watched>,
     log_directory: LogDirectory,
     log_written: Arc<Written>,
@@ -63,9 +62,9 @@ pub struct SledStore {
     expiry_backlog: AtomicBool,
     log_bytes_max: u64,
     guard: Guard,
-    /// Runs in the place of the next flush.
+    /// Runs in the place of the next commit's way into the journal, which is then flushed.
     #[cfg(test)]
-    instead_of_flush: Mutex<Option<tests::Flush>>,
+    instead_of_journal: Mutex<Option<tests::Flush>>,
     _keeper: Keeper,
     /// Held until the engine is gone: fields are dropped in order.
     _lock: DirectoryLock,
@@ -81,7 +80,11 @@ impl SledStore {
         let watched = Arc::new(Watched::default());
         let tally = engine.tally.file().map_err(StoreError::of_disk)?;
         let log_written = Arc::clone(engine.log_files.written());
-        let files = Files::open(&open::engine_path(config), &log_written, tally)?;
+        let engine_path = open::engine_path(config);
+        let journal = Journal::new(&engine_path);
+        let pending = Arc::new(Shared::new(engine.tree.clone(), journal));
+        let files = Files::open(&engine_path, &log_written, tally)?;
+        let files = files.with_pending(&pending);
         let keeper = Keeper::start(files, config.sync_every, &watched, &guard)
             .map_err(StoreError::of_disk)?;
         Ok(Self {
@@ -95,14 +98,14 @@ impl SledStore {
                 counters: engine.counters,
                 tally: engine.tally,
             }),
-            unflushed: RwLock::new(()),
+            pending,
             watched,
             registrations: AtomicU64::new(engine.counters.registrations),
             expiry_backlog: AtomicBool::new(false),
             log_bytes_max: config.log_bytes_max,
             guard,
             #[cfg(test)]
-            instead_of_flush: Mutex::new(None),
+            instead_of_journal: Mutex::new(None),
             _keeper: keeper,
             _lock: lock,
         })
@@ -139,14 +142,12 @@ impl SledStore {
         &self,
         work: impl FnOnce(&Txn<'_>) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
-        let _page = self
-            .unflushed
-            .read()
-            .unwrap_or_else(PoisonError::into_inner);
+        self.refuse_if_failed()?;
+        let _page = self.pending.settled(&self.guard)?;
         self.read_beside_commits(work)
     }
 
-    /// Reads what may be unflushed and may change meanwhile, however long it takes.
+    /// Reads what the tree has, which may change meanwhile, however long it takes.
     fn read_beside_commits<T>(
         &self,
         work: impl FnOnce(&Txn<'_>) -> Result<T, StoreError>,
@@ -158,20 +159,28 @@ impl SledStore {
 
     fn commit_with(&self, state: &mut Writer, writes: &[Write]) -> Result<Vec<Taken>, StoreError> {
         let prepared = self.guard.run(Phase::Running, || {
-            Prepared::of(&self.tree, state, writes, self.log_bytes_max)
+            let pending = self.pending.read();
+            let txn = Txn::over(&self.tree, pending.changes());
+            Prepared::of(txn, state, writes, self.log_bytes_max)
         })?;
+        let Prepared {
+            changes,
+            counters,
+            taken,
+            expiry_backlog,
+        } = prepared;
         {
-            let _unseen = self
-                .unflushed
-                .write()
-                .unwrap_or_else(PoisonError::into_inner);
+            let mut pending = self.pending.write();
             // The guard notes a failure before readers go on, who then see nothing at all.
             self.guard.run(Phase::Running, || {
-                prepared.txn.apply()?;
-                self.flush()
+                #[cfg(test)]
+                if let Some(instead) = self.instead_of_journal.lock().unwrap().take() {
+                    instead()?;
+                    return pending.flush(&self.tree, changes);
+                }
+                pending.add(&self.tree, counters.commits, changes)
             })?;
         }
-        let counters = prepared.counters;
         let counted = state.tally.set(counters.commits);
         let counted = counted.and_then(|()| state.log_files.remove_empty());
         let counted = counted.map_err(StoreError::of_disk);
@@ -185,19 +194,10 @@ impl SledStore {
             .store(counters.commits, Ordering::Release);
         self.registrations
             .store(counters.registrations, Ordering::Release);
-        if let Some(backlog) = prepared.expiry_backlog {
+        if let Some(backlog) = expiry_backlog {
             self.expiry_backlog.store(backlog, Ordering::Release);
         }
-        Ok(prepared.taken)
-    }
-
-    fn flush(&self) -> Result<(), StoreError> {
-        #[cfg(test)]
-        if let Some(instead) = self.instead_of_flush.lock().unwrap().take() {
-            return instead();
-        }
-        self.tree.flush()?;
-        Ok(())
+        Ok(taken)
     }
 }
 
@@ -213,23 +213,23 @@ struct Commit<'a, 'l> {
     expiry_backlog: Option<bool>,
 }
 
-/// A commit that is to be applied and flushed.
-struct Prepared<'a> {
-    txn: Txn<'a>,
+/// A commit that is to be taken up.
+struct Prepared {
+    changes: Changes,
     counters: Counters,
     taken: Vec<Taken>,
     expiry_backlog: Option<bool>,
 }
 
-impl Prepared<'_> {
-    fn of<'a>(
-        tree: &'a Tree,
+impl Prepared {
+    fn of(
+        txn: Txn<'_>,
         state: &mut Writer,
         writes: &[Write],
         log_bytes_max: u64,
-    ) -> Result<Prepared<'a>, StoreError> {
+    ) -> Result<Self, StoreError> {
         let mut commit = Commit {
-            txn: Txn::new(tree),
+            txn,
             log: LogWriter::new(&mut state.ledger, &mut state.log_files),
             gathered: Gathered::default(),
             registrations: state.counters.registrations,
@@ -246,8 +246,8 @@ impl Prepared<'_> {
             commits: state.counters.commits + 1,
         };
         commit.txn.put(keys::counters(), counters.encode());
-        Ok(Prepared {
-            txn: commit.txn,
+        Ok(Self {
+            changes: commit.txn.into_changes(),
             counters,
             taken: commit.taken,
             expiry_backlog: commit.expiry_backlog,
@@ -455,7 +455,19 @@ impl Store for SledStore {
     }
 
     fn disk_bytes(&self) -> u64 {
-        self.db.size_on_disk().unwrap_or(0) + self.log_written.bytes()
+        self.db.size_on_disk().unwrap_or(0)
+            + self.log_written.bytes()
+            + self.pending.read().journal_bytes()
+    }
+}
+
+impl Drop for SledStore {
+    fn drop(&mut self) {
+        // So that the next opening has nothing to replay. What fails here, it replays.
+        if self.guard.failed().is_none() {
+            let flushed = self.guard.run(Phase::Running, || self.pending.flush());
+            let _ = flushed.and_then(|ended| self.pending.remove(ended));
+        }
     }
 }
 

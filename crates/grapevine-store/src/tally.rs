@@ -10,7 +10,8 @@
 //! be missing in both files, and then nothing tells of them.
 
 use std::fs::File;
-use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::io::{self, Read};
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 const BYTES: usize = 16;
@@ -44,9 +45,8 @@ impl Tally {
     }
 
     /// Sets the count.
-    pub(crate) fn set(&mut self, count: u64) -> io::Result<()> {
-        self.file.seek(SeekFrom::Start(0))?;
-        self.file.write_all(&encode(count))
+    pub(crate) fn set(&self, count: u64) -> io::Result<()> {
+        self.file.write_all_at(&encode(count), 0)
     }
 }
 
@@ -71,7 +71,7 @@ mod tests {
     fn the_count_reads_back_and_garbage_counts_nothing() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("tally");
-        let (mut tally, count) = Tally::open(&path).unwrap();
+        let (tally, count) = Tally::open(&path).unwrap();
         assert_eq!(count, 0);
         tally.set(7).unwrap();
         tally.set(8).unwrap();

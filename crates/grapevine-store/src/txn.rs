@@ -1,7 +1,7 @@
-//! One commit in the making: changes over the tree, each seen by those after it, applied as one batch.
+//! One commit in the making: changes over what is pending over the tree, each seen by those after it.
 //!
-//! Readers use the same type without changes. A scan is not a snapshot: the tree may change between two of its
-//! steps, by whole commits. What reads on top of it therefore goes by keys, never by positions.
+//! Readers use the same type without changes, and with nothing pending. A scan is not a snapshot: the tree may change between two of
+//! its steps, by whole commits. What reads on top of it therefore goes by keys, never by positions.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map;
@@ -12,23 +12,34 @@ use sled::{IVec, Tree};
 use crate::StoreError;
 use crate::keys::Range;
 
-/// The tree, and what this commit changes in it.
+/// What a commit changes, by key; `None`: removed.
+pub(crate) type Changes = BTreeMap<Vec<u8>, Option<IVec>>;
+
+static NOTHING: Changes = Changes::new();
+
+/// The tree, what earlier commits change in it, and what this one does.
 pub(crate) struct Txn<'a> {
     tree: &'a Tree,
-    /// `None`: removed.
-    changes: BTreeMap<Vec<u8>, Option<IVec>>,
+    pending: &'a Changes,
+    changes: Changes,
 }
 
 impl<'a> Txn<'a> {
     pub(crate) fn new(tree: &'a Tree) -> Self {
+        Self::over(tree, &NOTHING)
+    }
+
+    /// One that sees changes which the tree does not have yet.
+    pub(crate) fn over(tree: &'a Tree, pending: &'a Changes) -> Self {
         Self {
             tree,
-            changes: BTreeMap::new(),
+            pending,
+            changes: Changes::new(),
         }
     }
 
     pub(crate) fn get(&self, key: &[u8]) -> Result<Option<IVec>, StoreError> {
-        match self.changes.get(key) {
+        match self.changes.get(key).or_else(|| self.pending.get(key)) {
             Some(change) => Ok(change.clone()),
             None => Ok(self.tree.get(key)?),
         }
@@ -42,20 +53,27 @@ impl<'a> Txn<'a> {
         self.changes.insert(key, None);
     }
 
+    /// What it changes.
+    pub(crate) fn into_changes(self) -> Changes {
+        self.changes
+    }
+
     /// The keys of a range, ascending, with their values.
     pub(crate) fn scan(&self, range: Range) -> Scan<'_> {
-        if range.is_empty() {
-            return Scan {
-                stored: None,
-                changed: BTreeMap::range(&self.changes, Vec::new()..Vec::new()).peekable(),
-            };
-        }
-        Scan {
-            changed: self
-                .changes
-                .range(range.start.clone()..range.end.clone())
-                .peekable(),
-            stored: Some(self.tree.range(range.start..range.end).peekable()),
+        let Range { start, end } = range;
+        // An empty one may end before it starts, which a map's own ranges must not.
+        let end = end.max(start.clone());
+        let changed = |changes: &'a Changes| changes.range(start.clone()..end.clone()).peekable();
+        let pending = changed(self.pending);
+        let changed = self.changes.range(start.clone()..end.clone()).peekable();
+        let stored = Stored(self.tree.range(start..end));
+        let stored = Over {
+            stored: stored.peekable(),
+            changed: pending,
+        };
+        Over {
+            stored: stored.peekable(),
+            changed,
         }
     }
 
@@ -70,46 +88,70 @@ impl<'a> Txn<'a> {
         lowest: &[u8],
         highest: &[u8],
     ) -> Result<Option<(IVec, IVec)>, StoreError> {
-        let changed = self
-            .changes
-            .range::<[u8], _>((
+        let is_changed = |key: &[u8]| self.changes.contains_key(key);
+        let last_of = |changes: &Changes, hidden: &dyn Fn(&[u8]) -> bool| {
+            let bounds = (
                 std::ops::Bound::Included(lowest),
                 std::ops::Bound::Included(highest),
-            ))
-            .rev()
-            .find_map(|(key, change)| Some((key.as_slice(), change.as_ref()?)));
+            );
+            let mut changes = changes.range::<[u8], _>(bounds).rev();
+            changes.find_map(|(key, change)| {
+                let value = change.as_ref().filter(|_| !hidden(key))?;
+                Some((IVec::from(key.as_slice()), value.clone()))
+            })
+        };
+        let changed = last_of(&self.changes, &|_| false);
+        let pending = last_of(self.pending, &is_changed);
         let mut stored = None;
         for entry in self.tree.range(lowest..=highest).rev() {
             let (key, value) = entry?;
-            if !self.changes.contains_key(key.as_ref()) {
+            if !is_changed(&key) && !self.pending.contains_key(key.as_ref()) {
                 stored = Some((key, value));
                 break;
             }
         }
-        Ok(match (stored, changed) {
-            (Some(stored), Some((key, _))) if stored.0.as_ref() > key => Some(stored),
-            (_, Some((key, value))) => Some((IVec::from(key), value.clone())),
-            (stored, None) => stored,
-        })
+        let all = [stored, pending, changed].into_iter().flatten();
+        Ok(all.max_by(|(one, _), (other, _)| one.cmp(other)))
     }
 
-    /// Applies the changes as one batch, which readers and a later recovery see whole or not at all.
+    /// Applies the changes as one batch.
     pub(crate) fn apply(self) -> Result<(), StoreError> {
-        let mut batch = sled::Batch::default();
-        for (key, change) in self.changes {
-            match change {
-                Some(value) => batch.insert(key, value),
-                None => batch.remove(key),
-            }
-        }
-        self.tree.apply_batch(batch)?;
-        Ok(())
+        apply(self.tree, self.changes)
     }
 }
 
-/// Merges what is stored with what the commit changed.
-pub(crate) struct Scan<'a> {
-    stored: Option<Peekable<sled::Iter>>,
+/// Applies changes as one batch, which readers and a later recovery see whole or not at all.
+pub(crate) fn apply(tree: &Tree, changes: Changes) -> Result<(), StoreError> {
+    let mut batch = sled::Batch::default();
+    for (key, change) in changes {
+        match change {
+            Some(value) => batch.insert(key, value),
+            None => batch.remove(key),
+        }
+    }
+    tree.apply_batch(batch)?;
+    Ok(())
+}
+
+/// What the tree has in a range, under what is pending and what the commit changed.
+pub(crate) type Scan<'a> = Over<'a, Over<'a, Stored>>;
+
+type Entry = Result<(IVec, IVec), StoreError>;
+
+/// What the tree has in a range.
+pub(crate) struct Stored(sled::Iter);
+
+impl Iterator for Stored {
+    type Item = Entry;
+
+    fn next(&mut self) -> Option<Entry> {
+        Some(self.0.next()?.map_err(StoreError::from))
+    }
+}
+
+/// Merges what is below with changes of it.
+pub(crate) struct Over<'a, I: Iterator<Item = Entry>> {
+    stored: Peekable<I>,
     changed: Peekable<btree_map::Range<'a, Vec<u8>, Option<IVec>>>,
 }
 
@@ -119,10 +161,9 @@ enum Side {
     Both,
 }
 
-impl Scan<'_> {
+impl<I: Iterator<Item = Entry>> Over<'_, I> {
     fn next_side(&mut self) -> Option<Side> {
-        let stored = self.stored.as_mut().and_then(Peekable::peek);
-        match (stored, self.changed.peek()) {
+        match (self.stored.peek(), self.changed.peek()) {
             (None, None) => None,
             // An error is handed on as it comes.
             (Some(_), None) | (Some(Err(_)), _) => Some(Side::Stored),
@@ -136,23 +177,18 @@ impl Scan<'_> {
             }
         }
     }
-
-    fn next_stored(&mut self) -> Option<Result<(IVec, IVec), StoreError>> {
-        let entry = self.stored.as_mut().and_then(Iterator::next)?;
-        Some(entry.map_err(StoreError::from))
-    }
 }
 
-impl Iterator for Scan<'_> {
-    type Item = Result<(IVec, IVec), StoreError>;
+impl<I: Iterator<Item = Entry>> Iterator for Over<'_, I> {
+    type Item = Entry;
 
-    fn next(&mut self) -> Option<Self::Item> {
+    fn next(&mut self) -> Option<Entry> {
         loop {
             match self.next_side()? {
-                Side::Stored => return self.next_stored(),
+                Side::Stored => return self.stored.next(),
                 side @ (Side::Both | Side::Changed) => {
                     if matches!(side, Side::Both)
-                        && let Some(Err(error)) = self.next_stored()
+                        && let Some(Err(error)) = self.stored.next()
                     {
                         return Some(Err(error));
                     }
@@ -175,6 +211,7 @@ mod tests {
         #[test]
         fn a_commit_sees_its_own_changes(
             stored in prop::collection::btree_map(0_u8..40, any::<u8>(), 0..20),
+            pending in prop::collection::btree_map(0_u8..40, any::<Option<u8>>(), 0..20),
             changes in prop::collection::vec((0_u8..40, any::<Option<u8>>()), 0..40),
             (low, high) in (0_u8..40, 0_u8..40),
         ) {
@@ -183,7 +220,15 @@ mod tests {
                 db.insert([*key], vec![*value]).unwrap();
             }
             let mut expected = stored;
-            let mut txn = Txn::new(&db);
+            for (key, change) in &pending {
+                match change {
+                    Some(value) => expected.insert(*key, *value),
+                    None => expected.remove(key),
+                };
+            }
+            let pending = pending.into_iter().map(|(key, value)| (vec![key], value.map(|value| IVec::from(&[value]))));
+            let pending: Changes = pending.collect();
+            let mut txn = Txn::over(&db, &pending);
             for (key, change) in changes {
                 if let Some(value) = change {
                     expected.insert(key, value);
@@ -214,7 +259,10 @@ mod tests {
                 let wanted = expected.range(low..=high).next_back();
                 prop_assert_eq!(last, wanted.map(|(key, value)| (*key, *value)));
             }
-            txn.apply().unwrap();
+            let changes = txn.into_changes();
+            for changes in [pending, changes] {
+                apply(&db, changes).unwrap();
+            }
             let found: Vec<_> = Txn::new(&db)
                 .scan(Range { start: vec![0], end: vec![255] })
                 .map(|entry| entry.map(|(key, value)| (key[0], value[0])).unwrap())

@@ -56,7 +56,7 @@ fn flush_beside_a_reader(
         });
         end
     });
-    *store.instead_of_flush.lock().unwrap() = Some(flush);
+    *store.instead_of_journal.lock().unwrap() = Some(flush);
     outcome
 }
 
@@ -103,7 +103,7 @@ fn g1_what_failed_to_be_flushed_is_never_shown() {
 fn g1_what_panicked_before_it_was_flushed_is_never_shown() {
     let (_directory, store) = open();
     let panics: Flush = Box::new(|| panic!("in the engine"));
-    *store.instead_of_flush.lock().unwrap() = Some(panics);
+    *store.instead_of_journal.lock().unwrap() = Some(panics);
     let failed = store.commit(&[bumped(2)]);
     assert!(matches!(failed, Err(StoreError::Panicked(_))));
     assert!(matches!(shown(&store), Err(StoreError::Failed { .. })));

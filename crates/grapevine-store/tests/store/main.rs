@@ -4,6 +4,7 @@
 
 mod contract;
 mod crash;
+mod journal;
 mod log_files;
 mod make;
 mod model;

@@ -1,0 +1,325 @@
+//! Commits that the engine may not have on disk yet, nor in memory.
+//!
+//! A flush of the engine waits for the disk, and already a batch has it write three buffers, each of which waits for the disk in a thread of its own. So a
+//! commit is appended to a journal, which is a copy into the system's cache and no more, and is then pending (`pending.rs`) until the engine
+//! gets many of them as one batch. Every so often the keeper has the engine flush and sync everything, and removes the journal's files
+//! that are covered by that (0305). What is appended survives the death of the process as what is flushed does; a loss of power takes either back to
+//! the last sync.
+//!
+//! ```text
+//! <path>/sled/journal-<number>   records, one after the other
+//! record: u32 length of the body, u32 CRC-32 of the body, body
+//! body:   u64 commit; then changes: varint length, key; 00 removed, or 01, varint length, value
+//! ```
+//!
+//! A commit that is too large, or for which the journal has no room, is flushed instead, and the journal begins anew behind it. So the
+//! journal has all commits since some flush of the engine, one after the other: every one that the engine's files may lack, and some
+//! that they have. After a crash all of it is applied once more, in order: the result is the state after its last record, however many
+//! of them the engine had. A record that does not read back ends the journal: it was being written when the process died, and was not
+//! acknowledged. Records that do not follow on what the engine has, as after an older copy was put back, say nothing.
+//!
+//! The files lie with the engine's, so that whoever sets those aside, puts them back or copies them has both.
+
+use std::fs::{self, File};
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+
+use sled::{IVec, Tree};
+
+use crate::StoreError;
+use crate::codec::{DecodeError, Reader, put_varint};
+use crate::recover::Counters;
+use crate::txn::{self, Changes, Txn};
+
+const PREFIX: &str = "journal-";
+/// Larger commits are flushed: copying them twice costs more than a flush.
+const COMMIT_BYTES_MAX: usize = 1 << 20;
+/// So many bytes the journal may have until the keeper has synced; then commits are flushed.
+const BYTES_MAX: u64 = 64 << 20;
+/// Length and checksum.
+const HEADER_BYTES: usize = 8;
+
+/// The journal of a store that is open.
+#[derive(Debug)]
+pub(crate) struct Journal {
+    engine: PathBuf,
+    next_number: u64,
+    /// The file that is appended to, and its bytes.
+    current: Option<(PathBuf, File, u64)>,
+    /// Bytes in all files, also in one that is about to be removed.
+    bytes: u64,
+    /// For the next record: its room is used again.
+    buffer: Vec<u8>,
+}
+
+/// A file of the journal that nothing is appended to any more, if there was one.
+#[derive(Debug, Default)]
+pub(crate) struct Ended {
+    path: Option<PathBuf>,
+    bytes: u64,
+}
+
+impl Ended {
+    /// Removes it, once the engine has all that it has; tells how many bytes it had.
+    pub(crate) fn remove(self) -> io::Result<u64> {
+        self.path.iter().try_for_each(fs::remove_file)?;
+        Ok(self.bytes)
+    }
+}
+
+impl Journal {
+    /// One that begins: the engine has everything, and no file of another one is left.
+    pub(crate) fn new(engine: &Path) -> Self {
+        Self {
+            engine: engine.to_owned(),
+            next_number: 0,
+            current: None,
+            bytes: 0,
+            buffer: Vec::new(),
+        }
+    }
+
+    /// Bytes on disk.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Appends a commit; tells whether it did. If not, it is to be flushed.
+    pub(crate) fn append(&mut self, commit: u64, changes: &Changes) -> io::Result<bool> {
+        let mut record = std::mem::take(&mut self.buffer);
+        encode(&mut record, commit, changes);
+        let appended = self.append_record(&record);
+        record.clear();
+        record.shrink_to(COMMIT_BYTES_MAX);
+        self.buffer = record;
+        appended
+    }
+
+    fn append_record(&mut self, record: &[u8]) -> io::Result<bool> {
+        let more = record.len() as u64;
+        if record.len() > COMMIT_BYTES_MAX || self.bytes + more > BYTES_MAX {
+            return Ok(false);
+        }
+        let (_, file, bytes) = match &mut self.current {
+            Some(current) => current,
+            none => {
+                let path = self.engine.join(format!("{PREFIX}{}", self.next_number));
+                let file = File::options().create_new(true).append(true).open(&path)?;
+                self.next_number += 1;
+                none.insert((path, file, 0))
+            }
+        };
+        file.write_all(record)?;
+        *bytes += more;
+        self.bytes += more;
+        Ok(true)
+    }
+
+    /// Ends the file that is appended to, and hands it over: what is appended from now on goes to another one.
+    pub(crate) fn cut(&mut self) -> Ended {
+        let current = self.current.take();
+        current.map_or_else(Ended::default, |(path, _, bytes)| Ended {
+            path: Some(path),
+            bytes,
+        })
+    }
+
+    /// What has ended was removed.
+    pub(crate) fn removed(&mut self, bytes: u64) {
+        self.bytes = self.bytes.saturating_sub(bytes);
+    }
+}
+
+fn encode(out: &mut Vec<u8>, commit: u64, changes: &Changes) {
+    out.clear();
+    out.extend_from_slice(&[0; HEADER_BYTES]);
+    out.extend_from_slice(&commit.to_be_bytes());
+    for (key, change) in changes {
+        put_varint(out, key.len() as u64);
+        out.extend_from_slice(key);
+        match change {
+            None => out.push(0),
+            Some(value) => {
+                out.push(1);
+                put_varint(out, value.len() as u64);
+                out.extend_from_slice(value);
+            }
+        }
+    }
+    let body = &out[HEADER_BYTES..];
+    let sum = crc32fast::hash(body);
+    // A commit that does not fit is far above what is appended.
+    let length = u32::try_from(body.len()).unwrap_or(u32::MAX);
+    out[..4].copy_from_slice(&length.to_be_bytes());
+    out[4..HEADER_BYTES].copy_from_slice(&sum.to_be_bytes());
+}
+
+/// Reads the changes of a record whose checksum is right.
+fn decode<'a>(
+    reader: &mut Reader<'a>,
+    mut each: impl FnMut(&'a [u8], Option<&'a [u8]>),
+) -> Result<(), DecodeError> {
+    while !reader.is_empty() {
+        let key = bytes(reader)?;
+        match reader.u8()? {
+            0 => each(key, None),
+            1 => each(key, Some(bytes(reader)?)),
+            _ => return Err(reader.error("a change that is none")),
+        }
+    }
+    Ok(())
+}
+
+fn bytes<'a>(reader: &mut Reader<'a>) -> Result<&'a [u8], DecodeError> {
+    let length = reader.varint()?;
+    let length = usize::try_from(length).map_err(|_| reader.error("a length beyond memory"))?;
+    reader.take(length)
+}
+
+/// The records at the beginning of a file that read back: the commit, and its changes.
+fn records(mut file: &[u8]) -> Vec<(u64, &[u8])> {
+    let mut records = Vec::new();
+    while let Some((commit, changes, rest)) = record(file) {
+        records.push((commit, changes));
+        file = rest;
+    }
+    records
+}
+
+fn record(file: &[u8]) -> Option<(u64, &[u8], &[u8])> {
+    let (length, rest) = file.split_first_chunk::<4>()?;
+    let (sum, rest) = rest.split_first_chunk::<4>()?;
+    let length = usize::try_from(u32::from_be_bytes(*length)).ok()?;
+    let (body, rest) = rest.split_at_checked(length)?;
+    let (commit, changes) = body.split_first_chunk::<8>()?;
+    (crc32fast::hash(body) == u32::from_be_bytes(*sum))
+        .then(|| (u64::from_be_bytes(*commit), changes, rest))
+}
+
+/// The journal's files of an earlier run, in order.
+fn files(engine: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(engine)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        let number = name.to_str().and_then(|name| name.strip_prefix(PREFIX));
+        if let Some(number) = number.and_then(|number| number.parse::<u64>().ok()) {
+            files.push((number, entry.path()));
+        }
+    }
+    files.sort();
+    Ok(files.into_iter().map(|(_, path)| path).collect())
+}
+
+/// Applies what an earlier run left, has the engine flush it, and removes it. Tells how many commits there were.
+pub(crate) fn replay(tree: &Tree, engine: &Path) -> Result<u64, StoreError> {
+    let unusable = |source| StoreError::Unusable {
+        path: engine.to_owned(),
+        source,
+    };
+    let paths = files(engine).map_err(unusable)?;
+    if paths.is_empty() {
+        return Ok(0);
+    }
+    let contents: io::Result<Vec<_>> = paths.iter().map(fs::read).collect();
+    let contents = contents.map_err(unusable)?;
+    let records: Vec<_> = contents.iter().flat_map(|file| records(file)).collect();
+    let held = Counters::read(&Txn::new(tree))?.commits;
+    let usable = following(held, &records);
+    let mut changes = Changes::new();
+    for (_, record) in usable {
+        decode(&mut Reader::new(record), |key, value| {
+            changes.insert(key.to_vec(), value.map(IVec::from));
+        })?;
+    }
+    txn::apply(tree, changes)?;
+    tree.flush()?;
+    if usable.len() < records.len() {
+        tracing::warn!(
+            store = %engine.display(),
+            commits = held,
+            records = records.len(),
+            used = usable.len(),
+            "a journal has commits that do not follow on the engine's: they are passed over"
+        );
+    }
+    paths
+        .iter()
+        .try_for_each(fs::remove_file)
+        .map_err(unusable)?;
+    Ok(usable.len() as u64)
+}
+
+/// The records to apply to an engine that has so many commits: the last ones that follow on one another, if they begin no later than behind what it has
+/// and end no earlier.
+fn following<'a, 'r>(held: u64, records: &'a [(u64, &'r [u8])]) -> &'a [(u64, &'r [u8])] {
+    let breaks = records
+        .windows(2)
+        .rposition(|pair| pair[0].0 + 1 != pair[1].0);
+    let run = &records[breaks.map_or(0, |at| at + 1)..];
+    match run {
+        [(first, _), ..]
+            if *first <= held + 1 && run.last().is_some_and(|(last, _)| *last >= held) =>
+        {
+            run
+        }
+        _ => &[],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_records_that_follow_on_what_is_held_are_used() {
+        let of = |commits: &[u64]| {
+            commits
+                .iter()
+                .map(|&commit| (commit, &[][..]))
+                .collect::<Vec<_>>()
+        };
+        for (held, records, used) in [
+            (0, &[][..], &[][..]),
+            (0, &[1, 2], &[1, 2]),
+            (5, &[4, 5, 6], &[4, 5, 6]),
+            (6, &[4, 5, 6], &[4, 5, 6]),
+            (5, &[6], &[6]),
+            (5, &[7, 8], &[]),
+            (9, &[4, 5], &[]),
+            (5, &[1, 2, 5, 6], &[5, 6]),
+            (2, &[1, 2, 5, 6], &[]),
+            (5, &[5, 6, 2], &[]),
+        ] {
+            assert_eq!(
+                following(held, &of(records)),
+                of(used),
+                "{held} {records:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_journal_takes_no_more_than_its_room_until_what_has_ended_is_removed() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut journal = Journal::new(directory.path());
+        let changes = Changes::from([(vec![1], Some(vec![7; COMMIT_BYTES_MAX - 100].into()))]);
+        let larger = Changes::from([(vec![1], Some(vec![7; COMMIT_BYTES_MAX].into()))]);
+        assert!(!journal.append(1, &larger).unwrap());
+        let mut commits = 0;
+        while journal.append(commits, &changes).unwrap() {
+            commits += 1;
+        }
+        assert_eq!(commits, BYTES_MAX / COMMIT_BYTES_MAX as u64);
+        let ended = journal.cut();
+        assert!(
+            !journal.append(commits, &changes).unwrap(),
+            "it is still there"
+        );
+        let removed = ended.remove().unwrap();
+        journal.removed(removed);
+        assert_eq!(journal.bytes(), 0);
+        assert!(journal.append(commits, &changes).unwrap());
+        assert_eq!(files(directory.path()).unwrap().len(), 1);
+    }
+}
