@@ -559,6 +559,14 @@ impl Core {
         self.members.views(&self.progress, flushed, now)
     }
 
+    /// Whether every member has acknowledged all own bumps that are flushed.
+    pub fn is_heard_by_all(&self) -> bool {
+        let own = self.progress.lane(self.config.incarnation, Lane::Bump);
+        let flushed = own.map_or(0, crate::progress::LaneProgress::watermark);
+        let mut members = self.members.iter();
+        members.all(|member| member.flushed.watermark() >= flushed)
+    }
+
     /// Why the member that has this node's seat does not vouch for this sidecar; none when it does, or has no seat.
     pub fn why_not_granted(&self, node: &NodeId, now: Time) -> Option<String> {
         let run = *self.views.view().seats.get(node)?;

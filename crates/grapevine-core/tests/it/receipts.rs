@@ -81,6 +81,27 @@ fn g6_receipts_none_one_quorum_and_all_are_answered_when_so_many_have_it() {
 }
 
 #[test]
+fn g6_a_bump_is_heard_by_all_when_every_member_has_acknowledged_it() {
+    let mut world = World::running_for_long(3, |_| {});
+    let heard = |world: &World| {
+        let core = world.nodes[0].core.as_ref();
+        core.is_some_and(grapevine_core::machine::Core::is_heard_by_all)
+    };
+    assert!(heard(&world));
+    for call_at in [0, 0] {
+        call(&mut world, call_at, ReceiptLevel::None);
+        // Nothing is told before it is flushed.
+        assert!(heard(&world));
+        world.flush(0);
+        assert!(!heard(&world));
+        spread(&mut world, 1);
+        assert!(!heard(&world));
+        spread(&mut world, 2);
+        assert!(heard(&world));
+    }
+}
+
+#[test]
 fn g6_receipts_never_name_a_peer_that_has_not_flushed() {
     let mut world = World::running(2);
     let call = call(&mut world, 0, ReceiptLevel::One);

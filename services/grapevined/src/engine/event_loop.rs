@@ -110,6 +110,8 @@ pub(crate) struct EventLoop {
     told_members: Vec<(NodeId, String)>,
     /// The last own bump that gossip told.
     told_bump: u64,
+    /// When to look whether everybody has heard of it.
+    nudge_at: Option<tokio::time::Instant>,
     /// The view that the log tells of.
     logged: View,
     draining: Option<oneshot::Sender<()>>,
@@ -141,6 +143,7 @@ impl EventLoop {
             inbound: HashMap::new(),
             told_members: Vec::new(),
             told_bump: 0,
+            nudge_at: None,
             logged: View::default(),
             draining: None,
             stop: None,
@@ -162,6 +165,10 @@ impl EventLoop {
             let stalled = self.writer.waiting() >= STALLED * self.parts.writes_max;
             let first = tokio::select! {
                 biased;
+                () = at(self.nudge_at) => {
+                    self.nudge();
+                    continue;
+                }
                 outcome = self.outcomes.recv() => match outcome {
                     Some(outcome) => Turn::Written(outcome),
                     // It panicked. Nothing would be written any more, and nothing answered.
@@ -586,4 +593,12 @@ enum Turn {
     Written(Outcome),
     Command(Command),
     Wake,
+}
+
+/// Returns at that time, or never.
+async fn at(time: Option<tokio::time::Instant>) {
+    match time {
+        Some(time) => tokio::time::sleep_until(time).await,
+        None => std::future::pending().await,
+    }
 }

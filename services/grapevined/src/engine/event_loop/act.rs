@@ -1,7 +1,7 @@
 //! Carrying out what the machine wants done. Nothing here waits: a peer's queue that is full drops its message, and heads
 //! and pulls repair that; deletes are handed to the purger.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use grapevine_core::event::BumpEvent;
 use grapevine_core::fill::FillId;
@@ -16,6 +16,9 @@ use crate::engine::{Clock, Held, News};
 use crate::peers::{LinkSender, serve_log, serve_snapshot};
 use crate::purge::{Job, Submission};
 use crate::telemetry::Counter;
+
+/// How long a bump is left to the links alone before gossip tells who has not acknowledged it: several times what it takes there.
+const NUDGE_AFTER: Duration = Duration::from_millis(25);
 
 impl EventLoop {
     pub(super) fn act(&mut self, actions: Vec<Action>) {
@@ -86,14 +89,23 @@ impl EventLoop {
         }
     }
 
-    /// Lets gossip tell how far this sidecar's own events have come: at once when there is a new bump, for a peer whose
-    /// push was lost asks when it hears of it.
+    /// Lets gossip tell how far this sidecar's own events have come.
     fn publish_heads(&mut self) {
         let (bump, directory) = (self.own_head(Lane::Bump), self.own_head(Lane::Directory));
         self.parts.gossip.set_heads(bump, directory);
         if bump > self.told_bump {
             self.told_bump = bump;
             self.convergence.flushed(bump, Instant::now());
+            let soon = tokio::time::Instant::now() + NUDGE_AFTER;
+            self.nudge_at.get_or_insert(soon);
+        }
+    }
+
+    /// Has gossip tell at once of a bump that somebody has not acknowledged: a peer whose push was lost asks when it hears of it.
+    /// Where all have it there is nothing to tell, and what would be told of a bump on its way keeps everybody from taking it.
+    pub(super) fn nudge(&mut self) {
+        self.nudge_at = None;
+        if !self.parts.engine.core.read().is_heard_by_all() {
             self.parts.gossip.nudge();
         }
     }
