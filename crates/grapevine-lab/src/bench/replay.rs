@@ -1,8 +1,8 @@
-//! A trace of reads, with writes among them, through three sidecars and memcached, strategy `versioned`: what
+//! A trace of reads, as it was recorded and with a write in place of 7 of 100 of them, through three sidecars and memcached, strategy `versioned`: what
 //! [`crate::replay`] does, once for each side of a round. The peer: the same workers, source and cache with a time to live of ten seconds
 //! only, and no sidecar; its reads may be that old.
 //!
-//! Every side and round begins with an empty cache. Grapevine is measured twice in a round, the second time with a local table in each
+//! Every side and round begins with an empty cache. Grapevine is measured twice for each of the two in a round, the second time with a local table in each
 //! node's client. The auditor judges every read: a stale one, or too few hits, ends the bench. The warm-up takes the first tenth.
 //!
 //! Without a trace one is made ([`super::synthetic`]).
@@ -34,8 +34,25 @@ const WARM_UP_RECORDS: u64 = 500_000;
 /// What a side's figures are called.
 type Names = [&'static str; 2];
 
-const PLAIN: Names = ["reads", "hit ratio"];
-const WITH_TABLE: Names = ["reads, with local tables", "hit ratio, with local tables"];
+/// The share of accesses that are turned into writes; the names without and with local tables.
+const LOADS: [(f64, Names, Names); 2] = [
+    (
+        0.0,
+        ["reads as recorded", "as recorded, hit ratio"],
+        [
+            "reads as recorded, with local tables",
+            "as recorded, with local tables, hit ratio",
+        ],
+    ),
+    (
+        0.07,
+        ["reads, 7 % writes", "7 % writes, hit ratio"],
+        [
+            "reads, 7 % writes, with local tables",
+            "7 % writes, with local tables, hit ratio",
+        ],
+    ),
+];
 
 /// Holds the bench.
 pub(super) async fn hold(stage: &mut Stage<'_>) -> anyhow::Result<()> {
@@ -54,29 +71,28 @@ pub(super) async fn hold(stage: &mut Stage<'_>) -> anyhow::Result<()> {
         None => made(stage, dir.path()).await?,
     };
     let limit = stage.options.short.then_some(SHORT_RECORDS);
-    let replay = |arm, local_table| ReplayOptions {
+    let replay = |arm, writes, local_table| ReplayOptions {
         cache: CacheKind::Memcached,
         limit,
+        writes,
         local_table,
         progress: false,
         ..ReplayOptions::new(stage.options.executable.clone(), trace.clone(), arm)
     };
-    let plain = replay(Arm::Versioned, None);
-    let with_table = replay(Arm::Versioned, Some(TABLE_ENTRIES));
-    let theirs = replay(Arm::TtlAlone, None);
-    stage.started([
-        command(&plain),
-        command(&with_table),
-        format!(
-            "grapevine.toml: {}",
-            plain.sidecar_config().replace('\n', "; ")
-        ),
-    ]);
-    let ours = vec![(vec![PLAIN], plain), (vec![WITH_TABLE], with_table)];
+    let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+    for (writes, plain, with_table) in LOADS {
+        ours.push((vec![plain], replay(Arm::Versioned, writes, None)));
+        let table = replay(Arm::Versioned, writes, Some(TABLE_ENTRIES));
+        ours.push((vec![with_table], table));
+        let timeouts = replay(Arm::TtlAlone, writes, None);
+        theirs.push((vec![plain, with_table], timeouts));
+    }
+    stage.started(ours.iter().map(|(_, options)| command(options)));
+    let config = ours[0].1.sidecar_config().replace('\n', "; ");
+    stage.started([format!("grapevine.toml: {config}")]);
     let mut peers: Vec<(Peer, Box<dyn Side>)> = Vec::new();
     if stage.options.wants(Peer::Timeouts) {
-        stage.started([command(&theirs)]);
-        let theirs = vec![(vec![PLAIN, WITH_TABLE], theirs)];
+        stage.started(theirs.iter().map(|(_, options)| command(options)));
         peers.push((Peer::Timeouts, Box::new(Replays::of(theirs))));
     }
     let grapevine = Box::new(Replays::of(ours));

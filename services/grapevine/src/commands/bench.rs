@@ -25,8 +25,8 @@ The benches, and whom each is held against:
   converge    a bump until all of 10 and of 50 sidecars have it;
               tcp (as many processes that send back what they are sent)
               with --wan: of 12 in as many regions, with 2 % loss; delay (of a packet to the farthest one)
-  replay      reads of a whole trace (--trace FILE) through three sidecars and memcached, versioned, without and with
-              local tables; timeouts (the same workers and cache, a time to live of 10 s, no sidecar)
+  replay      a whole trace (--trace FILE), as recorded and with 7 % writes, through three sidecars and memcached, versioned,
+              without and with local tables; timeouts (the same workers and cache, a time to live of 10 s, no sidecar)
 
 A peer whose server is not installed is named as skipped. The figures are medians of the rounds, and the ratio is that of
 grapevine's to the peer's. docs/benchmarks.md says what is measured, and what was.";
