@@ -108,6 +108,11 @@ impl Guard {
         }
     }
 
+    /// Has the next start check everything: what failed may have left a part of itself in the engine's files.
+    pub(crate) fn doubt(&self, error: &StoreError) {
+        write_note(&self.failure.note, &error.to_string());
+    }
+
     /// Runs something in the engine.
     pub(crate) fn run<T>(
         &self,

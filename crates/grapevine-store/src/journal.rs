@@ -1,10 +1,10 @@
-//! Commits that the engine may not have on disk yet, nor in memory.
+//! Commits that the engine's files may lack.
 //!
-//! A flush of the engine waits for the disk, and already a batch has it write three buffers, each of which waits for the disk in a thread of its own. So a
-//! commit is appended to a journal, which is a copy into the system's cache and no more, and is then pending (`pending.rs`) until the engine
-//! gets many of them as one batch. Every so often the keeper has the engine flush and sync everything, and removes the journal's files
-//! that are covered by that (0305). What is appended survives the death of the process as what is flushed does; a loss of power takes either back to
-//! the last sync.
+//! A flush of the engine waits for the disk, and already a batch has it write three buffers, each of which waits for the disk in a thread
+//! of its own. So a commit is appended to a journal, which is a copy into the system's cache and no more, and is then pending
+//! (`pending.rs`) until the engine gets many of them as one batch. Every so often the keeper has the engine flush and sync
+//! everything, and removes the journal's files that are covered by that (0305). What is appended survives the death of the process
+//! as what is flushed does; a loss of power takes either back to the last sync.
 //!
 //! ```text
 //! <path>/sled/journal-<number>   records, one after the other
@@ -12,11 +12,11 @@
 //! body:   u64 commit; then changes: varint length, key; 00 removed, or 01, varint length, value
 //! ```
 //!
-//! A commit that is too large, or for which the journal has no room, is flushed instead, and the journal begins anew behind it. So the
-//! journal has all commits since some flush of the engine, one after the other: every one that the engine's files may lack, and some
-//! that they have. After a crash all of it is applied once more, in order: the result is the state after its last record, however many
-//! of them the engine had. A record that does not read back ends the journal: it was being written when the process died, and was not
-//! acknowledged. Records that do not follow on what the engine has, as after an older copy was put back, say nothing.
+//! A commit that is too large, or for which the journal has no room, is flushed instead, and the journal begins anew behind it. So
+//! the journal has all commits since some flush of the engine, one after the other: every one that the engine's files may lack, and
+//! some that they have. After a crash all of it is applied once more, in order: the result is the state after its last record, however
+//! many of them the engine had. A record that does not read back ends its file: it was being written when the process died, and was
+//! not acknowledged. Records that do not follow on what the engine has, as after an older copy was put back, are kept and not used.
 //!
 //! The files lie with the engine's, so that whoever sets those aside, puts them back or copies them has both.
 
@@ -32,10 +32,14 @@ use crate::recover::Counters;
 use crate::txn::{self, Changes, Txn};
 
 const PREFIX: &str = "journal-";
+/// What is put before the name of a file that does not follow on what the engine has.
+const UNUSED: &str = "unused-";
 /// Larger commits are flushed: copying them twice costs more than a flush.
 const COMMIT_BYTES_MAX: usize = 1 << 20;
 /// So many bytes the journal may have until the keeper has synced; then commits are flushed.
 const BYTES_MAX: u64 = 64 << 20;
+/// So much is applied as one batch at a start.
+const REPLAY_BYTES: usize = 1 << 20;
 /// Length and checksum.
 const HEADER_BYTES: usize = 8;
 
@@ -62,7 +66,8 @@ pub(crate) struct Ended {
 impl Ended {
     /// Removes it, once the engine has all that it has; tells how many bytes it had.
     pub(crate) fn remove(self) -> io::Result<u64> {
-        self.path.iter().try_for_each(fs::remove_file)?;
+        let mut paths = self.path.iter();
+        paths.try_for_each(|path| fs::remove_file(path).map_err(of(path)))?;
         Ok(self.bytes)
     }
 }
@@ -84,34 +89,44 @@ impl Journal {
         self.bytes
     }
 
-    /// Appends a commit; tells whether it did. If not, it is to be flushed.
-    pub(crate) fn append(&mut self, commit: u64, changes: &Changes) -> io::Result<bool> {
+    /// Appends a commit whose changes have so many [bytes](txn::bytes); tells whether it did. If not, it is to be flushed.
+    pub(crate) fn append(
+        &mut self,
+        commit: u64,
+        changes: &Changes,
+        bytes: usize,
+    ) -> io::Result<bool> {
+        if bytes > COMMIT_BYTES_MAX || self.bytes + bytes as u64 > BYTES_MAX {
+            return Ok(false);
+        }
         let mut record = std::mem::take(&mut self.buffer);
         encode(&mut record, commit, changes);
         let appended = self.append_record(&record);
-        record.clear();
-        record.shrink_to(COMMIT_BYTES_MAX);
         self.buffer = record;
         appended
     }
 
     fn append_record(&mut self, record: &[u8]) -> io::Result<bool> {
-        let more = record.len() as u64;
-        if record.len() > COMMIT_BYTES_MAX || self.bytes + more > BYTES_MAX {
-            return Ok(false);
-        }
-        let (_, file, bytes) = match &mut self.current {
+        let (path, file, bytes) = match &mut self.current {
             Some(current) => current,
             none => {
                 let path = self.engine.join(format!("{PREFIX}{}", self.next_number));
-                let file = File::options().create_new(true).append(true).open(&path)?;
+                let opened = File::options().create_new(true).append(true).open(&path);
                 self.next_number += 1;
-                none.insert((path, file, 0))
+                match opened {
+                    Ok(file) => none.insert((path, file, 0)),
+                    Err(error) => {
+                        // The engine has its files open: what is flushed takes no descriptor.
+                        let path = path.display();
+                        tracing::warn!(%path, %error, "no file for the journal: flushing instead");
+                        return Ok(false);
+                    }
+                }
             }
         };
-        file.write_all(record)?;
-        *bytes += more;
-        self.bytes += more;
+        file.write_all(record).map_err(of(path))?;
+        *bytes += record.len() as u64;
+        self.bytes += record.len() as u64;
         Ok(true)
     }
 
@@ -128,6 +143,11 @@ impl Journal {
     pub(crate) fn removed(&mut self, bytes: u64) {
         self.bytes = self.bytes.saturating_sub(bytes);
     }
+}
+
+/// Names the file in an error.
+fn of(path: &Path) -> impl Fn(io::Error) -> io::Error {
+    move |error| io::Error::new(error.kind(), format!("{}: {error}", path.display()))
 }
 
 fn encode(out: &mut Vec<u8>, commit: u64, changes: &Changes) {
@@ -148,8 +168,7 @@ fn encode(out: &mut Vec<u8>, commit: u64, changes: &Changes) {
     }
     let body = &out[HEADER_BYTES..];
     let sum = crc32fast::hash(body);
-    // A commit that does not fit is far above what is appended.
-    let length = u32::try_from(body.len()).unwrap_or(u32::MAX);
+    let length = u32::try_from(body.len()).expect("invariant: larger commits are flushed");
     out[..4].copy_from_slice(&length.to_be_bytes());
     out[4..HEADER_BYTES].copy_from_slice(&sum.to_be_bytes());
 }
@@ -203,7 +222,11 @@ fn files(engine: &Path) -> io::Result<Vec<PathBuf>> {
         let entry = entry?;
         let name = entry.file_name();
         let number = name.to_str().and_then(|name| name.strip_prefix(PREFIX));
-        if let Some(number) = number.and_then(|number| number.parse::<u64>().ok()) {
+        let parsed = number.and_then(|number| Some((number, number.parse::<u64>().ok()?)));
+        // Only names that are ours: others may look alike.
+        if let Some((text, number)) = parsed
+            && number.to_string() == text
+        {
             files.push((number, entry.path()));
         }
     }
@@ -212,7 +235,7 @@ fn files(engine: &Path) -> io::Result<Vec<PathBuf>> {
 }
 
 /// Applies what an earlier run left, has the engine flush it, and removes it. Tells how many commits there were.
-pub(crate) fn replay(tree: &Tree, engine: &Path) -> Result<u64, StoreError> {
+pub(crate) fn replay(tree: &Tree, engine: &Path) -> Result<usize, StoreError> {
     let unusable = |source| StoreError::Unusable {
         path: engine.to_owned(),
         source,
@@ -226,45 +249,58 @@ pub(crate) fn replay(tree: &Tree, engine: &Path) -> Result<u64, StoreError> {
     let records: Vec<_> = contents.iter().flat_map(|file| records(file)).collect();
     let held = Counters::read(&Txn::new(tree))?.commits;
     let usable = following(held, &records);
+    apply(tree, usable)?;
+    tree.flush()?;
+    let last = usable.last().map_or(held, |(last, _)| *last);
+    let lost = records.iter().any(|(commit, _)| *commit > last);
+    if lost {
+        tracing::error!(
+            store = %engine.display(),
+            commits = last,
+            first = records.first().map(|(first, _)| *first),
+            last = records.iter().map(|(commit, _)| *commit).max(),
+            "the journal has commits that do not follow on the engine's: its files are kept as unused-journal-*"
+        );
+    }
+    for path in &paths {
+        let done = match path.file_name().filter(|_| lost) {
+            None => fs::remove_file(path),
+            Some(name) => {
+                let name = format!("{UNUSED}{}", name.to_string_lossy());
+                fs::rename(path, engine.join(name))
+            }
+        };
+        done.map_err(of(path)).map_err(unusable)?;
+    }
+    Ok(usable.len())
+}
+
+/// Applies records in order, some at a time.
+fn apply(tree: &Tree, records: &[(u64, &[u8])]) -> Result<(), StoreError> {
     let mut changes = Changes::new();
-    for (_, record) in usable {
+    let mut bytes = 0;
+    for (_, record) in records {
         decode(&mut Reader::new(record), |key, value| {
             changes.insert(key.to_vec(), value.map(IVec::from));
         })?;
+        bytes += record.len();
+        if bytes > REPLAY_BYTES {
+            txn::apply(tree, &std::mem::take(&mut changes))?;
+            bytes = 0;
+        }
     }
-    txn::apply(tree, changes)?;
-    tree.flush()?;
-    if usable.len() < records.len() {
-        tracing::warn!(
-            store = %engine.display(),
-            commits = held,
-            records = records.len(),
-            used = usable.len(),
-            "a journal has commits that do not follow on the engine's: they are passed over"
-        );
-    }
-    paths
-        .iter()
-        .try_for_each(fs::remove_file)
-        .map_err(unusable)?;
-    Ok(usable.len() as u64)
+    txn::apply(tree, &changes)
 }
 
-/// The records to apply to an engine that has so many commits: the last ones that follow on one another, if they begin no later than behind what it has
-/// and end no earlier.
+/// The records to apply to an engine that has so many commits: the last ones that follow on one another, begin no later than
+/// behind what it has, and end no earlier.
 fn following<'a, 'r>(held: u64, records: &'a [(u64, &'r [u8])]) -> &'a [(u64, &'r [u8])] {
-    let breaks = records
-        .windows(2)
-        .rposition(|pair| pair[0].0 + 1 != pair[1].0);
-    let run = &records[breaks.map_or(0, |at| at + 1)..];
-    match run {
-        [(first, _), ..]
-            if *first <= held + 1 && run.last().is_some_and(|(last, _)| *last >= held) =>
-        {
-            run
-        }
-        _ => &[],
-    }
+    let mut runs = records.chunk_by(|one, next| one.0 + 1 == next.0);
+    let follows = |run: &&[(u64, &[u8])]| {
+        let first = run.first().is_some_and(|(first, _)| *first <= held + 1);
+        first && run.last().is_some_and(|(last, _)| *last >= held)
+    };
+    runs.rfind(follows).unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -288,8 +324,9 @@ mod tests {
             (5, &[7, 8], &[]),
             (9, &[4, 5], &[]),
             (5, &[1, 2, 5, 6], &[5, 6]),
-            (2, &[1, 2, 5, 6], &[]),
-            (5, &[5, 6, 2], &[]),
+            (2, &[1, 2, 5, 6], &[1, 2]),
+            (0, &[1, 2, 6, 7, 8], &[1, 2]),
+            (5, &[5, 6, 2], &[5, 6]),
         ] {
             assert_eq!(
                 following(held, &of(records)),
@@ -303,23 +340,23 @@ mod tests {
     fn a_journal_takes_no_more_than_its_room_until_what_has_ended_is_removed() {
         let directory = tempfile::tempdir().unwrap();
         let mut journal = Journal::new(directory.path());
-        let changes = Changes::from([(vec![1], Some(vec![7; COMMIT_BYTES_MAX - 100].into()))]);
-        let larger = Changes::from([(vec![1], Some(vec![7; COMMIT_BYTES_MAX].into()))]);
-        assert!(!journal.append(1, &larger).unwrap());
+        let of = |bytes| Changes::from([(vec![1], Some(vec![7; bytes].into()))]);
+        let (changes, larger) = (of(COMMIT_BYTES_MAX - 100), of(COMMIT_BYTES_MAX));
+        let append = |journal: &mut Journal, changes| {
+            journal.append(1, changes, txn::bytes(changes)).unwrap()
+        };
+        assert!(!append(&mut journal, &larger));
         let mut commits = 0;
-        while journal.append(commits, &changes).unwrap() {
+        while append(&mut journal, &changes) {
             commits += 1;
         }
         assert_eq!(commits, BYTES_MAX / COMMIT_BYTES_MAX as u64);
         let ended = journal.cut();
-        assert!(
-            !journal.append(commits, &changes).unwrap(),
-            "it is still there"
-        );
+        assert!(!append(&mut journal, &changes), "it is still there");
         let removed = ended.remove().unwrap();
         journal.removed(removed);
         assert_eq!(journal.bytes(), 0);
-        assert!(journal.append(commits, &changes).unwrap());
+        assert!(append(&mut journal, &changes));
         assert_eq!(files(directory.path()).unwrap().len(), 1);
     }
 }

@@ -17,7 +17,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crate::StoreError;
-use crate::guard::{Guard, Phase};
+use crate::guard::Guard;
 use crate::log_files::Written;
 use crate::pending::Shared;
 
@@ -66,7 +66,7 @@ impl Underway {
 pub(crate) struct Watched {
     pub(crate) commit: Underway,
     sync: Underway,
-    /// Commits that were flushed; what is equal at two syncs needs no second one.
+    /// Commits that were acknowledged; what is equal at two syncs needs no second one.
     pub(crate) commits: AtomicU64,
 }
 
@@ -156,7 +156,7 @@ impl Keeper {
         };
         let (work, guard) = (Arc::clone(watched), guard.clone());
         keeper.spawn("store sync", move |closing| {
-            let sync = || guard.run(Phase::Running, || files.sync());
+            let sync = || files.sync();
             sync_until_closed(sync, sync_every, closing, &work, &guard);
         })?;
         let work = Arc::clone(watched);
@@ -215,18 +215,23 @@ fn sync_until_closed(
     watched: &Watched,
     guard: &Guard,
 ) {
-    let mut synced = 0;
+    // What opening wrote is not synced yet.
+    let mut synced = None;
     while !closing.within(every) {
         let commits = watched.commits.load(Ordering::Acquire);
-        if commits == synced {
+        if synced == Some(commits) {
             continue;
+        }
+        if guard.failed().is_some() {
+            // What the journal has is what counts then.
+            return;
         }
         if let Err(error) = watched.sync.run(&mut sync) {
             // The system has dropped what it could not write, and would call the next sync a success.
             guard.fail(&error);
             return;
         }
-        synced = commits;
+        synced = Some(commits);
     }
 }
 
@@ -269,6 +274,18 @@ mod tests {
         sync_until_closed(sync, every, &Closing::default(), &watched, &guard);
         assert_eq!(syncs, 1);
         assert!(guard.failed().is_some());
+    }
+
+    #[test]
+    fn g1_nothing_is_synced_once_the_store_has_failed() {
+        let directory = tempfile::tempdir().unwrap();
+        let guard = Guard::new(directory.path());
+        guard.fail(&StoreError::Corrupt("a page".to_owned()));
+        let sync = || panic!("it would remove what the journal has");
+        // Ends by itself, though nobody closes it.
+        let every = Duration::from_millis(1);
+        let watched = Watched::default();
+        sync_until_closed(sync, every, &Closing::default(), &watched, &guard);
     }
 
     #[test]

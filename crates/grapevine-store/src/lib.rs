@@ -59,7 +59,7 @@ pub use sled_store::SledStore;
 
 /// What a sidecar asks of its store.
 ///
-/// Reads may run beside a commit, and show only what is flushed; after a failed commit they show nothing more. A listing that is read in pages is not a snapshot: it has everything that was
+/// *Flushed* is what survives the end of the process. Reads may run beside a commit, and show only what is flushed; after a failed commit they show nothing more. A listing that is read in pages is not a snapshot: it has everything that was
 /// there from its first page to its last, and may have what came or went in between.
 pub trait Store: Send + Sync + 'static {
     /// Applies the writes in order, all or none, each seeing those before it, and returns when they are flushed.

@@ -62,9 +62,6 @@ pub struct SledStore {
     expiry_backlog: AtomicBool,
     log_bytes_max: u64,
     guard: Guard,
-    /// Runs in the place of the next commit's way into the journal, which is then flushed.
-    #[cfg(test)]
-    instead_of_journal: Mutex<Option<tests::Flush>>,
     _keeper: Keeper,
     /// Held until the engine is gone: fields are dropped in order.
     _lock: DirectoryLock,
@@ -82,7 +79,8 @@ impl SledStore {
         let log_written = Arc::clone(engine.log_files.written());
         let engine_path = open::engine_path(config);
         let journal = Journal::new(&engine_path);
-        let pending = Arc::new(Shared::new(engine.tree.clone(), journal));
+        let pending = Shared::new(engine.tree.clone(), guard.clone(), journal);
+        let pending = Arc::new(pending);
         let files = Files::open(&engine_path, &log_written, tally)?;
         let files = files.with_pending(&pending);
         let keeper = Keeper::start(files, config.sync_every, &watched, &guard)
@@ -104,8 +102,6 @@ impl SledStore {
             expiry_backlog: AtomicBool::new(false),
             log_bytes_max: config.log_bytes_max,
             guard,
-            #[cfg(test)]
-            instead_of_journal: Mutex::new(None),
             _keeper: keeper,
             _lock: lock,
         })
@@ -142,9 +138,12 @@ impl SledStore {
         &self,
         work: impl FnOnce(&Txn<'_>) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
+        let pending = self.pending.read();
+        // Under the lock: a commit that failed has noted it before letting go.
         self.refuse_if_failed()?;
-        let _page = self.pending.settled(&self.guard)?;
-        self.read_beside_commits(work)
+        self.guard.run(Phase::Running, || {
+            work(&Txn::over(&self.tree, pending.changes()))
+        })
     }
 
     /// Reads what the tree has, which may change meanwhile, however long it takes.
@@ -169,18 +168,7 @@ impl SledStore {
             taken,
             expiry_backlog,
         } = prepared;
-        {
-            let mut pending = self.pending.write();
-            // The guard notes a failure before readers go on, who then see nothing at all.
-            self.guard.run(Phase::Running, || {
-                #[cfg(test)]
-                if let Some(instead) = self.instead_of_journal.lock().unwrap().take() {
-                    instead()?;
-                    return pending.flush(&self.tree, changes);
-                }
-                pending.add(&self.tree, counters.commits, changes)
-            })?;
-        }
+        self.pending.add(counters.commits, changes)?;
         let counted = state.tally.set(counters.commits);
         let counted = counted.and_then(|()| state.log_files.remove_empty());
         let counted = counted.map_err(StoreError::of_disk);
@@ -408,6 +396,8 @@ impl Store for SledStore {
     ) -> Result<Page<ClassRow>, StoreError> {
         let bumped = self.read(|txn| listing::bumped(txn, below, after, limit))?;
         // Counting goes through all pages of a class, and a bump must not wait for that.
+        self.refuse_if_failed()?;
+        self.pending.settle()?;
         self.read_beside_commits(|txn| listing::classes(txn, bumped, below, after, limit))
     }
 
@@ -465,7 +455,7 @@ impl Drop for SledStore {
     fn drop(&mut self) {
         // So that the next opening has nothing to replay. What fails here, it replays.
         if self.guard.failed().is_none() {
-            let flushed = self.guard.run(Phase::Running, || self.pending.flush());
+            let flushed = self.pending.flush();
             let _ = flushed.and_then(|ended| self.pending.remove(ended));
         }
     }

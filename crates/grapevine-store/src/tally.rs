@@ -1,7 +1,7 @@
 //! How many commits were acknowledged, beside the engine's files: 8 bytes of count, and the same inverted.
 //!
 //! The engine opens a file that was cut short as if it had always ended there. So each commit also counts in this
-//! file once it is flushed, and an opening that finds fewer commits in the engine than were acknowledged knows that
+//! file once it is in the journal or flushed, and an opening that finds fewer commits in the engine than were acknowledged knows that
 //! some are gone: by damage, or because an older copy was put back. What is left is an older state, which core knows how
 //! to bring up to date; but nobody should have to find that out alone.
 //!

@@ -1,6 +1,6 @@
 //! One commit in the making: changes over what is pending over the tree, each seen by those after it.
 //!
-//! Readers use the same type without changes, and with nothing pending. A scan is not a snapshot: the tree may change between two of
+//! Readers use the same type without changes. A scan is not a snapshot: the tree may change between two of
 //! its steps, by whole commits. What reads on top of it therefore goes by keys, never by positions.
 
 use std::collections::BTreeMap;
@@ -16,6 +16,8 @@ use crate::keys::Range;
 pub(crate) type Changes = BTreeMap<Vec<u8>, Option<IVec>>;
 
 static NOTHING: Changes = Changes::new();
+/// What a change takes beside its key and value, wherever it is written to: a mark and two lengths, at most.
+const CHANGE_BYTES: usize = 16;
 
 /// The tree, what earlier commits change in it, and what this one does.
 pub(crate) struct Txn<'a> {
@@ -116,17 +118,25 @@ impl<'a> Txn<'a> {
 
     /// Applies the changes as one batch.
     pub(crate) fn apply(self) -> Result<(), StoreError> {
-        apply(self.tree, self.changes)
+        apply(self.tree, &self.changes)
     }
 }
 
-/// Applies changes as one batch, which readers and a later recovery see whole or not at all.
-pub(crate) fn apply(tree: &Tree, changes: Changes) -> Result<(), StoreError> {
+/// Bytes of keys and values, and some for each change.
+pub(crate) fn bytes(changes: &Changes) -> usize {
+    let value = |change: &Option<IVec>| change.as_ref().map_or(0, |value| value.len());
+    let each = changes.iter();
+    each.map(|(key, change)| key.len() + value(change) + CHANGE_BYTES)
+        .sum()
+}
+
+/// Applies changes as one batch, which readers and a later recovery see whole or not at all; but for one that fails.
+pub(crate) fn apply(tree: &Tree, changes: &Changes) -> Result<(), StoreError> {
     let mut batch = sled::Batch::default();
     for (key, change) in changes {
         match change {
-            Some(value) => batch.insert(key, value),
-            None => batch.remove(key),
+            Some(value) => batch.insert(key.as_slice(), value.clone()),
+            None => batch.remove(key.as_slice()),
         }
     }
     tree.apply_batch(batch)?;
@@ -261,7 +271,7 @@ mod tests {
             }
             let changes = txn.into_changes();
             for changes in [pending, changes] {
-                apply(&db, changes).unwrap();
+                apply(&db, &changes).unwrap();
             }
             let found: Vec<_> = Txn::new(&db)
                 .scan(Range { start: vec![0], end: vec![255] })

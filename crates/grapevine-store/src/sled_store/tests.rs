@@ -56,7 +56,7 @@ fn flush_beside_a_reader(
         });
         end
     });
-    *store.instead_of_journal.lock().unwrap() = Some(flush);
+    *store.pending.read().instead_of_journal.lock().unwrap() = Some(flush);
     outcome
 }
 
@@ -103,8 +103,43 @@ fn g1_what_failed_to_be_flushed_is_never_shown() {
 fn g1_what_panicked_before_it_was_flushed_is_never_shown() {
     let (_directory, store) = open();
     let panics: Flush = Box::new(|| panic!("in the engine"));
-    *store.instead_of_journal.lock().unwrap() = Some(panics);
+    *store.pending.read().instead_of_journal.lock().unwrap() = Some(panics);
     let failed = store.commit(&[bumped(2)]);
     assert!(matches!(failed, Err(StoreError::Panicked(_))));
     assert!(matches!(shown(&store), Err(StoreError::Failed { .. })));
+}
+
+#[test]
+fn g1_what_failed_on_its_way_into_the_tree_is_there_when_it_is_opened_anew() {
+    let fails: [fn() -> Flush; 2] = [
+        || Box::new(|| Err(StoreError::Io(std::io::ErrorKind::Other.into()))),
+        || Box::new(|| panic!("in the engine")),
+    ];
+    for fail in fails {
+        for keeper_goes_on in [false, true] {
+            let directory = tempfile::tempdir().unwrap();
+            let mut config = StoreConfig::new(directory.path());
+            config.sync_every = Duration::from_hours(1);
+            let (store, ..) = crate::open(&config).unwrap();
+            for sequence in 1..=3 {
+                store.commit(&[bumped(sequence)]).unwrap();
+            }
+            *store.pending.read().instead_of_batch.lock().unwrap() = Some(fail());
+            // Counting classes has what is pending put into the tree.
+            let failed = store.classes(None, None, 1);
+            assert!(failed.is_err() && store.guard.failed().is_some());
+            let refused = store.commit(&[bumped(4)]);
+            assert!(matches!(refused, Err(StoreError::Failed { .. })));
+            if keeper_goes_on {
+                // As if it had been at it when that failed.
+                let ended = store.pending.flush().unwrap();
+                store.pending.remove(ended).unwrap();
+            }
+            drop(store);
+            let (store, _, report) = crate::open(&config).unwrap();
+            assert!(report.verified, "nothing was checked");
+            assert_eq!((report.commits_lost, &report.set_aside), (0, &None));
+            assert_eq!(shown(&store).unwrap(), 3);
+        }
+    }
 }

@@ -17,7 +17,8 @@ use crate::peers::{LinkSender, serve_log, serve_snapshot};
 use crate::purge::{Job, Submission};
 use crate::telemetry::Counter;
 
-/// How long a bump is left to the links alone before gossip tells who has not acknowledged it: several times what it takes there.
+/// How long a bump is left to the links alone before gossip tells all of it, if somebody has not acknowledged it: several times what it takes in one
+/// region. From farther away nobody has by then.
 const NUDGE_AFTER: Duration = Duration::from_millis(25);
 
 impl EventLoop {
