@@ -28,6 +28,8 @@ impl Incarnation {
     pub(crate) const FIRST_HISTORY: Self = Self(HISTORY_EPOCH << 96);
     /// The lowest name of a history's retirements; those of runs are below.
     pub(crate) const FIRST_RETIREMENTS: Self = Self(RETIREMENTS_EPOCH << 96);
+    /// The highest name of all.
+    pub(crate) const LAST: Self = Self(u128::MAX);
     /// The length of the byte form.
     pub const LEN: usize = 16;
 

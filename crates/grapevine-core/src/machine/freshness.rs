@@ -42,14 +42,9 @@ impl Core {
         // has everybody asked anew.
         let counts = mark == self.views.view().mark();
         let pace = self.pace();
-        let Some(member) = self.members.by_node_mut(node) else {
+        let Some((to, since)) = self.members.ask(node, counts.then_some(nonce), now, pace) else {
             return;
         };
-        if counts {
-            member.asked.ask(nonce, now);
-        }
-        member.probing.ask(now, pace);
-        let (to, since) = (member.hello.incarnation, member.asked.base());
         effects.send(to, PeerMessage::Probe { nonce, mark, since });
     }
 
@@ -67,11 +62,8 @@ impl Core {
         let nodes: Vec<_> = heads
             .iter()
             .filter(|head| ahead(head))
-            .filter_map(|head| {
-                let mut members = self.members.iter();
-                members.find(|member| member.hello.incarnation == head.incarnation)
-            })
-            .filter(|member| member.linked() && member.probing.may_ask_again(now))
+            .filter_map(|head| self.members.of_run(head.incarnation))
+            .filter(|member| member.linked() && member.probing().may_ask_again(now))
             .map(|member| member.hello.node_id.clone())
             .collect();
         for node in nodes {
@@ -129,14 +121,12 @@ impl Core {
     /// Asks a member that was just answered, unless it was asked lately.
     fn probe_back(&mut self, node: &NodeId, now: Time, effects: &mut Effects) {
         let pace = self.pace();
-        let member = self.members.by_node_mut(node);
-        if !member.is_some_and(|it| it.linked() && it.probing.may_ask_back(now, pace)) {
+        let member = self.members.by_node(node);
+        if !member.is_some_and(|it| it.linked() && it.probing().may_ask_back(now, pace)) {
             return;
         }
         self.probe(node, now, effects);
-        if let Some(member) = self.members.by_node_mut(node) {
-            member.probing.asked_back();
-        }
+        self.members.asked_back(node);
     }
 
     pub(super) fn granted(
@@ -175,20 +165,10 @@ impl Core {
         }
         let (rate, pace) = (self.config.clock_rate_ppm, self.pace());
         let (most, view) = (self.config.max_staleness, self.views.view().mark());
-        if let Some(member) = self.members.by_incarnation(from)
-            && let Some(sent) = member.asked.answered(nonce)
-        {
-            let ends = sent.plus(shortened(duration.min(most), rate));
-            if ends > now {
-                member.asked.note(ends, told);
-                member.asked.review(&self.progress, now);
-                if settled {
-                    member.settled = Some(view);
-                }
-                let counts = settled && !member.asked.waits();
-                member.probing.answered(sent, counts, now, pace);
-            }
-        }
+        let ends = |sent: Time| sent.plus(shortened(duration.min(most), rate));
+        let settled = settled.then_some(view);
+        let (members, progress) = (&mut self.members, &self.progress);
+        members.granted((from, nonce), (told, settled), ends, progress, now, pace);
     }
 
     /// Tells a peer what of its events is flushed here, for what was told before its link broke may be lost.
@@ -251,9 +231,7 @@ impl Core {
 
     /// Takes grants whose heads are applied by now into account, and ends the catching up.
     pub(super) fn review_freshness(&mut self, now: Time) {
-        for member in self.members.iter_mut() {
-            member.asked.review(&self.progress, now);
-        }
+        self.members.review_asked(&self.progress, now);
         if self.progress.covers(&self.views.debts) {
             self.views.debts.clear();
         }

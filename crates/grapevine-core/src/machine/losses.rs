@@ -15,6 +15,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::Core;
+use super::members::Member;
 use super::repair::GapKey;
 use crate::id::{Incarnation, Lane, Time};
 use crate::roster::{CLOSED_MAX, View};
@@ -76,23 +77,13 @@ impl Core {
     }
 
     fn is_member(&self, run: Incarnation) -> bool {
-        self.members
-            .iter()
-            .any(|member| member.hello.incarnation == run)
+        self.members.of_run(run).is_some()
     }
 
     /// Whether all others with a seat are linked.
     fn sees_all(&self) -> bool {
-        let linked = |node| {
-            self.members
-                .by_node(node)
-                .is_some_and(super::members::Member::linked)
-        };
-        let view = self.views.view();
-        let mut others = view
-            .seats
-            .keys()
-            .filter(|node| **node != self.config.node_id);
-        self.seated() && others.all(linked)
+        let seats = self.members.of_seats(self.views.view());
+        let mut others = seats.filter(|(node, ..)| **node != self.config.node_id);
+        self.seated() && others.all(|(.., member)| member.is_some_and(Member::linked))
     }
 }

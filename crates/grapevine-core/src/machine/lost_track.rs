@@ -259,7 +259,7 @@ impl Core {
             return true;
         };
         let leaves = nonce == 0 && !lost;
-        let grants = !duration.is_zero() && member.asked.is_open(nonce);
+        let grants = !duration.is_zero() && member.asked().is_open(nonce);
         !leaves && !grants
     }
 

@@ -8,14 +8,17 @@
 //! with a seat stays until it has lost it.
 
 mod admission;
+mod index;
 mod meeting;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 pub use admission::AdmitError;
+use index::{Moments, Seats};
 
 use super::CoreConfig;
+use super::derived::Derived;
 use super::effects::{MemberView, PeerHello};
 use super::grants::{Asked, Given};
 use super::probing::{Pace, Probing};
@@ -33,18 +36,20 @@ const MEMBERS_MAX: usize = SEATS_MAX - 1;
 pub(super) struct Member {
     pub(super) hello: PeerHello,
     inbound: bool,
-    pub(super) outbound: bool,
+    outbound: bool,
     suspected: bool,
     /// When it said something itself, or a link to it was made.
     pub(super) last_heard: Time,
     /// When gossip vouched for it last.
     last_seen: Time,
     /// When it is asked for grants.
-    pub(super) probing: Probing,
+    probing: Probing,
     /// The view that it said it has.
     pub(super) mark: Option<Mark>,
     /// Grants that it gave, in the present view.
-    pub(super) asked: Asked,
+    asked: Asked,
+    /// Whether it has a seat of the view that `Members::seats` is of.
+    seated: Derived<bool>,
     /// The last view in which it says that it has called itself fresh.
     pub(super) settled: Option<Mark>,
     /// Grants given to it.
@@ -77,6 +82,7 @@ impl Member {
             probing: Probing::start(now),
             mark: None,
             asked: Asked::default(),
+            seated: Derived(false),
             settled: None,
             given: Given::default(),
             flushed: LaneProgress::default(),
@@ -103,6 +109,16 @@ impl Member {
     /// Whether anything can be said to it.
     pub(super) fn linked(&self) -> bool {
         self.outbound
+    }
+
+    /// When it is asked for grants.
+    pub(super) fn probing(&self) -> &Probing {
+        &self.probing
+    }
+
+    /// Grants that it gave, in the present view.
+    pub(super) fn asked(&self) -> &Asked {
+        &self.asked
     }
 
     /// When it may be forgotten: after so long a silence, and no sooner than its last grant is over. `None` while there
@@ -132,6 +148,16 @@ impl Member {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Members {
     by_node: BTreeMap<NodeId, Member>,
+    /// The node of each run that is a member: of several the first.
+    by_run: Derived<BTreeMap<Incarnation, NodeId>>,
+    /// When those that can be told something are to be asked.
+    probes: Derived<Moments>,
+    /// Whom gossip suspects.
+    suspects: Derived<BTreeSet<NodeId>>,
+    /// Those with grants that wait for events.
+    waiting: Derived<BTreeSet<NodeId>>,
+    /// Until when those that have a seat vouch; `None` where that is to be looked at anew.
+    seats: Derived<Option<Seats>>,
     /// At most [`MEMBERS_MAX`]; beyond, a new run has to wait until a grant of an old one is over.
     former: Vec<Former>,
     /// Runs that left in order: gossip may see them for a while. At most [`MEMBERS_MAX`], the oldest forgotten first.
@@ -147,7 +173,7 @@ pub(super) struct Members {
 
 impl Members {
     pub(super) fn recover(records: &[MemberRecord], config: &CoreConfig, now: Time) -> Self {
-        let by_node = records
+        let by_node: BTreeMap<_, _> = records
             .iter()
             .filter(|record| record.node_id != config.node_id)
             .take(MEMBERS_MAX)
@@ -163,10 +189,12 @@ impl Members {
                 (record.node_id.clone(), member)
             })
             .collect();
-        Self {
+        let mut members = Self {
             by_node,
             ..Self::default()
-        }
+        };
+        members.index_all();
+        members
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &Member> {
@@ -181,14 +209,6 @@ impl Members {
         self.by_node.get(node)
     }
 
-    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Member> {
-        self.by_node.values_mut()
-    }
-
-    pub(super) fn by_node_mut(&mut self, node: &NodeId) -> Option<&mut Member> {
-        self.by_node.get_mut(node)
-    }
-
     /// Superseded runs whose grants hold.
     pub(super) fn former(&self, now: Time) -> impl Iterator<Item = &Former> {
         let holds = move |former: &&Former| former.given.until() > now;
@@ -196,14 +216,21 @@ impl Members {
     }
 
     pub(super) fn by_incarnation(&mut self, incarnation: Incarnation) -> Option<&mut Member> {
-        self.by_node
-            .values_mut()
-            .find(|member| member.hello.incarnation == incarnation)
+        self.by_node.get_mut(self.by_run.get(&incarnation)?)
     }
 
     /// The member that is this run.
     pub(super) fn of_run(&self, run: Incarnation) -> Option<&Member> {
-        self.iter().find(|member| member.hello.incarnation == run)
+        let member = self
+            .by_run
+            .get(&run)
+            .and_then(|node| self.by_node.get(node));
+        debug_assert_eq!(
+            member.map(Member::seat),
+            self.of_run_linear(run).map(Member::seat),
+            "invariant: runs are found by their names as by looking at all members"
+        );
+        member
     }
 
     /// Whether a run has said before that it has this view.
@@ -217,6 +244,11 @@ impl Members {
         self.by_incarnation(from)
             .map(|member| member.last_heard = now)
             .is_some()
+    }
+
+    /// Whether gossip suspects any of them.
+    pub(super) fn has_suspects(&self) -> bool {
+        !self.suspects.is_empty()
     }
 
     pub(super) fn last_link_up(&self) -> Time {
@@ -262,19 +294,21 @@ impl Members {
     }
 
     pub(super) fn next_wake(&self, config: &CoreConfig, view: &View, now: Time) -> Option<Time> {
-        let probes = self
-            .iter()
-            .filter(|member| member.outbound)
-            .map(|member| member.probing.next());
+        debug_assert!(
+            self.tables_agree(),
+            "invariant: tables of members say what looking at all says"
+        );
         // One with a seat keeps it until others agree: its time comes once.
-        let suspects = self.iter().filter(|member| member.suspected);
+        let suspects = self.suspects.iter();
+        let suspects = suspects.filter_map(|node| self.by_node.get(node));
         let departures = suspects.flat_map(|member| {
             let seated = view.seats.contains_key(&member.hello.node_id);
             let departs = member.departs(config).filter(|at| !seated || *at > now);
             let crashes = member.crashes(config).filter(|at| seated && *at > now);
             departs.into_iter().chain(crashes)
         });
-        probes.chain(departures).chain([self.next_sweep]).min()
+        let soonest = self.probes.first().into_iter();
+        soonest.chain(departures).chain([self.next_sweep]).min()
     }
 
     /// `flushed` is how far the own bumps are on disk.
@@ -298,32 +332,19 @@ impl Members {
     }
 
     /// Until when this sidecar may call itself fresh: while it has a seat and everybody else's grant.
-    pub(super) fn review(&self, config: &CoreConfig, view: &View, progress: &Progress) -> Time {
+    pub(super) fn review(&mut self, config: &CoreConfig, view: &View, progress: &Progress) -> Time {
         if progress.len() >= config.limits.origins_max
             || !view.seats_run(&config.node_id, config.incarnation)
         {
             return Time::ZERO;
         }
-        // Alone, nothing can change behind its back.
-        let forever = Time::from_start(Duration::MAX);
-        let others = view
-            .seats
-            .iter()
-            .filter(|(node, _)| **node != config.node_id);
-        // Both are in order, and this is done for every message: a look-up for each seat costs more than all else.
-        let mut members = self.iter().peekable();
-        let granted = |(node, run): (&NodeId, &Incarnation)| {
-            while members
-                .next_if(|member| member.hello.node_id < *node)
-                .is_some()
-            {}
-            let member = members.peek();
-            let member = member.filter(|member| member.seat_is(node, *run));
-            member.and_then(|member| member.asked.fresh_until())
-        };
-        let ends = others.map(granted);
-        ends.map(|until| until.unwrap_or(Time::ZERO))
-            .fold(forever, Time::min)
+        let until = self.seats_vouch_until(config, view);
+        debug_assert_eq!(
+            until,
+            self.seats_vouch_until_linear(config, view),
+            "invariant: the end that is kept is that of looking at all members"
+        );
+        until
     }
 
     pub(super) fn why_not_fresh(&self, config: &CoreConfig, view: &View, now: Time) -> String {

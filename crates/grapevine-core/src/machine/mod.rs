@@ -10,6 +10,7 @@
 //! inside database snapshots, `source_lag` knows what a lagging source may not show yet.
 
 mod app;
+mod derived;
 pub mod effects;
 mod evict;
 pub mod fills;

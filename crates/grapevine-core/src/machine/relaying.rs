@@ -134,7 +134,7 @@ impl Core {
     /// Whether a peer is quick and reliable enough to pass events on.
     fn may_relay(&self, member: &Member) -> bool {
         let late = self.relaying.late.contains_key(&member.hello.incarnation);
-        member.probing.is_prompt() && !late
+        member.probing().is_prompt() && !late
     }
 
     fn owes(

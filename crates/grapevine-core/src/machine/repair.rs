@@ -12,12 +12,14 @@ use std::time::Duration;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::Core;
+use super::derived::Derived;
 use super::effects::{Action, Effects, PeerMessage};
 use super::flushed::Pending;
 use super::losses::Suspect;
 use super::members::Member;
 use super::snapshot::Receiving;
 use crate::id::{Incarnation, Lane, Time};
+use crate::progress::Revision;
 
 /// How long a gap may stay before it is pulled: a push is usually on its way. Longer by up to a half, as all waits here:
 /// who lost the same push must not ask for it in step.
@@ -56,6 +58,8 @@ pub(super) struct Repair {
     pub(super) snapshot: Option<Receiving>,
     pub(super) snapshots: u64,
     next: Option<Time>,
+    /// What the table of gaps was made from.
+    of: Derived<Option<Revision>>,
 }
 
 impl Repair {
@@ -126,8 +130,24 @@ impl Core {
         })
     }
 
+    /// Whether the table has the gaps that there are.
+    fn gaps_are_noted(&self) -> bool {
+        let gaps = self.progress.gaps(LANE_GAPS_MAX).take(GAPS_MAX);
+        let gaps = gaps.map(|(origin, lane, (first, _))| (origin, lane, first));
+        gaps.eq(self.repair.gaps.keys().copied())
+    }
+
     /// Brings the table of gaps up to date.
     fn note_gaps(&mut self, now: Time) {
+        let revision = self.progress.revision();
+        if self.repair.of.is_some_and(|of| revision.is_of(of)) {
+            debug_assert!(
+                self.gaps_are_noted(),
+                "invariant: without a change there is no other gap"
+            );
+            return;
+        }
+        self.repair.of = Derived(Some(revision));
         let mut known = std::mem::take(&mut self.repair.gaps);
         for (origin, lane, (first, last)) in self.progress.gaps(LANE_GAPS_MAX).take(GAPS_MAX) {
             // The run that it is what is left of.

@@ -72,6 +72,11 @@ impl Retirements {
     pub(super) fn next_wake(&self) -> Time {
         self.next_sweep
     }
+
+    /// Whether the last sweep found runs worth retiring.
+    pub(super) fn has_lot(&self) -> bool {
+        !self.lot.is_empty()
+    }
 }
 
 impl Core {

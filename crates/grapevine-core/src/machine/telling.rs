@@ -5,8 +5,9 @@
 //! what was told up to one is told what changed behind it. What this run lacks of closed logs goes with each grant; when that
 //! changes all is told again, for a hole says which of the heads count.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
+use super::derived::Derived;
 use super::effects::Span;
 use crate::id::Incarnation;
 use crate::progress::{Hole, OriginHead, Progress, Revision};
@@ -18,6 +19,8 @@ pub(super) struct Telling {
     until: u64,
     /// Each incarnation's heads, and the number of their last change.
     heads: BTreeMap<Incarnation, (OriginHead, u64)>,
+    /// The same by these numbers.
+    by_change: Derived<BTreeSet<(u64, Incarnation)>>,
     holes: Vec<Hole>,
     /// The number of the last change of the holes.
     holes_at: u64,
@@ -45,13 +48,26 @@ impl Telling {
         } else {
             since
         };
-        let changed = self.heads.values().filter(|(_, at)| *at > since);
         let span = Span {
             since,
             until: self.until,
         };
-        let heads = changed.map(|(head, _)| *head).collect();
-        (heads, self.holes.clone(), span)
+        (self.changed_since(since), self.holes.clone(), span)
+    }
+
+    /// The heads that changed behind a number, in order.
+    fn changed_since(&self, since: u64) -> Vec<OriginHead> {
+        if since == 0 {
+            return self.heads.values().map(|(head, _)| *head).collect();
+        }
+        let after = (
+            std::ops::Bound::Excluded((since, Incarnation::LAST)),
+            std::ops::Bound::Unbounded,
+        );
+        let changed = self.by_change.range(after);
+        let mut runs: Vec<_> = changed.map(|(_, run)| *run).collect();
+        runs.sort_unstable();
+        runs.iter().map(|run| self.heads[run].0).collect()
     }
 
     /// Numbers what has changed.
@@ -62,10 +78,14 @@ impl Telling {
         if told.len() != self.heads.len() {
             let known = |run: &Incarnation| told.binary_search_by_key(run, |head| head.incarnation);
             self.heads.retain(|run, _| known(run).is_ok());
+            self.by_change.retain(|(_, run)| known(run).is_ok());
         }
         for head in told {
-            let entry = self.heads.entry(head.incarnation).or_insert((head, 0));
+            let run = head.incarnation;
+            let entry = self.heads.entry(run).or_insert((head, 0));
             if entry.1 == 0 || entry.0 != head {
+                self.by_change.remove(&(entry.1, run));
+                self.by_change.insert((next, run));
                 *entry = (head, next);
                 changed = true;
             }
@@ -121,6 +141,27 @@ mod tests {
         telling.tell(&progress, 0, 9);
         progress.lane_mut(run(3), Lane::Bump).apply(2);
         assert_eq!(tell(&mut telling, &progress, first.until + 1), [3]);
+    }
+
+    #[test]
+    fn g11_the_heads_behind_each_number_are_those_that_looking_at_all_finds() {
+        let mut progress = Progress::default();
+        let mut telling = Telling::default();
+        for step in 1..400_u64 {
+            // A few runs, each of which changes now and then; some several times between two grants.
+            for nth in 0..step % 3 {
+                let number = (step * 7 + nth * 5) % 23 + 1;
+                let lane = progress.lane_mut(run(u128::from(number)), Lane::Bump);
+                lane.learn_head(step);
+            }
+            let (_, _, last) = telling.tell(&progress, 0, 0);
+            for since in last.until.saturating_sub(30)..=last.until {
+                let truth = telling.heads.values().filter(|(_, at)| *at > since);
+                let truth: Vec<_> = truth.map(|(head, _)| *head).collect();
+                assert_eq!(telling.changed_since(since), truth, "{step} {since}");
+            }
+            assert_eq!(telling.by_change.len(), telling.heads.len());
+        }
     }
 
     #[test]

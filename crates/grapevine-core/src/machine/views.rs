@@ -185,11 +185,11 @@ impl Core {
 
     /// Whether a run has a seat in the present view.
     pub(super) fn has_seat(&self, run: Incarnation) -> bool {
-        self.views
-            .view()
-            .seats
-            .values()
-            .any(|seated| *seated == run)
+        let seats = &self.views.view().seats;
+        // Nearly always it is that of the member which is this run.
+        let member = self.members.of_run(run);
+        member.is_some_and(|member| seats.get(&member.hello.node_id) == Some(&run))
+            || seats.values().any(|seated| *seated == run)
     }
 
     /// Whether a probe of this view by this run may be answered with a grant: both are members of the same view, and
@@ -290,15 +290,14 @@ impl Core {
     /// Whether too few of this sidecar's history are there to have it go on.
     pub(super) fn is_stuck(&self) -> bool {
         let view = self.views.view();
-        let with_us = |node: &NodeId| {
-            let member = self.members.by_node(node);
-            let member = member.filter(|member| member.linked());
-            let history = member
-                .and_then(|member| member.mark)
-                .map(|mark| mark.history);
-            history == Some(view.history)
+        let with_us = |member: &Member| {
+            let history = member.mark.map(|mark| mark.history);
+            member.linked() && history == Some(view.history)
         };
-        let others = view.seats.keys().filter(|node| with_us(node)).count();
+        let seats = self.members.of_seats(view);
+        let others = seats
+            .filter(|(.., member)| member.is_some_and(with_us))
+            .count();
         if !view.seats.contains_key(&self.config.node_id) {
             others == 0
         } else if self.views.roster.memory() == Memory::Sure {
@@ -467,10 +466,7 @@ impl Core {
         let known = views.knows_from.unwrap_or(from).max(leased);
         views.knows_from = seated.then_some(known);
         let view = views.view().clone();
-        // What members of the last view vouched for says nothing in this one: somebody may be missing who is asked now.
-        for member in self.members.iter_mut() {
-            member.asked = member.asked.renewed();
-        }
+        self.members.renew();
         let views = &self.views;
         let gone = |run: &Incarnation| view.seats.values().all(|seated| seated != run);
         let left: Vec<_> = views.leaving.iter().copied().filter(gone).collect();

@@ -25,8 +25,8 @@ const UNDECIDED: Duration = Duration::from_secs(1);
 enum Wish {
     /// To be sure of what this seat promised.
     Recovery,
-    /// This view.
-    View(Draft),
+    /// This view; the next one as it should be then if it is yet to be drafted.
+    View(Option<Draft>),
 }
 
 impl Core {
@@ -60,7 +60,10 @@ impl Core {
         let recovers = wish == Wish::Recovery;
         let outcome = match wish {
             Wish::Recovery => self.views.roster.recover(),
-            Wish::View(draft) => self.views.roster.propose(draft),
+            Wish::View(draft) => {
+                let draft = draft.unwrap_or_else(|| self.next_draft(now));
+                self.views.roster.propose(draft)
+            }
         };
         self.roster_outcome(outcome, now, effects);
         if recovers && self.views.roster.memory() == Memory::Sure {
@@ -87,13 +90,18 @@ impl Core {
     /// How many linked seats come before this one.
     pub(super) fn turn(&self) -> u32 {
         let view = self.views.view();
-        let has_a_say = |node: &NodeId| view.number == 0 || view.seats.contains_key(node);
-        let before = self.members.iter().filter(|member| {
-            let node = &member.hello.node_id;
+        let comes_before = |member: &&Member| {
             let leaves = self.views.leaving.contains(&member.hello.incarnation);
-            member.linked() && !leaves && *node < self.config.node_id && has_a_say(node)
-        });
-        u32::try_from(before.count()).unwrap_or(u32::MAX)
+            member.linked() && !leaves && member.hello.node_id < self.config.node_id
+        };
+        let before = if view.number == 0 {
+            self.members.iter().filter(comes_before).count()
+        } else {
+            let seats = self.members.of_seats(view);
+            let members = seats.filter_map(|(.., member)| member);
+            members.filter(comes_before).count()
+        };
+        u32::try_from(before).unwrap_or(u32::MAX)
     }
 
     fn wish(&self, now: Time) -> Option<Wish> {
@@ -117,24 +125,83 @@ impl Core {
         if linked + 1 < view.majority() {
             return None;
         }
-        let draft = Draft {
+        let at_a_glance = self.changes_seats(view);
+        debug_assert!(
+            at_a_glance.is_none_or(|changes| changes == self.changed_draft(now).is_some()),
+            "invariant: a glance tells what a draft does"
+        );
+        match at_a_glance {
+            Some(true) => Some(Wish::View(None)),
+            Some(false) => None,
+            None => {
+                let draft = self.changed_draft(now);
+                draft.map(|draft| Wish::View(Some(draft)))
+            }
+        }
+    }
+
+    /// Whether the next view would differ, where that can be told without drafting it: among many most members either find nothing to
+    /// change, or wait for their turn to have newcomers seated.
+    fn changes_seats(&self, view: &View) -> Option<bool> {
+        let special = self.draining
+            || !self.views.leaving.is_empty()
+            || !self.views.forgotten.is_empty()
+            || view.retired.latest() > 0;
+        if special {
+            return None;
+        }
+        let own = &self.config.node_id;
+        if !view.seats_run(own, self.config.incarnation) {
+            return Some(true);
+        }
+        let (mut met, mut unmet) = (0, 0);
+        for (node, run, member) in self.members.of_seats(view) {
+            let Some(member) = member else {
+                unmet += usize::from(node != own);
+                continue;
+            };
+            let other = member.hello.incarnation != run;
+            if other && member.linked() && member.mark == Some(view.mark()) {
+                return Some(true);
+            }
+            met += 1;
+        }
+        let calm = unmet == 0
+            && met == self.members.len()
+            && self.views.accepted.is_none()
+            && !self.members.has_suspects()
+            && !self.retirements.has_lot()
+            && self.missing_bumps().next().is_none();
+        calm.then_some(false)
+    }
+
+    /// The next view as it should be.
+    fn next_draft(&self, now: Time) -> Draft {
+        Draft {
             closed: self.losses(now),
             retired: self.lot(now),
-            ..self.draft(view, now)
-        };
+            ..self.draft(self.views.view(), now)
+        }
+    }
+
+    /// The same, if it is another one than the present view.
+    fn changed_draft(&self, now: Time) -> Option<Draft> {
+        let view = self.views.view();
+        let draft = self.next_draft(now);
         let undecided = self
             .views
             .accepted
             .is_some_and(|at| now >= at.plus(UNDECIDED));
         let changed = draft.seats != view.seats || draft.bump || undecided;
         let changed = changed || !draft.closed.is_empty() || !draft.retired.runs.is_empty();
-        (changed && !draft.seats.is_empty()).then_some(Wish::View(draft))
+        (changed && !draft.seats.is_empty()).then_some(draft)
     }
 
     /// How many others with a seat can be asked.
     pub(super) fn linked_seats(&self) -> usize {
-        let seats = self.views.view().seats.keys();
-        seats.filter(|node| self.is_linked(node)).count()
+        let seats = self.members.of_seats(self.views.view());
+        let linked = seats.filter(|(.., member)| member.is_some_and(Member::linked));
+        linked.count()
     }
 
     pub(super) fn is_linked(&self, node: &NodeId) -> bool {
@@ -225,21 +292,26 @@ impl Core {
     /// The first view seats all that are expected; after `member_timeout`, a majority of them that has met.
     fn first_view(&self, now: Time) -> Option<Wish> {
         let blank = Some(Mark::default());
-        let met = self
-            .members
-            .iter()
-            .filter(|member| member.linked() && member.mark == blank)
-            .filter(|member| !self.views.leaving.contains(&member.hello.incarnation));
-        let mut seats: BTreeMap<_, _> = met.map(Member::seat).collect();
-        seats.insert(self.config.node_id.clone(), self.config.incarnation);
+        let met = || {
+            let linked = self.members.iter();
+            linked
+                .filter(|member| member.linked() && member.mark == blank)
+                .filter(|member| !self.views.leaving.contains(&member.hello.incarnation))
+        };
+        let number = met().count() + 1;
         let expected = self.config.expected_members;
         let patient = now.since(self.started) < self.config.member_timeout;
-        let enough = seats.len() >= expected || (!patient && seats.len() > expected / 2);
+        let enough = number >= expected || (!patient && number > expected / 2);
+        if !enough || self.draining {
+            return None;
+        }
+        let mut seats: BTreeMap<_, _> = met().map(Member::seat).collect();
+        seats.insert(self.config.node_id.clone(), self.config.incarnation);
         let draft = Draft {
             seats,
             ..Draft::default()
         };
-        (enough && !self.draining).then_some(Wish::View(draft))
+        Some(Wish::View(Some(draft)))
     }
 
     /// The next view as it should be, but for logs to close.

@@ -42,25 +42,25 @@ impl Core {
                 member.hello.policy_digest = hello.policy_digest;
                 false
             }
-            Some(member) => {
+            Some(_) => {
                 members.former.retain(|former| former.given.until() > now);
                 if members.former.len() >= MEMBERS_MAX {
                     return false;
                 }
-                let older = std::mem::replace(member, Member::new(hello.clone(), now));
-                let incarnation = older.hello.incarnation;
-                members.former.push(Former {
-                    node_id: older.hello.node_id,
-                    incarnation,
-                    given: older.given,
-                });
-                self.abandon_snapshot(incarnation);
+                if let Some(older) = members.put(Member::new(hello.clone(), now)) {
+                    let incarnation = older.hello.incarnation;
+                    members.former.push(Former {
+                        node_id: older.hello.node_id,
+                        incarnation,
+                        given: older.given,
+                    });
+                    self.abandon_snapshot(incarnation);
+                }
                 true
             }
             None if full => return false,
             None => {
-                let member = Member::new(hello.clone(), now);
-                members.by_node.insert(hello.node_id.clone(), member);
+                members.put(Member::new(hello.clone(), now));
                 true
             }
         };
@@ -96,20 +96,18 @@ impl Core {
             return;
         }
         self.refused_since = None;
-        if let Some(member) = self.members.by_node.get_mut(&hello.node_id) {
+        self.members.change(&hello.node_id, |member| {
             member.suspected = false;
             member.last_heard = now;
             match side {
                 Side::Inbound => member.inbound = true,
-                Side::Outbound => {
-                    member.outbound = true;
-                    self.members.last_link_up = now;
-                }
+                Side::Outbound => member.outbound = true,
             }
-        }
+        });
         match side {
             Side::Inbound => self.abandon_snapshot(hello.incarnation),
             Side::Outbound => {
+                self.members.last_link_up = now;
                 self.probe(&hello.node_id, now, effects);
                 self.acknowledge_again(hello.incarnation, effects);
                 self.renew_pulls();
@@ -122,12 +120,13 @@ impl Core {
     }
 
     pub(in crate::machine) fn link_down(&mut self, peer: Incarnation, side: Side, now: Time) {
-        if let Some(member) = self.members.by_incarnation(peer) {
-            match side {
+        let node = self.members.of_run(peer).map(|member| member.seat().0);
+        node.and_then(|node| {
+            self.members.change(&node, |member| match side {
                 Side::Inbound => member.inbound = false,
                 Side::Outbound => member.outbound = false,
-            }
-        }
+            })
+        });
         if side == Side::Inbound {
             self.abandon_snapshot(peer);
         }
@@ -141,7 +140,7 @@ impl Core {
         effects: &mut Effects,
     ) {
         // Whom gossip has forgotten it does not vouch for. A link still does.
-        for member in self.members.iter_mut() {
+        for member in self.members.by_node.values_mut() {
             member.suspected = true;
         }
         for sighting in sightings {
@@ -164,6 +163,7 @@ impl Core {
                 }
             }
         }
+        self.members.index_suspects();
         self.review_roster(now, effects);
         self.review_freshness(now);
     }
@@ -207,10 +207,7 @@ impl Core {
 
     /// Forgets a run that left in order.
     pub(in crate::machine) fn depart(&mut self, run: Incarnation, effects: &mut Effects) {
-        let gone = self
-            .members
-            .iter()
-            .find(|member| member.hello.incarnation == run);
+        let gone = self.members.of_run(run);
         if let Some(node) = gone.map(|member| member.hello.node_id.clone()) {
             if self.members.departed.len() >= MEMBERS_MAX {
                 self.members.departed.pop_front();
@@ -221,7 +218,7 @@ impl Core {
     }
 
     pub(in crate::machine) fn remove(&mut self, node: &NodeId, effects: &mut Effects) {
-        if let Some(gone) = self.members.by_node.remove(node) {
+        if let Some(gone) = self.members.take(node) {
             self.abandon_snapshot(gone.hello.incarnation);
         }
         self.write(

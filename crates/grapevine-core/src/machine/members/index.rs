@@ -1,0 +1,355 @@
+//! Members by what they are looked for, beside the table by node.
+//!
+//! A sidecar hears from each of its peers every second at least, and what follows from a message is looked at for each of them: if
+//! that took a look at all members, the work of a cluster would grow with the cube of its size. So the runs have a table, and
+//! so has what the next wake-up and freshness rest on. All of them follow from the members: what
+//! changes a member goes through [`Members::change`], or has them made anew.
+
+use std::collections::BTreeMap;
+
+use super::{Member, Members};
+use crate::id::{Incarnation, Time};
+use crate::machine::CoreConfig;
+use crate::machine::derived::Derived;
+use crate::machine::grants::Told;
+use crate::machine::probing::Pace;
+use crate::names::NodeId;
+use crate::progress::Progress;
+use crate::roster::{Mark, View};
+
+/// Moments, some of them more than once.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Moments(BTreeMap<Time, usize>);
+
+impl Moments {
+    pub(super) fn first(&self) -> Option<Time> {
+        self.0.first_key_value().map(|(at, _)| *at)
+    }
+
+    fn add(&mut self, at: Time) {
+        *self.0.entry(at).or_default() += 1;
+    }
+
+    fn take(&mut self, at: Time) {
+        if let Some(count) = self.0.get_mut(&at) {
+            *count -= 1;
+            if *count == 0 {
+                self.0.remove(&at);
+            }
+        }
+    }
+
+    fn replace(&mut self, before: Option<Time>, after: Option<Time>) {
+        if before != after {
+            if let Some(at) = before {
+                self.take(at);
+            }
+            if let Some(at) = after {
+                self.add(at);
+            }
+        }
+    }
+}
+
+/// Until when the others with a seat in a view vouch.
+#[derive(Clone, Debug)]
+pub(super) struct Seats {
+    of: Mark,
+    /// Whether each of them is a member here.
+    all_met: bool,
+    /// When the word of each that is met ends: [`Time::ZERO`] for who does not vouch.
+    ends: Moments,
+}
+
+/// What tables hold of a member.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Keys {
+    probe: Option<Time>,
+    suspected: bool,
+    waits: bool,
+    ends: Option<Time>,
+}
+
+impl Member {
+    fn keys(&self) -> Keys {
+        Keys {
+            probe: self.outbound.then(|| self.probing.next()),
+            suspected: self.suspected,
+            waits: self.asked.waits(),
+            ends: self
+                .seated
+                .then(|| self.asked.fresh_until().unwrap_or(Time::ZERO)),
+        }
+    }
+}
+
+impl Members {
+    /// Changes a member, but for its run and node.
+    pub(in crate::machine) fn change<T>(
+        &mut self,
+        node: &NodeId,
+        change: impl FnOnce(&mut Member) -> T,
+    ) -> Option<T> {
+        let member = self.by_node.get_mut(node)?;
+        let before = member.keys();
+        let changed = change(member);
+        let after = member.keys();
+        if before != after {
+            self.rekey(node, Some(before), Some(after));
+        }
+        Some(changed)
+    }
+
+    fn rekey(&mut self, node: &NodeId, before: Option<Keys>, after: Option<Keys>) {
+        let probe = |keys: &Keys| keys.probe;
+        let (was, is) = (before.as_ref(), after.as_ref());
+        self.probes.replace(was.and_then(probe), is.and_then(probe));
+        if let Some(seats) = &mut self.seats.0 {
+            let ends = |keys: &Keys| keys.ends;
+            seats.ends.replace(was.and_then(ends), is.and_then(ends));
+        }
+        if is.is_some_and(|keys| keys.suspected) {
+            self.suspects.insert(node.clone());
+        } else {
+            self.suspects.remove(node);
+        }
+        if is.is_some_and(|keys| keys.waits) {
+            self.waiting.insert(node.clone());
+        } else {
+            self.waiting.remove(node);
+        }
+    }
+
+    /// Puts a member in, in the place of another run of its node if there is one, which is given back.
+    pub(super) fn put(&mut self, member: Member) -> Option<Member> {
+        let (node, run) = member.seat();
+        let keys = member.keys();
+        let older = self.by_node.insert(node.clone(), member);
+        if let Some(older) = &older {
+            self.forget_run(older.hello.incarnation, &node);
+        }
+        if self.by_run.get(&run).is_none_or(|first| *first > node) {
+            self.by_run.insert(run, node.clone());
+        }
+        self.seats = Derived(None);
+        self.rekey(&node, older.as_ref().map(Member::keys), Some(keys));
+        older
+    }
+
+    /// Takes a member out.
+    pub(super) fn take(&mut self, node: &NodeId) -> Option<Member> {
+        let gone = self.by_node.remove(node)?;
+        self.forget_run(gone.hello.incarnation, node);
+        self.seats = Derived(None);
+        self.rekey(node, Some(gone.keys()), None);
+        Some(gone)
+    }
+
+    /// A node has this run no more.
+    fn forget_run(&mut self, run: Incarnation, node: &NodeId) {
+        if self.by_run.get(&run) != Some(node) {
+            return;
+        }
+        // A store that was written wrongly may have the run twice.
+        let other = self.of_run_linear(run).map(|member| member.seat().0);
+        match other {
+            Some(other) => self.by_run.insert(run, other),
+            None => self.by_run.remove(&run),
+        };
+    }
+
+    /// Makes all tables anew.
+    pub(super) fn index_all(&mut self) {
+        self.by_run.clear();
+        for member in self.by_node.values() {
+            let (node, run) = member.seat();
+            self.by_run.entry(run).or_insert(node);
+        }
+        self.probes = Derived(Moments::default());
+        for keys in self.by_node.values().map(Member::keys) {
+            if let Some(at) = keys.probe {
+                self.probes.add(at);
+            }
+        }
+        self.waiting = Derived(self.nodes_with(|member| member.asked.waits()));
+        self.seats = Derived(None);
+        self.index_suspects();
+    }
+
+    /// Makes the table of suspects anew.
+    pub(super) fn index_suspects(&mut self) {
+        self.suspects = Derived(self.nodes_with(|member| member.suspected));
+    }
+
+    fn nodes_with<T: FromIterator<NodeId>>(&self, is: impl Fn(&Member) -> bool) -> T {
+        let found = self.by_node.iter().filter(|(_, member)| is(member));
+        found.map(|(node, _)| node.clone()).collect()
+    }
+
+    /// Notes that a member is asked, with a question whose answer counts if one is given; tells which run it is, and since when
+    /// its heads are to be told.
+    pub(in crate::machine) fn ask(
+        &mut self,
+        node: &NodeId,
+        counts: Option<u64>,
+        now: Time,
+        pace: Pace,
+    ) -> Option<(Incarnation, u64)> {
+        self.change(node, |member| {
+            if let Some(nonce) = counts {
+                member.asked.ask(nonce, now);
+            }
+            member.probing.ask(now, pace);
+            (member.hello.incarnation, member.asked.base())
+        })
+    }
+
+    /// Notes that a member was asked together with being answered.
+    pub(in crate::machine) fn asked_back(&mut self, node: &NodeId) {
+        self.change(node, |member| member.probing.asked_back());
+    }
+
+    /// Notes a grant of a run, if it answers a question that counts.
+    pub(in crate::machine) fn granted(
+        &mut self,
+        (from, nonce): (Incarnation, u64),
+        (told, settled): (Told, Option<Mark>),
+        ends: impl FnOnce(Time) -> Time,
+        progress: &Progress,
+        now: Time,
+        pace: Pace,
+    ) {
+        let Some(node) = self.of_run(from).map(|member| member.seat().0) else {
+            return;
+        };
+        self.change(&node, |member| {
+            let Some(sent) = member.asked.answered(nonce) else {
+                return;
+            };
+            let ends = ends(sent);
+            if ends > now {
+                member.asked.note(ends, told);
+                member.asked.review(progress, now);
+                member.settled = settled.or(member.settled);
+                let counts = settled.is_some() && !member.asked.waits();
+                member.probing.answered(sent, counts, now, pace);
+            }
+        });
+    }
+
+    /// Takes grants into account whose heads are applied by now.
+    pub(in crate::machine) fn review_asked(&mut self, progress: &Progress, now: Time) {
+        if self.waiting.is_empty() {
+            return;
+        }
+        let waiting: Vec<_> = self.waiting.iter().cloned().collect();
+        for node in waiting {
+            self.change(&node, |member| member.asked.review(progress, now));
+        }
+    }
+
+    /// Another view was taken over: what members of the last one vouched for says nothing in this one. Somebody may be missing
+    /// who is asked now.
+    pub(in crate::machine) fn renew(&mut self) {
+        for member in self.by_node.values_mut() {
+            member.asked = member.asked.renewed();
+        }
+        self.waiting.clear();
+        self.seats = Derived(None);
+    }
+
+    /// The seats of a view, each with the member that has it: both are in order.
+    pub(in crate::machine) fn of_seats<'a>(
+        &'a self,
+        view: &'a View,
+    ) -> impl Iterator<Item = (&'a NodeId, Incarnation, Option<&'a Member>)> {
+        let mut members = self.iter().peekable();
+        view.seats.iter().map(move |(node, run)| {
+            while members
+                .next_if(|member| member.hello.node_id < *node)
+                .is_some()
+            {}
+            let member = members.peek().copied();
+            let member = member.filter(|member| member.hello.node_id == *node);
+            (node, *run, member)
+        })
+    }
+
+    /// Until when all others with a seat vouch.
+    pub(super) fn seats_vouch_until(&mut self, config: &CoreConfig, view: &View) -> Time {
+        let known = self.seats.as_ref().filter(|seats| seats.of == view.mark());
+        if known.is_none() {
+            self.seats = Derived(Some(self.look_at_seats(config, view)));
+        }
+        let seats = self.seats.as_ref().filter(|seats| seats.all_met);
+        // Alone, nothing can change behind its back.
+        let forever = Time::from_start(std::time::Duration::MAX);
+        seats.map_or(Time::ZERO, |seats| seats.ends.first().unwrap_or(forever))
+    }
+
+    fn look_at_seats(&mut self, config: &CoreConfig, view: &View) -> Seats {
+        for member in self.by_node.values_mut() {
+            member.seated =
+                Derived(view.seats_run(&member.hello.node_id, member.hello.incarnation));
+        }
+        let mut ends = Moments::default();
+        let vouching = self
+            .by_node
+            .values()
+            .filter_map(|member| member.keys().ends);
+        vouching.for_each(|at| ends.add(at));
+        let met = self
+            .by_node
+            .values()
+            .filter(|member| member.seated.0)
+            .count();
+        let own = usize::from(view.seats.contains_key(&config.node_id));
+        Seats {
+            of: view.mark(),
+            all_met: met + own == view.seats.len(),
+            ends,
+        }
+    }
+
+    /// Whether each table is what looking at all members makes.
+    pub(super) fn tables_agree(&self) -> bool {
+        let mut probes = Moments::default();
+        let outbound = self
+            .by_node
+            .values()
+            .filter_map(|member| member.keys().probe);
+        outbound.for_each(|at| probes.add(at));
+        let first = |run: &Incarnation| self.of_run_linear(*run).map(|member| member.seat().0);
+        let mut runs = self.by_run.iter();
+        probes == *self.probes
+            && *self.suspects == self.nodes_with(|member| member.suspected)
+            && *self.waiting == self.nodes_with(|member| member.asked.waits())
+            && runs.all(|(run, node)| first(run).as_ref() == Some(node))
+            && self
+                .by_node
+                .values()
+                .all(|member| self.by_run.contains_key(&member.hello.incarnation))
+    }
+
+    /// What [`Self::of_run`] finds, by looking at all.
+    pub(super) fn of_run_linear(&self, run: Incarnation) -> Option<&Member> {
+        self.iter().find(|member| member.hello.incarnation == run)
+    }
+
+    /// What [`Self::seats_vouch_until`] tells, by looking at all.
+    pub(super) fn seats_vouch_until_linear(&self, config: &CoreConfig, view: &View) -> Time {
+        let others = view.seats.iter();
+        let others = others.filter(|(node, _)| **node != config.node_id);
+        let ends = others.map(|(node, run)| {
+            let member = self.by_node(node);
+            let member = member.filter(|member| member.seat_is(node, *run));
+            let until = member.and_then(|member| member.asked.fresh_until());
+            until.unwrap_or(Time::ZERO)
+        });
+        ends.min()
+            .unwrap_or(Time::from_start(std::time::Duration::MAX))
+    }
+}
+
+#[cfg(test)]
+mod tests;
