@@ -3,6 +3,7 @@
 from formats import (
     Envelope,
     bucketed_address,
+    digest_of_heads,
     hashed_address,
     load,
     pack_page,
@@ -32,6 +33,13 @@ def check_cache_addresses():
     assert bucketed_address("items::13", "cart/13", 64) == "cart/13~b64.7"
     assert bucketed_address("get_items_in_cart::13:10:30", "cart/13", 64) == "cart/13~b64.13"
     assert versioned_address(hashed_address("x" * 238), 1) == "~hnBxNkO1ki1UfsYATDAhlbQ~1AAAAAAAAAAE"
+
+
+def check_digests_of_heads():
+    assert digest_of_heads() == "99aa06d3014798d86001c324468d497f"
+    five = (7, 5, 0)
+    assert digest_of_heads(five, (9, 0, 0)) == "b4ced94921113f52c44bc13150f840e1"
+    assert digest_of_heads((11, 1, 300), five) == "be2383091fb6d34a3237e71211f37cf5"
 
 
 def check_envelopes():
@@ -87,4 +95,11 @@ def check_pages():
     assert unpack_page(pack_page(items)[:-1]) is None
 
 
-CHECKS = [check_tokens, check_cache_addresses, check_envelopes, check_which_form_a_value_has, check_pages]
+CHECKS = [
+    check_tokens,
+    check_cache_addresses,
+    check_digests_of_heads,
+    check_envelopes,
+    check_which_form_a_value_has,
+    check_pages,
+]

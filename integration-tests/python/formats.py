@@ -34,6 +34,13 @@ def hashed_address(address: str) -> str:
     return "~h" + base64.urlsafe_b64encode(digest).rstrip(b"=").decode()
 
 
+def digest_of_heads(*heads: tuple[int, int, int]) -> str:
+    """What a sidecar has applied: runs with their heads of bumps and of registrations."""
+    told = sorted(head for head in heads if head[1] or head[2])
+    parts = (run.to_bytes(16, "big") + struct.pack(">QQ", *rest) for run, *rest in told)
+    return xxhash.xxh3_128_hexdigest(b"".join(parts), seed=0)
+
+
 def token_of_nothing_known(class_path: str, salt: bytes = bytes(16)) -> int:
     """The token of one class of which, like of all above it, no event is known."""
 

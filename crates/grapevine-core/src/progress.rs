@@ -6,6 +6,8 @@
 
 use std::collections::BTreeMap;
 
+use xxhash_rust::xxh3::xxh3_128;
+
 use crate::id::{EventId, Incarnation, Lane};
 use crate::roster::Retired;
 use crate::vector::VersionVector;
@@ -456,6 +458,28 @@ impl Progress {
                 directory: lanes.directory.head,
             })
             .collect()
+    }
+
+    /// A digest of the heads that a grant tells, but for those of histories, which come with views, and those that say nothing: who
+    /// has the same has been told the same.
+    pub fn told_digest(&self) -> u128 {
+        let told = self.told_heads().into_iter();
+        let told = told.filter(|head| !head.incarnation.is_history());
+        let told = told.filter(|head| head.bump > 0 || head.directory > 0);
+        let bytes = told.flat_map(|head| {
+            let run = head.incarnation.to_bytes().into_iter();
+            let bump = head.bump.to_be_bytes();
+            run.chain(bump).chain(head.directory.to_be_bytes())
+        });
+        xxh3_128(&bytes.collect::<Vec<u8>>())
+    }
+
+    /// The same, if all that is known of was applied, without holes: whoever would tell what has this digest need not.
+    pub fn applied_digest(&self) -> Option<u128> {
+        let runs = self.origins.range(..Incarnation::FIRST_HISTORY);
+        let mut lanes = runs.map(|(_, lanes)| &lanes.bump);
+        let applied = lanes.all(|lane| lane.watermark() >= lane.head());
+        applied.then(|| self.told_digest())
     }
 
     /// Whether everything that a vector of bump-lane events covers was applied without holes.

@@ -4,9 +4,10 @@
 use grapevine_core::address::{Slice, bucket_index, plan};
 use grapevine_core::event::{Bump, Floor, Match, PurgeMode};
 use grapevine_core::fill::{FillId, FillKey};
-use grapevine_core::id::{EventId, Incarnation};
+use grapevine_core::id::{EventId, Incarnation, Lane};
 use grapevine_core::names::{Address, ClassPath};
 use grapevine_core::policy::{LongAddress, Policy, Strategy};
+use grapevine_core::progress::Progress;
 use grapevine_core::token::Token;
 use grapevine_core::versions::{Versions, bucket_of};
 
@@ -190,4 +191,29 @@ fn turns_to_fill() {
         let key = FillKey::new(&Address::parse(address).unwrap(), Token(token));
         assert_eq!(key.to_bytes(), name.to_be_bytes(), "{address}");
     }
+}
+
+#[test]
+fn digests_of_heads() {
+    let run = |number| Incarnation::new(number).unwrap();
+    let mut progress = Progress::default();
+    assert_eq!(
+        progress.told_digest(),
+        0x99aa_06d3_0147_98d8_6001_c324_468d_497f
+    );
+    // What says nothing, and what comes with views, is left out.
+    progress.lane_mut(run(9), Lane::Bump);
+    progress.lane_mut(run(9).as_history(), Lane::Bump).adopt(3);
+    progress.lane_mut(run(7), Lane::Bump).adopt(5);
+    assert_eq!(
+        progress.told_digest(),
+        0xb4ce_d949_2111_3f52_c44b_c131_50f8_40e1
+    );
+    progress.lane_mut(run(11), Lane::Bump).adopt(1);
+    progress.lane_mut(run(11), Lane::Directory).learn_head(300);
+    assert_eq!(
+        progress.told_digest(),
+        0xbe23_8309_1fb6_d34a_3237_e712_11f3_7cf5
+    );
+    assert_eq!(progress.applied_digest(), Some(progress.told_digest()));
 }

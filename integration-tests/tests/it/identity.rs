@@ -289,8 +289,8 @@ async fn a_peer_of_another_cluster_or_protocol_or_name_is_told_why() {
         (
             Kind::Probe(v1::Probe {
                 nonce: 1,
-                since: 0,
                 view: None,
+                ..v1::Probe::default()
             }),
             Code::InvalidArgument,
             "hello",
@@ -343,6 +343,15 @@ fn floor(top: &str, bucket: u32, incarnation: Vec<u8>) -> Kind {
             kind: Some(v1::bump_event::Kind::Floor(floor)),
         }],
         ..Default::default()
+    })
+}
+
+/// A grant that says this besides.
+fn grant(grant: v1::Grant) -> Kind {
+    Kind::Grant(v1::Grant {
+        nonce: 1,
+        duration_ms: 1,
+        ..grant
     })
 }
 
@@ -411,22 +420,25 @@ async fn malformed_messages_of_a_peer_end_its_link_and_nothing_else() {
         relayed(vec![vec![7; 15]]),
         relayed(vec![vec![7; 16]; 1_025]),
         pull(1, 1, 77),
-        Kind::Grant(v1::Grant {
-            nonce: 1,
-            duration_ms: 1,
+        grant(v1::Grant {
             heads: vec![v1::OriginHead::default()],
             ..v1::Grant::default()
         }),
-        Kind::Grant(v1::Grant {
-            nonce: 1,
-            duration_ms: 1,
+        grant(v1::Grant {
             since: 2,
             until: 1,
             ..v1::Grant::default()
         }),
-        Kind::Grant(v1::Grant {
+        grant(v1::Grant {
+            same: true,
+            ..v1::Grant::default()
+        }),
+        Kind::Probe(v1::Probe {
             nonce: 1,
-            duration_ms: 1,
+            applied: vec![7; 15].into(),
+            ..v1::Probe::default()
+        }),
+        grant(v1::Grant {
             lacked: vec![v1::Hole {
                 incarnation: vec![7; 16].into(),
                 first: 2,

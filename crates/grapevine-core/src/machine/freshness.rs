@@ -18,7 +18,6 @@ use super::probing::Pace;
 use crate::id::{Incarnation, Lane, Time, UnixSeconds};
 use crate::names::NodeId;
 use crate::progress::{LaneProgress, OriginHead};
-use crate::roster::Mark;
 use crate::store::Write;
 
 /// How often lapsed registrations are swept.
@@ -42,10 +41,25 @@ impl Core {
         // has everybody asked anew.
         let counts = mark == self.views.view().mark();
         let pace = self.pace();
-        let Some((to, since)) = self.members.ask(node, counts.then_some(nonce), now, pace) else {
+        let Some(member) = self.members.by_node(node) else {
             return;
         };
-        effects.send(to, PeerMessage::Probe { nonce, mark, since });
+        let (to, since) = (member.hello.incarnation, member.asked().base());
+        let applied = if since == 0 {
+            let whole = self.config.limits.whole_heads_max;
+            self.telling.applied(&self.progress, whole)
+        } else {
+            None
+        };
+        let question = (counts.then_some(nonce), applied.is_some());
+        self.members.ask(node, question, now, pace);
+        let probe = PeerMessage::Probe {
+            nonce,
+            mark,
+            since,
+            applied,
+        };
+        effects.send(to, probe);
     }
 
     /// Gossip says that members have issued more than is known here: asks them, for a datagram is no evidence.
@@ -74,10 +88,19 @@ impl Core {
     pub(super) fn probed(
         &mut self,
         from: Incarnation,
-        (nonce, mark, since): (u64, Mark, u64),
+        question: &PeerMessage,
         now: Time,
         effects: &mut Effects,
     ) {
+        let PeerMessage::Probe {
+            nonce,
+            mark,
+            since,
+            applied,
+        } = *question
+        else {
+            return;
+        };
         self.marked(from, mark, now, effects);
         let member = self.members.by_incarnation(from);
         let node = member.map(|member| member.hello.node_id.clone());
@@ -93,7 +116,7 @@ impl Core {
             .lane(self.config.incarnation, Lane::Bump)
             .map_or(0, LaneProgress::watermark);
         let whole = self.config.limits.whole_heads_max;
-        let (heads, lacked, span) = self.telling.tell(&self.progress, since, whole);
+        let (heads, lacked, span) = self.telling.tell(&self.progress, (since, applied), whole);
         // Longer here than there, by the rate bound: this sidecar must never think a grant over before its holder does.
         let ends = now.plus(stretched(duration, self.config.clock_rate_ppm));
         if granted.is_some()

@@ -6,7 +6,8 @@
 //!
 //! What the giver has is told whole where it is little. Else each change of it has a number, a question says up to which
 //! one all was applied here that the giver had told, and the answer tells what has changed since: nothing that was applied is
-//! ever missing again while both run, also in other views.
+//! ever missing again while both run, also in other views. Before there is such a number, the question has a digest of what was applied
+//! here, and where that is what the giver has to tell, all of it was.
 
 use std::collections::VecDeque;
 
@@ -80,7 +81,8 @@ pub(super) struct Told {
 /// Grants asked of one peer.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Asked {
-    open: VecDeque<(u64, Time)>,
+    /// By their numbers, when they were asked, and whether with a digest of what is applied here.
+    open: VecDeque<(u64, Time, bool)>,
     /// Grants that count once what they told is applied, each with its end.
     unapplied: VecDeque<(Time, Told)>,
     /// Up to where all that the giver had told was applied here, by the giver's numbers: nothing of that has to be told again.
@@ -89,23 +91,24 @@ pub(super) struct Asked {
 }
 
 impl Asked {
-    /// Notes a question.
-    pub(super) fn ask(&mut self, nonce: u64, now: Time) {
+    /// Notes a question, with a digest of what is applied here or without.
+    pub(super) fn ask(&mut self, nonce: u64, now: Time, digest: bool) {
         if self.open.len() >= ASKED_MAX {
             self.open.pop_front();
         }
-        self.open.push_back((nonce, now));
+        self.open.push_back((nonce, now, digest));
     }
 
     /// Whether an answer to a question still counts.
     pub(super) fn is_open(&self, nonce: u64) -> bool {
-        self.open.iter().any(|(asked, _)| *asked == nonce)
+        self.open.iter().any(|(asked, ..)| *asked == nonce)
     }
 
-    /// When the question was asked, if it still counts. Older ones cannot be answered better.
-    pub(super) fn answered(&mut self, nonce: u64) -> Option<Time> {
-        let at = self.open.iter().position(|(asked, _)| *asked == nonce)?;
-        self.open.drain(..=at).next_back().map(|(_, sent)| sent)
+    /// When the question was asked, and whether with a digest, if it still counts. Older ones cannot be answered better.
+    pub(super) fn answered(&mut self, nonce: u64) -> Option<(Time, bool)> {
+        let at = self.open.iter().position(|(asked, ..)| *asked == nonce)?;
+        let question = self.open.drain(..=at).next_back();
+        question.map(|(_, sent, digest)| (sent, digest))
     }
 
     /// Notes a grant that holds until `ends`, once its heads are applied, but for what its giver lacks of closed logs.
@@ -183,7 +186,11 @@ mod tests {
             bump,
             directory: 0,
         };
-        let span = |since, until| Span { since, until };
+        let span = |since, until| Span {
+            since,
+            until,
+            same: false,
+        };
         let mut progress = Progress::default();
         let mut asked = Asked::default();
         asked.note(at(100), told(vec![head(1)], span(0, 5)));
@@ -238,9 +245,9 @@ mod tests {
         };
         let mut progress = Progress::default();
         let mut asked = Asked::default();
-        (1..=9).for_each(|nonce| asked.ask(nonce, at(nonce)));
+        (1..=9).for_each(|nonce| asked.ask(nonce, at(nonce), nonce % 2 == 0));
         assert_eq!(asked.answered(1), None, "forgotten");
-        assert_eq!(asked.answered(4), Some(at(4)));
+        assert_eq!(asked.answered(4), Some((at(4), true)));
         assert_eq!(asked.answered(3), None, "a later one was answered");
         asked.note(at(100), told(head(1), Span::default()));
         asked.note(at(120), told(head(2), Span::default()));

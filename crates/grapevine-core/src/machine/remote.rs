@@ -76,12 +76,12 @@ impl Core {
             self.counters.peer_messages_refused += u64::from(!self.is_parting(from));
             return;
         }
-        if let PeerMessage::Probe { nonce, mark, since } = message
-            && self.members.is_marked(from, mark)
+        if let PeerMessage::Probe { mark, .. } = &message
+            && self.members.is_marked(from, *mark)
         {
             // The most frequent message by far. It changes nothing but what the peer was granted, and what time brings is
             // looked at when it is time.
-            return self.probed(from, (nonce, mark, since), now, effects);
+            return self.probed(from, &message, now, effects);
         }
         let left = matches!(message, PeerMessage::Leave { .. });
         let of_members = matches!(
@@ -106,9 +106,7 @@ impl Core {
                 message,
             } => self.relayed(from, (to, acknowledge), &message, now, effects),
             PeerMessage::Ack { .. } => self.acked(from, &message, now, effects),
-            PeerMessage::Probe { nonce, mark, since } => {
-                self.probed(from, (nonce, mark, since), now, effects);
-            }
+            PeerMessage::Probe { .. } => self.probed(from, &message, now, effects),
             PeerMessage::Roster { history, say } => {
                 self.roster_said(from, history, say, now, effects);
             }

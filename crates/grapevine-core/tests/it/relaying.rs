@@ -7,7 +7,7 @@ use grapevine_core::event::Match;
 use grapevine_core::id::Lane;
 use grapevine_core::machine::CoreConfig;
 use grapevine_core::machine::effects::{
-    HolderState, LeaseClaim, PeerMessage, Receipt, ReceiptLevel, Reply,
+    HolderState, Input, LeaseClaim, PeerMessage, Receipt, ReceiptLevel, Reply, Span,
 };
 
 use crate::world::{MAX_STALENESS, World};
@@ -306,4 +306,94 @@ fn g10_registrations_go_the_same_way_and_bumps_of_few_directly() {
     few.flush(0);
     let direct = |message: &PeerMessage| matches!(message, PeerMessage::Bumps { .. });
     assert_eq!(told(&few, 0, direct), [1, 2]);
+}
+
+/// What a node answers another one that asks for all its heads, and says that it has applied what has this digest.
+fn told_for(world: &mut World, asks: usize, grants: usize, applied: Option<u128>) -> (usize, Span) {
+    let (nonce, mark) = (0x5eed, world.core(grants).roster().mark());
+    let from = world.incarnation(asks);
+    let message = PeerMessage::Probe {
+        nonce,
+        mark,
+        since: 0,
+        applied,
+    };
+    world.drop_all(grants, asks);
+    world.input(grants, Input::Peer { from, message });
+    let answer = world.links[&(grants, asks)]
+        .iter()
+        .find_map(|said| match said {
+            PeerMessage::Grant {
+                nonce: of,
+                heads,
+                span,
+                ..
+            } if *of == nonce => {
+                let runs = heads.iter().filter(|it| !it.incarnation.is_history());
+                Some((runs.count(), *span))
+            }
+            _ => None,
+        });
+    answer.expect("every question is answered")
+}
+
+#[test]
+fn g11_who_has_all_that_another_would_tell_is_told_no_heads_and_else_all() {
+    let mut world = many(4);
+    for at in 0..4 {
+        world.invalidate(at, &["cart/13"]);
+    }
+    world.converge().unwrap();
+    let digest = |world: &World| world.core(0).progress().applied_digest();
+    let asked = digest(&world);
+    assert!(asked.is_some());
+    let (heads, span) = told_for(&mut world, 0, 1, asked);
+    assert!(
+        heads == 0 && span.same && span.until > 0,
+        "{heads} {span:?}"
+    );
+    // A sidecar of an earlier version says none.
+    let (heads, span) = told_for(&mut world, 0, 1, None);
+    assert!(heads >= 4 && !span.same, "{heads} {span:?}");
+    // Node 1 has an event of which node 0 has not heard.
+    world.invalidate(1, &["cart/13"]);
+    while world.flush(1) {}
+    world.drop_all(1, 0);
+    let asked = digest(&world);
+    let (heads, span) = told_for(&mut world, 0, 1, asked);
+    assert!(heads >= 4 && !span.same, "{heads} {span:?}");
+    // And once it has, it waits for it: what is known and not applied has no digest.
+    world.deliver_all(1, 0);
+    assert_eq!(digest(&world), None);
+    world.converge().unwrap();
+    let asked = digest(&world);
+    assert!(told_for(&mut world, 0, 1, asked).1.same);
+}
+
+#[test]
+fn g11_all_that_start_anew_at_once_are_soon_fresh_and_tell_each_other_no_heads() {
+    let mut world = many(4);
+    for at in 0..4 {
+        world.invalidate(at, &["cart/13"]);
+    }
+    world.converge().unwrap();
+    (0..4).for_each(|at| world.crash(at));
+    (0..4).for_each(|at| world.start(at));
+    world.connect_all();
+    let (mut told, mut same) = (Vec::new(), 0);
+    for _ in 0..10_000 {
+        for said in world.links.values().flatten() {
+            if let PeerMessage::Grant { heads, span, .. } = said {
+                let runs = heads.iter().filter(|it| !it.incarnation.is_history());
+                told.extend(runs.filter(|it| it.bump > 0).copied());
+                same += usize::from(span.same);
+            }
+        }
+        if !world.work() {
+            break;
+        }
+    }
+    assert_eq!(told, [], "heads that everybody has");
+    assert!(same > 0);
+    world.converge().unwrap();
 }

@@ -965,6 +965,7 @@ fn malformed_numbers_are_refused_and_harm_nothing() {
                 nonce: 1,
                 mark: Mark::default(),
                 since: 0,
+                applied: None,
             },
         },
     );

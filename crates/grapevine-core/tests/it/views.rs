@@ -439,6 +439,7 @@ fn greeted(core: &mut Core, name: &str, number: u128, mark: Mark, now: Time) -> 
         nonce,
         mark,
         since: 0,
+        applied: None,
     };
     core.handle(Input::Peer { from, message }, now, unix)
 }

@@ -45,6 +45,7 @@ fn granted(world: &mut World, asked: usize, by: usize, mark: Mark) -> (Duration,
             nonce,
             mark,
             since: 0,
+            applied: None,
         },
     );
     let answer = world.links[&(asked, by)]

@@ -70,6 +70,8 @@ pub enum Arm {
     RelaySpeaksForOthers,
     /// What a grant has told is not told again, whether it was applied or not; in scenario `relayed`.
     HeadsToldOnce,
+    /// The digest of what is applied leaves one run out; in scenario `relayed`.
+    DigestLacksARun,
 }
 
 impl Arm {
@@ -77,7 +79,9 @@ impl Arm {
     pub fn scenario(self) -> Option<Scenario> {
         match self {
             Self::SourceLagIgnored => Some(Scenario::ReplicaLag),
-            Self::RelaySpeaksForOthers | Self::HeadsToldOnce => Some(Scenario::Relayed),
+            Self::RelaySpeaksForOthers | Self::HeadsToldOnce | Self::DigestLacksARun => {
+                Some(Scenario::Relayed)
+            }
             _ => None,
         }
     }

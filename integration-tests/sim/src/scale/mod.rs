@@ -62,6 +62,9 @@ pub(crate) struct Options {
     /// Seconds from the restart of all on, over which its traffic is counted; 0 for no restart.
     #[arg(long, default_value_t = 10, value_name = "S", value_parser = clap::value_parser!(u64).range(0..=600))]
     restart: u64,
+    /// Have questions say no digest of what is applied, as those of sidecars that know of none.
+    #[arg(long)]
+    no_digest: bool,
     /// Print one line of JSON.
     #[arg(long)]
     json: bool,
@@ -168,6 +171,7 @@ pub(crate) fn run(options: &Options, out: &mut dyn Write) -> std::io::Result<boo
             "loss_ppm": options.loss_ppm,
         },
         "direct": options.direct,
+        "digest": !options.no_digest,
         "fresh_after_start_ms": millis(started),
         "steady_per_node_s": steady.json(),
         "bump": bump,

@@ -12,6 +12,7 @@ fn options(nodes: usize) -> Options {
         settle: 2,
         steady: 2,
         restart: 5,
+        no_digest: false,
         json: true,
     }
 }

@@ -100,6 +100,8 @@ fn nested(bytes: u64) -> u64 {
 
 /// A run's name.
 const RUN: u64 = 18;
+/// A digest of heads.
+const DIGEST: u64 = 18;
 
 fn head(head: &OriginHead) -> u64 {
     nested(RUN + field(head.bump) + field(head.directory))
@@ -178,7 +180,8 @@ fn body(message: &PeerMessage) -> u64 {
             nonce,
             mark: it,
             since,
-        } => field(*nonce) + mark(it) + field(*since),
+            applied,
+        } => field(*nonce) + mark(it) + field(*since) + applied.map_or(0, |_| DIGEST),
         PeerMessage::Grant {
             nonce,
             duration,
@@ -192,6 +195,7 @@ fn body(message: &PeerMessage) -> u64 {
                 + field(u64::from(*settled))
                 + field(span.since)
                 + field(span.until)
+                + field(u64::from(span.same))
                 + heads.iter().map(head).sum::<u64>()
                 + lacked.iter().map(hole).sum::<u64>()
         }

@@ -412,7 +412,12 @@ impl World {
         late
     }
 
-    fn say(&mut self, at: usize, to: usize, message: PeerMessage, served: bool, kind: Kind) {
+    fn say(&mut self, at: usize, to: usize, mut message: PeerMessage, served: bool, kind: Kind) {
+        if self.options.no_digest
+            && let PeerMessage::Probe { applied, .. } = &mut message
+        {
+            *applied = None;
+        }
         self.traffic.said(at, kind, wire::bytes(&message));
         let leaves = self.busy(at, MESSAGE_COST);
         let arrives = leaves + self.latency();

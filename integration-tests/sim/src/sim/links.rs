@@ -277,6 +277,17 @@ impl Sim<'_> {
         }
     }
 
+    /// The digest that is asked for, where what was applied differs from it in one run alone.
+    fn digest_but_for_a_run(&self, asks: usize, grants: usize) -> Option<u128> {
+        let progress = |at: usize| Some(self.nodes[at].core.as_ref()?.progress());
+        let heads = |at: usize| Some(progress(at)?.told_heads());
+        let (applied, told) = (heads(asks)?, heads(grants)?);
+        let news = told.iter().filter(|head| !applied.contains(head));
+        let news: Vec<_> = news.filter(|head| head.bump > 0).collect();
+        (news.len() == 1)
+            .then(|| progress(grants).map(grapevine_core::progress::Progress::told_digest))?
+    }
+
     /// The incarnations that a sidecar believes to run.
     fn running(&self, at: usize) -> Vec<grapevine_core::id::Incarnation> {
         let now = self.time(at);
@@ -318,6 +329,15 @@ impl Sim<'_> {
         }
         if self.is(Arm::RelaySpeaksForOthers) {
             self.speak_for_others(&message);
+        }
+        if self.is(Arm::DigestLacksARun)
+            && let PeerMessage::Probe {
+                applied: Some(applied),
+                ..
+            } = &mut message
+            && let Some(digest) = self.digest_but_for_a_run(from.slot, at)
+        {
+            *applied = digest;
         }
         let registers = matches!(message.relieved(), PeerMessage::Directory { .. });
         let condemned = |sim: &Self| {

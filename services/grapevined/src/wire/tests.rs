@@ -203,6 +203,7 @@ fn a_malformed_peer_message_is_an_error_and_never_a_panic() {
         nonce: 3,
         mark: Mark::default(),
         since: 0,
+        applied: Some(77),
     });
     assert_eq!(
         peer::read_message(probe).unwrap(),
@@ -210,6 +211,7 @@ fn a_malformed_peer_message_is_an_error_and_never_a_panic() {
             nonce: 3,
             mark: Mark::default(),
             since: 0,
+            applied: Some(77),
         }
     );
 }

@@ -44,6 +44,8 @@ pub struct Span {
     pub since: u64,
     /// Up to this one; 0 where changes are not numbered.
     pub until: u64,
+    /// Whether that is all that who asks has applied, by the digest in its question: then no heads are told but those of histories.
+    pub same: bool,
 }
 
 /// What peers say to each other.
@@ -94,6 +96,11 @@ pub enum PeerMessage {
         /// What the hearer told up to this number is applied here, so that no more than what it has to tell since is asked for; 0 for
         /// all of it.
         since: u64,
+        /// Where that is all of it: a digest of the heads that are known and applied here, if none is known that is not
+        /// ([`Progress::applied_digest`]).
+        ///
+        /// [`Progress::applied_digest`]: crate::progress::Progress::applied_digest
+        applied: Option<u128>,
     },
     /// What members say to agree on views.
     Roster {

@@ -186,22 +186,20 @@ impl Members {
         found.map(|(node, _)| node.clone()).collect()
     }
 
-    /// Notes that a member is asked, with a question whose answer counts if one is given; tells which run it is, and since when
-    /// its heads are to be told.
+    /// Notes that a member is asked, with a question whose answer counts if one is given, and with a digest or without.
     pub(in crate::machine) fn ask(
         &mut self,
         node: &NodeId,
-        counts: Option<u64>,
+        (counts, digest): (Option<u64>, bool),
         now: Time,
         pace: Pace,
-    ) -> Option<(Incarnation, u64)> {
+    ) {
         self.change(node, |member| {
             if let Some(nonce) = counts {
-                member.asked.ask(nonce, now);
+                member.asked.ask(nonce, now, digest);
             }
             member.probing.ask(now, pace);
-            (member.hello.incarnation, member.asked.base())
-        })
+        });
     }
 
     /// Notes that a member was asked together with being answered.
@@ -223,11 +221,12 @@ impl Members {
             return;
         };
         self.change(&node, |member| {
-            let Some(sent) = member.asked.answered(nonce) else {
+            let Some((sent, digest)) = member.asked.answered(nonce) else {
                 return;
             };
             let ends = ends(sent);
-            if ends > now {
+            // That it told what was applied here it can only know by a digest.
+            if ends > now && (digest || !told.span.same) {
                 member.asked.note(ends, told);
                 member.asked.review(progress, now);
                 member.settled = settled.or(member.settled);

@@ -373,6 +373,7 @@ mod tests {
             nonce: 1,
             mark: Mark::default(),
             since: 0,
+            applied: None,
         };
         assert_eq!(cut(probe.clone()), [probe]);
     }

@@ -36,6 +36,7 @@ pub(crate) fn read_message(message: v1::ExchangeRequest) -> Checked<PeerMessage>
             nonce: probe.nonce,
             mark: roster::read_mark(probe.view.as_ref())?,
             since: probe.since,
+            applied: read_digest(&probe.applied)?,
         },
         Kind::Roster(said) => roster::read(&said)?,
         Kind::Grant(grant) => PeerMessage::Grant {
@@ -43,7 +44,7 @@ pub(crate) fn read_message(message: v1::ExchangeRequest) -> Checked<PeerMessage>
             duration: Duration::from_millis(grant.duration_ms.into()),
             settled: grant.settled,
             heads: read_heads(&grant.heads)?,
-            span: read_span(grant.since, grant.until)?,
+            span: read_span(&grant)?,
             lacked: read_holes(&grant.lacked)?,
         },
         Kind::Pull(pull) => {
@@ -101,14 +102,38 @@ pub(crate) fn read_message(message: v1::ExchangeRequest) -> Checked<PeerMessage>
 }
 
 /// Which part of its heads a grant tells.
-fn read_span(since: u64, until: u64) -> Checked<Span> {
+fn read_span(grant: &v1::Grant) -> Checked<Span> {
+    let (since, until, same) = (grant.since, grant.until, grant.same);
+    if same && (since > 0 || until == 0) {
+        return Err(field(
+            "grant.same",
+            format!(
+                "set with grant.since {since} and grant.until {until}; it goes with 0 and a number"
+            ),
+        ));
+    }
     if since > until {
         return Err(field(
             "grant.since",
             format!("{since} lies behind grant.until, {until}"),
         ));
     }
-    Ok(Span { since, until })
+    Ok(Span { since, until, same })
+}
+
+/// A digest of heads, or none.
+fn read_digest(bytes: &[u8]) -> Checked<Option<u128>> {
+    if bytes.is_empty() {
+        return Ok(None);
+    }
+    let Ok(bytes) = bytes.try_into() else {
+        let length = bytes.len();
+        return Err(field(
+            "probe.applied",
+            format!("{length} bytes; a digest has 16"),
+        ));
+    };
+    Ok(Some(u128::from_be_bytes(bytes)))
 }
 
 /// Events, with those that they are for as well.

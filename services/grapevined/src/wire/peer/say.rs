@@ -139,9 +139,15 @@ fn word(message: PeerMessage) -> Kind {
                 flushed_above,
             })
         }
-        PeerMessage::Probe { nonce, mark, since } => Kind::Probe(v1::Probe {
+        PeerMessage::Probe {
+            nonce,
+            mark,
+            since,
+            applied,
+        } => Kind::Probe(v1::Probe {
             nonce,
             since,
+            applied: applied.map_or_else(Default::default, |it| it.to_be_bytes().to_vec().into()),
             view: Some(roster::mark(mark)),
         }),
         PeerMessage::Roster { history, say } => Kind::Roster(roster::say(history, say)),
@@ -158,6 +164,7 @@ fn word(message: PeerMessage) -> Kind {
             heads: heads(&told),
             since: span.since,
             until: span.until,
+            same: span.same,
             settled,
             lacked: lacked.into_iter().map(hole).collect(),
         }),

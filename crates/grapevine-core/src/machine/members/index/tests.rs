@@ -100,7 +100,7 @@ impl World {
             }
             Step::Asked(number) => {
                 let nonce = Some(self.now);
-                self.members.ask(&node(number), nonce, now, pace);
+                self.members.ask(&node(number), (nonce, false), now, pace);
             }
             Step::Granted(number, end, head) => self.granted(number, end, head),
             Step::Applied(sequence) => {
@@ -123,8 +123,9 @@ impl World {
     fn granted(&mut self, number: u8, end: u64, head: u64) {
         let (now, pace) = (at(self.now), Pace::of(self.config.max_staleness));
         let nonce = self.now;
-        let asked = self.members.ask(&node(number), Some(nonce), now, pace);
-        let Some((from, _)) = asked else {
+        self.members
+            .ask(&node(number), (Some(nonce), false), now, pace);
+        let Some((_, from)) = self.members.by_node(&node(number)).map(Member::seat) else {
             return;
         };
         let told = Told {
@@ -196,4 +197,37 @@ proptest! {
         world.members.index_all();
         prop_assert_eq!(known, world.members.by_run.0);
     }
+}
+
+#[test]
+fn g11_that_all_is_the_same_counts_only_where_it_was_asked_with_a_digest() {
+    let (mut members, progress) = (Members::default(), Progress::default());
+    let (now, pace) = (at(1_000), Pace::of(Duration::from_secs(2)));
+    let hello = PeerHello {
+        node_id: node(1),
+        incarnation: run(1),
+        peer_address: String::new(),
+        policy_digest: 0,
+    };
+    members.put(Member::new(hello, now));
+    let mut grant = |nonce: u64, digest: bool| {
+        members.ask(&node(1), (Some(nonce), digest), now, pace);
+        let span = Span {
+            since: 0,
+            until: 7,
+            same: true,
+        };
+        let told = Told {
+            heads: Vec::new(),
+            span,
+            lacked: Vec::new(),
+        };
+        let ends = |sent: Time| sent.plus(Duration::from_secs(2));
+        let told = (told, None);
+        members.granted((run(1), nonce), told, ends, &progress, now, pace);
+        let asked = members.by_node(&node(1)).unwrap().asked();
+        (asked.fresh_until(), asked.base())
+    };
+    assert_eq!(grant(1, false), (None, 0));
+    assert_eq!(grant(2, true), (Some(at(3_000)), 7));
 }
