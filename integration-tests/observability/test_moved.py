@@ -83,8 +83,6 @@ def test_sidecars_that_find_each_other(three):
     for sidecar in three:
         has_risen([sidecar], "peer_connects")
         has_risen([sidecar], "gossip_seed_rounds")
-    with rises([three[0]], "gossip_nudges"):
-        three[0].invalidate("news")
 
 
 def test_a_fill_that_an_invalidation_overtakes(three):

@@ -76,7 +76,8 @@ def test_a_member_that_hangs(quiet):
         # While its grants hold; once they have lapsed, it cannot serve what is stale, and receipts do without it.
         answer = a.invalidate("slow/receipt", receipt=types.RECEIPT_LEVEL_ALL, timeout_ms=300)
         assert not answer.receipt.satisfied
-        has_risen([a], "receipts_missed")
+        # Somebody has not acknowledged it.
+        has_risen([a], "receipts_missed", "gossip_nudges")
         fires(quiet, "GrapevineReceiptsMissed", instance=a.metrics)
         fires(quiet, "GrapevineDown", instance=c.metrics)
         fires(quiet, "GrapevineFreshnessUnknown", instance=a.metrics, state="unknown")
