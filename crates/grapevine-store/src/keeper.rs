@@ -100,7 +100,7 @@ pub(crate) struct Files {
     engine: File,
     log: Arc<Written>,
     tally: File,
-    pending: Option<Arc<Shared>>,
+    pending: Arc<Shared>,
 }
 
 impl Files {
@@ -108,6 +108,7 @@ impl Files {
         engine_path: &Path,
         log: &Arc<Written>,
         tally: File,
+        pending: &Arc<Shared>,
     ) -> Result<Self, StoreError> {
         let path = engine_path.join("db");
         match File::open(&path) {
@@ -115,30 +116,21 @@ impl Files {
                 engine,
                 log: Arc::clone(log),
                 tally,
-                pending: None,
+                pending: Arc::clone(pending),
             }),
             Err(source) => Err(StoreError::Unusable { path, source }),
         }
     }
 
-    /// The same, with what the engine does not have yet.
-    pub(crate) fn with_pending(self, pending: &Arc<Shared>) -> Self {
-        let pending = Some(Arc::clone(pending));
-        Self { pending, ..self }
-    }
-
     fn sync(&self) -> Result<(), StoreError> {
-        let pending = self.pending.as_ref();
-        let ended = pending.map(|pending| pending.flush()).transpose()?;
+        let ended = self.pending.flush()?;
         // Before the engine's, which has the places of what is in them.
         self.log.sync().map_err(StoreError::of_disk)?;
         self.engine.sync_all().map_err(StoreError::of_disk)?;
         // After the engine's: a count on the disk then says that so much was in the engine's file.
         self.tally.sync_data().map_err(StoreError::of_disk)?;
-        if let Some((pending, ended)) = pending.zip(ended) {
-            pending.remove(ended)?;
-        }
-        Ok(())
+        // Last: until then it is what a start goes by.
+        self.pending.remove(ended)
     }
 }
 
@@ -237,7 +229,13 @@ fn sync_until_closed(
 
 #[cfg(test)]
 mod tests {
+    use std::path::PathBuf;
+
+    use sled::IVec;
+
     use super::*;
+    use crate::journal::Journal;
+    use crate::txn::Changes;
 
     #[test]
     fn what_takes_too_long_is_told_once() {
@@ -288,12 +286,44 @@ mod tests {
         sync_until_closed(sync, every, &Closing::default(), &watched, &guard);
     }
 
+    /// The files of a store that has one commit in its journal, which is handed over as well.
+    fn files(directory: &Path) -> (Files, PathBuf) {
+        let db = sled::Config::new().temporary(true).open().unwrap();
+        let tree = db.open_tree("tree").unwrap();
+        let journal = Journal::new(directory);
+        let pending = Arc::new(Shared::new(tree, Guard::new(directory), journal));
+        let changes = Changes::from([(vec![7], Some(IVec::from(b"value")))]);
+        pending.add(1, changes).unwrap();
+        std::fs::write(directory.join("db"), "").unwrap();
+        let tally = File::create(directory.join("tally")).unwrap();
+        let files = Files::open(directory, &Arc::default(), tally, &pending).unwrap();
+        let journal = directory.join("journal-0");
+        assert!(journal.exists());
+        (files, journal)
+    }
+
+    #[test]
+    fn g1_the_journal_goes_once_everything_is_synced_and_not_before() {
+        let directory = tempfile::tempdir().unwrap();
+        let (mut files, journal) = files(directory.path());
+        // What cannot be synced: not a file.
+        let unsynced = || File::open("/dev/null").unwrap();
+        files.engine = unsynced();
+        assert!(files.sync().is_err() && journal.exists());
+        let directory = tempfile::tempdir().unwrap();
+        let (mut files, journal) = self::files(directory.path());
+        files.tally = unsynced();
+        assert!(files.sync().is_err() && journal.exists());
+        let directory = tempfile::tempdir().unwrap();
+        let (files, journal) = self::files(directory.path());
+        files.sync().unwrap();
+        assert!(!journal.exists());
+    }
+
     #[test]
     fn a_keeper_ends_with_its_store() {
         let directory = tempfile::tempdir().unwrap();
-        std::fs::write(directory.path().join("db"), "").unwrap();
-        let tally = File::create(directory.path().join("tally")).unwrap();
-        let files = Files::open(directory.path(), &Arc::default(), tally).unwrap();
+        let (files, _) = files(directory.path());
         let guard = Guard::new(directory.path());
         let hour = Duration::from_hours(1);
         drop(Keeper::start(files, hour, &Arc::default(), &guard).unwrap());

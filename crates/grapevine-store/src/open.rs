@@ -250,7 +250,11 @@ fn open_engine(
         }
         None => return Err(foreign(config, "it has records and no format".to_owned())),
     }
-    let replayed = journal::replay(&tree, &engine)?;
+    // A disk that is full, or fails, is the machine's, and is told with where it is.
+    let replayed = journal::replay(&tree, &engine).map_err(|error| match error {
+        StoreError::Io(source) | StoreError::Full(source) => unusable(source),
+        other => other,
+    })?;
     if replayed > 0 {
         tracing::info!(commits = replayed, "applied what the journal has");
     }

@@ -81,8 +81,7 @@ impl SledStore {
         let journal = Journal::new(&engine_path);
         let pending = Shared::new(engine.tree.clone(), guard.clone(), journal);
         let pending = Arc::new(pending);
-        let files = Files::open(&engine_path, &log_written, tally)?;
-        let files = files.with_pending(&pending);
+        let files = Files::open(&engine_path, &log_written, tally, &pending)?;
         let keeper = Keeper::start(files, config.sync_every, &watched, &guard)
             .map_err(StoreError::of_disk)?;
         Ok(Self {

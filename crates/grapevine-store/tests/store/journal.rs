@@ -200,36 +200,21 @@ fn g1_a_journal_that_does_not_follow_on_the_engine_is_passed_over_and_the_loss_i
     let store = open_unsynced(directory.path());
     commit(&store, 7..=9);
     // The engine of before, with the journal and the tally of now.
-    let mixed = killed(directory.path());
-    for name in ["db", "conf"] {
-        fs::copy(
-            old.path().join("sled").join(name),
-            mixed.path().join("sled").join(name),
-        )
-        .unwrap();
-    }
-    for entry in fs::read_dir(mixed.path().join("sled")).unwrap() {
-        let path = entry.unwrap().path();
-        if path
-            .file_name()
-            .unwrap()
-            .to_str()
-            .unwrap()
-            .starts_with("snap.")
-        {
-            fs::remove_file(path).unwrap();
-        }
-    }
-    for entry in fs::read_dir(old.path().join("sled")).unwrap() {
-        let path = entry.unwrap().path();
-        let name = path.file_name().unwrap();
-        if name.to_str().unwrap().starts_with("snap.") {
-            fs::copy(&path, mixed.path().join("sled").join(name)).unwrap();
-        }
+    let now = killed(directory.path());
+    let mixed = old;
+    let journals = journal(now.path());
+    let mut files = vec![now.path().join("acknowledged")];
+    files.extend(journals.iter().cloned());
+    for file in files {
+        let name = file.strip_prefix(now.path()).unwrap();
+        fs::copy(&file, mixed.path().join(name)).unwrap();
     }
     let (copy, report) = reopened(mixed.path());
     assert_eq!(report.commits_lost, 6);
     has(&copy, 3);
+    // Whoever puts the right copy back needs them.
+    let kept = mixed.path().join("sled/unused-journal-0");
+    assert_eq!(fs::read(kept).unwrap(), fs::read(&journals[0]).unwrap());
 }
 
 #[test]
