@@ -282,6 +282,20 @@ impl Disk {
             || self.log.contains_key(&key)
     }
 
+    /// Every bump-lane event that was dropped here, and is remembered as that.
+    pub(crate) fn dropped(&self) -> impl Iterator<Item = EventId> + '_ {
+        let dropped = self.dropped.iter();
+        dropped.flat_map(|(&origin, &whole)| {
+            (1..=whole).map(move |sequence| EventId { origin, sequence })
+        })
+    }
+
+    /// Whether a bump-lane event was dropped here, and that is remembered.
+    pub(crate) fn has_dropped(&self, event: EventId) -> bool {
+        let whole = self.dropped.get(&event.origin);
+        whole.is_some_and(|whole| event.sequence <= *whole)
+    }
+
     /// Every bump-lane event whose effect is stored here.
     pub(crate) fn held(&self) -> BTreeSet<EventId> {
         let marks = self.watermarks().filter(|(_, lane, _)| *lane == Lane::Bump);

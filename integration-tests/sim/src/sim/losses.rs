@@ -13,11 +13,14 @@
 //! - a disk that, of those of nodes with a seat, alone holds an event that never was on those of two runs with a seat: no
 //!   receipt called it acknowledged, or the only seat did. Those who heard of its number wait for `member_timeout` before
 //!   they write it off, which is longer than a run here;
+//! - the only disk that remembers having dropped events, as one that starts over does, which nobody with a seat has and no view
+//!   has closed: without that memory nobody knows that they need not be waited for, which lasts as long;
 //! - a copy from when its node had the only seat, put back since others have seats: whoever starts from that takes itself for
 //!   the only member until it meets another, and no disk can tell it better (docs/decisions/0010).
 //!
 //! The loss of all disks together is another matter: nobody is left who remembers a head (docs/decisions/0008).
 
+use grapevine_core::id::EventId;
 use grapevine_core::machine::Core;
 use grapevine_core::machine::effects::Freshness;
 use grapevine_core::roster::View;
@@ -40,6 +43,8 @@ impl Sim<'_> {
             Some("put_off_lone_copy")
         } else if self.holds_alone(at) {
             Some("put_off_unshared")
+        } else if self.remembers_alone(at) {
+            Some("put_off_dropped")
         } else {
             None
         }
@@ -116,6 +121,22 @@ impl Sim<'_> {
             None => lacks(&others, event),
         };
         self.nodes[at].disk.held().into_iter().any(alone)
+    }
+
+    /// Whether a disk alone remembers having dropped an event that nobody with a seat has, and that no view has closed.
+    fn remembers_alone(&self, at: usize) -> bool {
+        let seated = self.others_with_seat(at);
+        let disks = || seated.iter().map(|other| &self.nodes[*other].disk);
+        let closed = |event: &EventId| {
+            let end = self
+                .latest_view()
+                .map(|view| view.closed.get(&event.origin));
+            end.flatten().is_some_and(|end| event.sequence <= *end)
+        };
+        let alone = |event: EventId| {
+            !closed(&event) && !disks().any(|disk| disk.holds(event) || disk.has_dropped(event))
+        };
+        self.nodes[at].disk.dropped().any(alone)
     }
 
     /// Whether the loss of a disk leaves something acknowledged with nobody who has a seat: what sparing must survive.
