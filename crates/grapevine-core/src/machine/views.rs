@@ -27,6 +27,8 @@ use crate::store::Write;
 
 /// How long a member whose ballot was refused leaves the field to the other one.
 const OUTBID: Duration = Duration::from_millis(50);
+/// The most by which one that recovers waits for those with earlier names.
+const RECOVERS_LATER_MAX: Duration = Duration::from_millis(500);
 /// Histories that are followed by their own names, for each look-up reads all of them. Beyond, the bump of a further one is
 /// taken over under an event of this sidecar: everything is invalidated as it should be, but by each member that has no
 /// room, and the name is unknown to snapshots and grants from here. A history begins with a cluster and with each
@@ -49,6 +51,9 @@ pub(super) struct Views {
     knows_from: Option<Time>,
     /// The number of the view that was adopted last.
     adopted: u64,
+    /// When others began to decide a next view in which this run, which is not sure of what its seat promised, has the seat: that
+    /// makes it sure.
+    pub(super) coming: Option<Time>,
     /// Since when something is wanted of the roster, how often this sidecar tried, and when it may again.
     pub(super) wanted: Option<Time>,
     pub(super) attempts: u32,
@@ -85,6 +90,7 @@ impl Views {
         Self {
             durable: roster.view().mark(),
             adopted: roster.view().number,
+            coming: None,
             roster,
             knows_from: None,
             wanted: None,
@@ -240,6 +246,14 @@ impl Core {
             return;
         };
         let node = member.hello.node_id.clone();
+        if let Say::Accept { next, .. } = &say
+            && self.views.roster.memory() != Memory::Sure
+            && next.number == self.views.view().number + 1
+            && history == self.views.view().history
+            && next.seats_run(&self.config.node_id, self.config.incarnation)
+        {
+            self.views.coming = self.views.coming.or(Some(now));
+        }
         let outcome = match say {
             Say::Decided(view) if self.defects_to(&view, now) => {
                 // There it waits anew: going back and forth with every word from either side would have nobody else see how
@@ -376,8 +390,14 @@ impl Core {
             // What was wanted was to be sure. The next wish has its own turns.
             (self.views.wanted, self.views.attempts) = (None, 0);
         } else if std::mem::replace(&mut self.views.trying, trying) && !trying {
-            // Outbid, most likely by a member that recovers: it asks once and is in nobody's way any more.
-            self.views.next = Some(now.plus(OUTBID + TURN * self.turn()));
+            // Outbid, most likely by a member that recovers: it asks once and is in nobody's way any more. Who recovers itself leaves the
+            // field to others for a shorter while, for their recovering is in the way of none that comes later.
+            let turn = if sure {
+                TURN * self.turn()
+            } else {
+                (OUTBID * self.turn()).min(RECOVERS_LATER_MAX)
+            };
+            self.views.next = Some(now.plus(OUTBID + turn));
         }
         if outcome.adopted {
             writes.extend(self.adopted(now, effects));
@@ -456,6 +476,7 @@ impl Core {
         let seated = views.roster.seated();
         let number = views.view().number;
         let last = std::mem::replace(&mut views.adopted, number);
+        views.coming = None;
         // Members of a view without this run were fresh without it, until the next view. What they leased to tables holds for longer.
         let follows = views.knows_from.is_some() && number == last + 1;
         let leased = if follows || last == 0 {

@@ -72,6 +72,13 @@ impl Core {
         }
     }
 
+    /// Whether a view is being decided that makes this run sure. Who accepts it has to say so with each promise, and all who start
+    /// would be promised it by all others, whole.
+    fn is_seated_soon(&self, now: Time) -> bool {
+        let coming = self.views.coming;
+        coming.is_some_and(|at| now < at.plus(UNDECIDED))
+    }
+
     /// When a wish may come up by itself.
     fn roster_patience(&self, now: Time) -> Option<Time> {
         let timeout = self.config.member_timeout;
@@ -83,7 +90,8 @@ impl Core {
             .any(|node| *node != self.config.node_id && self.members.by_node(node).is_none())
             .then(|| self.started.plus(timeout));
         let undecided = self.views.accepted.map(|at| at.plus(UNDECIDED));
-        let times = [first, unmet, undecided].into_iter().flatten();
+        let coming = self.views.coming.map(|at| at.plus(UNDECIDED));
+        let times = [first, unmet, undecided, coming].into_iter().flatten();
         times.filter(|at| *at > now).min()
     }
 
@@ -117,7 +125,7 @@ impl Core {
         // Nobody is asked in vain: a link that is made has this looked at again.
         let linked = self.linked_seats();
         if self.views.roster.memory() != Memory::Sure {
-            if self.waits_for_expected().is_some() {
+            if self.waits_for_expected().is_some() || self.is_seated_soon(now) {
                 return None;
             }
             return (linked >= view.recovery()).then_some(Wish::Recovery);

@@ -1,6 +1,6 @@
 //! A proposer's own state: one ballot from its question to its decision. Lost with the process, which harms nobody.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Ballot, Memory, View};
 use crate::names::NodeId;
@@ -21,6 +21,8 @@ pub(super) struct Attempt {
     pub(super) goal: Goal,
     /// Whose answers count: by node id, what each promised with, once it has.
     promises: BTreeMap<NodeId, Option<Promised>>,
+    /// Who has promised a higher ballot.
+    refused: BTreeSet<NodeId>,
     /// What was proposed, and of those asked who accepted it.
     proposed: Option<(View, BTreeMap<NodeId, bool>)>,
 }
@@ -34,6 +36,7 @@ impl Attempt {
             ballot,
             goal,
             promises: asked.iter().map(|node| (node.clone(), None)).collect(),
+            refused: BTreeSet::new(),
             proposed: None,
         }
     }
@@ -48,6 +51,19 @@ impl Attempt {
         if let Some(promise) = self.promises.get_mut(from) {
             *promise = Some((memory, accepted));
         }
+    }
+
+    /// Notes that one who was asked has promised a higher ballot, and tells whether nothing can come of this one any more. Who sets out to
+    /// be sure needs the word of so many others and nobody's in particular: where many start at once, ballots that each end at the first
+    /// refusal all end, but for the highest.
+    pub(super) fn fails_without(&mut self, from: &NodeId, needed: usize) -> bool {
+        if self.goal != Goal::Recover {
+            return true;
+        }
+        if self.promises.contains_key(from) {
+            self.refused.insert(from.clone());
+        }
+        self.promises.len() - self.refused.len() < needed
     }
 
     /// How many promises carry at least so much memory.

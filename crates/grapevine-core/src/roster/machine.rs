@@ -175,7 +175,9 @@ impl Roster {
             Say::Accepted { ballot, .. } => self.accepted(from, ballot),
             Say::Refuse { promised, .. } => {
                 self.round = self.round.max(promised.round);
-                self.attempt.take_if(|attempt| attempt.ballot < promised);
+                let needed = self.record.view.recovery();
+                self.attempt
+                    .take_if(|it| it.ballot < promised && it.fails_without(from, needed));
                 Outcome::default()
             }
             Say::Decided(_) => unreachable!("taken above"),

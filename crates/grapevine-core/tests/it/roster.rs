@@ -516,3 +516,50 @@ fn g7_a_view_of_its_node_alone_that_its_disk_does_not_know_is_lent() {
     knows.heard(&other, history, decided());
     assert!(!knows.is_lent());
 }
+
+/// Where many start at once the highest ballot has each lower one refused somewhere. Who recovers needs so many others, and none of
+/// them in particular: it goes on until it can have too few.
+#[test]
+fn g7_who_recovers_does_without_those_that_promised_a_higher_ballot() {
+    let run = |number| Incarnation::new(number).unwrap();
+    let seats = (0..5).map(|at| (node(at), run(10 + at as u128)));
+    let view = View {
+        number: 2,
+        history: Some(run(10).as_history()),
+        seats: seats.collect(),
+        ..View::default()
+    };
+    let recovers = |refused: &[usize], promised: &[usize]| {
+        let record = Record {
+            view: view.clone(),
+            ..Record::default()
+        };
+        let mut roster = Roster::start(node(0), run(99), Some(record));
+        let asked = roster.recover();
+        let Some((_, Say::Prepare { number, ballot })) = asked.say.first().cloned() else {
+            panic!("{asked:?}");
+        };
+        let (round, by) = (ballot.round + 1, run(10));
+        let promised_to = Ballot { round, by };
+        for &from in refused {
+            let promised = promised_to;
+            roster.heard(&node(from), view.history, Say::Refuse { number, promised });
+        }
+        for &from in promised {
+            let promise = Say::Promise {
+                number,
+                ballot,
+                accepted: None,
+                memory: Memory::Sure,
+            };
+            roster.heard(&node(from), view.history, promise);
+        }
+        (roster.memory(), roster.is_trying())
+    };
+    assert_eq!(view.recovery(), 3);
+    assert_eq!(recovers(&[4], &[1, 2, 3]), (Memory::Sure, false));
+    assert_eq!(recovers(&[4, 4], &[1, 2]), (Memory::Disk, true));
+    assert_eq!(recovers(&[4, 3], &[1, 2]), (Memory::Disk, false));
+    // What it asks for counts from those that it asked.
+    assert_eq!(recovers(&[0], &[1, 2, 3]), (Memory::Sure, false));
+}

@@ -444,6 +444,85 @@ fn greeted(core: &mut Core, name: &str, number: u128, mark: Mark, now: Time) -> 
     core.handle(Input::Peer { from, message }, now, unix)
 }
 
+/// What accepts a view has to say so with each promise: among many that start at once, whoever asks then would be sent that view by
+/// all others. Who has its seat in it need not ask, unless nothing comes of it.
+#[test]
+fn g7_who_is_being_seated_does_not_ask_to_be_sure_but_if_that_takes_long() {
+    let mut world = World::running(5);
+    world.crash(0);
+    let view = world.core(1).roster().clone();
+    let mut now = world.now;
+    let mut config = world.nodes[0].config.clone();
+    config.incarnation = run(777);
+    let asks = |effects: &Effects| {
+        effects.actions.iter().any(|action| {
+            let Action::Send { message, .. } = action else {
+                return false;
+            };
+            let PeerMessage::Roster { say, .. } = message else {
+                return false;
+            };
+            matches!(say, Say::Prepare { .. })
+        })
+    };
+    let start = |next: Option<View>, now: Time| {
+        let (mut core, _) = Core::start(config.clone(), &world.nodes[0].disk.recover(), now);
+        let greet = |core: &mut Core, at: usize| {
+            let hello = PeerHello {
+                node_id: world.nodes[at].config.node_id.clone(),
+                incarnation: world.incarnation(at),
+                peer_address: format!("{at}:1"),
+                policy_digest: 0,
+            };
+            let sides = [Side::Inbound, Side::Outbound].map(|side| {
+                let hello = hello.clone();
+                asks(&core.handle(Input::LinkUp { hello, side }, now, UnixSeconds(1_000_000)))
+            });
+            sides.contains(&true)
+        };
+        assert!(
+            !greet(&mut core, 1) && !greet(&mut core, 2),
+            "too few are linked"
+        );
+        if let Some(next) = next {
+            let say = Say::Accept {
+                ballot: Ballot {
+                    round: 7,
+                    by: world.incarnation(1),
+                },
+                next,
+            };
+            let (from, history) = (world.incarnation(1), view.history);
+            let message = PeerMessage::Roster { history, say };
+            core.handle(Input::Peer { from, message }, now, UnixSeconds(1_000_000));
+        }
+        let mut asked = false;
+        for at in 3..5 {
+            asked |= greet(&mut core, at);
+            asked |= asks(&core.handle(Input::Wake, now, UnixSeconds(1_000_000)));
+        }
+        (core, asked)
+    };
+    assert!(start(None, now).1);
+    let mut next = view.clone();
+    next.number += 1;
+    assert!(
+        start(Some(next.clone()), now).1,
+        "its seat is not this run's"
+    );
+    next.seats.insert(node("a"), run(777));
+    let (mut core, asked) = start(Some(next), now);
+    assert!(!asked);
+    let due = core.next_wake(now);
+    assert!(due <= now.plus(Duration::from_secs(1)));
+    let mut asked = false;
+    for _ in 0..20 {
+        now = core.next_wake(now).max(now);
+        asked |= asks(&core.handle(Input::Wake, now, UnixSeconds(1_000_000)));
+    }
+    assert!(asked, "nothing came of it");
+}
+
 /// What does not fit a message is not proposed.
 #[test]
 fn g10_a_view_has_no_more_seats_than_a_message() {
