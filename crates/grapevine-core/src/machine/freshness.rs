@@ -30,7 +30,7 @@ const ACK_ABOVE_MAX: usize = 1_000;
 
 impl Core {
     fn pace(&self) -> Pace {
-        Pace::of(self.config.max_staleness)
+        Pace::of(self.config.max_staleness).after(self.members.calm)
     }
 
     pub(super) fn probe(&mut self, node: &NodeId, now: Time, effects: &mut Effects) {

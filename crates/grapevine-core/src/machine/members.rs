@@ -21,7 +21,7 @@ use super::CoreConfig;
 use super::derived::Derived;
 use super::effects::{MemberView, PeerHello};
 use super::grants::{Asked, Given};
-use super::probing::{Pace, Probing};
+use super::probing::{Calm, Pace, Probing};
 use crate::id::{Incarnation, Lane, Time};
 use crate::names::NodeId;
 use crate::progress::{LaneProgress, Progress};
@@ -158,6 +158,8 @@ pub(super) struct Members {
     waiting: Derived<BTreeSet<NodeId>>,
     /// Until when those that have a seat vouch; `None` where that is to be looked at anew.
     seats: Derived<Option<Seats>>,
+    /// Whether their answers come at once.
+    pub(super) calm: Calm,
     /// At most [`MEMBERS_MAX`]; beyond, a new run has to wait until a grant of an old one is over.
     former: Vec<Former>,
     /// Runs that left in order: gossip may see them for a while. At most [`MEMBERS_MAX`], the oldest forgotten first.

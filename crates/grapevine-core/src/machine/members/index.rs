@@ -194,12 +194,15 @@ impl Members {
         now: Time,
         pace: Pace,
     ) {
-        self.change(node, |member| {
+        let missed = self.change(node, |member| {
             if let Some(nonce) = counts {
                 member.asked.ask(nonce, now, digest);
             }
-            member.probing.ask(now, pace);
+            member.probing.ask(now, pace)
         });
+        if missed == Some(true) {
+            self.calm.note(false);
+        }
     }
 
     /// Notes that a member was asked together with being answered.
@@ -220,20 +223,21 @@ impl Members {
         let Some(node) = self.of_run(from).map(|member| member.seat().0) else {
             return;
         };
-        self.change(&node, |member| {
-            let Some((sent, digest)) = member.asked.answered(nonce) else {
-                return;
-            };
+        let prompt = self.change(&node, |member| {
+            let (sent, digest) = member.asked.answered(nonce)?;
             let ends = ends(sent);
             // That it told what was applied here it can only know by a digest.
-            if ends > now && (digest || !told.span.same) {
+            (ends > now && (digest || !told.span.same)).then(|| {
                 member.asked.note(ends, told);
                 member.asked.review(progress, now);
                 member.settled = settled.or(member.settled);
                 let counts = settled.is_some() && !member.asked.waits();
-                member.probing.answered(sent, counts, now, pace);
-            }
+                member.probing.answered(sent, counts, now, pace)
+            })
         });
+        if let Some(prompt) = prompt.flatten() {
+            self.calm.note(prompt);
+        }
     }
 
     /// Takes grants into account whose heads are applied by now.
