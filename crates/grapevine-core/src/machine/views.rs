@@ -391,13 +391,16 @@ impl Core {
             (self.views.wanted, self.views.attempts) = (None, 0);
         } else if std::mem::replace(&mut self.views.trying, trying) && !trying {
             // Outbid, most likely by a member that recovers: it asks once and is in nobody's way any more. Who recovers itself leaves the
-            // field to others for a shorter while, for their recovering is in the way of none that comes later.
-            let turn = if sure {
-                TURN * self.turn()
-            } else {
+            // field to others for a shorter while, for their recovering is in the way of none that comes later. For longer each
+            // time, for an answer may take longer than a turn: then each outbids the one before it.
+            let recovers = !sure && self.views.view().number > 0;
+            let turn = if recovers {
                 (OUTBID * self.turn()).min(RECOVERS_LATER_MAX)
+            } else {
+                TURN * self.turn()
             };
-            self.views.next = Some(now.plus(OUTBID + turn));
+            let growing = 1 << self.views.attempts.saturating_sub(1).min(4);
+            self.views.next = Some(now.plus((OUTBID + turn) * growing));
         }
         if outcome.adopted {
             writes.extend(self.adopted(now, effects));

@@ -67,3 +67,22 @@ fn a_change_takes_chitchat_about_the_logarithm_of_the_nodes_in_rounds() {
     assert!((1..=3).contains(&few.rounds.0), "{few:?}");
     assert!((3..=6).contains(&many.rounds.0), "{many:?}");
 }
+
+/// Where an answer takes longer than each member leaves to the one before it, a dozen that each outbid another would never agree.
+#[test]
+fn a_dozen_far_regions_agree_on_a_roster_when_they_start_and_when_all_start_anew() {
+    let mut far = options(12);
+    // Each leaves the next one 300 ms, and an answer takes as long at the least.
+    (far.latency, far.seed) = (150_000, 1);
+    far.restart = 30;
+    let figures = figures(&far);
+    let fresh = |what: &Value| what.as_f64().unwrap();
+    let (started, again) = (
+        fresh(&figures["fresh_after_start_ms"]),
+        fresh(&figures["restart"]["all_fresh_after_ms"]),
+    );
+    assert!(
+        started < 30_000.0 && again < 30_000.0,
+        "{started} and {again} ms"
+    );
+}
