@@ -9,7 +9,7 @@
 //! Code map: `config` says what can be set; `facts` is what stands in chitchat's keys; `wire` reads datagrams and
 //! `guard` keeps those from chitchat that it would not survive; `handshake` says whose answers are taken; `engine` is one run of chitchat; `view` turns runs into
 //! peers; `seeds` finds others; `driver` is the task that holds these together; `health` counts. This is the only crate
-//! that names chitchat, and no type of chitchat shows.
+//! of a sidecar that names chitchat, and no type of chitchat shows.
 
 mod config;
 mod driver;

@@ -21,6 +21,8 @@ use crate::process::{Process, ProcessError, Readiness};
 /// Beyond what a drain is granted by the sidecar itself, before it is killed.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(3);
 const NODES_MAX: u32 = 50;
+/// Of a larger cluster one command is told: they differ in names, ports and directories.
+const COMMANDS_TOLD: usize = 4;
 
 /// What to start.
 #[derive(Debug, Clone)]
@@ -180,16 +182,23 @@ impl Cluster {
 
     /// How those that run were started, and the configuration file of all, for people.
     pub(crate) fn settings(&self) -> Vec<String> {
-        let commands = self
-            .processes
-            .iter()
-            .flatten()
-            .map(|process| process.command().to_owned());
+        let processes = || self.processes.iter().flatten();
+        let all = processes().count();
+        let told = if all > COMMANDS_TOLD { 1 } else { all };
+        let commands = processes().take(told);
+        let mut commands: Vec<_> = commands.map(|it| it.command().to_owned()).collect();
+        if told < all {
+            let others = all - told;
+            commands.push(format!(
+                "and {others} more, with names, ports and directories of their own"
+            ));
+        }
         let file = match self.config.config_toml.trim() {
             "" => "grapevine.toml: empty".to_owned(),
             text => format!("grapevine.toml: {}", text.replace('\n', "; ")),
         };
-        commands.chain([file]).collect()
+        commands.push(file);
+        commands
     }
 
     /// The process id of a sidecar; nothing when it was killed.

@@ -9,7 +9,7 @@ use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
 use thiserror::Error;
-use tokio::process::{Child, Command};
+use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use tokio::time::Instant;
 
 /// How much of a failed process's output is shown.
@@ -88,24 +88,33 @@ impl Process {
         arguments: &[A],
         log: &Path,
     ) -> Result<Self, ProcessError> {
-        let start_error = |source| ProcessError::Start {
+        let to_log = |command: &mut Command, log: &File| {
+            command.stdin(Stdio::null()).stdout(log.try_clone()?);
+            Ok(())
+        };
+        Self::spawn(name, program, arguments, log, to_log)
+    }
+
+    /// The same, with its output connected as `connect` says; what goes elsewhere is not told when it fails.
+    fn spawn<A: AsRef<OsStr>>(
+        name: &str,
+        program: &Path,
+        arguments: &[A],
+        log: &Path,
+        connect: impl FnOnce(&mut Command, &File) -> io::Result<()>,
+    ) -> Result<Self, ProcessError> {
+        let spawned = || {
+            let output = File::options().create(true).append(true).open(log)?;
+            let mut command = Command::new(program);
+            command.args(arguments).kill_on_drop(true);
+            connect(&mut command, &output)?;
+            command.stderr(output).spawn()
+        };
+        let child = spawned().map_err(|source| ProcessError::Start {
             name: name.to_owned(),
             program: program.to_owned(),
             source,
-        };
-        let output = File::options()
-            .create(true)
-            .append(true)
-            .open(log)
-            .map_err(start_error)?;
-        let child = Command::new(program)
-            .args(arguments)
-            .stdin(Stdio::null())
-            .stdout(output.try_clone().map_err(start_error)?)
-            .stderr(output)
-            .kill_on_drop(true)
-            .spawn()
-            .map_err(start_error)?;
+        })?;
         Ok(Self {
             name: name.to_owned(),
             command: command_line(program, arguments),
@@ -126,10 +135,7 @@ impl Process {
 
     /// The end of what it wrote.
     pub(crate) fn tail(&self) -> String {
-        let text = fs::read(&self.log).unwrap_or_default();
-        let text = String::from_utf8_lossy(&text);
-        let lines: Vec<&str> = text.lines().collect();
-        lines[lines.len().saturating_sub(TAIL_LINES)..].join("\n")
+        tail(&self.log)
     }
 
     /// Asks `probe` until it says ready, the process ends, or the time is over.
@@ -193,6 +199,37 @@ impl Process {
     }
 }
 
+/// A running child whose input and output are at hand.
+pub(crate) struct Piped {
+    /// It ends with this.
+    _process: Process,
+    pub(crate) input: ChildStdin,
+    /// Until somebody reads it.
+    pub(crate) output: Option<ChildStdout>,
+}
+
+impl Piped {
+    /// Starts `program`; what it writes as errors is appended to `log`.
+    pub(crate) fn start<A: AsRef<OsStr>>(
+        name: &str,
+        program: &Path,
+        arguments: &[A],
+        log: &Path,
+    ) -> Result<Self, ProcessError> {
+        let piped = |command: &mut Command, _: &File| {
+            command.stdin(Stdio::piped()).stdout(Stdio::piped());
+            Ok(())
+        };
+        let mut process = Process::spawn(name, program, arguments, log, piped)?;
+        let input = process.child.stdin.take();
+        Ok(Self {
+            input: input.expect("invariant: it was asked for"),
+            output: process.child.stdout.take(),
+            _process: process,
+        })
+    }
+}
+
 impl Drop for Process {
     /// Blocks: a run is over when its processes are dropped, and what follows is removing the directories that they write to.
     fn drop(&mut self) {
@@ -205,7 +242,16 @@ impl Drop for Process {
     }
 }
 
-fn command_line<A: AsRef<OsStr>>(program: &Path, arguments: &[A]) -> String {
+/// The end of a log.
+pub(crate) fn tail(log: &Path) -> String {
+    let text = fs::read(log).unwrap_or_default();
+    let text = String::from_utf8_lossy(&text);
+    let lines: Vec<&str> = text.lines().collect();
+    lines[lines.len().saturating_sub(TAIL_LINES)..].join("\n")
+}
+
+/// How a program is started, for people.
+pub(crate) fn command_line<A: AsRef<OsStr>>(program: &Path, arguments: &[A]) -> String {
     let program = program.file_name().unwrap_or(program.as_os_str());
     let words = std::iter::once(program).chain(arguments.iter().map(AsRef::as_ref));
     let words: Vec<_> = words

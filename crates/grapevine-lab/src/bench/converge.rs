@@ -3,10 +3,11 @@
 //! One bump after the other, each at the next sidecar, with a pause between them. The time runs from the call until the last
 //! sidecar's watcher, a stream on its Unix socket, has told of the event. Every event must come to every watcher exactly once.
 //!
-//! The peer: as many processes, each sent the same hundred bytes over TCP, until all of them have sent them back. It has no
-//! disk, and no HTTP/2.
+//! The floor: as many processes, each sent the same hundred bytes over TCP, until all of them have sent them back. It has no
+//! disk, and no HTTP/2. The other peers spread a change by gossip ([`super::gossip`]): they keep nothing either, and nobody
+//! is told that all have it.
 //!
-//! With sidecars in a dozen regions ([`super::wan`]) neither of the two is held, but the same is measured.
+//! With sidecars in a dozen regions ([`super::wan`]) none of them is held, but the same is measured.
 
 use std::time::{Duration, Instant};
 
@@ -23,6 +24,7 @@ use super::clients::application;
 use super::contest::{Contest, Side, blocking, on_own_thread};
 use super::echo::Echoes;
 use super::figure::{Figure, median};
+use super::gossip::{self, Chitchat, Serf};
 use super::peers::Peer;
 use super::plot::{Line, Plot};
 use super::sidecars;
@@ -114,6 +116,18 @@ pub(super) async fn hold(stage: &mut Stage<'_>) -> anyhow::Result<()> {
             };
             peers.push((Peer::Tcp, blocking(measure)));
         }
+        let members = size.nodes as usize;
+        let serf = stage.peer(Peer::Serf, async { Serf::find(members) });
+        if let Some(serf) = serf.await? {
+            peers.push((Peer::Serf, gossips(stage, serf, names)));
+        }
+        let executable = stage.options.executable.clone();
+        let chitchat = stage.peer(Peer::Chitchat, async {
+            Chitchat::new(&executable, members)
+        });
+        if let Some(chitchat) = chitchat.await? {
+            peers.push((Peer::Chitchat, gossips(stage, chitchat, names)));
+        }
         stage
             .contest(size.what, Contest { grapevine, peers })
             .await?;
@@ -124,6 +138,27 @@ pub(super) async fn hold(stage: &mut Stage<'_>) -> anyhow::Result<()> {
     let plot = plot(stage, sizes);
     stage.plot(plot);
     Ok(())
+}
+
+/// A side that spreads changes by gossip.
+fn gossips<K: gossip::Kind>(
+    stage: &mut Stage<'_>,
+    kind: K,
+    names: [&'static str; 2],
+) -> Box<dyn Side> {
+    stage.started([gossip::command(&kind)]);
+    // Each takes a second or so.
+    let count = stage.amount(20, 2);
+    on_own_thread(move || {
+        let kind = kind.clone();
+        async move {
+            let mut times = Histogram::default();
+            for time in gossip::spread(kind, count).await? {
+                times.record(time);
+            }
+            Ok(figures(names, &times).into())
+        }
+    })
 }
 
 /// Both figures of every side, by the number of processes.

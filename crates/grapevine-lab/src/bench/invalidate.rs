@@ -55,8 +55,8 @@ pub(super) async fn hold(stage: &mut Stage<'_>) -> anyhow::Result<()> {
     let redis = stage.peer(Peer::Redis, redis).await?;
     let memcached = match CacheProcess::memcached(dir.path(), MEMORY_MIB_DEFAULT).await {
         Ok(server) => Some(server),
-        Err(error @ CacheServerError::NotInstalled(_)) => {
-            stage.skip(Peer::Memcached, &error);
+        Err(CacheServerError::NotInstalled(program)) => {
+            stage.skip(Peer::Memcached, program);
             None
         }
         Err(error) => return Err(error.into()),

@@ -14,6 +14,7 @@ mod directory;
 mod echo;
 mod empty;
 mod figure;
+mod gossip;
 mod invalidate;
 mod join;
 mod local;
@@ -35,6 +36,7 @@ mod zipf;
 
 pub use self::echo::serve as serve_echo;
 pub use self::empty::serve as serve_empty;
+pub use self::gossip::serve as serve_chitchat;
 pub use self::options::{
     BenchName, BenchOptions, OptionsError, RUNS_DEFAULT, RUNS_MAX, UnknownBench,
 };

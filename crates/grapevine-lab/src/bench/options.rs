@@ -83,7 +83,7 @@ impl BenchName {
         match self {
             Self::Resolve => &[Peer::Tonic, Peer::Redis, Peer::Memcached, Peer::HashMap],
             Self::Invalidate | Self::Directory | Self::Register | Self::Join => &[Peer::Redis],
-            Self::Converge => &[Peer::Tcp],
+            Self::Converge => &[Peer::Tcp, Peer::Serf, Peer::Chitchat],
             Self::Replay => &[Peer::Timeouts],
         }
     }

@@ -59,9 +59,9 @@ pub(super) async fn hold(stage: &mut Stage<'_>) -> anyhow::Result<()> {
     let dir = tempfile::Builder::new().prefix("grapevine-").tempdir()?;
     match CacheProcess::memcached(dir.path(), MEMORY_MIB_DEFAULT).await {
         Ok(_) => {}
-        Err(error @ CacheServerError::NotInstalled(_)) => {
+        Err(CacheServerError::NotInstalled(program)) => {
             // Neither side is anything without it.
-            stage.skip(Peer::Memcached, &error);
+            stage.skip(Peer::Memcached, program);
             return Ok(());
         }
         Err(error) => return Err(error.into()),

@@ -74,18 +74,20 @@ impl<'a> Stage<'a> {
         self.say(&format!("starting {peer}"));
         match start.await {
             Ok(server) => Ok(Some(server)),
-            Err(error @ CacheServerError::NotInstalled(_)) => {
-                self.skip(peer, &error);
+            Err(CacheServerError::NotInstalled(program)) => {
+                self.skip(peer, program);
                 Ok(None)
             }
             Err(error) => Err(error.into()),
         }
     }
 
-    /// Notes what is not measured, for want of a server.
-    pub(super) fn skip(&mut self, peer: Peer, why: &CacheServerError) {
-        let why = why.to_string();
-        self.skipped.push(Skipped { peer, why });
+    /// Notes what is not measured, for want of a program.
+    pub(super) fn skip(&mut self, peer: Peer, program: &str) {
+        let why = format!("`{program}` is not installed (not found in PATH)");
+        if self.skipped.iter().all(|skipped| skipped.peer != peer) {
+            self.skipped.push(Skipped { peer, why });
+        }
     }
 
     /// Holds a contest, and keeps what comes of it.

@@ -23,7 +23,8 @@ The benches, and whom each is held against:
   join        a sidecar joins three that hold a million registrations;
               redis (a replica's full sync)
   converge    a bump until all of 10 and of 50 sidecars have it;
-              tcp (as many processes that send back what they are sent)
+              tcp (as many processes that send back what they are sent), serf (user events of as many agents),
+              chitchat (as many processes that gossip every 100 ms)
               with --wan: of 12 in as many regions, with 2 % loss; delay (of a packet to the farthest one)
   replay      a whole trace (--trace FILE), as recorded and with 7 % writes, through three sidecars and memcached, versioned,
               without and with local tables; timeouts (the same workers and cache, a time to live of 10 s, no sidecar)
@@ -92,15 +93,21 @@ fn allocated_bytes() -> u64 {
     allocatedp::read().map_or(0, ThreadLocal::get)
 }
 
-/// Serve empty calls on a Unix socket, or echo over TCP: what `bench` measures gRPC and TCP themselves with
+/// Serve empty calls on a Unix socket, echo over TCP, or gossip: what `bench` measures gRPC, TCP and chitchat themselves with
 #[derive(Debug, clap::Args)]
 pub(crate) struct PeerArgs {
     /// The socket
-    #[arg(value_name = "PATH", required_unless_present = "echo")]
+    #[arg(value_name = "PATH", required_unless_present_any = ["echo", "chitchat"])]
     socket: Option<PathBuf>,
     /// Send back what comes over TCP at this address instead
     #[arg(long, value_name = "ADDRESS", conflicts_with = "socket")]
     echo: Option<SocketAddr>,
+    /// Gossip at this address instead: set what standard input says, tell on standard output what anybody set
+    #[arg(long, value_name = "ADDRESS", conflicts_with_all = ["socket", "echo"])]
+    chitchat: Option<SocketAddr>,
+    /// With `--chitchat`: somebody to gossip with first
+    #[arg(long, value_name = "ADDRESS", requires = "chitchat")]
+    seed: Option<SocketAddr>,
 }
 
 pub(crate) async fn serve(args: PeerArgs) -> Result<(), Failure> {
@@ -108,7 +115,11 @@ pub(crate) async fn serve(args: PeerArgs) -> Result<(), Failure> {
     if let Some(address) = args.echo {
         return grapevine_lab::bench::serve_echo(address).map_err(|error| failed(&error));
     }
-    let socket = args.socket.expect("invariant: clap wants one of the two");
+    if let Some(address) = args.chitchat {
+        let served = grapevine_lab::bench::serve_chitchat(address, args.seed).await;
+        return served.map_err(|error| failed(&error));
+    }
+    let socket = args.socket.expect("invariant: clap wants one of them");
     grapevine_lab::bench::serve_empty(&socket)
         .await
         .map_err(|error| failed(&error))

@@ -20,6 +20,10 @@ pub enum Peer {
     Memcached,
     /// As many processes that send back what they are sent over TCP.
     Tcp,
+    /// As many agents of Serf, and its user events.
+    Serf,
+    /// As many processes with chitchat alone, at an interval of 100 ms.
+    Chitchat,
     /// The same workers and the same cache with times to live only, and no sidecar.
     Timeouts,
     /// The time that a packet takes to the farthest region, and nothing else.
@@ -36,6 +40,8 @@ impl Peer {
             Self::Redis => "redis",
             Self::Memcached => "memcached",
             Self::Tcp => "tcp",
+            Self::Serf => "serf",
+            Self::Chitchat => "chitchat",
             Self::Timeouts => "timeouts",
             Self::Delay => "delay",
             Self::HashMap => "hash-map",
