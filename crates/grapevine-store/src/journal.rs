@@ -359,4 +359,32 @@ mod tests {
         assert!(append(&mut journal, &changes));
         assert_eq!(files(directory.path()).unwrap().len(), 1);
     }
+
+    #[test]
+    fn g1_a_commit_for_which_the_disk_has_no_room_is_an_error_and_a_part_of_it_is_not_read() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut journal = Journal::new(directory.path());
+        let changes = Changes::from([(vec![1], Some(vec![7; 100].into()))]);
+        let append = |journal: &mut Journal, commit| journal.append(commit, &changes, 100);
+        assert!(append(&mut journal, 1).unwrap());
+        let bytes = journal.bytes();
+        let path = journal.current.as_ref().unwrap().0.clone();
+        // Every write to it finds a full disk.
+        let full = File::options().append(true).open("/dev/full").unwrap();
+        let real = std::mem::replace(&mut journal.current.as_mut().unwrap().1, full);
+        let error = append(&mut journal, 2).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::StorageFull, "{error}");
+        let named = path.display().to_string();
+        assert!(error.to_string().contains(&named), "{error}");
+        assert_eq!(journal.bytes(), bytes);
+        // What had room of it.
+        let record = fs::read(&path).unwrap();
+        (&real).write_all(&record[..record.len() - 1]).unwrap();
+        let contents = fs::read(&path).unwrap();
+        let read: Vec<_> = records(&contents)
+            .into_iter()
+            .map(|(commit, _)| commit)
+            .collect();
+        assert_eq!(read, [1]);
+    }
 }
