@@ -16,7 +16,8 @@
 //! the journal has all commits since some flush of the engine, one after the other: every one that the engine's files may lack, and
 //! some that they have. After a crash all of it is applied once more, in order: the result is the state after its last record, however
 //! many of them the engine had. A record that does not read back ends its file: it was being written when the process died, and was
-//! not acknowledged. Records that do not follow on what the engine has, as after an older copy was put back, are kept and not used.
+//! not acknowledged. Records that do not follow on what the engine has, as after an older copy was put back, are kept and not used, and so are the files of a
+//! journal that lacks acknowledged commits.
 //!
 //! The files lie with the engine's, so that whoever sets those aside, puts them back or copies them has both.
 
@@ -32,8 +33,11 @@ use crate::recover::Counters;
 use crate::txn::{self, Changes, Txn};
 
 const PREFIX: &str = "journal-";
-/// What is put before the name of a file that does not follow on what the engine has.
-const UNUSED: &str = "unused-";
+/// Files whose records do not follow on what the engine has, with growing numbers.
+const UNUSED: &str = "unused-journal-";
+/// So many of them are kept from the first ones on, and as many of the last: a crash loop must not fill the disk, nor remove
+/// what it began with.
+const UNUSED_KEPT: usize = 4;
 /// Larger commits are flushed: copying them twice costs more than a flush.
 const COMMIT_BYTES_MAX: usize = 1 << 20;
 /// So many bytes the journal may have until the keeper has synced; then commits are flushed.
@@ -52,6 +56,10 @@ pub(crate) struct Journal {
     current: Option<(PathBuf, File, u64)>,
     /// Bytes in all files, also in one that is about to be removed.
     bytes: u64,
+    /// Bytes that earlier runs could not use.
+    unused: u64,
+    /// Whether the last attempt to begin a file failed, which was told.
+    refused: bool,
     /// For the next record: its room is used again.
     buffer: Vec<u8>,
 }
@@ -80,13 +88,15 @@ impl Journal {
             next_number: 0,
             current: None,
             bytes: 0,
+            unused: unused_bytes(engine),
+            refused: false,
             buffer: Vec::new(),
         }
     }
 
     /// Bytes on disk.
     pub(crate) fn bytes(&self) -> u64 {
-        self.bytes
+        self.bytes + self.unused
     }
 
     /// Appends a commit whose changes have so many [bytes](txn::bytes); tells whether it did. If not, it is to be flushed.
@@ -112,13 +122,21 @@ impl Journal {
             none => {
                 let path = self.engine.join(format!("{PREFIX}{}", self.next_number));
                 let opened = File::options().create_new(true).append(true).open(&path);
-                self.next_number += 1;
                 match opened {
-                    Ok(file) => none.insert((path, file, 0)),
+                    Ok(file) => {
+                        self.next_number += 1;
+                        if std::mem::take(&mut self.refused) {
+                            let path = path.display();
+                            tracing::info!(%path, "a file for the journal again");
+                        }
+                        none.insert((path, file, 0))
+                    }
                     Err(error) => {
                         // The engine has its files open: what is flushed takes no descriptor.
-                        let path = path.display();
-                        tracing::warn!(%path, %error, "no file for the journal: flushing instead");
+                        if !std::mem::replace(&mut self.refused, true) {
+                            let path = path.display();
+                            tracing::warn!(%path, %error, "no file for the journal: flushing each commit until there is one");
+                        }
                         return Ok(false);
                     }
                 }
@@ -217,11 +235,24 @@ fn record(file: &[u8]) -> Option<(u64, &[u8], &[u8])> {
 
 /// The journal's files of an earlier run, in order.
 fn files(engine: &Path) -> io::Result<Vec<PathBuf>> {
+    let files = numbered(engine, PREFIX)?;
+    Ok(files.into_iter().map(|(_, path)| path).collect())
+}
+
+/// What the files hold that could not be used; what cannot be read counts nothing.
+fn unused_bytes(engine: &Path) -> u64 {
+    let files = numbered(engine, UNUSED).unwrap_or_default();
+    let held = files.iter().filter_map(|(_, path)| fs::metadata(path).ok());
+    held.map(|about| about.len()).sum()
+}
+
+/// Files whose names are this and a number, by that.
+fn numbered(engine: &Path, prefix: &str) -> io::Result<Vec<(u64, PathBuf)>> {
     let mut files = Vec::new();
     for entry in fs::read_dir(engine)? {
         let entry = entry?;
         let name = entry.file_name();
-        let number = name.to_str().and_then(|name| name.strip_prefix(PREFIX));
+        let number = name.to_str().and_then(|name| name.strip_prefix(prefix));
         let parsed = number.and_then(|number| Some((number, number.parse::<u64>().ok()?)));
         // Only names that are ours: others may look alike.
         if let Some((text, number)) = parsed
@@ -231,11 +262,28 @@ fn files(engine: &Path) -> io::Result<Vec<PathBuf>> {
         }
     }
     files.sort();
-    Ok(files.into_iter().map(|(_, path)| path).collect())
+    Ok(files)
 }
 
-/// Applies what an earlier run left, has the engine flush it, and removes it. Tells how many commits there were.
-pub(crate) fn replay(tree: &Tree, engine: &Path) -> Result<usize, StoreError> {
+/// Keeps files for somebody to look at.
+fn keep_unused(engine: &Path, paths: &[PathBuf]) -> io::Result<()> {
+    let mut kept = numbered(engine, UNUSED)?;
+    for path in paths {
+        let number = kept.last().map_or(0, |(last, _)| last + 1);
+        let to = engine.join(format!("{UNUSED}{number}"));
+        fs::rename(path, &to).map_err(of(path))?;
+        kept.push((number, to));
+    }
+    while kept.len() > 2 * UNUSED_KEPT {
+        let (_, path) = kept.remove(UNUSED_KEPT);
+        fs::remove_file(&path).map_err(of(&path))?;
+    }
+    Ok(())
+}
+
+/// Applies what an earlier run left, of which so many commits were acknowledged, has the engine flush it, and removes it. Tells how
+/// many commits there were. Where some are missing the files are kept: what does not read back may be the beginning of one.
+pub(crate) fn replay(tree: &Tree, engine: &Path, acknowledged: u64) -> Result<usize, StoreError> {
     let unusable = |source| StoreError::Unusable {
         path: engine.to_owned(),
         source,
@@ -252,25 +300,24 @@ pub(crate) fn replay(tree: &Tree, engine: &Path) -> Result<usize, StoreError> {
     apply(tree, usable)?;
     tree.flush()?;
     let last = usable.last().map_or(held, |(last, _)| *last);
-    let lost = records.iter().any(|(commit, _)| *commit > last);
-    if lost {
+    if last < acknowledged || records.iter().any(|(commit, _)| *commit > last) {
         tracing::error!(
             store = %engine.display(),
             commits = last,
+            acknowledged,
             first = records.first().map(|(first, _)| *first),
             last = records.iter().map(|(commit, _)| *commit).max(),
-            "the journal has commits that do not follow on the engine's: its files are kept as unused-journal-*"
+            "the journal lacks commits, or has some that do not follow on the engine's: its files are kept as unused-journal-*"
         );
-    }
-    for path in &paths {
-        let done = match path.file_name().filter(|_| lost) {
-            None => fs::remove_file(path),
-            Some(name) => {
-                let name = format!("{UNUSED}{}", name.to_string_lossy());
-                fs::rename(path, engine.join(name))
-            }
-        };
-        done.map_err(of(path)).map_err(unusable)?;
+        keep_unused(engine, &paths).map_err(unusable)?;
+    } else {
+        // Until then it is what a start goes by, also after a loss of power.
+        let path = engine.join("db");
+        let synced = File::open(&path).and_then(|file| file.sync_all());
+        synced.map_err(of(&path)).map_err(unusable)?;
+        for path in &paths {
+            fs::remove_file(path).map_err(of(path)).map_err(unusable)?;
+        }
     }
     Ok(usable.len())
 }
@@ -386,5 +433,33 @@ mod tests {
             .map(|(commit, _)| commit)
             .collect();
         assert_eq!(read, [1]);
+    }
+
+    #[test]
+    fn g1_files_that_could_not_be_used_replace_none_and_only_so_many_are_kept() {
+        let directory = tempfile::tempdir().unwrap();
+        let engine = directory.path();
+        for incident in 0..6_u8 {
+            let paths = [engine.join("journal-0"), engine.join("journal-1")];
+            for path in &paths {
+                fs::write(path, [incident; 100]).unwrap();
+            }
+            keep_unused(engine, &paths).unwrap();
+        }
+        let kept = numbered(engine, UNUSED).unwrap().into_iter();
+        let kept = kept.map(|(number, path)| (number, fs::read(path).unwrap()[0]));
+        // The first ones and the last ones.
+        let expected = [
+            (0, 0),
+            (1, 0),
+            (2, 1),
+            (3, 1),
+            (8, 4),
+            (9, 4),
+            (10, 5),
+            (11, 5),
+        ];
+        assert_eq!(kept.collect::<Vec<_>>(), expected);
+        assert_eq!(Journal::new(engine).bytes(), 800);
     }
 }

@@ -251,7 +251,7 @@ fn open_engine(
         None => return Err(foreign(config, "it has records and no format".to_owned())),
     }
     // A disk that is full, or fails, is the machine's, and is told with where it is.
-    let replayed = journal::replay(&tree, &engine).map_err(|error| match error {
+    let replayed = journal::replay(&tree, &engine, acknowledged).map_err(|error| match error {
         StoreError::Io(source) | StoreError::Full(source) => unusable(source),
         other => other,
     })?;

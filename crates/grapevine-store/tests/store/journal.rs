@@ -158,10 +158,13 @@ fn g1_a_damaged_record_ends_the_journal_and_is_told() {
         let damaged = killed(left.path());
         let mut bytes = whole.clone();
         bytes[at] ^= 0x20;
-        fs::write(&journal(damaged.path())[0], bytes).unwrap();
+        fs::write(&journal(damaged.path())[0], &bytes).unwrap();
         let (copy, report) = reopened(damaged.path());
         assert!((1..=3).contains(&report.commits_lost), "byte {at}");
         assert!(report.verified);
+        // With what lies behind it.
+        let kept = damaged.path().join("sled/unused-journal-0");
+        assert_eq!(fs::read(kept).unwrap(), bytes, "byte {at}");
         has(&copy, 3 - report.commits_lost);
     }
 }
@@ -300,5 +303,9 @@ fn g1_what_lies_in_two_files_is_read_in_their_order() {
     let (store, _, report) = grapevine_store::open(&config(torn.path())).unwrap();
     assert_eq!(report.commits_lost, 3);
     has(&store, 0);
-    assert_eq!(fs::read(sled.join("unused-journal-10")).unwrap(), rest);
+    assert_eq!(
+        fs::read(sled.join("unused-journal-0")).unwrap(),
+        first[..first.len() - 1]
+    );
+    assert_eq!(fs::read(sled.join("unused-journal-1")).unwrap(), rest);
 }
