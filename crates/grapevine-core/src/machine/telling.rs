@@ -113,12 +113,7 @@ impl Telling {
         let next = self.until + 1;
         let mut changed = self.until == 0;
         let told = progress.told_heads();
-        if told.len() != self.heads.len() {
-            let known = |run: &Incarnation| told.binary_search_by_key(run, |head| head.incarnation);
-            self.heads.retain(|run, _| known(run).is_ok());
-            self.by_change.retain(|(_, run)| known(run).is_ok());
-        }
-        for head in told {
+        for &head in &told {
             let run = head.incarnation;
             let entry = self.heads.entry(run).or_insert((head, 0));
             if entry.1 == 0 || entry.0 != head {
@@ -127,6 +122,12 @@ impl Telling {
                 *entry = (head, next);
                 changed = true;
             }
+        }
+        // Whatever is told is in there by now: what is more is told no longer.
+        if told.len() != self.heads.len() {
+            let known = |run: &Incarnation| told.binary_search_by_key(run, |head| head.incarnation);
+            self.heads.retain(|run, _| known(run).is_ok());
+            self.by_change.retain(|(_, run)| known(run).is_ok());
         }
         let holes = progress.holes();
         if holes != self.holes || self.until == 0 {
@@ -145,6 +146,7 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
     use super::*;
     use crate::id::Lane;
+    use crate::roster::{Lot, Retired};
 
     fn run(number: u128) -> Incarnation {
         Incarnation::new(number).unwrap()
@@ -200,6 +202,27 @@ mod tests {
             }
             assert_eq!(telling.by_change.len(), telling.heads.len());
         }
+    }
+
+    #[test]
+    fn g2_a_retired_run_is_told_no_longer_also_where_another_is_met_meanwhile() {
+        let mut progress = Progress::default();
+        for number in 1..=3 {
+            progress.lane_mut(run(number), Lane::Bump).apply(1);
+        }
+        let mut telling = Telling::default();
+        telling.tell(&progress, (0, None), 0);
+        let lot = Lot {
+            runs: BTreeMap::from([(run(2), 1)]),
+            most: 9,
+            ..Lot::default()
+        };
+        assert_eq!(progress.retire(&Retired::default().with(&lot, 5)), [run(2)]);
+        progress.lane_mut(run(9), Lane::Bump).apply(1);
+        let (heads, ..) = telling.tell(&progress, (0, None), 0);
+        assert_eq!(heads, progress.told_heads());
+        assert_eq!(names(&heads), [1, 3, 9]);
+        assert_eq!(telling.by_change.len(), 3);
     }
 
     #[test]
