@@ -27,6 +27,8 @@ use crate::store::Write;
 
 /// How long a member whose ballot was refused leaves the field to the other one.
 const OUTBID: Duration = Duration::from_millis(50);
+/// No wait grows beyond this.
+const OUTBID_MAX: Duration = Duration::from_secs(20);
 /// The most by which one that recovers waits for those with earlier names.
 const RECOVERS_LATER_MAX: Duration = Duration::from_millis(500);
 /// Histories that are followed by their own names, for each look-up reads all of them. Beyond, the bump of a further one is
@@ -400,7 +402,8 @@ impl Core {
                 TURN * self.turn()
             };
             let growing = 1 << self.views.attempts.saturating_sub(1).min(4);
-            self.views.next = Some(now.plus((OUTBID + turn) * growing));
+            let longer = (turn * growing).min(OUTBID_MAX.max(turn));
+            self.views.next = Some(now.plus(OUTBID * growing + longer));
         }
         if outcome.adopted {
             writes.extend(self.adopted(now, effects));
