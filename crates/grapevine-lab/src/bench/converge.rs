@@ -147,8 +147,8 @@ fn gossips<K: gossip::Kind>(
     names: [&'static str; 2],
 ) -> Box<dyn Side> {
     stage.started([gossip::command(&kind)]);
-    // Each takes a second or so.
-    let count = stage.amount(20, 2);
+    // Each takes half a second or so; fewer would have no 99th of a hundred.
+    let count = stage.amount(100, 2);
     on_own_thread(move || {
         let kind = kind.clone();
         async move {

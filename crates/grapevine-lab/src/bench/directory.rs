@@ -1,7 +1,6 @@
 //! A directory that is large for a small machine: ten million registrations in a million classes, in one sidecar.
 //!
-//! It has a peer, for one that is alone invalidates everything when it starts again, and has no directory then. The peer is not
-//! measured. The warm-up registers, durably, in batches of 2,000 that are spread over 400 classes, and waits until both have all;
+//! A second sidecar stands by, which is not measured: one that is alone invalidates everything when it starts again, and has no directory then. The warm-up registers, durably, in batches of 2,000 that are spread over 400 classes, and waits until both have all;
 //! the rate of that is no figure of this bench. Then each round asks for the addresses of classes drawn at random, one listing after the other; looks at the
 //! memory of the process and at the room of its files; kills it as `kill -9` does, starts it at once on what it left, and waits
 //! until it says that it is fresh and lists a class. *Memory, peak* is the most that any of its processes so far had resident.

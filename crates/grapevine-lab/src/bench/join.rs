@@ -3,7 +3,8 @@
 //! A round asks the first sidecar for one address every millisecond, for two seconds; then starts the fourth, and goes on asking until
 //! that says that it is fresh, lacks no event, and holds as many registrations as the others. Then it leaves, and its disk is wiped.
 //! The times of look-ups before and meanwhile are told, and how many times the one the other is. Before, each must be fresh;
-//! meanwhile there is a moment in which the members vouch for each other in a new roster, and the share is told that was not fresh.
+//! meanwhile there is a moment in which the members vouch for each other in a new roster, and the share is told that was not fresh. Nothing is
+//! invalidated, so each fresh answer must have the token of before.
 //!
 //! The peer: a Redis replica with an empty disk, from its start until its link says that it is up and it has all keys; with a GET
 //! at its master every millisecond.
@@ -92,10 +93,18 @@ pub(super) async fn hold(stage: &mut Stage<'_>) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Classes that are asked for in turn.
+const ASKED: u64 = 1_000;
+
+/// The token of each of these classes.
+type Tokens = Vec<u64>;
+
 /// What an asker saw.
 #[derive(Default)]
 struct Asked {
     times: Histogram,
+    /// As far as they came; the first ones, if there were none before.
+    tokens: Tokens,
     /// Look-ups that were not fresh.
     unknown: u32,
 }
@@ -116,14 +125,22 @@ fn figures(sync: Duration, before: &Histogram, meanwhile: &Histogram) -> Vec<Fig
     ]
 }
 
-/// Asks the first sidecar until it is told to stop.
-async fn ask(socket: &Path, set: Registrations, stop: Arc<AtomicBool>) -> anyhow::Result<Asked> {
+/// Asks the first sidecar until it is told to stop; what was seen of a class before must be seen again.
+async fn ask(
+    socket: &Path,
+    set: Registrations,
+    tokens: Tokens,
+    stop: Arc<AtomicBool>,
+) -> anyhow::Result<Asked> {
     let socket = socket.to_owned();
     alone(async move || {
         let mut client = application(&socket).await?;
-        let mut asked = Asked::default();
+        let mut asked = Asked {
+            tokens,
+            ..Asked::default()
+        };
         while !stop.load(Ordering::Relaxed) {
-            let class = asked.times.total() % set.classes;
+            let class = asked.times.total() % set.classes.min(ASKED);
             let item = v1::ResolveItem {
                 address: format!("a::{class}"),
                 classes: vec![set.class(class)],
@@ -136,9 +153,19 @@ async fn ask(socket: &Path, set: Registrations, stop: Arc<AtomicBool>) -> anyhow
             let begun = Instant::now();
             let answer = client.resolve(request).await?.into_inner();
             asked.times.record(begun.elapsed());
-            asked.unknown += u32::from(answer.freshness() != Freshness::Fresh);
+            let fresh = answer.freshness() == Freshness::Fresh;
             let results = answer.results.len();
             ensure!(results == 1, "join: a look-up has {results} results");
+            let token = answer.results[0].token;
+            let at = usize::try_from(class)?;
+            match asked.tokens.get(at) {
+                _ if !fresh => asked.unknown += 1,
+                None if at == asked.tokens.len() => asked.tokens.push(token),
+                known => ensure!(
+                    known == Some(&token),
+                    "join: class {class} has another token, {token:?}, than before, {known:?}"
+                ),
+            }
             tokio::time::sleep(PACE).await;
         }
         Ok(asked)
@@ -160,15 +187,15 @@ impl Side for Ours {
         let stop = Arc::new(AtomicBool::new(false));
         let asking = tokio::spawn({
             let (socket, stop) = (socket.clone(), Arc::clone(&stop));
-            async move { ask(&socket, set, stop).await }
+            async move { ask(&socket, set, Tokens::new(), stop).await }
         });
         tokio::time::sleep(self.quiet).await;
         stop.store(true, Ordering::Relaxed);
         let before = asking.await??;
         let stop = Arc::new(AtomicBool::new(false));
         let asking = tokio::spawn({
-            let stop = Arc::clone(&stop);
-            async move { ask(&socket, set, stop).await }
+            let (stop, tokens) = (Arc::clone(&stop), before.tokens);
+            async move { ask(&socket, set, tokens, stop).await }
         });
         let begun = Instant::now();
         self.cluster.restart(3)?;
@@ -194,7 +221,7 @@ impl Side for Ours {
         let total = u32::try_from(meanwhile.times.total())?;
         figures.push(Figure {
             what: "others' look-ups meanwhile, share not fresh".into(),
-            unit: Unit::Times,
+            unit: Unit::Share,
             value: f64::from(meanwhile.unknown) / f64::from(total.max(1)),
         });
         Ok(figures)

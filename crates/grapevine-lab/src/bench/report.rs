@@ -95,9 +95,7 @@ impl Report {
                     (peer.peer.as_str(), told(median(values)), spread(values))
                 },
             );
-            let ratio = row
-                .ratio()
-                .map_or("-".to_owned(), |ratio| format!("{ratio:.2}"));
+            let ratio = row.ratio().map_or("-".to_owned(), ratio_text);
             table.add_row([
                 format!("{} ({})", row.what, row.unit.as_str()),
                 told(median(&row.values)),
@@ -140,6 +138,16 @@ fn spread(values: &[f64]) -> String {
     let least = values.iter().copied().fold(f64::INFINITY, f64::min);
     let most = values.iter().copied().fold(f64::NEG_INFINITY, f64::max);
     format!("{} to {}", told(least), told(most))
+}
+
+/// To a hundredth, and what is small to two digits.
+fn ratio_text(ratio: f64) -> String {
+    if ratio >= 0.1 || ratio <= 0.0 {
+        return format!("{ratio:.2}");
+    }
+    let digits = (1..9).find(|digits| ratio * 10_f64.powi(*digits) >= 1.0);
+    let digits = digits.map_or(9, |digits| usize::try_from(digits).unwrap_or(9));
+    format!("{ratio:.*}", digits + 1)
 }
 
 #[cfg(test)]
@@ -212,5 +220,11 @@ mod tests {
         ] {
             assert!(table.contains(part), "{part}: {table}");
         }
+    }
+
+    #[test]
+    fn a_ratio_that_is_small_is_told_all_the_same() {
+        let told = [1.234, 0.5, 0.012_34, 0.000_123_4, 0.0].map(ratio_text);
+        assert_eq!(told, ["1.23", "0.50", "0.012", "0.00012", "0.00"]);
     }
 }
