@@ -72,7 +72,7 @@ struct Counted {
 impl Stream {
     /// Runs until the client is gone.
     pub(super) async fn run(self, mut ended: oneshot::Receiver<()>) {
-        let mut failures = 0;
+        let (mut failures, mut refused) = (0, false);
         loop {
             let open = tokio::select! {
                 _ = &mut ended => return,
@@ -83,11 +83,11 @@ impl Stream {
                     failures = 0;
                     self.keep(open, &mut ended).await
                 }
-                Err(error) => {
-                    tracing::debug!(endpoint = %self.link.name(), %error, "no local table");
-                    Some(error)
-                }
+                Err(error) => Some(error),
             };
+            if let Some(error) = &closing {
+                refused = self.tell_of(error, refused);
+            }
             self.table.empty();
             if closing.is_none() {
                 return;
@@ -99,6 +99,22 @@ impl Stream {
                 () = tokio::time::sleep(pause) => {}
             }
         }
+    }
+
+    /// Says why there is no table, where somebody has to do something about it once, and once again after it had worked.
+    fn tell_of(&self, error: &CallError, before: bool) -> bool {
+        let endpoint = self.link.name();
+        // Whoever cannot be reached is told of elsewhere, and comes back.
+        let refused = matches!(
+            error,
+            CallError::Overloaded { .. } | CallError::Refused { .. }
+        );
+        if refused && !before {
+            tracing::warn!(%endpoint, %error, "the sidecar refuses a local table: each look-up is a call until it does not");
+        } else {
+            tracing::debug!(%endpoint, %error, "no local table");
+        }
+        refused
     }
 
     async fn open(&self) -> Result<Open, CallError> {
