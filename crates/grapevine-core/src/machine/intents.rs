@@ -12,8 +12,9 @@
 //! sidecar finds open it bumps at once, for the writer may have committed and died, and holds for the whole lease again,
 //! for the writer may be alive and yet to commit.
 //!
-//! The part `holding` spreads intents and lets them end.
+//! The part `holding` spreads intents and lets them end; `handing` hands them on to others.
 
+mod handing;
 mod holding;
 mod joined;
 
