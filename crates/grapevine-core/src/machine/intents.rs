@@ -32,7 +32,9 @@ use crate::event::BumpEvent;
 use crate::id::{EventId, Incarnation, Time};
 use crate::intent::{INTENT_LEASE_MAX, INTENT_LEASE_MIN, Intent, IntentId, Owed};
 use crate::names::ClassPath;
+use crate::roster::Mark;
 use crate::store::Write;
+use handing::Handed;
 pub(super) use holding::concerned;
 
 /// How long a peer may take to hold an intent before the next one is asked as well.
@@ -83,9 +85,18 @@ struct Held {
     ends: Time,
     /// The bump that it ended in, as a peer told.
     covered: Option<EventId>,
-    /// Whether more than its origin and this sidecar were told of it.
-    handed: bool,
+    handed: Handed,
     wake: Time,
+}
+
+impl Held {
+    /// When it wants to be looked at, while its lease lasts.
+    fn look(&self) -> Time {
+        match self.handed {
+            Handed::Asked { again, .. } => self.ends.min(again),
+            _ => self.ends,
+        }
+    }
 }
 
 /// How an intent ended.
@@ -121,6 +132,8 @@ pub(super) struct Intents {
     linked: BTreeSet<Incarnation>,
     /// Those of them that counted as holders then.
     holders: BTreeSet<Incarnation>,
+    /// The view that was in force then.
+    mark: Mark,
     /// Whether this run was alone by the roster then.
     alone: bool,
 }
@@ -174,6 +187,15 @@ impl Intents {
             let soon = deadline.into_iter().chain(own.retry);
             own.wake = soon.fold(own.ends, Time::min);
             self.wakes.insert((own.wake, id));
+        }
+    }
+
+    /// Reckons anew when a held intent wants to be looked at, whose lease is not over.
+    fn rewake_held(&mut self, id: IntentId) {
+        if let Some(held) = self.held.get_mut(&id) {
+            self.wakes.remove(&(held.wake, id));
+            held.wake = held.look();
+            self.wakes.insert((held.wake, id));
         }
     }
 

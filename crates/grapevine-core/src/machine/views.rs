@@ -507,7 +507,6 @@ impl Core {
         self.write_off(&view);
         self.views.debts = self.progress.told_heads();
         let mut writes = self.retirements_adopted(now, effects);
-        self.hand_over_orphans(now, effects);
         let restarted = seated && !std::mem::replace(&mut self.views.was_seated, seated);
         if restarted && view.number > 1 && view.is_lone(&self.config.node_id) {
             self.bump_all(effects);

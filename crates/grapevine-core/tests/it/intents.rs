@@ -871,4 +871,5 @@ fn g8_who_is_not_alone_by_the_roster_needs_a_holder_however_few_are_expected() {
     assert_eq!(refused(&world, 0, call), Some(Refusal::IntentNotHeld));
 }
 
+mod handing;
 mod random;

@@ -10,7 +10,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::joined::joined;
-use super::{CLASSES_EACH, HELD_SHARE, HOLD_RETRY, Held, Outcome, Work, refuse, settled};
+use super::{CLASSES_EACH, HELD_SHARE, HOLD_RETRY, Handed, Held, Outcome, Work, refuse, settled};
 use crate::event::{BUMP_CLASSES_MAX, BumpEvent};
 use crate::id::{EventId, Incarnation, Time};
 use crate::intent::{INTENT_GRACE, INTENT_LEASE_MAX, Intent, IntentId, Owed};
@@ -63,7 +63,7 @@ impl Core {
 
     /// The runs that may hold an intent so that it counts: members, once there are any. A run without a seat may be forgotten by
     /// all that matter, and its disk is none that G1 speaks of. Who is alone needs nobody, and takes whom it meets.
-    fn possible_holders(&self) -> BTreeSet<Incarnation> {
+    pub(super) fn possible_holders(&self) -> BTreeSet<Incarnation> {
         let linked = self.linked_peers();
         let view = self.views.view();
         if view.number == 0 || self.is_alone() {
@@ -79,12 +79,18 @@ impl Core {
         self.seated() && self.views.view().is_lone(&self.config.node_id)
     }
 
-    /// Finds new holders for intents whose holder's link ended or that have none, and tells new links what is held.
+    /// Finds new holders for intents whose holder's link ended or that have none, hands on those whose origins have no seat, and
+    /// tells new links what is held.
     fn review_holders(&mut self, now: Time, effects: &mut Effects) {
         let alone = self.is_alone();
         let was_alone = std::mem::replace(&mut self.intents.alone, alone);
         let linked = self.linked_peers();
         let holders = self.possible_holders();
+        let mark = self.views.view().mark();
+        let viewed = std::mem::replace(&mut self.intents.mark, mark) != mark;
+        if viewed || holders.difference(&self.intents.holders).next().is_some() {
+            self.hand_over_orphans(now, effects);
+        }
         let same = linked == self.intents.linked && holders == self.intents.holders;
         if same && alone == was_alone {
             return;
@@ -236,18 +242,22 @@ impl Core {
         }
         let lease = lease.min(INTENT_LEASE_MAX);
         let mut ends = now.plus(stretched(lease, self.config.clock_rate_ppm));
-        let mut covered = None;
+        let (mut covered, mut handed) = (None, Handed::No);
         if let Some(held) = self.intents.take_held(id) {
             ends = ends.max(held.ends);
-            covered = held.covered;
+            (covered, handed) = (held.covered, held.handed);
         }
-        let held = Held {
+        if from != id.origin {
+            handed = Handed::From(from);
+        }
+        let mut held = Held {
             owed: owed.clone(),
             ends,
             covered,
-            handed: from != id.origin,
+            handed,
             wake: ends,
         };
+        held.wake = held.look();
         self.intents.put_held(id, held);
         let write = (!known).then_some(Write::PutIntent(Intent { id, owed, lease }));
         let message = PeerMessage::IntentHeld(vec![id]);
@@ -261,6 +271,7 @@ impl Core {
         let counts = self.possible_holders().contains(&from);
         for &id in intents {
             if id.origin != self.config.incarnation {
+                self.handed_to(id, from);
                 continue;
             }
             if let Some(own) = self.intents.own.get_mut(&id.number) {
@@ -341,6 +352,9 @@ impl Core {
         let Some(held) = self.intents.held.get_mut(&id) else {
             return;
         };
+        if now < held.ends {
+            return self.hand_over(id, None, now, effects);
+        }
         let bumps_at = held.ends.plus(INTENT_GRACE);
         if now < bumps_at {
             // The lease is over; if the origin is there, it knows how it ended.
@@ -402,7 +416,7 @@ impl Core {
                 owed: owed.clone(),
                 ends,
                 covered: None,
-                handed: false,
+                handed: Handed::No,
                 wake: ends,
             };
             self.intents.put_held(*id, held);
