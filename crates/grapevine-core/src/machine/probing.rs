@@ -24,7 +24,7 @@ const CALM: u32 = 16 * STEADY;
 const PROBE_AGAIN: Duration = Duration::from_millis(50);
 
 /// Times between questions.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Pace {
     /// After a question.
     again: Duration,

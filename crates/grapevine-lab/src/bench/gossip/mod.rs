@@ -24,8 +24,9 @@ use crate::process::{Piped, command_line, tail};
 
 /// Between two changes: the last one is nobody's news any more then.
 const PAUSE: Duration = Duration::from_millis(50);
-/// What takes longer has not come.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// What takes longer has not come. Whom gossip has passed by hears of a change when Serf's agents compare all that they have, every
+/// thirty seconds one with another.
+const PATIENCE: Duration = Duration::from_mins(3);
 /// Until all members have met.
 const MEET_TIMEOUT: Duration = Duration::from_mins(1);
 

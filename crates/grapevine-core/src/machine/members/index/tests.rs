@@ -231,3 +231,54 @@ fn g11_that_all_is_the_same_counts_only_where_it_was_asked_with_a_digest() {
     assert_eq!(grant(1, false), (None, 0));
     assert_eq!(grant(2, true), (Some(at(3_000)), 7));
 }
+
+#[test]
+fn g7_answers_at_once_make_a_calm_and_one_that_is_late_or_missed_by_anybody_ends_it() {
+    let (mut members, progress) = (Members::default(), Progress::default());
+    let pace = Pace::of(Duration::from_secs(2));
+    for number in 1..=2 {
+        let hello = PeerHello {
+            node_id: node(number),
+            incarnation: run(number),
+            peer_address: String::new(),
+            policy_digest: 0,
+        };
+        members.put(Member::new(hello, at(0)));
+    }
+    let answer = |members: &mut Members, number: u8, (sent, answered): (u64, u64)| {
+        members.ask(&node(number), (Some(sent), false), at(sent), pace);
+        let told = Told {
+            heads: Vec::new(),
+            span: Span::default(),
+            lacked: Vec::new(),
+        };
+        let ends = |sent: Time| sent.plus(Duration::from_secs(2));
+        let given = (told, None);
+        members.granted(
+            (run(number), sent),
+            given,
+            ends,
+            &progress,
+            at(answered),
+            pace,
+        );
+    };
+    let mut now = 1_000;
+    let mut calm_down = |members: &mut Members| {
+        for _ in 0..300 {
+            now += 1_000;
+            answer(members, 1, (now, now + 5));
+        }
+        assert_ne!(pace.after(members.calm), pace);
+        now
+    };
+    let then = calm_down(&mut members);
+    answer(&mut members, 2, (then + 1_000, then + 1_500));
+    assert_eq!(pace.after(members.calm), pace, "it was late");
+    let then = calm_down(&mut members);
+    for later in [1_000, 2_000] {
+        let sent = then + later;
+        members.ask(&node(2), (Some(sent), false), at(sent), pace);
+    }
+    assert_eq!(pace.after(members.calm), pace, "it has not answered");
+}
