@@ -117,7 +117,7 @@ def test_values_of_the_parent_reach_the_sidecar(consumer):
     }
     objects = render(consumer, values)
     metadata, pod = deployment(objects)
-    assert pod["initContainers"][0]["image"] == "mirror.example.com/grapevine/grapevine:0.4.0"
+    assert pod["initContainers"][0]["image"] == "mirror.example.com/grapevine/grapevine:0.5.0"
     assert pod["imagePullSecrets"] == [{"name": "key"}]
     assert 'filter = "debug"' in chart.of_kind(objects, "ConfigMap")["data"]["grapevine.toml"]
     before, _ = deployment(render(consumer, {}))

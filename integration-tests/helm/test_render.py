@@ -365,7 +365,7 @@ def test_the_package_has_what_it_takes_and_no_more(tmp_path):
     archive = helm_python.package(chart.CHART, destination=tmp_path)
     with helm_python.Chart.load(archive) as packed:
         metadata = packed.metadata
-        assert (metadata["name"], metadata["version"], metadata["appVersion"]) == ("grapevine", "0.4.0", "0.4.0")
+        assert (metadata["name"], metadata["version"], metadata["appVersion"]) == ("grapevine", "0.5.0", "0.5.0")
         names = {each["name"] for each in packed.files}
         assert {"README.md", "UPGRADING.md", "files/alerts.yaml"} <= names
         assert not [name for name in names if name.startswith("ci/")]
