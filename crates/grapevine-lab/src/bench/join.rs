@@ -9,6 +9,7 @@
 //! The peer: a Redis replica with an empty disk, from its start until its link says that it is up and it has all keys; with a GET
 //! at its master every millisecond.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -96,14 +97,14 @@ pub(super) async fn hold(stage: &mut Stage<'_>) -> anyhow::Result<()> {
 /// Classes that are asked for in turn.
 const ASKED: u64 = 1_000;
 
-/// The token of each of these classes.
-type Tokens = Vec<u64>;
+/// The token of each of these classes that was fresh at least once.
+type Tokens = BTreeMap<u64, u64>;
 
 /// What an asker saw.
 #[derive(Default)]
 struct Asked {
     times: Histogram,
-    /// As far as they came; the first ones, if there were none before.
+    /// What was seen first, before or meanwhile.
     tokens: Tokens,
     /// Look-ups that were not fresh.
     unknown: u32,
@@ -157,14 +158,14 @@ async fn ask(
             let results = answer.results.len();
             ensure!(results == 1, "join: a look-up has {results} results");
             let token = answer.results[0].token;
-            let at = usize::try_from(class)?;
-            match asked.tokens.get(at) {
-                _ if !fresh => asked.unknown += 1,
-                None if at == asked.tokens.len() => asked.tokens.push(token),
-                known => ensure!(
-                    known == Some(&token),
-                    "join: class {class} has another token, {token:?}, than before, {known:?}"
-                ),
+            if fresh {
+                let known = *asked.tokens.entry(class).or_insert(token);
+                ensure!(
+                    known == token,
+                    "join: class {class} has another token, {token}, than before, {known}"
+                );
+            } else {
+                asked.unknown += 1;
             }
             tokio::time::sleep(PACE).await;
         }
