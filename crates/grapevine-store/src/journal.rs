@@ -292,7 +292,7 @@ pub(crate) fn replay(tree: &Tree, engine: &Path, acknowledged: u64) -> Result<us
     if paths.is_empty() {
         return Ok(0);
     }
-    let contents: io::Result<Vec<_>> = paths.iter().map(fs::read).collect();
+    let contents: io::Result<Vec<_>> = paths.iter().map(|path| contents_of(path)).collect();
     let contents = contents.map_err(unusable)?;
     let records: Vec<_> = contents.iter().flat_map(|file| records(file)).collect();
     let held = Counters::read(&Txn::new(tree))?.commits;
@@ -320,6 +320,17 @@ pub(crate) fn replay(tree: &Tree, engine: &Path, acknowledged: u64) -> Result<us
         }
     }
     Ok(usable.len())
+}
+
+/// What a file has; of something else nobody knows when its end comes.
+fn contents_of(path: &Path) -> io::Result<Vec<u8>> {
+    let read = || {
+        if !fs::metadata(path)?.is_file() {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no file"));
+        }
+        fs::read(path)
+    };
+    read().map_err(of(path))
 }
 
 /// Applies records in order, some at a time.
@@ -461,5 +472,20 @@ mod tests {
         ];
         assert_eq!(kept.collect::<Vec<_>>(), expected);
         assert_eq!(Journal::new(engine).bytes(), 800);
+    }
+
+    #[test]
+    fn what_is_no_file_is_refused_by_name_and_not_waited_for() {
+        let directory = tempfile::tempdir().unwrap();
+        // Read, this would never end.
+        let endless = directory.path().join("journal-3");
+        std::os::unix::fs::symlink("/dev/zero", &endless).unwrap();
+        for path in [directory.path().to_owned(), endless] {
+            let error = contents_of(&path).unwrap_err().to_string();
+            assert_eq!(error, format!("{}: it is no file", path.display()));
+        }
+        let missing = directory.path().join("journal-4");
+        let error = contents_of(&missing).unwrap_err().to_string();
+        assert!(error.starts_with(&missing.display().to_string()), "{error}");
     }
 }
