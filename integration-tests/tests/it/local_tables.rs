@@ -7,9 +7,11 @@ use anyhow::{Context as _, Result, ensure};
 use grapevine_cache::{MemoryCache, MemoryConfig};
 use grapevine_client::{CachedClient, Client, How};
 use grapevine_integration_tests::{Api, Cluster, Setup, eventually};
+use grapevine_proto::v1::application_service_client::ApplicationServiceClient;
 use grapevine_proto::v1::{self, HolderState, ReceiptLevel};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status, Streaming};
 
 use crate::bad_input::unharmed;
@@ -24,8 +26,11 @@ struct Raw {
 
 impl Raw {
     async fn open(api: &Api) -> Result<Self, Status> {
+        Self::open_at(api.app.clone()).await
+    }
+
+    async fn open_at(mut app: ApplicationServiceClient<Channel>) -> Result<Self, Status> {
         let (words, out) = mpsc::channel(100_000);
-        let mut app = api.app.clone();
         let told = app.local_table_stream(ReceiverStream::new(out)).await?;
         let mut raw = Self {
             words,
@@ -254,6 +259,35 @@ async fn g10_a_client_that_floods_and_does_not_read_harms_nobody_and_misses_noth
     assert!(overrun > 0);
     // It reads now, and hears of everything.
     while !table.next().await.unwrap().everything {}
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn g10_a_table_whose_client_reads_nothing_keeps_its_place_no_longer_than_its_lease() {
+    let setup = Setup::of(1).flag("limits-local-tables-max", "1");
+    let cluster = setup.start().await.unwrap();
+    let api = &cluster[0].api;
+    let narrow = Endpoint::from_shared(format!("http://{}", cluster[0].app_tcp)).unwrap();
+    let narrow = narrow.initial_stream_window_size(65_535).connect_lazy();
+    let mut unread = Raw::open_at(ApplicationServiceClient::new(narrow))
+        .await
+        .unwrap();
+    unread.lease().await;
+    let refused = Raw::open(api).await.err().unwrap();
+    assert_eq!(refused.code(), Code::ResourceExhausted, "{refused}");
+    // More than a stream takes that is not read, one message after the other.
+    for round in 0..6 {
+        let classes = (0..1_000).map(|nth| format!("{}/{round}/{nth}", "c".repeat(100)));
+        let request = v1::InvalidateRequest {
+            classes: classes.collect(),
+            ..Default::default()
+        };
+        api.app.clone().invalidate(request).await.unwrap();
+    }
+    let opened = eventually("its place is free", SOON, async || {
+        Ok(Raw::open(api).await.map(drop)?)
+    });
+    opened.await.unwrap();
+    drop(unread);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -68,6 +68,13 @@ impl TableReceiver {
             self.0.news.notified().await;
         }
     }
+
+    /// Until the machine has given the table up. Not beside [`Self::next`]: each takes the other's news.
+    pub(crate) async fn ended(&self) {
+        while !self.0.mailbox.lock().1 {
+            self.0.news.notified().await;
+        }
+    }
 }
 
 /// A table that is open. However its stream ends, the machine hears of that.

@@ -131,7 +131,12 @@ async fn tell(
         let position = letter.position;
         let message = unread.message(app::table_letter(&letter));
         let failed = message.is_error();
-        let Ok(place) = messages.reserve().await else {
+        let room = tokio::select! {
+            room = messages.reserve() => room,
+            // A table whose client does not read is given up like any other, and keeps its place from others no longer.
+            () = told.ended() => break,
+        };
+        let Ok(place) = room else {
             return Ok(());
         };
         // From here on the client may acknowledge it.
