@@ -4,10 +4,14 @@
 use std::fmt::Display;
 use std::io::{self, Write as _};
 use std::sync::OnceLock;
+use std::time::Duration;
 
 use thiserror::Error;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Notify;
+
+/// How much later than a child's a signal may come to this process.
+const SIGNAL_WAIT: Duration = Duration::from_millis(100);
 
 /// Why standard output took a line no more, and who is to hear of it.
 static LOST: (OnceLock<String>, Notify) = (OnceLock::new(), Notify::const_new());
@@ -24,12 +28,26 @@ pub async fn until_interrupted<T>(
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut hang_up = signal(SignalKind::hangup())?;
-    tokio::select! {
-        done = work => done.and_then(|done| output().map(|()| done)),
-        () = LOST.1.notified() => Err(output().expect_err("invariant: told after it was kept")),
-        _ = hang_up.recv() => Err(Interrupted.into()),
-        _ = interrupt.recv() => Err(Interrupted.into()),
-        _ = terminate.recv() => Err(Interrupted.into()),
+    let told = async {
+        tokio::select! {
+            _ = hang_up.recv() => (),
+            _ = interrupt.recv() => (),
+            _ = terminate.recv() => (),
+        }
+    };
+    tokio::pin!(told);
+    let failed = tokio::select! {
+        done = work => match done.and_then(|done| output().map(|()| done)) {
+            Ok(done) => return Ok(done),
+            Err(error) => error,
+        },
+        () = LOST.1.notified() => output().expect_err("invariant: told after it was kept"),
+        () = &mut told => return Err(Interrupted.into()),
+    };
+    // A terminal tells all that it runs: a child that has heard it first is why the work failed.
+    match tokio::time::timeout(SIGNAL_WAIT, told).await {
+        Ok(()) => Err(Interrupted.into()),
+        Err(_) => Err(failed),
     }
 }
 
