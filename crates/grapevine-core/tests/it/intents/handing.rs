@@ -36,6 +36,15 @@ fn alone() -> (World, IntentId) {
     (world, intent)
 }
 
+/// The second one comes, is seated, and has been handed the intent.
+fn second_is_seated(world: &mut World, intent: IntentId) {
+    world.start(1);
+    world.connect_all();
+    world.settle();
+    assert_eq!(world.core(0).roster().seats.len(), 2);
+    assert_eq!(world.nodes[1].disk.intents(), [intent]);
+}
+
 /// Loses what asks a node to hold an intent, and gives it all else.
 fn deliver_no_intents(world: &mut World, from: usize, to: usize) -> usize {
     let queue = world.links.get_mut(&(from, to)).unwrap();
@@ -112,29 +121,20 @@ fn g8_a_hand_over_that_is_lost_is_said_again() {
 #[test]
 fn g8_who_held_what_was_handed_over_and_lost_its_seat_is_replaced() {
     let (mut world, intent) = alone();
-    world.start(1);
-    world.connect_all();
-    world.settle();
-    assert_eq!(world.nodes[1].disk.intents(), [intent]);
+    second_is_seated(&mut world, intent);
     world.crash(1);
     world.wipe(1);
     pass(&mut world, STEP);
     forget(&mut world, 0, "b");
     assert_eq!(world.core(0).roster().seats.len(), 1);
-    world.start(1);
-    world.connect_all();
-    world.settle();
-    assert_eq!(world.core(0).roster().seats.len(), 2);
-    assert_eq!(world.nodes[1].disk.intents(), [intent]);
+    second_is_seated(&mut world, intent);
     is_bumped_without_the_first(&mut world, 1, true);
 }
 
 #[test]
 fn g8_what_one_that_leaves_hands_back_is_handed_on_to_the_next() {
     let (mut world, intent) = alone();
-    world.start(1);
-    world.connect_all();
-    world.settle();
+    second_is_seated(&mut world, intent);
     // It gives what it holds to all, the one that has it from the start among them, and goes for good.
     world.input(1, Input::Drain);
     world.settle();
@@ -142,11 +142,7 @@ fn g8_what_one_that_leaves_hands_back_is_handed_on_to_the_next() {
     world.wipe(1);
     pass(&mut world, STEP);
     assert_eq!(world.core(0).roster().seats.len(), 1);
-    world.start(1);
-    world.connect_all();
-    world.settle();
-    assert_eq!(world.core(0).roster().seats.len(), 2);
-    assert_eq!(world.nodes[1].disk.intents(), [intent]);
+    second_is_seated(&mut world, intent);
     is_bumped_without_the_first(&mut world, 1, true);
 }
 
