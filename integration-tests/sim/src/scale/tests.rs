@@ -70,7 +70,7 @@ fn a_change_takes_chitchat_about_the_logarithm_of_the_nodes_in_rounds() {
 
 /// Where an answer takes longer than each member leaves to the one before it, a dozen that each outbid another would never agree.
 #[test]
-fn a_dozen_far_regions_agree_on_a_roster_when_they_start_and_when_all_start_anew() {
+fn g7_a_dozen_far_regions_agree_on_a_roster_when_they_start_and_when_all_start_anew() {
     let mut far = options(12);
     // Each leaves the next one 300 ms, and an answer takes as long at the least.
     (far.latency, far.seed) = (150_000, 1);
