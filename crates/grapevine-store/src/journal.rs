@@ -299,6 +299,10 @@ pub(crate) fn replay(tree: &Tree, engine: &Path, acknowledged: u64) -> Result<us
     let usable = following(held, &records);
     apply(tree, usable)?;
     tree.flush()?;
+    // Until then the files are what a start goes by, also after a loss of power.
+    let path = engine.join("db");
+    let synced = File::open(&path).and_then(|file| file.sync_all());
+    synced.map_err(of(&path)).map_err(unusable)?;
     let last = usable.last().map_or(held, |(last, _)| *last);
     if last < acknowledged || records.iter().any(|(commit, _)| *commit > last) {
         tracing::error!(
@@ -311,10 +315,6 @@ pub(crate) fn replay(tree: &Tree, engine: &Path, acknowledged: u64) -> Result<us
         );
         keep_unused(engine, &paths).map_err(unusable)?;
     } else {
-        // Until then it is what a start goes by, also after a loss of power.
-        let path = engine.join("db");
-        let synced = File::open(&path).and_then(|file| file.sync_all());
-        synced.map_err(of(&path)).map_err(unusable)?;
         for path in &paths {
             fs::remove_file(path).map_err(of(path)).map_err(unusable)?;
         }
@@ -472,6 +472,22 @@ mod tests {
         ];
         assert_eq!(kept.collect::<Vec<_>>(), expected);
         assert_eq!(Journal::new(engine).bytes(), 800);
+    }
+
+    #[test]
+    fn g1_what_cannot_have_a_file_is_flushed_until_there_is_one() {
+        let directory = tempfile::tempdir().unwrap();
+        let engine = directory.path().join("sled");
+        let mut journal = Journal::new(&engine);
+        let changes = Changes::from([(vec![1], Some(vec![7; 100].into()))]);
+        for commit in 1..=3 {
+            assert!(!journal.append(commit, &changes, 100).unwrap());
+            assert!(journal.refused, "it is told once");
+        }
+        fs::create_dir(&engine).unwrap();
+        assert!(journal.append(4, &changes, 100).unwrap());
+        assert!(!journal.refused);
+        assert_eq!(files(&engine).unwrap(), [engine.join("journal-0")]);
     }
 
     #[test]
