@@ -179,7 +179,10 @@ impl BenchOptions {
         }
         for name in &self.vs {
             let known = self.peers().iter().any(|peer| peer.as_str() == name);
-            if !(known || name == NOBODY && self.vs.len() == 1) {
+            if name == NOBODY && self.vs.len() > 1 {
+                return Err(OptionsError::NobodyBeside);
+            }
+            if !known && name != NOBODY {
                 return Err(OptionsError::Peer {
                     peer: name.clone(),
                     bench: self.name,
@@ -240,6 +243,9 @@ pub enum OptionsError {
         /// What the system said.
         problem: String,
     },
+    /// Nobody, and somebody.
+    #[error("--vs: `{NOBODY}` does not go together with other peers")]
+    NobodyBeside,
     /// A peer that the bench has not.
     #[error(
         "--vs: `{peer}` is no peer of `{bench}`; it has {peers}, or `{NOBODY}` alone",
@@ -308,13 +314,13 @@ mod tests {
         assert!(one.check().is_ok() && one.wants(Peer::Redis) && !one.wants(Peer::Tonic));
         let nobody = options(&["none"], 1);
         assert!(nobody.check().is_ok() && !nobody.wants(Peer::Redis));
-        for vs in [&["none", "redis"][..], &["varnish"]] {
-            let error = options(vs, 1).check().unwrap_err().to_string();
-            assert!(
-                error.contains(vs[0]) && error.contains("tonic, redis, memcached"),
-                "{error}"
-            );
-        }
+        let error = options(&["none", "redis"], 1).check().unwrap_err();
+        assert!(matches!(error, OptionsError::NobodyBeside), "{error}");
+        let error = options(&["varnish"], 1).check().unwrap_err().to_string();
+        assert!(
+            error.contains("varnish") && error.contains("tonic, redis, memcached"),
+            "{error}"
+        );
     }
 
     #[test]
