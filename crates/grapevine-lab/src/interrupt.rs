@@ -44,10 +44,15 @@ pub async fn until_interrupted<T>(
         () = LOST.1.notified() => output().expect_err("invariant: told after it was kept"),
         () = &mut told => return Err(Interrupted.into()),
     };
-    // A terminal tells all that it runs: a child that has heard it first is why the work failed.
+    Err(cause(failed, told).await)
+}
+
+/// Why the work failed. A terminal tells all that it runs to end: a child that hears it first makes the work fail, a moment before
+/// this process hears it.
+async fn cause(failed: anyhow::Error, told: impl Future<Output = ()>) -> anyhow::Error {
     match tokio::time::timeout(SIGNAL_WAIT, told).await {
-        Ok(()) => Err(Interrupted.into()),
-        Err(_) => Err(failed),
+        Ok(()) => Interrupted.into(),
+        Err(_) => failed,
     }
 }
 
@@ -66,5 +71,22 @@ pub fn output() -> anyhow::Result<()> {
     match LOST.0.get() {
         Some(error) => Err(anyhow::anyhow!("standard output: {error}")),
         None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_failure_is_the_signals_that_comes_with_it_and_else_its_own() {
+        let failed = || anyhow::anyhow!("a child has ended");
+        assert!(
+            cause(failed(), std::future::ready(()))
+                .await
+                .is::<Interrupted>()
+        );
+        let own = cause(failed(), std::future::pending()).await;
+        assert_eq!(own.to_string(), "a child has ended");
     }
 }
