@@ -24,11 +24,9 @@ use crate::process::{Piped, command_line, tail};
 
 /// Between two changes: the last one is nobody's news any more then.
 const PAUSE: Duration = Duration::from_millis(50);
-/// What takes longer has not come. Whom gossip has passed by hears of a change when Serf's agents compare all that they have, every
-/// thirty seconds one with another.
+/// What takes longer has not come, be it a change or a member. Whom gossip has passed by hears of it when Serf's agents compare all that
+/// they have with one another, each with one at a time: every thirty seconds, and every minute among more than 32.
 const PATIENCE: Duration = Duration::from_mins(3);
-/// Until all members have met.
-const MEET_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// What a line of a member tells.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -82,9 +80,9 @@ pub(super) async fn spread<K: Kind>(kind: K, count: usize) -> anyhow::Result<Vec
         lines.push(told::<K>(at, &mut member, log)?);
         members.push(member);
     }
-    let met = tokio::time::timeout(MEET_TIMEOUT, all_meet::<K>(&mut lines, members.len()));
+    let met = tokio::time::timeout(PATIENCE, all_meet::<K>(&mut lines, members.len()));
     met.await
-        .with_context(|| format!("{}: not all had met after {MEET_TIMEOUT:?}", K::NAME))??;
+        .with_context(|| format!("{}: not all had met after {PATIENCE:?}", K::NAME))??;
     let mut times = Vec::with_capacity(count);
     for number in 0..count {
         tokio::time::sleep(PAUSE).await;
