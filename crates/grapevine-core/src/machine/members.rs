@@ -10,12 +10,15 @@
 mod admission;
 mod index;
 mod meeting;
+mod seats;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 pub use admission::AdmitError;
-use index::{Moments, Seats};
+use index::Moments;
+pub(super) use seats::Tally;
+use seats::{Seat, Seats};
 
 use super::CoreConfig;
 use super::derived::Derived;
@@ -48,8 +51,8 @@ pub(super) struct Member {
     pub(super) mark: Option<Mark>,
     /// Grants that it gave, in the present view.
     asked: Asked,
-    /// Whether it has a seat of the view that `Members::seats` is of.
-    seated: Derived<bool>,
+    /// Its node's seat of the view that `Members::seats` is of.
+    seat: Derived<Option<Seat>>,
     /// The last view in which it says that it has called itself fresh.
     pub(super) settled: Option<Mark>,
     /// Grants given to it.
@@ -82,7 +85,7 @@ impl Member {
             probing: Probing::start(now),
             mark: None,
             asked: Asked::default(),
-            seated: Derived(false),
+            seat: Derived(None),
             settled: None,
             given: Given::default(),
             flushed: LaneProgress::default(),

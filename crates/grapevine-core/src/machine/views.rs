@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use super::Core;
 use super::app::bump_writes;
+use super::derived::Derived;
 use super::effects::{Action, CommitId, Effects, PeerMessage};
 use super::flushed::Pending;
 use super::freshness::stretched;
@@ -82,6 +83,8 @@ pub(super) struct Views {
     pub(super) leaving: BTreeSet<Incarnation>,
     /// Nodes that an operator said are gone for good.
     pub(super) forgotten: BTreeSet<NodeId>,
+    /// The runs that have a seat.
+    seated: Derived<BTreeSet<Incarnation>>,
     /// Histories that found no room, and up to which number everything was bumped for them. At most [`REFUSED_MAX`].
     refused: BTreeMap<Incarnation, u64>,
 }
@@ -89,6 +92,7 @@ pub(super) struct Views {
 impl Views {
     pub(super) fn start(node: NodeId, run: Incarnation, record: Option<Record>) -> Self {
         let roster = Roster::start(node, run, record);
+        let seated = roster.view().seats.values().copied().collect();
         Self {
             durable: roster.view().mark(),
             adopted: roster.view().number,
@@ -108,6 +112,7 @@ impl Views {
             farewell: None,
             leaving: BTreeSet::new(),
             forgotten: BTreeSet::new(),
+            seated: Derived(seated),
             refused: BTreeMap::new(),
         }
     }
@@ -193,11 +198,17 @@ impl Core {
 
     /// Whether a run has a seat in the present view.
     pub(super) fn has_seat(&self, run: Incarnation) -> bool {
-        let seats = &self.views.view().seats;
-        // Nearly always it is that of the member which is this run.
-        let member = self.members.of_run(run);
-        member.is_some_and(|member| seats.get(&member.hello.node_id) == Some(&run))
-            || seats.values().any(|seated| *seated == run)
+        let has = self.views.seated.contains(&run);
+        debug_assert_eq!(
+            has,
+            self.views
+                .view()
+                .seats
+                .values()
+                .any(|seated| *seated == run),
+            "invariant: runs with a seat are those of the view"
+        );
+        has
     }
 
     /// Whether a probe of this view by this run may be answered with a grant: both are members of the same view, and
@@ -224,8 +235,13 @@ impl Core {
         let Some(member) = self.members.by_incarnation(from) else {
             return;
         };
-        let arrived = member.mark.replace(mark) != Some(mark) && mark == own;
         let node = member.hello.node_id.clone();
+        let changed = member.mark != Some(mark);
+        if changed {
+            self.members
+                .change(&node, |member| member.mark = Some(mark));
+        }
+        let arrived = changed && mark == own;
         if arrived && own.number > 0 {
             self.probe(&node, now, effects);
         }
@@ -273,12 +289,14 @@ impl Core {
     /// may be cut off and know a later one.
     pub(super) fn waits_for_expected(&self) -> Option<usize> {
         let view = self.views.view();
+        if !self.views.roster.is_lent() || !view.is_lone(&self.config.node_id) {
+            return None;
+        }
         let no_later = |mark: &Mark| mark.history != view.history || mark.number <= view.number;
         let members = self.members.iter().filter(|member| member.has_link());
         let met = members.filter(|member| member.mark.as_ref().is_some_and(no_later));
         let met = met.count() + 1;
-        let lone = self.views.roster.is_lent() && view.is_lone(&self.config.node_id);
-        (lone && met < self.config.expected_members).then_some(met)
+        (met < self.config.expected_members).then_some(met)
     }
 
     /// Whether this member has waited long enough for a majority of its own history, and should follow another one. It is
@@ -306,14 +324,10 @@ impl Core {
     /// Whether too few of this sidecar's history are there to have it go on.
     pub(super) fn is_stuck(&self) -> bool {
         let view = self.views.view();
-        let with_us = |member: &Member| {
-            let history = member.mark.map(|mark| mark.history);
-            member.linked() && history == Some(view.history)
-        };
-        let seats = self.members.of_seats(view);
-        let others = seats
-            .filter(|(.., member)| member.is_some_and(with_us))
-            .count();
+        if view.number == 0 {
+            return true;
+        }
+        let others = self.seats().with_us;
         if !view.seats.contains_key(&self.config.node_id) {
             others == 0
         } else if self.views.roster.memory() == Memory::Sure {
@@ -468,6 +482,7 @@ impl Core {
         (views.wanted, views.attempts) = (None, 0);
         let seats = &views.roster.view().seats;
         views.forgotten.retain(|node| seats.contains_key(node));
+        views.seated = Derived(seats.values().copied().collect());
         // Also where a history begins: this run cannot tell a first start from that of disks that were wiped, so it allows
         // for grants of former lives of all who are seated, and these lives ended before the view was decided. That few
         // members are expected says nothing against it: the number may be older than the cluster. Alone, only its own
@@ -495,7 +510,7 @@ impl Core {
         let view = views.view().clone();
         self.members.renew();
         let views = &self.views;
-        let gone = |run: &Incarnation| view.seats.values().all(|seated| seated != run);
+        let gone = |run: &Incarnation| !views.seated.contains(run);
         let left: Vec<_> = views.leaving.iter().copied().filter(gone).collect();
         for run in left {
             self.views.leaving.remove(&run);

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::Core;
 use super::effects::{Action, Effects, Forget, Refusal, Reply, Ticket};
-use super::members::Member;
+use super::members::{Member, Tally};
 use crate::id::{Incarnation, Time};
 use crate::names::NodeId;
 use crate::roster::{Draft, Mark, Memory, SEATS_MAX, View};
@@ -32,6 +32,8 @@ enum Wish {
 impl Core {
     /// Does what is due: recovers, proposes, or waits for its turn.
     pub(super) fn review_roster(&mut self, now: Time, effects: &mut Effects) {
+        let (own, view) = (&self.config.node_id, self.views.roster.view());
+        self.members.count_seats(own, view);
         self.views.stuck = if self.is_stuck() {
             self.views.stuck.or(Some(now))
         } else {
@@ -83,21 +85,20 @@ impl Core {
     fn roster_patience(&self, now: Time) -> Option<Time> {
         let timeout = self.config.member_timeout;
         let view = self.views.view();
-        let first = (view.number == 0).then(|| self.started.plus(timeout));
-        let unmet = view
-            .seats
-            .keys()
-            .any(|node| *node != self.config.node_id && self.members.by_node(node).is_none())
-            .then(|| self.started.plus(timeout));
+        let unmet = view.number == 0 || self.seats().met < self.others_with_seats();
+        let unmet = unmet.then(|| self.started.plus(timeout));
         let undecided = self.views.accepted.map(|at| at.plus(UNDECIDED));
         let coming = self.views.coming.map(|at| at.plus(UNDECIDED));
-        let times = [first, unmet, undecided, coming].into_iter().flatten();
+        let times = [unmet, undecided, coming].into_iter().flatten();
         times.filter(|at| *at > now).min()
     }
 
     /// How many linked seats come before this one.
     pub(super) fn turn(&self) -> u32 {
         let view = self.views.view();
+        if self.views.leaving.is_empty() {
+            return u32::try_from(self.seats().before).unwrap_or(u32::MAX);
+        }
         let comes_before = |member: &&Member| {
             let leaves = self.views.leaving.contains(&member.hello.incarnation);
             member.linked() && !leaves && member.hello.node_id < self.config.node_id
@@ -162,20 +163,12 @@ impl Core {
         if !view.seats_run(own, self.config.incarnation) {
             return Some(true);
         }
-        let (mut met, mut unmet) = (0, 0);
-        for (node, run, member) in self.members.of_seats(view) {
-            let Some(member) = member else {
-                unmet += usize::from(node != own);
-                continue;
-            };
-            let other = member.hello.incarnation != run;
-            if other && member.linked() && member.mark == Some(view.mark()) {
-                return Some(true);
-            }
-            met += 1;
+        let seats = self.seats();
+        if seats.anew > 0 {
+            return Some(true);
         }
-        let calm = unmet == 0
-            && met == self.members.len()
+        let calm = seats.met == self.others_with_seats()
+            && seats.met == self.members.len()
             && self.views.accepted.is_none()
             && !self.members.has_suspects()
             && !self.retirements.has_lot()
@@ -205,11 +198,20 @@ impl Core {
         (changed && !draft.seats.is_empty()).then_some(draft)
     }
 
+    /// How the others' seats stand.
+    pub(super) fn seats(&self) -> Tally {
+        self.members.tally(&self.config.node_id, self.views.view())
+    }
+
+    /// How many seats others have.
+    fn others_with_seats(&self) -> usize {
+        let seats = &self.views.view().seats;
+        seats.len() - usize::from(seats.contains_key(&self.config.node_id))
+    }
+
     /// How many others with a seat can be asked.
     pub(super) fn linked_seats(&self) -> usize {
-        let seats = self.members.of_seats(self.views.view());
-        let linked = seats.filter(|(.., member)| member.is_some_and(Member::linked));
-        linked.count()
+        self.seats().linked
     }
 
     pub(super) fn is_linked(&self, node: &NodeId) -> bool {
@@ -300,13 +302,14 @@ impl Core {
     /// The first view seats all that are expected; after `member_timeout`, a majority of them that has met.
     fn first_view(&self, now: Time) -> Option<Wish> {
         let blank = Some(Mark::default());
-        let met = || {
-            let linked = self.members.iter();
-            linked
-                .filter(|member| member.linked() && member.mark == blank)
-                .filter(|member| !self.views.leaving.contains(&member.hello.incarnation))
+        let leaves = |member: &&Member| self.views.leaving.contains(&member.hello.incarnation);
+        let arrived = |member: &&Member| member.linked() && member.mark == blank;
+        let met = || self.members.iter().filter(arrived).filter(|it| !leaves(it));
+        let number = 1 + if self.views.leaving.is_empty() {
+            self.seats().arrived
+        } else {
+            met().count()
         };
-        let number = met().count() + 1;
         let expected = self.config.expected_members;
         let patient = now.since(self.started) < self.config.member_timeout;
         let enough = number >= expected || (!patient && number > expected / 2);

@@ -7,15 +7,15 @@
 
 use std::collections::BTreeMap;
 
+use super::seats::Counted;
 use super::{Member, Members};
 use crate::id::{Incarnation, Time};
-use crate::machine::CoreConfig;
 use crate::machine::derived::Derived;
 use crate::machine::grants::Told;
 use crate::machine::probing::Pace;
 use crate::names::NodeId;
 use crate::progress::Progress;
-use crate::roster::{Mark, View};
+use crate::roster::Mark;
 
 /// Moments, some of them more than once.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -39,7 +39,7 @@ impl Moments {
         }
     }
 
-    fn replace(&mut self, before: Option<Time>, after: Option<Time>) {
+    pub(super) fn replace(&mut self, before: Option<Time>, after: Option<Time>) {
         if before != after {
             if let Some(at) = before {
                 self.take(at);
@@ -51,23 +51,13 @@ impl Moments {
     }
 }
 
-/// Until when the others with a seat in a view vouch.
-#[derive(Clone, Debug)]
-pub(super) struct Seats {
-    of: Mark,
-    /// Whether each of them is a member here.
-    all_met: bool,
-    /// When the word of each that is met ends: [`Time::ZERO`] for who does not vouch.
-    ends: Moments,
-}
-
 /// What tables hold of a member.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Keys {
     probe: Option<Time>,
     suspected: bool,
     waits: bool,
-    ends: Option<Time>,
+    counted: Option<Counted>,
 }
 
 impl Member {
@@ -76,9 +66,7 @@ impl Member {
             probe: self.outbound.then(|| self.probing.next()),
             suspected: self.suspected,
             waits: self.asked.waits(),
-            ends: self
-                .seated
-                .then(|| self.asked.fresh_until().unwrap_or(Time::ZERO)),
+            counted: self.counted(),
         }
     }
 }
@@ -105,8 +93,8 @@ impl Members {
         let (was, is) = (before.as_ref(), after.as_ref());
         self.probes.replace(was.and_then(probe), is.and_then(probe));
         if let Some(seats) = &mut self.seats.0 {
-            let ends = |keys: &Keys| keys.ends;
-            seats.ends.replace(was.and_then(ends), is.and_then(ends));
+            let counted = |keys: &Keys| keys.counted;
+            seats.replace(was.and_then(counted), is.and_then(counted));
         }
         if is.is_some_and(|keys| keys.suspected) {
             self.suspects.insert(node.clone());
@@ -121,8 +109,12 @@ impl Members {
     }
 
     /// Puts a member in, in the place of another run of its node if there is one, which is given back.
-    pub(super) fn put(&mut self, member: Member) -> Option<Member> {
+    pub(super) fn put(&mut self, mut member: Member) -> Option<Member> {
         let (node, run) = member.seat();
+        match self.by_node.get(&node) {
+            Some(older) => member.seat = older.seat,
+            None => self.seats = Derived(None),
+        }
         let keys = member.keys();
         let older = self.by_node.insert(node.clone(), member);
         if let Some(older) = &older {
@@ -131,7 +123,6 @@ impl Members {
         if self.by_run.get(&run).is_none_or(|first| *first > node) {
             self.by_run.insert(run, node.clone());
         }
-        self.seats = Derived(None);
         self.rekey(&node, older.as_ref().map(Member::keys), Some(keys));
         older
     }
@@ -140,7 +131,6 @@ impl Members {
     pub(super) fn take(&mut self, node: &NodeId) -> Option<Member> {
         let gone = self.by_node.remove(node)?;
         self.forget_run(gone.hello.incarnation, node);
-        self.seats = Derived(None);
         self.rekey(node, Some(gone.keys()), None);
         Some(gone)
     }
@@ -261,59 +251,6 @@ impl Members {
         self.seats = Derived(None);
     }
 
-    /// The seats of a view, each with the member that has it: both are in order.
-    pub(in crate::machine) fn of_seats<'a>(
-        &'a self,
-        view: &'a View,
-    ) -> impl Iterator<Item = (&'a NodeId, Incarnation, Option<&'a Member>)> {
-        let mut members = self.iter().peekable();
-        view.seats.iter().map(move |(node, run)| {
-            while members
-                .next_if(|member| member.hello.node_id < *node)
-                .is_some()
-            {}
-            let member = members.peek().copied();
-            let member = member.filter(|member| member.hello.node_id == *node);
-            (node, *run, member)
-        })
-    }
-
-    /// Until when all others with a seat vouch.
-    pub(super) fn seats_vouch_until(&mut self, config: &CoreConfig, view: &View) -> Time {
-        let known = self.seats.as_ref().filter(|seats| seats.of == view.mark());
-        if known.is_none() {
-            self.seats = Derived(Some(self.look_at_seats(config, view)));
-        }
-        let seats = self.seats.as_ref().filter(|seats| seats.all_met);
-        // Alone, nothing can change behind its back.
-        let forever = Time::from_start(std::time::Duration::MAX);
-        seats.map_or(Time::ZERO, |seats| seats.ends.first().unwrap_or(forever))
-    }
-
-    fn look_at_seats(&mut self, config: &CoreConfig, view: &View) -> Seats {
-        for member in self.by_node.values_mut() {
-            member.seated =
-                Derived(view.seats_run(&member.hello.node_id, member.hello.incarnation));
-        }
-        let mut ends = Moments::default();
-        let vouching = self
-            .by_node
-            .values()
-            .filter_map(|member| member.keys().ends);
-        vouching.for_each(|at| ends.add(at));
-        let met = self
-            .by_node
-            .values()
-            .filter(|member| member.seated.0)
-            .count();
-        let own = usize::from(view.seats.contains_key(&config.node_id));
-        Seats {
-            of: view.mark(),
-            all_met: met + own == view.seats.len(),
-            ends,
-        }
-    }
-
     /// Whether each table is what looking at all members makes.
     pub(super) fn tables_agree(&self) -> bool {
         let mut probes = Moments::default();
@@ -337,20 +274,6 @@ impl Members {
     /// What [`Self::of_run`] finds, by looking at all.
     pub(super) fn of_run_linear(&self, run: Incarnation) -> Option<&Member> {
         self.iter().find(|member| member.hello.incarnation == run)
-    }
-
-    /// What [`Self::seats_vouch_until`] tells, by looking at all.
-    pub(super) fn seats_vouch_until_linear(&self, config: &CoreConfig, view: &View) -> Time {
-        let others = view.seats.iter();
-        let others = others.filter(|(node, _)| **node != config.node_id);
-        let ends = others.map(|(node, run)| {
-            let member = self.by_node(node);
-            let member = member.filter(|member| member.seat_is(node, *run));
-            let until = member.and_then(|member| member.asked.fresh_until());
-            until.unwrap_or(Time::ZERO)
-        });
-        ends.min()
-            .unwrap_or(Time::from_start(std::time::Duration::MAX))
     }
 }
 

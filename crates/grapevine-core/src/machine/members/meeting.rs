@@ -194,7 +194,7 @@ impl Core {
             directory,
         };
         self.learn_heads(told);
-        if self.views.view().seats.values().any(|run| *run == from) {
+        if self.has_seat(from) {
             // It takes part until it has lost its seat, but calls itself fresh no more.
             self.views.leaving.insert(from);
             if let Some(member) = self.members.by_incarnation(from) {
