@@ -407,17 +407,15 @@ impl Core {
             (self.views.wanted, self.views.attempts) = (None, 0);
         } else if std::mem::replace(&mut self.views.trying, trying) && !trying {
             // Outbid, most likely by a member that recovers: it asks once and is in nobody's way any more. Who recovers itself leaves the
-            // field to others for a shorter while, for their recovering is in the way of none that comes later. For longer each
-            // time, for an answer may take longer than a turn: then each outbids the one before it.
+            // field to others for a shorter while, for their recovering is in the way of none that comes later.
             let recovers = !sure && self.views.view().number > 0;
             let turn = if recovers {
                 (OUTBID * self.turn()).min(RECOVERS_LATER_MAX)
             } else {
                 TURN * self.turn()
             };
-            let growing = 1 << self.views.attempts.saturating_sub(1).min(4);
-            let longer = (turn * growing).min(OUTBID_MAX.max(turn));
-            self.views.next = Some(now.plus(OUTBID * growing + longer));
+            let wait = outbid_for(turn, self.views.attempts);
+            self.views.next = Some(now.plus(wait));
         }
         if outcome.adopted {
             writes.extend(self.adopted(now, effects));
@@ -606,10 +604,40 @@ impl Core {
     }
 }
 
+/// How long a member whose ballot was refused leaves the field to others, if it leaves them `turn` in any case: longer each time, up to
+/// sixteenfold, for an answer may take longer than a turn, and then each outbids the one before it. Never much longer than [`OUTBID_MAX`],
+/// unless its turn alone is.
+fn outbid_for(turn: Duration, attempts: u32) -> Duration {
+    let growing = 1 << attempts.saturating_sub(1).min(4);
+    OUTBID * growing + (turn * growing).min(OUTBID_MAX.max(turn))
+}
+
 pub(super) fn everything() -> Bump {
     Bump {
         classes: vec![ClassPath::everything()],
         matching: Match::Any,
         purge: PurgeMode::Hard,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn g7_who_is_outbid_waits_twice_as_long_each_time_and_never_without_end() {
+        let third = TURN * 3;
+        let waits: Vec<_> = (1..=7).map(|nth| outbid_for(third, nth)).collect();
+        let first = OUTBID + third;
+        let grown = [1, 2, 4, 8, 16, 16, 16];
+        assert_eq!(waits, grown.map(|times| first * times));
+        // Of the hundredth the turn is 30 s: it does not wait for less than that, and not sixteen times as long.
+        let hundredth = TURN * 100;
+        let longest = outbid_for(hundredth, u32::MAX);
+        assert_eq!(longest, OUTBID * 16 + hundredth);
+        // Of the twentieth it is 6 s.
+        let longest = outbid_for(TURN * 20, u32::MAX);
+        assert_eq!(longest, OUTBID * 16 + OUTBID_MAX);
+        assert_eq!(outbid_for(Duration::ZERO, 0), OUTBID);
     }
 }
