@@ -392,6 +392,10 @@ impl Supervisor {
                 }
                 Err(error) => error,
             };
+            if self.reports.is_closed() {
+                // The server goes after the cache, as where both end: nobody asks any more whether it is there.
+                return;
+            }
             if !std::mem::replace(&mut told, true) {
                 tracing::warn!(server = %self.server, %error, "cache server is down, requests fail at once");
             }

@@ -174,6 +174,10 @@ impl Worker {
                 sleep(backoff.delay_after(life)).await;
                 continue;
             }
+            if self.queue.is_closed() && self.queue.is_empty() {
+                // The server goes after the cache, as where both end: nobody asks any more whether it is there.
+                return;
+            }
             if life >= SOUND_LIFE {
                 backoff = Backoff::new();
             }
