@@ -1,13 +1,13 @@
 //! What a bench is asked for.
 
 use std::fmt;
-use std::fs::File;
 use std::path::PathBuf;
 use std::str::FromStr;
 
 use thiserror::Error;
 
 use super::peers::Peer;
+use crate::trace::{TraceError, TraceReader};
 
 /// Rounds in which every side is measured once.
 pub const RUNS_DEFAULT: u32 = 3;
@@ -159,10 +159,7 @@ impl BenchOptions {
                 });
             }
             // Before anything is started for it.
-            File::open(path).map_err(|error| OptionsError::Trace {
-                path: path.clone(),
-                problem: error.to_string(),
-            })?;
+            TraceReader::open(path, Some(1))?.next().transpose()?;
         }
         if self.wan && self.name != BenchName::Converge {
             return Err(OptionsError::Only {
@@ -208,7 +205,7 @@ impl BenchOptions {
 }
 
 /// Options that cannot be had.
-#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[derive(Debug, Error)]
 pub enum OptionsError {
     /// The number of rounds.
     #[error("--runs: {0} is not between 1 and {RUNS_MAX}")]
@@ -236,13 +233,8 @@ pub enum OptionsError {
     #[error("--plot: nothing grows with --wan; leave one of them out")]
     PlotWan,
     /// A trace that cannot be read.
-    #[error("--trace {}: {problem}", path.display())]
-    Trace {
-        /// The file.
-        path: PathBuf,
-        /// What the system said.
-        problem: String,
-    },
+    #[error("--trace: {0}")]
+    Trace(#[from] TraceError),
     /// Nobody, and somebody.
     #[error("--vs: `{NOBODY}` does not go together with other peers")]
     NobodyBeside,
@@ -275,6 +267,7 @@ fn list(names: &[impl fmt::Display]) -> String {
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
 
+    use super::super::synthetic;
     use super::*;
 
     fn options(vs: &[&str], runs: u32) -> BenchOptions {
@@ -331,8 +324,17 @@ mod tests {
         assert_eq!(error, "--trace: `resolve` has none; it is for `replay`");
         options.name = BenchName::Replay;
         let error = options.check().unwrap_err().to_string();
-        assert!(error.starts_with("--trace absent.xz: "), "{error}");
+        assert!(error.starts_with("--trace: trace absent.xz: "), "{error}");
         options.trace = Some(std::env::current_exe().unwrap());
+        let error = options.check().unwrap_err().to_string();
+        assert!(
+            error.ends_with("not an xz file (it does not begin with the xz magic bytes)"),
+            "{error}"
+        );
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.trace.xz");
+        synthetic::write(&path, 2).unwrap();
+        options.trace = Some(path);
         assert!(options.check().is_ok());
     }
 
@@ -364,7 +366,8 @@ mod tests {
         options.name = BenchName::Converge;
         assert!(options.check().is_ok());
         options.wan = true;
-        assert_eq!(options.check(), Err(OptionsError::PlotWan));
+        let error = options.check().unwrap_err();
+        assert!(matches!(error, OptionsError::PlotWan), "{error}");
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! What a bench tells: one line of JSON, or a table.
 
+use std::fmt::Write;
+
 use comfy_table::{CellAlignment, Table, presets};
 use serde::Serialize;
 
@@ -13,6 +15,7 @@ use crate::demo::screen::count;
 #[derive(Debug, Clone)]
 pub struct Report {
     pub(super) bench: BenchName,
+    pub(super) short: bool,
     pub(super) rows: Vec<Row>,
     pub(super) skipped: Vec<Skipped>,
     pub(super) settings: Vec<String>,
@@ -29,6 +32,8 @@ pub(super) struct Skipped {
 #[derive(Serialize)]
 struct Line<'a> {
     bench: &'static str,
+    /// Whether there was little work, so that the figures mean nothing.
+    short: bool,
     rows: Vec<LineRow<'a>>,
     skipped: &'a [Skipped],
     /// How each process was started, and files it was given.
@@ -67,6 +72,7 @@ impl Report {
         });
         let line = Line {
             bench: self.bench.as_str(),
+            short: self.short,
             rows: rows.collect(),
             skipped: &self.skipped,
             settings: &self.settings,
@@ -111,10 +117,21 @@ impl Report {
                 column.set_cell_alignment(CellAlignment::Right);
             }
         }
-        let skipped = self.skipped.iter();
-        let skipped =
-            skipped.map(|skipped| format!("\nskipped: {}: {}", skipped.peer, skipped.why));
-        format!("{table}{}", skipped.collect::<String>())
+        let rounds = self.rows.iter().map(|row| row.values.len()).max();
+        let mut told = match rounds {
+            None => String::new(),
+            Some(1) => format!("{table}\none round"),
+            Some(rounds) => format!(
+                "{table}\nmedians of {rounds} rounds, the lowest and the highest beside them"
+            ),
+        };
+        if self.short {
+            told.push_str("; --short: the figures mean nothing");
+        }
+        for skipped in &self.skipped {
+            let _ = write!(told, "\nskipped: {}: {}", skipped.peer, skipped.why);
+        }
+        told
     }
 }
 
@@ -161,6 +178,7 @@ mod tests {
     fn report() -> Report {
         Report {
             bench: BenchName::Resolve,
+            short: true,
             rows: vec![
                 Row {
                     what: "unary p50".into(),
@@ -191,6 +209,7 @@ mod tests {
         let line: serde_json::Value = serde_json::from_str(&report().json_line()).unwrap();
         let expected = serde_json::json!({
             "bench": "resolve",
+            "short": true,
             "rows": [
                 {
                     "what": "unary p50", "value": 33.0, "unit": "us", "peer": "tonic", "peer_value": 30.0, "ratio": 1.1,
@@ -216,7 +235,8 @@ mod tests {
             "20.0 to 30.0",
             "1.10",
             "1,234,568",
-            "skipped: redis",
+            "medians of 3 rounds",
+            "; --short: the figures mean nothing\nskipped: redis",
         ] {
             assert!(table.contains(part), "{part}: {table}");
         }

@@ -122,6 +122,7 @@ impl<'a> Stage<'a> {
         self.bar.finish_and_clear();
         Report {
             bench: self.options.name,
+            short: self.options.short,
             rows: self.rows,
             skipped: self.skipped,
             settings: self.settings,

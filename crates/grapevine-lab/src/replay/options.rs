@@ -158,6 +158,11 @@ impl ReplayOptions {
     pub(crate) fn sidecar_config(&self) -> String {
         let strategy = self.strategy.policy_strategy().unwrap_or_default();
         let ttl = self.value_ttl();
+        let ttl = if ttl.subsec_nanos() == 0 {
+            format!("{}s", ttl.as_secs())
+        } else {
+            format!("{}ms", ttl.as_millis())
+        };
         let paging = if self.pages {
             PAGE_ITEMS.to_string()
         } else {
@@ -168,9 +173,8 @@ impl ReplayOptions {
              [freshness]\nmax_staleness = \"2s\"\nmember_timeout = \"30s\"\n\
              [limits]\nqueue_watch_max = {WATCH_QUEUE}\n\
              [log]\nfilter = \"warn\"\n\
-             [policy_default]\nstrategy = \"{strategy}\"\nttl = \"{ttl_ms}ms\"\npaging = {paging}\non_unknown = \"bypass\"\n",
+             [policy_default]\nstrategy = \"{strategy}\"\nttl = \"{ttl}\"\npaging = {paging}\non_unknown = \"bypass\"\n",
             nodes = self.nodes,
-            ttl_ms = ttl.as_millis(),
         )
     }
 }

@@ -255,11 +255,11 @@ fn the_sidecars_configuration_says_what_was_asked_for() {
     options.pages = true;
     let config = options.sidecar_config();
     assert!(config.contains("strategy = \"bucketed(8)\"") && config.contains("paging = 10"));
-    assert!(config.contains("ttl = \"43200000ms\""), "{config}");
+    assert!(config.contains("ttl = \"43200s\""), "{config}");
     options.strategy = Arm::TtlAlone;
     assert_eq!(options.value_ttl(), Duration::from_secs(10));
     options.strategy = Arm::Ttl;
     options.pages = false;
     let config = options.sidecar_config();
-    assert!(config.contains("ttl = \"10000ms\"") && config.contains("paging = \"off\""));
+    assert!(config.contains("ttl = \"10s\"") && config.contains("paging = \"off\""));
 }

@@ -12,29 +12,42 @@ use crate::exit::Failure;
 const NAMES_HELP: &str = "\
 The benches, and whom each is held against:
 
-  resolve     look-ups one by one, 100 per call, over a stream, and in a client's local table;
-              tonic (empty calls), redis (GET), memcached (get), hash-map (the same classes in a map of this process)
-  invalidate  1,519 registered addresses in memcached; a versioned class of
-              1,000,000 addresses (2,000 with --short); redis (sets of keys)
-  directory   ten million registrations in a million classes: memory, disk, listings, a start after kill -9;
-              redis (a set for each class)
-  register    durable registrations in batches, at one sidecar and at one with two peers;
-              redis (SADD, everysec, alone and with two replicas)
-  join        a sidecar joins three that hold a million registrations;
-              redis (a replica's full sync)
-  converge    a bump until all of 10 and of 50 sidecars have it;
-              tcp (as many processes that send back what they are sent), serf (user events of as many agents),
-              chitchat (as many processes that gossip every 100 ms)
-              with --wan: of 12 in as many regions, with 2 % loss; delay (of a packet to the farthest one)
-  replay      a whole trace (--trace FILE), as recorded and with 7 % writes, through three sidecars and memcached, versioned,
-              without and with local tables; timeouts (the same workers and cache, a time to live of 10 s, no sidecar)
+  resolve     look-ups one by one, 100 per call, over a stream, and in a
+              client's local table
+              tonic       empty calls
+              redis       GET
+              memcached   get
+              hash-map    the same classes in a map of this process
+  invalidate  1,519 registered addresses in memcached, and a versioned class
+              of 1,000,000 addresses (2,000 with --short)
+              redis       sets of keys
+  directory   ten million registrations in a million classes: memory, disk,
+              listings, a start after kill -9
+              redis       a set for each class
+  register    durable registrations in batches, at one sidecar and at one
+              with two peers
+              redis       SADD, everysec, alone and with two replicas
+  join        a sidecar joins three that hold a million registrations
+              redis       a replica's full sync
+  converge    a bump until all of 10 and of 50 sidecars have it
+              tcp         processes that send back what they are sent
+              serf        user events of as many agents
+              chitchat    processes that gossip every 100 ms
+              with --wan: of 12 in as many regions, with 2 % loss
+              delay       of a packet to the farthest one
+  replay      a whole trace (--trace FILE), as recorded and with 7 % writes,
+              through three sidecars and memcached, versioned, without and
+              with local tables
+              timeouts    the same workers and cache, a time to live of 10 s,
+                          and no sidecar
 
-A peer whose server is not installed is named as skipped. The figures are medians of the rounds, and the ratio is that of
-grapevine's to the peer's. docs/benchmarks.md says what is measured, and what was.";
+A peer whose server is not installed is named as skipped. The figures are
+medians of the rounds, and the ratio is that of grapevine's to the peer's.
+docs/benchmarks.md says what is measured, and what was.";
 
 /// Measure what Grapevine costs, beside its peers in the same run
 ///
-/// Starts everything itself and leaves nothing behind; how it was started is told on standard error. Fails when an answer is
+/// Starts everything itself and ends it, also on Ctrl-C; how it was started is told on standard error. Fails when an answer is
 /// wrong, and never for a time.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = NAMES_HELP)]
