@@ -5,7 +5,7 @@
 //! other; links keep the order of what is said on them.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use grapevine_core::event::{Match, PurgeMode};
 use grapevine_core::id::{EventId, Incarnation, Lane, Time, UnixSeconds};
@@ -28,6 +28,8 @@ use crate::node::Group;
 use crate::queue::Queue;
 use crate::rng::stream;
 
+/// How often it is told how far a run has come.
+const TELL_EVERY: Duration = Duration::from_secs(10);
 /// What a message costs its sender, and its receiver.
 const MESSAGE_COST: Micros = 20;
 /// What making a link costs each end.
@@ -121,6 +123,7 @@ pub(super) struct World {
     pub(super) bumps: BTreeMap<EventId, Spread>,
     /// Whom the message that is handled comes from, and whether it was served.
     cause: Option<(usize, bool)>,
+    told: Instant,
 }
 
 fn class(text: &str) -> ClassPath {
@@ -154,6 +157,7 @@ impl World {
             traffic: Traffic::new(size),
             bumps: BTreeMap::new(),
             cause: None,
+            told: Instant::now(),
             nodes,
             options,
         };
@@ -239,10 +243,20 @@ impl World {
     pub(super) fn run_for(&mut self, time: Micros) {
         let until = self.now + time;
         while let Some((at, event)) = self.queue.pop(until) {
+            self.tell_progress(at);
             self.now = at;
             self.dispatch(event);
         }
         self.now = until;
+    }
+
+    /// A thousand take a while: tells on standard error how far they are, at most once in each millisecond of theirs.
+    fn tell_progress(&mut self, next: Micros) {
+        if next / MILLISECOND > self.now / MILLISECOND && self.told.elapsed() >= TELL_EVERY {
+            self.told = Instant::now();
+            let (seconds, messages) = (self.now / SECOND, self.traffic.total().messages);
+            eprintln!("{seconds} s of virtual time, {messages} messages");
+        }
     }
 
     /// Lets things happen until all is well, or for so long at most; tells how long it took.
