@@ -40,6 +40,9 @@ const HISTORIES_MAX: usize = 1_024;
 /// Such further histories that are remembered, with the last number that was heard; beyond, all of them are forgotten,
 /// and bump everything once more when they are told of again.
 const REFUSED_MAX: usize = 1_024;
+/// For how long after a view was taken over it is left to who decided it to tell those that are still at the one before it. Nobody is left
+/// out by that: who has not heard of it asks again within a second.
+const TELLS_LATER: Duration = Duration::from_millis(250);
 /// How long a sidecar that leaves takes part in agreeing on that.
 const FAREWELL: Duration = Duration::from_secs(1);
 
@@ -52,8 +55,9 @@ pub(super) struct Views {
     /// From when on this run, which has a seat, knows of every grant that lets others vouch: one `max_staleness` after it
     /// learned of its seat, or, alone, after it started.
     knows_from: Option<Time>,
-    /// The number of the view that was adopted last.
+    /// The number of the view that was adopted last, and when, if this run did that.
     adopted: u64,
+    adopted_at: Option<Time>,
     /// When others began to decide a next view in which this run, which is not sure of what its seat promised, has the seat: that
     /// makes it sure.
     pub(super) coming: Option<Time>,
@@ -96,6 +100,7 @@ impl Views {
         Self {
             durable: roster.view().mark(),
             adopted: roster.view().number,
+            adopted_at: None,
             coming: None,
             roster,
             knows_from: None,
@@ -236,6 +241,8 @@ impl Core {
             return;
         };
         let node = member.hello.node_id.clone();
+        // Who has just come was perhaps not there when the view was decided.
+        let new = member.mark.is_none();
         let changed = member.mark != Some(mark);
         if changed {
             self.members
@@ -245,11 +252,23 @@ impl Core {
         if arrived && own.number > 0 {
             self.probe(&node, now, effects);
         }
-        if own.number > 0 && (mark.history != own.history || mark.number < own.number) {
+        let behind = mark.history != own.history || mark.number < own.number;
+        if own.number > 0 && behind && (new || !self.is_being_told(mark, now)) {
             let history = own.history;
             let say = Say::Decided(self.views.view().clone());
             effects.send(from, PeerMessage::Roster { history, say });
         }
+    }
+
+    /// Whether a member at this view is being told the present one by who decided that. Where each of many told the others that have not
+    /// heard of it yet, whole, a view would be said many times over.
+    fn is_being_told(&self, mark: Mark, now: Time) -> bool {
+        let own = self.views.view().mark();
+        let recent = |at: Time| now.since(at) < TELLS_LATER;
+        let follows = mark.history == own.history || mark.number == 0;
+        follows
+            && mark.number.checked_add(1) == Some(own.number)
+            && self.views.adopted_at.is_some_and(recent)
     }
 
     pub(super) fn roster_said(
@@ -271,6 +290,10 @@ impl Core {
             && next.seats_run(&self.config.node_id, self.config.incarnation)
         {
             self.views.coming = self.views.coming.or(Some(now));
+        }
+        let number = say.number();
+        if !matches!(say, Say::Decided(_)) && self.is_being_told(Mark { history, number }, now) {
+            return;
         }
         let outcome = match say {
             Say::Decided(view) if self.defects_to(&view, now) => {
@@ -495,6 +518,7 @@ impl Core {
         let seated = views.roster.seated();
         let number = views.view().number;
         let last = std::mem::replace(&mut views.adopted, number);
+        views.adopted_at = Some(now);
         views.coming = None;
         // Members of a view without this run were fresh without it, until the next view. What they leased to tables holds for longer.
         let follows = views.knows_from.is_some() && number == last + 1;

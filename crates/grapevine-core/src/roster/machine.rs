@@ -137,14 +137,10 @@ impl Roster {
 
     /// Takes what another member, or this one itself, said of its view's history.
     pub fn heard(&mut self, from: &NodeId, history: Option<Incarnation>, say: Say) -> Outcome {
-        let number = match &say {
-            Say::Prepare { number, .. }
-            | Say::Promise { number, .. }
-            | Say::Accepted { number, .. }
-            | Say::Refuse { number, .. } => *number,
-            Say::Accept { next, .. } => next.number.saturating_sub(1),
-            Say::Decided(view) => return self.told(from, view.clone()),
-        };
+        if let Say::Decided(view) = say {
+            return self.told(from, view);
+        }
+        let number = say.number();
         let own = self.record.view.mark();
         let other_history = history != own.history && own.number > 0 && number > 0;
         if number < own.number || other_history {
@@ -180,7 +176,7 @@ impl Roster {
                     .take_if(|it| it.ballot < promised && it.fails_without(from, needed));
                 Outcome::default()
             }
-            Say::Decided(_) => unreachable!("taken above"),
+            Say::Decided(_) => unreachable!("invariant: taken above"),
         }
     }
 

@@ -204,6 +204,20 @@ pub enum Say {
     Decided(View),
 }
 
+impl Say {
+    /// The number of the view that is to be followed, or of the one that is decided.
+    pub(crate) fn number(&self) -> u64 {
+        match self {
+            Self::Prepare { number, .. }
+            | Self::Promise { number, .. }
+            | Self::Accepted { number, .. }
+            | Self::Refuse { number, .. } => *number,
+            Self::Accept { next, .. } => next.number.saturating_sub(1),
+            Self::Decided(view) => view.number,
+        }
+    }
+}
+
 /// How much a member can be trusted to remember.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Memory {

@@ -162,6 +162,45 @@ fn g7_who_follows_another_history_waits_anew_before_it_leaves_that() {
     assert_eq!(tell(&mut world, &first), first.history);
 }
 
+/// Who decides a view tells it to all. Would each of the others tell it, too, to all that have not heard of it yet, it would be said as often
+/// as there are members, to each of them.
+#[test]
+fn g7_a_view_is_told_by_who_decided_it_and_by_others_only_to_who_has_not_heard_of_it_for_a_moment()
+{
+    let mut world = World::running(3);
+    let before = world.core(0).roster().mark();
+    world.crash(2);
+    world.start(2);
+    world.connect_all();
+    until(&mut world, MAX_STALENESS * 5, |world| {
+        world.core(0).roster().number > before.number
+    });
+    let from = world.incarnation(1);
+    let is_told = |world: &mut World| {
+        let (nonce, since) = (u64::MAX, 0);
+        let mark = before;
+        let message = PeerMessage::Probe {
+            nonce,
+            mark,
+            since,
+            applied: None,
+        };
+        world.drop_all(0, 1);
+        world.input(0, Input::Peer { from, message });
+        let said = world.links[&(0, 1)].iter();
+        let decided = said.filter(|said| {
+            let say = Say::Decided(world.core(0).roster().clone());
+            let history = before.history;
+            **said == PeerMessage::Roster { history, say }
+        });
+        decided.count() == 1
+    };
+    assert!(!is_told(&mut world));
+    assert!(!is_told(&mut world), "it is as new as before");
+    world.advance(Duration::from_millis(300));
+    assert!(is_told(&mut world));
+}
+
 /// Two of three are wiped and begin anew, while the third still calls itself fresh by what their last runs granted.
 #[test]
 fn g7_receipts_of_a_wiped_cluster_wait_for_the_grants_of_its_earlier_life() {
