@@ -30,7 +30,9 @@ const ACK_ABOVE_MAX: usize = 1_000;
 
 impl Core {
     fn pace(&self) -> Pace {
-        Pace::of(self.config.max_staleness).after(self.members.calm)
+        let pace = Pace::of(self.config.max_staleness).after(self.members.calm);
+        // A view that seats it has everybody asked at once.
+        if self.seated() { pace } else { pace.in_vain() }
     }
 
     pub(super) fn probe(&mut self, node: &NodeId, now: Time, effects: &mut Effects) {

@@ -58,6 +58,14 @@ impl Pace {
         };
         Self { answers, ..self }
     }
+
+    /// The same for who can be granted nothing yet, so that its questions only tell and ask who is where.
+    pub(super) fn in_vain(self) -> Self {
+        Self {
+            again: self.steady,
+            ..self
+        }
+    }
 }
 
 /// How many answers in a row came at once, of whichever members; counted no further than matters.
