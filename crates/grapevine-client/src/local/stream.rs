@@ -69,10 +69,28 @@ struct Counted {
     position: u64,
 }
 
+/// Whether the last thing that ended a table, or kept it from being there, was a refusal.
+#[derive(Debug, Default)]
+struct Refusals {
+    last: bool,
+}
+
+impl Refusals {
+    /// Whether this is to be told: the first of refusals in a row. Whoever cannot be reached is told of elsewhere, and comes back.
+    fn is_news(&mut self, error: &CallError) -> bool {
+        let refused = matches!(
+            error,
+            CallError::Overloaded { .. } | CallError::Refused { .. }
+        );
+        let before = std::mem::replace(&mut self.last, refused);
+        refused && !before
+    }
+}
+
 impl Stream {
     /// Runs until the client is gone.
     pub(super) async fn run(self, mut ended: oneshot::Receiver<()>) {
-        let (mut failures, mut refused) = (0, false);
+        let (mut failures, mut refusals) = (0, Refusals::default());
         loop {
             let open = tokio::select! {
                 _ = &mut ended => return,
@@ -86,7 +104,7 @@ impl Stream {
                 Err(error) => Some(error),
             };
             if let Some(error) = &closing {
-                refused = self.tell_of(error, refused);
+                self.tell_of(error, &mut refusals);
             }
             self.table.empty();
             if closing.is_none() {
@@ -101,20 +119,14 @@ impl Stream {
         }
     }
 
-    /// Says why there is no table, where somebody has to do something about it once, and once again after it had worked.
-    fn tell_of(&self, error: &CallError, before: bool) -> bool {
+    /// Says why there is no table, where somebody has to do something about it.
+    fn tell_of(&self, error: &CallError, refusals: &mut Refusals) {
         let endpoint = self.link.name();
-        // Whoever cannot be reached is told of elsewhere, and comes back.
-        let refused = matches!(
-            error,
-            CallError::Overloaded { .. } | CallError::Refused { .. }
-        );
-        if refused && !before {
+        if refusals.is_news(error) {
             tracing::warn!(%endpoint, %error, "the sidecar refuses a local table: each look-up is a call until it does not");
         } else {
             tracing::debug!(%endpoint, %error, "no local table");
         }
-        refused
     }
 
     async fn open(&self) -> Result<Open, CallError> {
@@ -290,5 +302,28 @@ impl Talk {
             self.ask_at = Instant::now() + SILENCE_AGAIN;
         }
         word
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refusals_in_a_row_are_told_once() {
+        let (endpoint, message) = (Arc::from("a"), String::from("m"));
+        let full = CallError::Overloaded {
+            endpoint: Arc::clone(&endpoint),
+            message,
+            retry_after: None,
+        };
+        let silent = CallError::Deadline {
+            endpoint,
+            deadline: OPEN_DEADLINE,
+        };
+        let mut refusals = Refusals::default();
+        let told = [&silent, &full, &full, &full, &silent, &full];
+        let told = told.map(|error| refusals.is_news(error));
+        assert_eq!(told, [false, true, false, false, false, true]);
     }
 }
