@@ -11,6 +11,7 @@
 
 use std::collections::VecDeque;
 
+use super::derived::Derived;
 use super::effects::Span;
 use crate::id::Time;
 use crate::progress::{Hole, OriginHead, Progress};
@@ -78,13 +79,32 @@ pub(super) struct Told {
     pub(super) lacked: Vec<Hole>,
 }
 
+/// A grant that counts once what it told is applied.
+#[derive(Clone, Debug)]
+struct Unapplied {
+    ends: Time,
+    told: Told,
+    /// The first of its heads that was not applied when it was looked at last: nearly always it is what is still waited for.
+    lacking: Derived<usize>,
+}
+
+impl Unapplied {
+    fn is_applied(&mut self, progress: &Progress) -> bool {
+        let Told { heads, lacked, .. } = &self.told;
+        let behind = |head: &OriginHead| !progress.covers(std::slice::from_ref(head));
+        let next = heads[self.lacking.0..].iter().position(behind);
+        self.lacking.0 = next.map_or(heads.len(), |next| self.lacking.0 + next);
+        next.is_none() && progress.covers_told(heads, lacked)
+    }
+}
+
 /// Grants asked of one peer.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Asked {
     /// By their numbers, when they were asked, and whether with a digest of what is applied here.
     open: VecDeque<(u64, Time, bool)>,
     /// Grants that count once what they told is applied, each with its end.
-    unapplied: VecDeque<(Time, Told)>,
+    unapplied: VecDeque<Unapplied>,
     /// Up to where all that the giver had told was applied here, by the giver's numbers: nothing of that has to be told again.
     base: u64,
     fresh_until: Option<Time>,
@@ -116,7 +136,12 @@ impl Asked {
     pub(super) fn note(&mut self, ends: Time, mut told: Told) {
         if self.unapplied.len() < UNAPPLIED_MAX && told.span.since <= self.base {
             told.lacked.sort_unstable();
-            self.unapplied.push_back((ends, told));
+            let lacking = Derived(0);
+            self.unapplied.push_back(Unapplied {
+                ends,
+                told,
+                lacking,
+            });
         }
     }
 
@@ -135,11 +160,11 @@ impl Asked {
 
     /// Takes grants into account whose heads are applied by now. Heads only rise, so they are applied in order.
     pub(super) fn review(&mut self, progress: &Progress, now: Time) {
-        while let Some((ends, told)) = self.unapplied.front() {
-            if progress.covers_told(&told.heads, &told.lacked) {
-                self.fresh_until = self.fresh_until.max(Some(*ends));
-                self.base = self.base.max(told.span.until);
-            } else if *ends > now {
+        while let Some(grant) = self.unapplied.front_mut() {
+            if grant.is_applied(progress) {
+                self.fresh_until = self.fresh_until.max(Some(grant.ends));
+                self.base = self.base.max(grant.told.span.until);
+            } else if grant.ends > now {
                 break;
             }
             self.unapplied.pop_front();
@@ -154,6 +179,11 @@ impl Asked {
     /// Whether a grant waits for events.
     pub(super) fn waits(&self) -> bool {
         !self.unapplied.is_empty()
+    }
+
+    /// When the first grant that waits for events is over.
+    pub(super) fn waits_until(&self) -> Option<Time> {
+        self.unapplied.front().map(|grant| grant.ends)
     }
 }
 

@@ -27,7 +27,7 @@ use super::grants::{Asked, Given};
 use super::probing::{Calm, Pace, Probing};
 use crate::id::{Incarnation, Lane, Time};
 use crate::names::NodeId;
-use crate::progress::{LaneProgress, Progress};
+use crate::progress::{LaneProgress, Progress, Revision};
 use crate::roster::{Mark, SEATS_MAX, View};
 use crate::store::MemberRecord;
 
@@ -159,6 +159,8 @@ pub(super) struct Members {
     suspects: Derived<BTreeSet<NodeId>>,
     /// Those with grants that wait for events.
     waiting: Derived<BTreeSet<NodeId>>,
+    /// The state for which these were looked at last, and until when that says everything.
+    reviewed: Derived<Option<(Revision, Time)>>,
     /// Until when those that have a seat vouch; `None` where that is to be looked at anew.
     seats: Derived<Option<Seats>>,
     /// Whether their answers come at once.

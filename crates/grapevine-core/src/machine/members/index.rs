@@ -228,6 +228,11 @@ impl Members {
         if let Some(prompt) = prompt.flatten() {
             self.calm.note(prompt);
         }
+        let member = self.by_node.get(&node);
+        let ends = member.and_then(|member| member.asked.waits_until());
+        if let (Some((_, until)), Some(ends)) = (&mut self.reviewed.0, ends) {
+            *until = (*until).min(ends);
+        }
     }
 
     /// Takes grants into account whose heads are applied by now.
@@ -235,10 +240,35 @@ impl Members {
         if self.waiting.is_empty() {
             return;
         }
-        let waiting: Vec<_> = self.waiting.iter().cloned().collect();
-        for node in waiting {
-            self.change(&node, |member| member.asked.review(progress, now));
+        let known = self.reviewed.as_ref();
+        if known.is_some_and(|(of, until)| progress.revision().is_of(*of) && now < *until) {
+            debug_assert!(
+                self.waiting
+                    .iter()
+                    .all(|node| self.waits_still(node, progress, now)),
+                "invariant: without a change of progress nothing else is applied"
+            );
+            return;
         }
+        let waiting: Vec<_> = self.waiting.iter().cloned().collect();
+        let mut until = Time::from_start(std::time::Duration::MAX);
+        for node in waiting {
+            let ends = self.change(&node, |member| {
+                member.asked.review(progress, now);
+                member.asked.waits_until()
+            });
+            until = until.min(ends.flatten().unwrap_or(until));
+        }
+        self.reviewed = Derived(Some((progress.revision(), until)));
+    }
+
+    /// Whether reviewing what is asked of a member would change nothing.
+    fn waits_still(&self, node: &NodeId, progress: &Progress, now: Time) -> bool {
+        self.by_node.get(node).is_some_and(|member| {
+            let mut asked = member.asked.clone();
+            asked.review(progress, now);
+            asked.waits_until() == member.asked.waits_until()
+        })
     }
 
     /// Another view was taken over: what members of the last one vouched for says nothing in this one. Somebody may be missing
