@@ -245,7 +245,7 @@ fn arm_running_heads_only_is_caught() {
 
 #[test]
 fn arm_vector_after_chunks_is_caught() {
-    is_caught(Arm::VectorAfterChunks, 600, &["G1", "G3", "G12"]);
+    is_caught(Arm::VectorAfterChunks, 600, &["G1", "G2", "G3", "G12"]);
 }
 
 #[test]
