@@ -161,7 +161,7 @@ pub(super) struct Members {
     waiting: Derived<BTreeSet<NodeId>>,
     /// The state for which these were looked at last, and until when that says everything.
     reviewed: Derived<Option<(Revision, Time)>>,
-    /// Until when those that have a seat vouch; `None` where that is to be looked at anew.
+    /// Who has a seat, and until when they vouch; `None` where that is to be looked at anew.
     seats: Derived<Option<Seats>>,
     /// Whether their answers come at once.
     pub(super) calm: Calm,

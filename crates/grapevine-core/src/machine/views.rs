@@ -348,6 +348,7 @@ impl Core {
     pub(super) fn is_stuck(&self) -> bool {
         let view = self.views.view();
         if view.number == 0 {
+            // There is no history yet that could go on.
             return true;
         }
         let others = self.seats().with_us;

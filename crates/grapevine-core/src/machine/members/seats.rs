@@ -15,7 +15,7 @@ pub(super) struct Seats {
     /// How many there are.
     number: usize,
     /// When the word of each run ends that has its seat: [`Time::ZERO`] for who does not vouch.
-    pub(super) ends: Moments,
+    ends: Moments,
     tally: Tally,
 }
 

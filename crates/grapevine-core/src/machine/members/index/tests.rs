@@ -218,6 +218,13 @@ impl World {
         let known = self.members.seats_vouch_until(&self.config, &self.view);
         assert_eq!(known, truth);
         self.check_seats();
+        let now = at(self.now);
+        self.members.review_asked(&self.progress, now);
+        let nodes = self.members.waiting.iter();
+        let done: Vec<_> = nodes
+            .filter(|node| !self.members.waits_still(node, &self.progress, now))
+            .collect();
+        assert!(done.is_empty(), "{done:?} are not reviewed");
         for (node, run, member) in self.members.of_seats(&self.view) {
             let by_node = self.members.by_node(node).map(Member::seat);
             assert_eq!(member.map(Member::seat), by_node);
