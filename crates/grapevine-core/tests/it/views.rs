@@ -176,15 +176,19 @@ fn g7_a_view_is_told_by_who_decided_it_and_by_others_only_to_who_has_not_heard_o
         world.core(0).roster().number > before.number
     });
     let from = world.incarnation(1);
-    let is_told = |world: &mut World| {
-        let (nonce, since) = (u64::MAX, 0);
-        let mark = before;
-        let message = PeerMessage::Probe {
-            nonce,
-            mark,
-            since,
-            applied: None,
-        };
+    let question = PeerMessage::Probe {
+        nonce: u64::MAX,
+        mark: before,
+        since: 0,
+        applied: None,
+    };
+    let (number, round) = (before.number, u64::MAX);
+    let ballot = Ballot { round, by: from };
+    let say = Say::Accepted { number, ballot };
+    let history = before.history;
+    let answer = PeerMessage::Roster { history, say };
+    let is_told = |world: &mut World, message: &PeerMessage| {
+        let message = message.clone();
         world.drop_all(0, 1);
         world.input(0, Input::Peer { from, message });
         let said = world.links[&(0, 1)].iter();
@@ -195,10 +199,35 @@ fn g7_a_view_is_told_by_who_decided_it_and_by_others_only_to_who_has_not_heard_o
         });
         decided.count() == 1
     };
-    assert!(!is_told(&mut world));
-    assert!(!is_told(&mut world), "it is as new as before");
+    for late in [&question, &question, &answer] {
+        assert!(!is_told(&mut world, late), "{late:?}");
+    }
     world.advance(Duration::from_millis(300));
-    assert!(is_told(&mut world));
+    for late in [&question, &answer] {
+        assert!(is_told(&mut world, late), "{late:?}");
+    }
+}
+
+/// Whose run has no seat is granted nothing, so it asks at the steady pace. Once it has one it is fresh as soon as it was.
+#[test]
+fn g7_who_has_no_seat_asks_half_as_often_and_is_fresh_soon_after_it_has_one() {
+    let mut world = World::running(5);
+    (0..5).for_each(|at| world.crash(at));
+    world.start(0);
+    world.start(1);
+    world.connect(0, 1);
+    world.settle();
+    let before = world.probes;
+    world.advance(MAX_STALENESS * 10);
+    assert!((0..2).all(|at| !fresh(&world, at)), "two of five");
+    // Each asks after half of it.
+    let asked = world.probes - before;
+    assert!((30..=44).contains(&asked), "{asked}");
+    (2..5).for_each(|at| world.start(at));
+    world.connect_all();
+    until(&mut world, MAX_STALENESS, |world| {
+        (0..5).all(|at| fresh(world, at))
+    });
 }
 
 /// Two of three are wiped and begin anew, while the third still calls itself fresh by what their last runs granted.
