@@ -117,16 +117,19 @@ impl Report {
                 column.set_cell_alignment(CellAlignment::Right);
             }
         }
-        let rounds = self.rows.iter().map(|row| row.values.len()).max();
-        let mut told = match rounds {
-            None => String::new(),
-            Some(1) => format!("{table}\none round"),
-            Some(rounds) => format!(
-                "{table}\nmedians of {rounds} rounds, the lowest and the highest beside them"
-            ),
-        };
+        let mut told = table.to_string();
+        match self.rows.iter().map(|row| row.values.len()).max() {
+            None => {}
+            Some(1) => told.push_str("\none round"),
+            Some(rounds) => {
+                let _ = write!(
+                    told,
+                    "\nmedians of {rounds} rounds, the lowest and the highest beside them"
+                );
+            }
+        }
         if self.short {
-            told.push_str("; --short: the figures mean nothing");
+            told.push_str("\n--short: the figures mean nothing");
         }
         for skipped in &self.skipped {
             let _ = write!(told, "\nskipped: {}: {}", skipped.peer, skipped.why);
@@ -236,10 +239,21 @@ mod tests {
             "1.10",
             "1,234,568",
             "medians of 3 rounds",
-            "; --short: the figures mean nothing\nskipped: redis",
+            "\n--short: the figures mean nothing\nskipped: redis",
         ] {
             assert!(table.contains(part), "{part}: {table}");
         }
+    }
+
+    #[test]
+    fn a_table_without_a_peer_to_measure_beside_tells_why() {
+        let mut report = report();
+        report.rows.clear();
+        let table = report.table();
+        assert!(table.contains("grapevine"), "{table}");
+        assert!(!table.contains("round"), "{table}");
+        let end = "\n--short: the figures mean nothing\nskipped: redis: it is not installed";
+        assert!(table.ends_with(end), "{table}");
     }
 
     #[test]
