@@ -287,3 +287,56 @@ async fn open(settings: Settings) -> Result<Box<dyn Stream>, OpenError> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+
+    async fn ends(down: &AtomicBool, worker: impl Future<Output = ()>) -> bool {
+        let ended = timeout(Duration::from_secs(10), worker).await;
+        assert!(ended.is_ok(), "nobody can ask any more");
+        down.load(Ordering::Relaxed)
+    }
+
+    #[tokio::test]
+    async fn a_server_that_nobody_asks_any_more_is_not_said_to_be_down() {
+        // Nobody listens there once it is dropped.
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        drop(listener);
+        let settings = Settings {
+            address: Arc::new(address.parse().unwrap()),
+            timeout: Duration::from_secs(1),
+            value_bytes_max: 1_024,
+        };
+        let worker = |queue| {
+            let down = Arc::new(AtomicBool::new(false));
+            let worker = Worker {
+                server: address.clone(),
+                settings: settings.clone(),
+                queue,
+                down: Arc::clone(&down),
+            };
+            (down, worker.run())
+        };
+        let (sender, queue) = mpsc::channel(1);
+        drop(sender);
+        let (down, run) = worker(queue);
+        assert!(!ends(&down, run).await);
+        // It is told to whoever still waits for an answer.
+        let (sender, queue) = mpsc::channel(1);
+        let (answer, told) = oneshot::channel();
+        let request = Request {
+            kind: Kind::Get,
+            head: Vec::new(),
+            body: None,
+            answer: Answer::One(answer),
+        };
+        sender.try_send(request).ok().unwrap();
+        drop(sender);
+        let (down, run) = worker(queue);
+        assert!(ends(&down, run).await);
+        assert!(told.await.unwrap().is_err());
+    }
+}
