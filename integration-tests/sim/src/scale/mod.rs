@@ -254,7 +254,7 @@ fn bumped(world: &mut World, options: &Options) -> (Value, bool) {
 /// Ends all processes at once, and tells what their starts cost.
 fn restarted(world: &mut World, options: &Options, steady: &Rate) -> (Value, bool) {
     world.restart_all();
-    let mut seconds = Vec::new();
+    let (mut seconds, mut fresh_each) = (Vec::new(), Vec::new());
     let mut fresh = None;
     let (begin, all) = (world.now, world.traffic.clone());
     for _ in 0..options.restart {
@@ -267,6 +267,7 @@ fn restarted(world: &mut World, options: &Options, steady: &Rate) -> (Value, boo
         }
         let since = world.traffic.since(&before).total();
         seconds.push(float(since.bytes) / float(world.size()));
+        fresh_each.push(world.fresh());
     }
     let rate = Rate {
         traffic: world.traffic.since(&all),
@@ -278,6 +279,7 @@ fn restarted(world: &mut World, options: &Options, steady: &Rate) -> (Value, boo
     let restart = json!({
         "over_s": options.restart,
         "all_fresh_after_ms": fresh.map(millis),
+        "fresh_at_each_second": fresh_each,
         "per_node_s": rate.json(),
         "of_steady": round(mean / steady.bytes()),
         "worst_second_bytes_per_node": round(most),

@@ -254,8 +254,9 @@ impl World {
     fn tell_progress(&mut self, next: Micros) {
         if next / MILLISECOND > self.now / MILLISECOND && self.told.elapsed() >= TELL_EVERY {
             self.told = Instant::now();
-            let (seconds, messages) = (self.now / SECOND, self.traffic.total().messages);
-            eprintln!("{seconds} s of virtual time, {messages} messages");
+            let (millis, messages) = (self.now / MILLISECOND, self.traffic.total().messages);
+            let (fresh, nodes) = (self.fresh(), self.size());
+            eprintln!("{millis} ms of virtual time, {messages} messages, {fresh} of {nodes} fresh");
         }
     }
 
@@ -276,11 +277,17 @@ impl World {
     }
 
     pub(super) fn all_fresh(&self) -> bool {
+        self.fresh() == self.size()
+    }
+
+    /// How many are fresh.
+    pub(super) fn fresh(&self) -> u64 {
         let now = self.time();
         let fresh = |core: &Core| core.freshness(now) == Freshness::Fresh;
-        self.nodes
-            .iter()
-            .all(|node| node.core.as_ref().is_some_and(fresh))
+        let nodes = self.nodes.iter();
+        nodes
+            .filter(|node| node.core.as_ref().is_some_and(fresh))
+            .count() as u64
     }
 
     pub(super) fn all_have_all(&self) -> bool {
