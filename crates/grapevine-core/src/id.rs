@@ -29,6 +29,8 @@ impl Incarnation {
     /// The lowest name of a history's retirements; those of runs are below.
     pub(crate) const FIRST_RETIREMENTS: Self = Self(RETIREMENTS_EPOCH << 96);
     /// The highest name of all.
+    /// The lowest number, which no run draws.
+    pub(crate) const FIRST: Self = Self(1);
     pub(crate) const LAST: Self = Self(u128::MAX);
     /// The length of the byte form.
     pub const LEN: usize = 16;

@@ -450,6 +450,9 @@ impl Core {
             writes.push(Write::Roster(Box::new(record)));
             let history = mark.history;
             self.write(effects, writes, Pending::Roster { mark, history, say });
+        } else if outcome.after_kept && !self.pending.is_empty() {
+            let history = mark.history;
+            self.write(effects, [], Pending::Roster { mark, history, say });
         } else {
             self.say(mark.history, say, now, effects);
         }

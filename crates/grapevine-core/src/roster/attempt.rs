@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Ballot, Memory, View};
+use crate::id::Incarnation;
 use crate::names::NodeId;
 
 /// What an attempt is for.
@@ -11,7 +12,11 @@ pub(super) enum Goal {
     /// To have this view follow the present one.
     Next(View),
     /// To be sure again of what this member's seat promised.
-    Recover,
+    Recover {
+        /// Whether the ballot is of a later round than whatever so many had promised to when they were asked first, and so of a later one than
+        /// whatever this member's seat can have accepted.
+        later: bool,
+    },
 }
 
 /// One ballot.
@@ -21,14 +26,26 @@ pub(super) struct Attempt {
     pub(super) goal: Goal,
     /// Whose answers count: by node id, what each promised with, once it has.
     promises: BTreeMap<NodeId, Option<Promised>>,
+    /// Which runs have recovered, or tried to, as those who promised know.
+    recovering: BTreeMap<NodeId, BTreeSet<Incarnation>>,
     /// Who has promised a higher ballot.
     refused: BTreeSet<NodeId>,
     /// What was proposed, and of those asked who accepted it.
     proposed: Option<(View, BTreeMap<NodeId, bool>)>,
 }
 
-/// How much who promised remembers, and what it had accepted.
-type Promised = (Memory, Option<(Ballot, View)>);
+/// What somebody promised with.
+#[derive(Clone, Debug)]
+pub(super) struct Promised {
+    /// How much it remembers.
+    pub(super) memory: Memory,
+    /// What it had accepted.
+    pub(super) accepted: Option<(Ballot, View)>,
+    /// What it had promised to that the ballot does not close.
+    pub(super) above: Option<Ballot>,
+    /// Which run promised.
+    pub(super) by: Option<Incarnation>,
+}
 
 impl Attempt {
     pub(super) fn new(ballot: Ballot, goal: Goal, asked: &[NodeId]) -> Self {
@@ -36,6 +53,7 @@ impl Attempt {
             ballot,
             goal,
             promises: asked.iter().map(|node| (node.clone(), None)).collect(),
+            recovering: BTreeMap::new(),
             refused: BTreeSet::new(),
             proposed: None,
         }
@@ -45,19 +63,21 @@ impl Attempt {
     pub(super) fn promised(
         &mut self,
         from: &NodeId,
-        memory: Memory,
-        accepted: Option<(Ballot, View)>,
+        promised: Promised,
+        recovering: BTreeMap<NodeId, Incarnation>,
     ) {
         if let Some(promise) = self.promises.get_mut(from) {
-            *promise = Some((memory, accepted));
+            *promise = Some(promised);
+            for (node, run) in recovering {
+                self.recovering.entry(node).or_default().insert(run);
+            }
         }
     }
 
     /// Notes that one who was asked has promised a higher ballot, and tells whether nothing can come of this one any more. Who sets out to
-    /// be sure needs the word of so many others and nobody's in particular: where many start at once, ballots that each end at the first
-    /// refusal all end, but for the highest.
+    /// be sure needs the word of so many others and nobody's in particular, and only members before 0.5 refuse it.
     pub(super) fn fails_without(&mut self, from: &NodeId, needed: usize) -> bool {
-        if self.goal != Goal::Recover {
+        if matches!(self.goal, Goal::Next(_)) {
             return true;
         }
         if self.promises.contains_key(from) {
@@ -66,16 +86,33 @@ impl Attempt {
         self.promises.len() - self.refused.len() < needed
     }
 
-    /// How many promises carry at least so much memory.
+    /// How many promises carry at least so much memory, and are of runs that are not over.
+    ///
+    /// A run that recovers does not know what its seat's earlier runs have promised to whom it did not ask, and votes for lower ballots.
+    /// So what those promised counts no more once anybody who promised this ballot tells of it, and of any majority with that seat in it
+    /// somebody does: it let the run recover before, or else the run had heard of this ballot.
     pub(super) fn promises(&self, counts: impl Fn(Memory) -> bool) -> usize {
+        let lasts = |node: &NodeId, by: Option<Incarnation>| {
+            let runs = self.recovering.get(node);
+            runs.is_none_or(|runs| runs.iter().all(|run| Some(*run) == by))
+        };
+        let given = self.promises.iter();
+        let given = given.filter_map(|(node, promise)| Some((node, promise.as_ref()?)));
+        given
+            .filter(|(node, promise)| counts(promise.memory) && lasts(node, promise.by))
+            .count()
+    }
+
+    /// The highest ballot that any of them had promised to and that this one does not close.
+    pub(super) fn highest_above(&self) -> Option<Ballot> {
         let promises = self.promises.values().flatten();
-        promises.filter(|(memory, _)| counts(*memory)).count()
+        promises.filter_map(|promise| promise.above).max()
     }
 
     /// The view of the highest ballot that anybody who promised has accepted.
     pub(super) fn highest_accepted(&self) -> Option<&(Ballot, View)> {
         let promises = self.promises.values().flatten();
-        let accepted = promises.filter_map(|(_, accepted)| accepted.as_ref());
+        let accepted = promises.filter_map(|promise| promise.accepted.as_ref());
         accepted.max_by_key(|(ballot, _)| *ballot)
     }
 
@@ -84,7 +121,7 @@ impl Attempt {
     /// ballots have proposed again.
     pub(super) fn highest_possible_first(&self) -> Option<&View> {
         let promises = self.promises.values().flatten();
-        let mut accepted = promises.filter_map(|(_, accepted)| accepted.as_ref());
+        let mut accepted = promises.filter_map(|promise| promise.accepted.as_ref());
         let possible = accepted.any(|(ballot, view)| self.may_be_decided(*ballot, view));
         let highest = self.highest_accepted().map(|(_, view)| view);
         highest.filter(|_| possible)
@@ -92,11 +129,13 @@ impl Attempt {
 
     /// Whether all seats of a first view may have accepted it by this ballot.
     fn may_be_decided(&self, ballot: Ballot, view: &View) -> bool {
-        let may_have_accepted = |node: &NodeId| match self.promises.get(node) {
-            Some(Some((_, Some((other, _))))) => *other >= ballot,
-            Some(Some((Memory::Sure | Memory::Disk, None))) => false,
-            // Unknown, or it may have forgotten.
-            Some(Some((Memory::None, None)) | None) | None => true,
+        let may_have_accepted = |node: &NodeId| {
+            let promise = self.promises.get(node).and_then(Option::as_ref);
+            // Of one that has not answered nothing is known, and one without memory may have forgotten.
+            promise.is_none_or(|promise| match &promise.accepted {
+                Some((other, _)) => *other >= ballot,
+                None => promise.memory == Memory::None,
+            })
         };
         view.seats.keys().all(may_have_accepted)
     }

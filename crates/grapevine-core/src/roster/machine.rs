@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::attempt::{Attempt, Goal};
+use super::attempt::{Attempt, Goal, Promised};
 use super::{Ballot, Draft, Mark, Memory, Outcome, Record, Retired, Say, View};
 use crate::id::Incarnation;
 use crate::names::NodeId;
@@ -17,6 +17,9 @@ pub struct Roster {
     attempt: Option<Attempt>,
     /// The highest round heard of.
     round: u64,
+    /// Which runs have had this one close earlier rounds, in the present view. The next run of this member knows nothing of that, and need
+    /// not: who asked this one for a promise before asks the next one by another ballot.
+    recovering: BTreeMap<NodeId, Incarnation>,
 }
 
 impl Roster {
@@ -38,6 +41,7 @@ impl Roster {
             memory,
             attempt: None,
             round: 0,
+            recovering: BTreeMap::new(),
         }
     }
 
@@ -132,7 +136,7 @@ impl Roster {
             self.memory = Memory::Sure;
             return Outcome::default();
         }
-        self.attempt_at(Goal::Recover)
+        self.attempt_at(Goal::Recover { later: false })
     }
 
     /// Takes what another member, or this one itself, said of its view's history.
@@ -160,13 +164,26 @@ impl Roster {
             return Outcome::default();
         }
         match say {
-            Say::Prepare { ballot, .. } => self.prepare(from, ballot),
+            Say::Prepare {
+                ballot, recovers, ..
+            } => self.prepare(from, ballot, recovers),
             Say::Promise {
                 ballot,
                 accepted,
                 memory,
+                above,
+                by,
+                recovering,
                 ..
-            } => self.promise(from, ballot, memory, accepted),
+            } => {
+                let promised = Promised {
+                    memory,
+                    accepted,
+                    above,
+                    by,
+                };
+                self.promise(from, ballot, promised, recovering)
+            }
             Say::Accept { ballot, next } => self.accept(from, ballot, next),
             Say::Accepted { ballot, .. } => self.accepted(from, ballot),
             Say::Refuse { promised, .. } => {
@@ -188,13 +205,21 @@ impl Roster {
         let asked: Vec<NodeId> = match &goal {
             Goal::Next(next) if number == 0 => next.seats.keys().cloned().collect(),
             Goal::Next(_) => self.record.view.seats.keys().cloned().collect(),
-            Goal::Recover => self.others(),
+            Goal::Recover { .. } => self.others(),
         };
+        let recovers = matches!(goal, Goal::Recover { .. });
         self.attempt = Some(Attempt::new(ballot, goal, &asked));
         Outcome {
             say: asked
                 .into_iter()
-                .map(|node| (node, Say::Prepare { number, ballot }))
+                .map(|node| {
+                    let prepare = Say::Prepare {
+                        number,
+                        ballot,
+                        recovers,
+                    };
+                    (node, prepare)
+                })
                 .collect(),
             ..Outcome::default()
         }
@@ -210,38 +235,65 @@ impl Roster {
         self.record.view.number == 0 || self.record.view.seats.contains_key(node)
     }
 
-    fn prepare(&mut self, from: &NodeId, ballot: Ballot) -> Outcome {
+    fn prepare(&mut self, from: &NodeId, ballot: Ballot, recovers: bool) -> Outcome {
         self.round = self.round.max(ballot.round);
         if !self.has_a_say(&self.node) {
             return Outcome::default();
         }
         let number = self.record.view.number;
-        if let Some(promised) = self.record.promised.filter(|promised| *promised > ballot) {
+        // Who recovers proposes nothing: earlier rounds are closed for it, which is the same for all who ask that.
+        let asked = if recovers {
+            Ballot::closing(ballot.round)
+        } else {
+            ballot
+        };
+        let above = self.record.promised.filter(|promised| *promised > asked);
+        if let Some(promised) = above.filter(|_| !recovers) {
             return answer(from, Say::Refuse { number, promised });
         }
-        self.record.promised = Some(ballot);
+        let recovering = if recovers {
+            self.recovering.insert(from.clone(), ballot.by);
+            BTreeMap::new()
+        } else {
+            self.recovering.clone()
+        };
         let promise = Say::Promise {
             number,
             ballot,
             accepted: self.record.accepted.clone(),
             memory: self.memory,
+            above,
+            by: Some(self.run),
+            recovering,
         };
-        self.kept(answer(from, promise))
+        let answer = answer(from, promise);
+        if self.record.promised >= Some(asked) {
+            let after_kept = true;
+            return Outcome {
+                after_kept,
+                ..answer
+            };
+        }
+        self.record.promised = Some(asked);
+        self.kept(answer)
     }
 
     fn promise(
         &mut self,
         from: &NodeId,
         ballot: Ballot,
-        memory: Memory,
-        accepted: Option<(Ballot, View)>,
+        promised: Promised,
+        recovering: BTreeMap<NodeId, Incarnation>,
     ) -> Outcome {
         let Some(attempt) = self.attempt.as_mut().filter(|a| a.ballot == ballot) else {
             return Outcome::default();
         };
-        attempt.promised(from, memory, accepted);
+        attempt.promised(from, promised, recovering);
         match &attempt.goal {
-            Goal::Recover => self.recovered(),
+            Goal::Recover { later } => {
+                let later = *later;
+                self.recovered(later)
+            }
             Goal::Next(_) => self.prepared(),
         }
     }
@@ -284,14 +336,23 @@ impl Roster {
     }
 
     /// Enough of the others promised: nothing that this member's seat accepted can be unknown to all of them, nor be
-    /// decided by a lower ballot any more.
-    fn recovered(&mut self) -> Outcome {
+    /// decided by an earlier round any more.
+    ///
+    /// What the seat accepted was promised by a majority before, so one of them tells of that ballot, or of a later one. If the question
+    /// does not close it, it is asked once more, of a later round. What is promised in between is of no concern: the
+    /// seat's former runs had nothing to do with it.
+    fn recovered(&mut self, later: bool) -> Outcome {
         let needed = self.record.view.recovery();
         let enough =
             |attempt: &Attempt| attempt.promises(|memory| memory != Memory::None) >= needed;
         let Some(attempt) = self.attempt.take_if(|attempt| enough(attempt)) else {
             return Outcome::default();
         };
+        let above = attempt.highest_above();
+        if let Some(above) = above.filter(|_| !later) {
+            self.round = self.round.max(above.round);
+            return self.attempt_at(Goal::Recover { later: true });
+        }
         let theirs = attempt.highest_accepted().cloned();
         self.record.lent |= theirs.as_ref().is_some_and(|(_, view)| self.forgot(view));
         let own = self.record.accepted.take();
@@ -299,7 +360,8 @@ impl Roster {
             .into_iter()
             .flatten()
             .max_by_key(|(ballot, _)| *ballot);
-        self.record.promised = self.record.promised.max(Some(attempt.ballot));
+        let closes = Ballot::closing(attempt.ballot.round);
+        self.record.promised = self.record.promised.max(above).max(Some(closes));
         self.memory = Memory::Sure;
         self.kept(Outcome::default())
     }
@@ -389,6 +451,7 @@ impl Roster {
     /// Takes a later view over: what was promised and accepted for an earlier one is of no use any more.
     fn decided(&mut self, view: View) -> Outcome {
         self.attempt = None;
+        self.recovering.clear();
         let own = self.record.view.mark();
         let other = own.number > 0 && own.history != view.history;
         let left = if other { own } else { self.record.left };

@@ -7,9 +7,10 @@
 //!
 //! What Paxos asks of a member is that it forgets nothing it promised. Disks here may be lost or put back from older
 //! copies, one at a time, so a member counts as *sure* only in a view that seats its present run. One that started
-//! again *recovers* first: it prepares a ballot at so many of the others that any decision its disk may have forgotten
+//! again *recovers* first: it has so many of the others close all earlier rounds that any decision its disk may have forgotten
 //! was accepted by one of them, and takes over what they accepted. Members that started without any memory do not count
-//! for that. See docs/decisions/0010.
+//! for that. Any number recover at once: who closes rounds is in the way of proposals, and of nobody else who does. See
+//! docs/decisions/0010.
 //!
 //! The first view is decided by all of those it seats, without a majority to fall back on. It begins a *history*, which
 //! every later view continues. Two histories never merge: members of one do not listen to those of another, but a member
@@ -34,6 +35,14 @@ pub struct Ballot {
     pub round: u64,
     /// The run that proposes.
     pub by: Incarnation,
+}
+
+impl Ballot {
+    /// What no proposal is made by, below all of its round: who promises it heeds none of an earlier round.
+    pub(crate) const fn closing(round: u64) -> Self {
+        let by = Incarnation::FIRST;
+        Self { round, by }
+    }
 }
 
 /// The most seats of a view.
@@ -167,6 +176,9 @@ pub enum Say {
         number: u64,
         /// The ballot.
         ballot: Ballot,
+        /// Whether it is of one that recovers: nothing will be proposed by it, so it closes what is of an earlier round, and
+        /// is answered by a promise in any case.
+        recovers: bool,
     },
     /// "I do."
     Promise {
@@ -178,6 +190,12 @@ pub enum Say {
         accepted: Option<(Ballot, View)>,
         /// How far its word goes.
         memory: Memory,
+        /// To one that recovers: what it has promised to that is not closed by the question.
+        above: Option<Ballot>,
+        /// The run that promises; `None` from a member before 0.5.
+        by: Option<Incarnation>,
+        /// To one that proposes: which runs have closed earlier rounds here, to be sure of what their seats promised.
+        recovering: BTreeMap<NodeId, Incarnation>,
     },
     /// "Accept this as the next view."
     Accept {
@@ -236,6 +254,8 @@ pub struct Outcome {
     pub keep: Option<Record>,
     /// What to say to whom; also to this member itself, as if it came from the network.
     pub say: Vec<(NodeId, Say)>,
+    /// Whether that rests on what is being kept already, though nothing is to be kept now: it leaves behind that, too.
+    pub after_kept: bool,
     /// Whether a later view was taken over.
     pub adopted: bool,
 }

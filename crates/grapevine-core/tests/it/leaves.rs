@@ -714,7 +714,7 @@ proptest! {
 fn g9_the_schedules_do_what_they_are_for() {
     let mut runner = TestRunner::deterministic();
     let (mut sum, mut retired) = (BTreeMap::new(), 0);
-    for _ in 0..60 {
+    for _ in 0..80 {
         let schedule = steps().new_tree(&mut runner).unwrap().current();
         let counts = run(&schedule, false).unwrap();
         retired += run(&schedule, true).unwrap().retired;
@@ -739,7 +739,7 @@ fn g9_the_schedules_do_what_they_are_for() {
             *sum.entry(name).or_insert(0) += count;
         }
     }
-    println!("60 schedules: {sum:?}; {retired} runs are retired where they may be");
+    println!("80 schedules: {sum:?}; {retired} runs are retired where they may be");
     assert!(retired > 20, "{retired}");
     let rare: Vec<_> = sum.iter().filter(|(_, count)| **count < 3).collect();
     assert!(rare.is_empty(), "{rare:?}");

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use grapevine_core::id::Incarnation;
 use grapevine_core::names::NodeId;
-use grapevine_core::roster::{Ballot, Draft, Memory, Record, Roster, Say, View};
+use grapevine_core::roster::{Ballot, Draft, Memory, Outcome, Record, Roster, Say, View};
 
 /// The first so many nodes make the first view; in every other schedule there are two more.
 const FIRST: usize = 3;
@@ -65,6 +65,15 @@ fn node(at: usize) -> NodeId {
     NodeId::parse(&format!("n{at}")).unwrap()
 }
 
+/// The question of one that would propose.
+fn prepare(number: u64, ballot: Ballot) -> Say {
+    Say::Prepare {
+        number,
+        ballot,
+        recovers: false,
+    }
+}
+
 fn slot_of(node: &NodeId) -> usize {
     node.as_str()[1..].parse().unwrap()
 }
@@ -106,7 +115,7 @@ impl Cluster {
             roster.heard(&node(at), history, Say::Decided(record.view.clone()));
             if let Some(ballot) = promised {
                 let number = record.view.number;
-                roster.heard(&node(at), history, Say::Prepare { number, ballot });
+                roster.heard(&node(at), history, prepare(number, ballot));
             }
             self.slots[at].up = Some(roster);
             return;
@@ -138,7 +147,7 @@ impl Cluster {
         self.act(at, Roster::recover);
     }
 
-    fn act(&mut self, at: usize, act: impl FnOnce(&mut Roster) -> grapevine_core::roster::Outcome) {
+    fn act(&mut self, at: usize, act: impl FnOnce(&mut Roster) -> Outcome) {
         let Some(roster) = self.slots[at].up.as_mut() else {
             return;
         };
@@ -474,7 +483,7 @@ fn g7_a_view_of_its_node_alone_that_its_disk_does_not_know_is_lent() {
     let ballot = |round| Ballot { round, by: run(9) };
     let recovers = |roster: &mut Roster, accepted| {
         let asked = roster.recover();
-        let [(_, Say::Prepare { number, ballot })] = &asked.say[..] else {
+        let [(_, Say::Prepare { number, ballot, .. })] = &asked.say[..] else {
             panic!("{asked:?}");
         };
         let (number, ballot, memory) = (*number, *ballot, Memory::Sure);
@@ -483,6 +492,9 @@ fn g7_a_view_of_its_node_alone_that_its_disk_does_not_know_is_lent() {
             ballot,
             accepted,
             memory,
+            above: None,
+            by: Some(run(3)),
+            recovering: BTreeMap::new(),
         };
         roster.heard(&other, history, promise);
         assert_eq!(roster.memory(), Memory::Sure);
@@ -517,8 +529,8 @@ fn g7_a_view_of_its_node_alone_that_its_disk_does_not_know_is_lent() {
     assert!(!knows.is_lent());
 }
 
-/// Where many start at once the highest ballot has each lower one refused somewhere. Who recovers needs so many others, and none of
-/// them in particular: it goes on until it can have too few.
+/// Members before 0.5 refuse who recovers where they have promised a higher ballot. It needs so many others, and none of them in
+/// particular: it goes on until it can have too few.
 #[test]
 fn g7_who_recovers_does_without_those_that_promised_a_higher_ballot() {
     let run = |number| Incarnation::new(number).unwrap();
@@ -536,7 +548,7 @@ fn g7_who_recovers_does_without_those_that_promised_a_higher_ballot() {
         };
         let mut roster = Roster::start(node(0), run(99), Some(record));
         let asked = roster.recover();
-        let Some((_, Say::Prepare { number, ballot })) = asked.say.first().cloned() else {
+        let Some((_, Say::Prepare { number, ballot, .. })) = asked.say.first().cloned() else {
             panic!("{asked:?}");
         };
         let (round, by) = (ballot.round + 1, run(10));
@@ -551,6 +563,9 @@ fn g7_who_recovers_does_without_those_that_promised_a_higher_ballot() {
                 ballot,
                 accepted: None,
                 memory: Memory::Sure,
+                above: None,
+                by: Some(run(10 + from as u128)),
+                recovering: BTreeMap::new(),
             };
             roster.heard(&node(from), view.history, promise);
         }
@@ -562,4 +577,283 @@ fn g7_who_recovers_does_without_those_that_promised_a_higher_ballot() {
     assert_eq!(recovers(&[4, 3], &[1, 2]), (Memory::Disk, false));
     // What it asks for counts from those that it asked.
     assert_eq!(recovers(&[0], &[1, 2, 3]), (Memory::Sure, false));
+}
+
+/// Members of a view of so many, all of which have started again since, on whole disks.
+struct Restarted {
+    view: View,
+    members: Vec<Roster>,
+    /// Under way: from, to, what.
+    messages: Vec<(usize, usize, Say)>,
+    /// How often each has asked others to close rounds.
+    asked: Vec<usize>,
+}
+
+impl Restarted {
+    fn new(size: usize) -> Self {
+        let run = |at: usize, nth: u128| Incarnation::new((at as u128 + 1) << 32 | nth).unwrap();
+        let seats = (0..size).map(|at| (node(at), run(at, 1)));
+        let view = View {
+            number: 2,
+            history: Some(run(0, 1).as_history()),
+            seats: seats.collect(),
+            ..View::default()
+        };
+        let start = |at| {
+            let record = Record {
+                view: view.clone(),
+                ..Record::default()
+            };
+            Roster::start(node(at), run(at, 2), Some(record))
+        };
+        Self {
+            members: (0..size).map(start).collect(),
+            view,
+            messages: Vec::new(),
+            asked: vec![0; size],
+        }
+    }
+
+    fn act(&mut self, at: usize, act: impl FnOnce(&mut Roster) -> Outcome) -> Outcome {
+        let outcome = act(&mut self.members[at]);
+        let recovers =
+            |(_, say): &(NodeId, Say)| matches!(say, Say::Prepare { recovers: true, .. });
+        self.asked[at] += usize::from(outcome.say.iter().any(recovers));
+        let said = outcome.say.iter().cloned();
+        let said = said.map(|(to, say)| (at, slot_of(&to), say));
+        self.messages.extend(said);
+        outcome
+    }
+
+    fn deliver(&mut self, nth: usize) -> Outcome {
+        let (from, to, say) = self.messages.swap_remove(nth);
+        let history = self.view.history;
+        self.act(to, |roster| roster.heard(&node(from), history, say))
+    }
+
+    fn quiet(&mut self) {
+        while !self.messages.is_empty() {
+            self.deliver(0);
+        }
+    }
+
+    /// The next view with the present runs in it, as one of them would like it.
+    fn propose(&mut self, at: usize) {
+        let seats = self.view.seats.iter();
+        let seats =
+            seats.map(|(node, run)| (node.clone(), Incarnation::new(run.get() + 1).unwrap()));
+        let draft = Draft {
+            seats: seats.collect(),
+            ..Draft::default()
+        };
+        self.act(at, |roster| roster.propose(draft));
+    }
+}
+
+/// Closing rounds is the same whoever asks for it: nobody is in another's way, whatever the order.
+#[test]
+fn g7_all_of_many_that_start_at_once_are_sure_after_one_question() {
+    for seed in 0..20 {
+        let mut dice = Dice(seed);
+        let mut all = Restarted::new(40);
+        for at in 0..40 {
+            all.act(at, Roster::recover);
+        }
+        while !all.messages.is_empty() {
+            let nth = dice.roll(all.messages.len());
+            all.deliver(nth);
+        }
+        let sure = all.members.iter().filter(|it| it.memory() == Memory::Sure);
+        assert_eq!(
+            (sure.count(), &all.asked),
+            (40, &vec![1; 40]),
+            "seed {seed}"
+        );
+    }
+}
+
+/// Where some propose meanwhile, who recovers asks once more, of a later round, and not for ever.
+#[test]
+fn g7_who_recovers_beside_proposals_asks_twice_at_most() {
+    let mut twice = 0;
+    for seed in 0..200 {
+        let mut dice = Dice(seed);
+        let mut all = Restarted::new(7);
+        for at in 0..7 {
+            all.act(at, Roster::recover);
+        }
+        while !all.messages.is_empty() {
+            if dice.roll(40) == 0 {
+                let at = dice.roll(7);
+                if all.members[at].memory() == Memory::Sure {
+                    all.propose(at);
+                }
+            }
+            let nth = dice.roll(all.messages.len());
+            all.deliver(nth);
+        }
+        assert!(
+            all.asked.iter().all(|asked| *asked <= 2),
+            "seed {seed}: {:?}",
+            all.asked
+        );
+        let sure = all.members.iter().filter(|it| it.memory() == Memory::Sure);
+        assert_eq!(sure.count(), 7, "seed {seed}");
+        twice += all.asked.iter().filter(|asked| **asked == 2).count();
+    }
+    assert!(twice > 20, "{twice}");
+}
+
+/// What an earlier run accepted was promised by a majority before: somebody tells of that ballot, and until it is closed it may be
+/// decided still.
+#[test]
+fn g7_who_recovers_is_not_sure_while_what_it_may_have_accepted_can_be_decided() {
+    let mut all = Restarted::new(3);
+    let (number, history) = (all.view.number, all.view.history);
+    let by = Incarnation::new(77).unwrap();
+    let ballot = Ballot { round: 9, by };
+    // Of the two others one has promised it, as the run before had, and neither has accepted it.
+    let kept = all.members[1].heard(&node(2), history, prepare(number, ballot));
+    assert!(kept.keep.is_some());
+    all.act(0, Roster::recover);
+    let answers: Vec<_> = [0, 0].map(|_| all.deliver(0)).into();
+    let above: Vec<_> = answers
+        .iter()
+        .flat_map(|outcome| &outcome.say)
+        .map(|(_, say)| match say {
+            Say::Promise { above, .. } => *above,
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    assert!(
+        above.contains(&Some(ballot)) && above.contains(&None),
+        "{above:?}"
+    );
+    let behind = answers.iter().find(|outcome| outcome.keep.is_none());
+    assert!(
+        behind.is_some_and(|it| it.after_kept),
+        "it rests on a promise from before"
+    );
+    while all.asked[0] == 1 {
+        all.deliver(0);
+    }
+    assert_eq!(all.members[0].memory(), Memory::Disk);
+    while let Some((.., to, _)) = all.messages.first()
+        && *to != 0
+    {
+        all.deliver(0);
+    }
+    // Closed now: it will not be accepted by the one that had promised it, nor by the other.
+    for at in [1, 2] {
+        let next = View {
+            number: number + 1,
+            ..all.view.clone()
+        };
+        let accept = Say::Accept { ballot, next };
+        let answer = all.members[at].heard(&node(2), history, accept);
+        assert!(
+            matches!(answer.say[..], [(_, Say::Refuse { .. })]),
+            "{at}: {answer:?}"
+        );
+    }
+    let mut keeps = None;
+    while !all.messages.is_empty() {
+        keeps = all.deliver(0).keep.or(keeps);
+    }
+    assert_eq!(all.members[0].memory(), Memory::Sure);
+    let promised = keeps.and_then(|record| record.promised);
+    assert!(promised.is_some_and(|it| it.round > 9), "{promised:?}");
+}
+
+/// What an earlier run of a seat promised to a ballot that nobody else had heard of, its next one does not know, and votes for a lower
+/// one. By both together two views of one number would be decided.
+fn promised_before_a_loss(record: Option<fn(&View) -> Record>) {
+    const X: usize = 4;
+    let mut all = Restarted::new(5);
+    let history = all.view.history;
+    let seats: BTreeMap<_, _> = all
+        .view
+        .seats
+        .iter()
+        .map(|(node, run)| (node.clone(), Incarnation::new(run.get() + 1).unwrap()))
+        .collect();
+    all.view.number += 1;
+    all.view.seats = seats.clone();
+    for at in 0..5 {
+        let decided = Say::Decided(all.view.clone());
+        all.act(at, |roster| {
+            roster.heard(&node((at + 1) % 5), history, decided)
+        });
+    }
+    let without = |gone: usize| {
+        let mut seats = seats.clone();
+        seats.remove(&node(gone));
+        Draft {
+            seats,
+            ..Draft::default()
+        }
+    };
+    // The question of the fourth one reaches itself and the fifth, and is late to the others. Nobody heard of the one before.
+    all.act(3, |roster| roster.propose(without(1)));
+    all.messages.clear();
+    all.act(3, |roster| roster.propose(without(1)));
+    let (late, soon): (Vec<_>, _) = std::mem::take(&mut all.messages)
+        .into_iter()
+        .partition(|(_, to, _)| *to < 3);
+    all.messages = soon;
+    all.quiet();
+
+    // The fifth is lost, and is sure again by the word of the first three.
+    let run = Incarnation::new((X as u128 + 1) << 32 | 9).unwrap();
+    let record = record.map(|record| record(&all.view));
+    all.members[X] = Roster::start(node(X), run, record);
+    let decided = Say::Decided(all.view.clone());
+    all.act(X, |roster| roster.heard(&node(0), history, decided));
+    all.act(X, Roster::recover);
+    all.messages.retain(|(from, to, _)| *from != 3 && *to != 3);
+    all.quiet();
+    assert_eq!(all.members[X].memory(), Memory::Sure);
+
+    // With it, the second and the third have a view follow. That it is decided is told late.
+    all.act(2, |roster| roster.propose(without(0)));
+    while let Some(nth) = all.messages.iter().position(|(from, to, say)| {
+        let told = matches!(say, Say::Decided(_));
+        !told && [from, to].iter().all(|at| [1, 2, X].contains(at))
+    }) {
+        all.deliver(nth);
+    }
+    assert_eq!(all.members[2].view().number, all.view.number + 1);
+
+    // The fourth's question reaches the first.
+    all.messages = late;
+    while let Some(nth) = all
+        .messages
+        .iter()
+        .position(|(from, to, _)| [from, to].iter().all(|at| [0, 3, X].contains(at)))
+    {
+        all.deliver(nth);
+    }
+    let views = [2, 3].map(|at| all.members[at].view().clone());
+    assert!(
+        views[1].number == all.view.number || views[0] == views[1],
+        "{views:?}"
+    );
+    // It asks anew, and is promised by the run that is there.
+    all.act(3, |roster| roster.propose(without(1)));
+    all.messages
+        .retain(|(from, to, _)| [from, to].iter().all(|at| [0, 3, X].contains(at)));
+    all.quiet();
+    assert!(
+        all.members[3].view().number > all.view.number,
+        "no longer kept from it"
+    );
+}
+
+#[test]
+fn g7_a_promise_of_a_run_that_is_over_does_not_count_beside_the_next_one() {
+    promised_before_a_loss(Some(|view| Record {
+        view: view.clone(),
+        ..Record::default()
+    }));
+    promised_before_a_loss(None);
 }

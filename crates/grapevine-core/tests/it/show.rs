@@ -372,10 +372,20 @@ fn roster(record: &Record) -> String {
 
 fn said(say: &Say) -> String {
     match say {
-        Say::Prepare { number, ballot: at } => {
-            format!("prepare {} after view {number}", ballot(*at))
+        Say::Prepare {
+            number,
+            ballot: at,
+            recovers,
+        } => {
+            let asks = if *recovers { "recover by" } else { "prepare" };
+            format!("{asks} {} after view {number}", ballot(*at))
         }
-        Say::Promise { ballot: at, .. } => format!("promise {}", ballot(*at)),
+        Say::Promise {
+            ballot: at, above, ..
+        } => {
+            let above = above.map_or_else(String::new, |it| format!(", above it {}", ballot(it)));
+            format!("promise {}{above}", ballot(*at))
+        }
         Say::Accept { ballot: at, next } => format!("accept {} at {}", view(next), ballot(*at)),
         Say::Accepted { ballot: at, .. } => format!("accepted {}", ballot(*at)),
         Say::Refuse { promised, .. } => format!("refuse, promised {}", ballot(*promised)),

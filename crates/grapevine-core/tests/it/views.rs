@@ -665,6 +665,7 @@ fn g7_who_has_no_seat_counts_for_nothing() {
     let prepare = Say::Prepare {
         number,
         ballot: hostile,
+        recovers: false,
     };
     let nothing = Outcome::default();
     assert_eq!(roster.heard(&node("x"), history, prepare.clone()), nothing);
@@ -696,6 +697,7 @@ fn g7_who_has_no_seat_counts_for_nothing() {
     let old = Say::Prepare {
         number: 2,
         ballot: hostile,
+        recovers: false,
     };
     let told = vec![(node("x"), Say::Decided(view))];
     assert_eq!(roster.heard(&node("x"), history, old).say, told);
@@ -704,7 +706,13 @@ fn g7_who_has_no_seat_counts_for_nothing() {
         round: 2,
         by: run(33),
     };
-    let answer = roster.heard(&node("c"), history, Say::Prepare { number, ballot });
+    let recovers = true;
+    let prepare = Say::Prepare {
+        number,
+        ballot,
+        recovers,
+    };
+    let answer = roster.heard(&node("c"), history, prepare);
     assert!(matches!(answer.say[..], [(_, Say::Promise { .. })]));
 }
 

@@ -84,7 +84,12 @@ fn g7_who_has_accepted_the_next_view_grants_nothing_in_this_one() {
     let mut next = view;
     next.number += 1;
     next.seats.remove(&node("c"));
-    let say = Say::Prepare { number, ballot };
+    let recovers = false;
+    let say = Say::Prepare {
+        number,
+        ballot,
+        recovers,
+    };
     hear(&mut world, 0, 1, PeerMessage::Roster { history, say });
     assert!(
         granted(&mut world, 0, 2, mark).0 > Duration::ZERO,
@@ -137,6 +142,9 @@ fn g7_promises_of_who_may_have_forgotten_what_it_accepted_do_not_decide() {
             ballot,
             accepted: None,
             memory,
+            above: None,
+            by: None,
+            recovering: BTreeMap::new(),
         };
         let Outcome { say, .. } = roster.heard(&node(from), history, say);
         say.iter().any(|(_, say)| matches!(say, Say::Accept { .. }))

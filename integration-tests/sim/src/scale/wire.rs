@@ -4,8 +4,12 @@
 //! only acknowledge are left out, and so is what is put together into one segment. A message of more than 1,448 bytes takes
 //! several segments.
 
+use std::collections::BTreeMap;
+
 use grapevine_core::event::{BumpEvent, Event};
+use grapevine_core::id::Incarnation;
 use grapevine_core::machine::effects::PeerMessage;
+use grapevine_core::names::NodeId;
 use grapevine_core::progress::{Hole, OriginHead};
 use grapevine_core::roster::{Mark, Say, View};
 
@@ -116,18 +120,30 @@ fn mark(mark: &Mark) -> u64 {
 }
 
 fn view(view: &View) -> u64 {
-    let seats = view.seats.keys();
-    let seats = seats.map(|node| nested(nested(node.as_str().len() as u64) + RUN));
     let dots = (view.closed.len() as u64 + view.retired.iter().count() as u64) * nested(RUN + 4);
-    mark(&view.mark()) + field(view.everything) + seats.sum::<u64>() + dots
+    mark(&view.mark()) + field(view.everything) + seats(&view.seats) + dots
+}
+
+fn seats(seats: &BTreeMap<NodeId, Incarnation>) -> u64 {
+    let seats = seats.keys();
+    let seats = seats.map(|node| nested(nested(node.as_str().len() as u64) + RUN));
+    seats.sum()
 }
 
 fn say(say: &Say) -> u64 {
     let ballot = nested(RUN + 2);
     match say {
         Say::Prepare { .. } | Say::Accepted { .. } | Say::Refuse { .. } => 4 + ballot,
-        Say::Promise { accepted, .. } => {
+        Say::Promise {
+            accepted,
+            above,
+            recovering,
+            ..
+        } => {
             6 + ballot
+                + above.map_or(0, |_| ballot)
+                + RUN
+                + seats(recovering)
                 + accepted
                     .as_ref()
                     .map_or(0, |(_, it)| ballot + nested(view(it)))

@@ -421,7 +421,7 @@ fn code(message: &PeerMessage) -> u64 {
 
 fn roster_code(say: &Say) -> u64 {
     match say {
-        Say::Prepare { number, ballot } => number * 64 + ballot.round,
+        Say::Prepare { number, ballot, .. } => number * 64 + ballot.round,
         Say::Promise { number, ballot, .. } => 10_000 + number * 64 + ballot.round,
         Say::Accept { ballot, next } => 20_000 + next.number * 64 + ballot.round,
         Say::Accepted { number, ballot } => 30_000 + number * 64 + ballot.round,

@@ -69,11 +69,33 @@ fn read_ballot(ballot: Option<&v1::Ballot>) -> Checked<Ballot> {
     })
 }
 
-fn view(view: &View) -> v1::View {
-    let seats = view.seats.iter().map(|(node, run)| v1::Seat {
+fn seats(seats: &BTreeMap<NodeId, Incarnation>) -> Vec<v1::Seat> {
+    let seat = |(node, run): (&NodeId, &Incarnation)| v1::Seat {
         node_id: node.as_str().to_owned(),
         incarnation: bytes(*run),
-    });
+    };
+    seats.iter().map(seat).collect()
+}
+
+/// Seats, of a field and with the names of what is in it.
+fn read_seats(
+    [name, node_id, incarnation]: [&'static str; 3],
+    told: &[v1::Seat],
+) -> Checked<BTreeMap<NodeId, Incarnation>> {
+    count(name, told.len(), SEATS_MAX)?;
+    let mut seats = BTreeMap::new();
+    for seat in told {
+        let node = NodeId::parse(&seat.node_id);
+        let node = node.map_err(|error| field(node_id, error.to_string()))?;
+        let run = origin(incarnation, &seat.incarnation)?;
+        if seats.insert(node, run).is_some() {
+            return Err(field(node_id, "one of them twice"));
+        }
+    }
+    Ok(seats)
+}
+
+fn view(view: &View) -> v1::View {
     let closed = view.closed.iter().map(|(run, last)| v1::Dot {
         incarnation: bytes(*run),
         sequence: *last,
@@ -89,7 +111,7 @@ fn view(view: &View) -> v1::View {
         everything: view.everything,
         spared: view.spared,
         closed: closed.collect(),
-        seats: seats.collect(),
+        seats: seats(&view.seats),
         retired: retired.collect(),
         retired_forgotten: view.retired.forgotten(),
     }
@@ -110,16 +132,8 @@ fn read_view(view: Option<&v1::View>) -> Checked<View> {
     if view.seats.is_empty() {
         return Err(field("view.seats", "none"));
     }
-    count("view.seats", view.seats.len(), SEATS_MAX)?;
-    let mut seats = BTreeMap::new();
-    for seat in &view.seats {
-        let node = NodeId::parse(&seat.node_id);
-        let node = node.map_err(|error| field("view.seats.node_id", error.to_string()))?;
-        let run = origin("view.seats.incarnation", &seat.incarnation)?;
-        if seats.insert(node, run).is_some() {
-            return Err(field("view.seats.node_id", "one of them twice"));
-        }
-    }
+    let names = ["view.seats", "view.seats.node_id", "view.seats.incarnation"];
+    let seats = read_seats(names, &view.seats)?;
     let closed = view.closed.iter();
     let closed = closed.map(|dot| Ok((origin("view.closed", &dot.incarnation)?, dot.sequence)));
     let retired = read_retired(view, mark.number)?;
@@ -167,15 +181,23 @@ fn read_retired(view: &v1::View, most: u64) -> Checked<Retired> {
 
 pub(super) fn say(told: Option<Incarnation>, say: Say) -> v1::Roster {
     let say = match say {
-        Say::Prepare { number, ballot: at } => Kind::Prepare(v1::RosterPrepare {
+        Say::Prepare {
+            number,
+            ballot: at,
+            recovers,
+        } => Kind::Prepare(v1::RosterPrepare {
             number,
             ballot: Some(ballot(at)),
+            recovers,
         }),
         Say::Promise {
             number,
             ballot: at,
             accepted,
             memory,
+            above,
+            by,
+            recovering,
         } => Kind::Promise(v1::RosterPromise {
             number,
             ballot: Some(ballot(at)),
@@ -187,6 +209,9 @@ pub(super) fn say(told: Option<Incarnation>, say: Say) -> v1::Roster {
                 Memory::Sure => v1::RosterMemory::Sure,
             }
             .into(),
+            above: above.map(ballot),
+            incarnation: by.map(bytes).unwrap_or_default(),
+            recovering: seats(&recovering),
         }),
         Say::Accept { ballot: at, next } => Kind::Accept(v1::RosterAccept {
             ballot: Some(ballot(at)),
@@ -215,6 +240,7 @@ pub(super) fn read(roster: &v1::Roster) -> Checked<PeerMessage> {
         Kind::Prepare(prepare) => Say::Prepare {
             number: prepare.number,
             ballot: read_ballot(prepare.ballot.as_ref())?,
+            recovers: prepare.recovers,
         },
         Kind::Promise(promise) => read_promise(promise)?,
         Kind::Accept(accept) => Say::Accept {
@@ -248,11 +274,26 @@ fn read_promise(promise: &v1::RosterPromise) -> Checked<Say> {
         v1::RosterMemory::Disk => Memory::Disk,
         v1::RosterMemory::Sure => Memory::Sure,
     };
+    let by = match &promise.incarnation[..] {
+        [] => None,
+        by => Some(origin("promise.incarnation", by)?),
+    };
+    let names = [
+        "promise.recovering",
+        "promise.recovering.node_id",
+        "promise.recovering.incarnation",
+    ];
     Ok(Say::Promise {
         number: promise.number,
         ballot: read_ballot(promise.ballot.as_ref())?,
         accepted,
         memory,
+        above: match &promise.above {
+            None => None,
+            above => Some(read_ballot(above.as_ref())?),
+        },
+        by,
+        recovering: read_seats(names, &promise.recovering)?,
     })
 }
 

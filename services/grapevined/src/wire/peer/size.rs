@@ -1,8 +1,12 @@
 //! How many bytes a message takes, at most, on the wire; in memory it is about as much. Queues to peers are bounded by it.
 
+use std::collections::BTreeMap;
+
 use grapevine_core::event::BumpEvent;
+use grapevine_core::id::Incarnation;
 use grapevine_core::index::{ID_BYTES_MAX, SORT_BYTES_MAX};
 use grapevine_core::machine::effects::PeerMessage;
+use grapevine_core::names::NodeId;
 use grapevine_core::roster::{Say, View};
 
 use super::cut::{
@@ -14,8 +18,8 @@ use super::cut::{
 const ORIGIN_BYTES: usize = 42;
 /// A run's name.
 const RUN_BYTES: usize = 18;
-/// A ballot, or anything else of a roster's message but its views.
-const SAY_BYTES: usize = 64;
+/// Three ballots and a run's name, or anything else of a roster's message but its views and seats.
+const SAY_BYTES: usize = 128;
 
 /// The most bytes that a message takes.
 pub(crate) fn message_bytes(message: &PeerMessage) -> usize {
@@ -30,7 +34,7 @@ pub(crate) fn message_bytes(message: &PeerMessage) -> usize {
         // A hole takes what the heads of a run take.
         PeerMessage::Grant { heads, lacked, .. } => (heads.len() + lacked.len()) * ORIGIN_BYTES,
         PeerMessage::SnapshotBegin { cut, .. } => cut.len() * ORIGIN_BYTES,
-        PeerMessage::Roster { say, .. } => SAY_BYTES + view_of(say).map_or(0, view_bytes),
+        PeerMessage::Roster { say, .. } => SAY_BYTES + say_bytes(say),
         PeerMessage::SnapshotVersions {
             classes,
             floors,
@@ -64,16 +68,27 @@ pub(crate) fn message_bytes(message: &PeerMessage) -> usize {
     HEAD_BYTES + parts
 }
 
-fn view_of(say: &Say) -> Option<&View> {
+fn say_bytes(say: &Say) -> usize {
     match say {
-        Say::Decided(view) | Say::Accept { next: view, .. } => Some(view),
-        Say::Promise { accepted, .. } => accepted.as_ref().map(|(_, view)| view),
-        _ => None,
+        Say::Decided(view) | Say::Accept { next: view, .. } => view_bytes(view),
+        Say::Promise {
+            accepted,
+            recovering,
+            ..
+        } => {
+            let accepted = accepted.as_ref().map_or(0, |(_, view)| view_bytes(view));
+            accepted + seats_bytes(recovering)
+        }
+        _ => 0,
     }
 }
 
 fn view_bytes(view: &View) -> usize {
-    let seats = view.seats.keys();
+    seats_bytes(&view.seats) + view.closed.len() * DOT_BYTES
+}
+
+fn seats_bytes(seats: &BTreeMap<NodeId, Incarnation>) -> usize {
+    let seats = seats.keys();
     let seats = seats.map(|node| NESTED_BYTES + text_bytes(node.as_str()) + DOT_BYTES);
-    seats.sum::<usize>() + view.closed.len() * DOT_BYTES
+    seats.sum()
 }
