@@ -276,6 +276,58 @@ fn g8_a_restarting_sidecar_bumps_what_it_held_and_holds_it_for_a_whole_lease_aga
     no_intents_are_stored(&world);
 }
 
+/// Who starts again counts a whole lease anew, and hands that on. Who has counted it from the beginning knows better; whom that one has
+/// handed it to, before it is restarted as well, bumps a second later than it would have.
+#[test]
+fn g8_a_holder_bumps_by_lease_end_plus_grace_though_others_hand_it_a_later_end() {
+    for restarted in [vec![0], vec![0, 1], vec![0, 2]] {
+        let mut world = World::running(3);
+        open(&mut world, 0, &["cart/13"]);
+        for &at in &restarted {
+            pass(&mut world, LEASE / 4);
+            world.crash(at);
+            world.start(at);
+            world.connect_all();
+            world.settle();
+        }
+        let passed = LEASE / 4 * u32::try_from(restarted.len()).unwrap();
+        let before = bumps(&world, 0, "cart/13");
+        let early = LEASE.checked_sub(passed + STEP).unwrap();
+        pass(&mut world, early);
+        assert_eq!(bumps(&world, 0, "cart/13"), before, "the commit is to come");
+        let later = INTENT_GRACE * u32::try_from(restarted.len()).unwrap();
+        pass(&mut world, STEP + later + STRETCH);
+        for at in 0..3 {
+            assert!(
+                bumps(&world, at, "cart/13") > 0,
+                "at {at}, restarted {restarted:?}"
+            );
+        }
+        assert!(
+            bumps(&world, 0, "cart/13") > before,
+            "restarted {restarted:?}"
+        );
+    }
+}
+
+#[test]
+fn g8_what_one_that_leaves_hands_to_all_is_bumped_by_lease_end_plus_grace() {
+    for leave in [vec![0], vec![0, 1], vec![0, 1, 2]] {
+        let mut world = World::running(5);
+        open(&mut world, 0, &["cart/13"]);
+        for &at in &leave {
+            drain(&mut world, at);
+            pass(&mut world, STEP);
+            world.crash(at);
+        }
+        let passed = STEP * u32::try_from(leave.len()).unwrap();
+        pass(&mut world, LEASE.checked_sub(passed + STEP).unwrap());
+        assert_eq!(bumps(&world, 4, "cart/13"), 0, "the commit is to come");
+        pass(&mut world, STEP + INTENT_GRACE + STRETCH);
+        assert!(bumps(&world, 4, "cart/13") > 0, "after {leave:?} left");
+    }
+}
+
 #[test]
 fn g8_a_restarted_sidecar_says_that_an_intent_of_its_last_run_was_bumped() {
     let mut world = World::running(1);
