@@ -5,13 +5,15 @@
 //!
 //! The floor: as many processes, each sent the same hundred bytes over TCP, until all of them have sent them back. It has no
 //! disk, and no HTTP/2. The other peers spread a change by gossip ([`super::gossip`]): they keep nothing either, and nobody
-//! is told that all have it.
+//! is told that all have it. What gossips all the time runs only while it is measured: sidecars are started for each round, and killed
+//! after it.
 //!
 //! With sidecars in a dozen regions ([`super::wan`]) none of them is held, but the same is measured.
 
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
+use async_trait::async_trait;
 use futures::StreamExt;
 use futures::stream::SelectAll;
 use grapevine_proto::v1::application_service_client::ApplicationServiceClient;
@@ -20,7 +22,7 @@ use grapevine_proto::v1::{self, ReceiptLevel};
 use tonic::Streaming;
 use tonic::transport::Channel;
 
-use super::clients::application;
+use super::clients::{alone, application};
 use super::contest::{Contest, Side, blocking, on_own_thread};
 use super::echo::Echoes;
 use super::figure::{Figure, median};
@@ -29,6 +31,7 @@ use super::peers::Peer;
 use super::plot::{Line, Plot};
 use super::sidecars;
 use super::stage::Stage;
+use crate::cluster::Cluster;
 use crate::histogram::Histogram;
 use crate::ports::free_ports;
 
@@ -84,22 +87,12 @@ pub(super) async fn hold(stage: &mut Stage<'_>) -> anyhow::Result<()> {
         let echoes = stage.peer(Peer::Tcp, echoes).await?;
         stage.started(echoes.as_ref().map(Echoes::command));
         let count = stage.amount(200, 10);
-        let sockets = cluster.nodes().iter().map(|node| node.app_unix.clone());
-        let sockets: Vec<_> = sockets.collect();
         let names = size.names;
-        let grapevine = on_own_thread(move || {
-            let sockets = sockets.clone();
-            async move {
-                let mut clients = Vec::new();
-                for socket in &sockets {
-                    clients.push(application(socket).await?);
-                }
-                let mut times = Histogram::default();
-                for time in converge(clients, count).await? {
-                    times.record(time);
-                }
-                Ok(figures(names, &times).into())
-            }
+        let grapevine = Box::new(Ours {
+            cluster,
+            runs: true,
+            count,
+            names,
         });
         let mut peers: Vec<(Peer, Box<dyn Side>)> = Vec::new();
         if let Some(echoes) = &echoes {
@@ -133,11 +126,64 @@ pub(super) async fn hold(stage: &mut Stage<'_>) -> anyhow::Result<()> {
             .await?;
         stage.say("ending");
         drop(echoes);
-        cluster.stop().await?;
     }
     let plot = plot(stage, sizes);
     stage.plot(plot);
     Ok(())
+}
+
+/// Sidecars that run while they are measured.
+struct Ours {
+    cluster: Cluster,
+    runs: bool,
+    count: usize,
+    names: [&'static str; 2],
+}
+
+impl Ours {
+    /// Has all run, fresh and with all others.
+    async fn start(&mut self) -> anyhow::Result<()> {
+        let nodes = self.cluster.nodes().len();
+        if !std::mem::replace(&mut self.runs, true) {
+            for node in 0..nodes {
+                self.cluster.restart(node)?;
+            }
+        }
+        for node in 0..nodes {
+            let all = |status: &v1::StatusResponse| status.seats as usize == nodes;
+            sidecars::wait(&self.cluster, node, all).await?;
+        }
+        Ok(())
+    }
+
+    async fn kill(&mut self) -> anyhow::Result<()> {
+        self.runs = false;
+        for node in 0..self.cluster.nodes().len() {
+            self.cluster.kill(node).await?;
+        }
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl Side for Ours {
+    async fn measure(&mut self) -> anyhow::Result<Vec<Figure>> {
+        self.start().await?;
+        let nodes = self.cluster.nodes().iter();
+        let sockets: Vec<_> = nodes.map(|node| node.app_unix.clone()).collect();
+        let count = self.count;
+        let times = alone(async move || {
+            let mut clients = Vec::new();
+            for socket in &sockets {
+                clients.push(application(socket).await?);
+            }
+            converge(clients, count).await
+        });
+        let mut all = Histogram::default();
+        times.await?.into_iter().for_each(|time| all.record(time));
+        self.kill().await?;
+        Ok(figures(self.names, &all).into())
+    }
 }
 
 /// A side that spreads changes by gossip.

@@ -1,6 +1,7 @@
 //! Look-ups over the Unix socket, by one client, of addresses of 10,000 carts, drawn at random.
 //!
-//! *One by one*: each call waits for the one before. *A hundred per call*: two callers, so that one is served while the other reads.
+//! *One by one*: each call waits for the one before. *A hundred per call*: two callers, of either side, so that one is served while the
+//! other reads.
 //! *Stream*: one look-up per message, 32 under way. Before it measures, each side sees a bump: the cart's token, and only its, must
 //! change. Every answer must be fresh, and its token and address what they were before.
 //!
@@ -458,15 +459,35 @@ fn one_by_one_of(
 
 fn redis_hundred(server: &CacheProcess, calls: usize) -> anyhow::Result<Box<dyn Side>> {
     let process = server.process_id().context("redis has ended")?;
-    let (mut connection, versions) = redis_with_versions(server)?;
-    Ok(blocking(move || {
-        let mut random = SmallRng::seed_from_u64(SEED);
-        let meter = Meter::begin(process)?;
-        for _ in 0..calls {
+    let (first, versions) = redis_with_versions(server)?;
+    let mut connections = vec![first];
+    while connections.len() < CALLERS {
+        connections.push(redis::connect(server.url())?);
+    }
+    let call = move |connection: &mut ::redis::Connection, caller: usize| {
+        let mut random = SmallRng::seed_from_u64(SEED + caller as u64);
+        for _ in 0..calls / CALLERS {
             let mut draw = || versions[random.random_range(0..versions.len())].clone();
             let drawn: Vec<_> = (0..PER_CALL).map(|_| draw()).collect();
-            redis::get_all(&mut connection, &drawn)?;
+            redis::get_all(connection, &drawn)?;
         }
-        Ok(meter.end()?.rate(HUNDRED, calls * PER_CALL).into())
+        anyhow::Ok(())
+    };
+    Ok(blocking(move || {
+        let meter = Meter::begin(process)?;
+        std::thread::scope(|scope| {
+            let callers = connections.iter_mut().enumerate();
+            let call = &call;
+            let callers: Vec<_> = callers
+                .map(|(caller, connection)| scope.spawn(move || call(connection, caller)))
+                .collect();
+            let mut ends = callers.into_iter().map(|caller| match caller.join() {
+                Ok(end) => end,
+                Err(panic) => std::panic::resume_unwind(panic),
+            });
+            ends.try_for_each(|end| end)
+        })?;
+        let looked_up = calls / CALLERS * CALLERS * PER_CALL;
+        Ok(meter.end()?.rate(HUNDRED, looked_up).into())
     }))
 }

@@ -5,7 +5,7 @@
 //! again. Which classes are looked up is drawn before, and their names are laid out in that order, as a caller would just have made them.
 //! A class that the table does not know misses; after fifty thousand look-ups those are asked of the sidecar, as reads would, which is
 //! not timed. Told are the median thousand's time for each look-up, and for each of those that were found, as if a miss took
-//! time for nothing; and what the thread has allocated within all of them, which must be nothing.
+//! time for nothing; the mean of all, in which is also what bumps and other threads had the thread wait for; and what the thread has allocated within all of them, which must be nothing.
 //!
 //! Bumps are made by another client, of classes drawn at random, and wait for everybody (`all`): the table must not have told the old token
 //! once such a call has returned. When they have ended, what the table says must be what the sidecar answers; and hot classes are bumped
@@ -53,6 +53,7 @@ const SEED: u64 = 5;
 const TIMED: usize = 1_000;
 
 const EACH: &str = "client-local, a look-up";
+const EACH_MEAN: &str = "client-local, a look-up, mean";
 const EACH_FOUND: &str = "client-local, for each that is found";
 
 /// How much of everything there is.
@@ -173,8 +174,16 @@ fn figures(timed: &[Timed]) -> Vec<Figure> {
             value: median(&each.collect::<Vec<_>>()),
         }
     };
+    let took: f64 = timed.iter().map(|timed| timed.took.as_secs_f64()).sum();
+    let count: usize = timed.iter().map(|timed| timed.count).sum();
+    let mean = Figure {
+        what: EACH_MEAN.into(),
+        unit: Unit::Nanoseconds,
+        value: took * 1e9 / number(count.max(1) as u64),
+    };
     vec![
         figure(EACH, |timed| timed.count),
+        mean,
         figure(EACH_FOUND, |timed| timed.found),
     ]
 }

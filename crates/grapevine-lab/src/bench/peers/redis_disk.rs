@@ -47,6 +47,8 @@ impl RedisOnDisk {
             ("--save", String::new()),
             ("--appendonly", "yes".to_owned()),
             ("--appendfsync", "everysec".to_owned()),
+            // It would wait for five seconds whether more replicas come.
+            ("--repl-diskless-sync-delay", "0".to_owned()),
         ];
         if let Some(master) = master {
             options.push(("--replicaof", format!("127.0.0.1 {master}")));
