@@ -39,6 +39,10 @@ pub struct CommitId(pub u64);
 
 /// One thing that happened.
 #[derive(Clone, Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "the largest are words about the roster, and few are said"
+)]
 pub enum Input {
     /// An application declares classes changed.
     Invalidate(Ticket, Invalidate),

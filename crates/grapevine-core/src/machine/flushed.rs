@@ -32,6 +32,10 @@ const PUSHED_BATCHES_MAX: usize = 64;
 
 /// Work that waits for a flush.
 #[derive(Clone, Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "the largest are words about the roster, and few are said"
+)]
 pub(super) enum Pending {
     /// Nobody waits.
     Nothing,

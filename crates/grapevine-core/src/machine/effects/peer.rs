@@ -50,6 +50,10 @@ pub struct Span {
 
 /// What peers say to each other.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "the largest are words about the roster, and few are said"
+)]
 pub enum PeerMessage {
     /// Consecutive bump-lane events.
     Bumps {
