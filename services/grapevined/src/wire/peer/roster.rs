@@ -299,7 +299,122 @@ fn read_promise(promise: &v1::RosterPromise) -> Checked<Say> {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use prost::Message as _;
+
+    use super::super::message_bytes;
     use super::*;
+
+    fn run(number: u128) -> Incarnation {
+        Incarnation::new(number).unwrap()
+    }
+
+    fn seats_of(numbers: std::ops::RangeInclusive<u128>) -> BTreeMap<NodeId, Incarnation> {
+        let seat = |number| {
+            (
+                NodeId::parse(&format!("node-{number}")).unwrap(),
+                run(number),
+            )
+        };
+        numbers.map(seat).collect()
+    }
+
+    #[test]
+    fn g7_words_about_the_roster_survive_the_wire() {
+        let view = View {
+            number: 5,
+            history: Some(run(9).as_history()),
+            everything: 1,
+            seats: seats_of(1..=3),
+            ..View::default()
+        };
+        let by = Incarnation::from_bytes(&[0xff; 16]).unwrap();
+        let ballot = Ballot {
+            round: NUMBER_MAX,
+            by,
+        };
+        let number = 4;
+        let promise = |accepted, above, by, recovering| Say::Promise {
+            number,
+            ballot,
+            accepted,
+            memory: Memory::Disk,
+            above,
+            by,
+            recovering,
+        };
+        let accepted = Some((ballot, view.clone()));
+        let prepare = |recovers| Say::Prepare {
+            number,
+            ballot,
+            recovers,
+        };
+        let next = view.clone();
+        let words = [
+            prepare(false),
+            prepare(true),
+            promise(None, None, None, BTreeMap::new()),
+            promise(accepted, Some(ballot), Some(by), seats_of(1..=200)),
+            Say::Accept { ballot, next },
+            Say::Accepted { number, ballot },
+            Say::Refuse {
+                number,
+                promised: ballot,
+            },
+            Say::Decided(view.clone()),
+        ];
+        for word in words {
+            let message = say(view.history, word.clone());
+            let encoded = message.encode_to_vec();
+            let decoded = v1::Roster::decode(&encoded[..]).unwrap();
+            let history = view.history;
+            let told = PeerMessage::Roster { history, say: word };
+            assert!(encoded.len() <= message_bytes(&told), "{told:?}");
+            assert_eq!(read(&decoded).unwrap(), told);
+        }
+    }
+
+    #[test]
+    fn g10_promises_that_tell_of_too_many_or_of_nobody_are_refused_by_field() {
+        type Change = fn(&mut v1::RosterPromise);
+        let told = |change: Change| {
+            let at = Ballot {
+                round: 1,
+                by: run(7),
+            };
+            let mut promise = v1::RosterPromise {
+                number: 4,
+                ballot: Some(ballot(at)),
+                memory: v1::RosterMemory::Sure.into(),
+                ..v1::RosterPromise::default()
+            };
+            change(&mut promise);
+            read_promise(&promise).map_err(|error| format!("{error:?}"))
+        };
+        assert!(told(|_| ()).is_ok());
+        let most = SEATS_MAX as u128;
+        assert!(most == 1_024 && told(|it| it.recovering = seats(&seats_of(1..=1_024))).is_ok());
+        let refused: [(&str, Change); 5] = [
+            ("promise.recovering", |it| {
+                it.recovering = seats(&seats_of(1..=1_025));
+            }),
+            ("promise.recovering.node_id", |it| {
+                it.recovering = [seats(&seats_of(1..=1)), seats(&seats_of(1..=1))].concat();
+            }),
+            ("promise.recovering.incarnation", |it| {
+                it.recovering = seats(&seats_of(1..=1));
+                it.recovering[0].incarnation = vec![7; 15].into();
+            }),
+            ("promise.incarnation", |it| {
+                it.incarnation = vec![0; 16].into();
+            }),
+            ("ballot", |it| it.above = Some(v1::Ballot::default())),
+        ];
+        for (field, change) in refused {
+            let error = told(change).unwrap_err();
+            assert!(error.contains(field), "{field}: {error}");
+        }
+    }
 
     /// A run ends when a view retires it: a member would, whenever somebody made such a view up.
     #[test]
