@@ -103,6 +103,35 @@ fn g7_who_has_accepted_the_next_view_grants_nothing_in_this_one() {
     }
 }
 
+/// Who closes rounds for many keeps that once, and its word to each of them rests on it.
+#[test]
+fn g7_what_is_promised_already_is_told_to_the_next_one_once_it_is_on_disk() {
+    let mut world = World::running(3);
+    let view = world.core(0).roster();
+    let (number, history) = (view.number, view.history);
+    let promised = |world: &World, to: usize| {
+        let promise = |said: &PeerMessage| match said {
+            PeerMessage::Roster { say, .. } => matches!(say, Say::Promise { .. }),
+            _ => false,
+        };
+        world.links[&(0, to)].iter().any(promise)
+    };
+    for from in [1, 2] {
+        let by = world.incarnation(from);
+        let say = Say::Prepare {
+            number,
+            ballot: Ballot { round: 1_000, by },
+            recovers: true,
+        };
+        hear(&mut world, 0, from, PeerMessage::Roster { history, say });
+        assert!(!promised(&world, from), "{from}: nothing is flushed yet");
+    }
+    while world.flush(0) {}
+    for to in [1, 2] {
+        assert!(promised(&world, to), "{to}");
+    }
+}
+
 /// A run that started again may have accepted what it no longer knows of, until enough others have told it.
 #[test]
 fn g7_promises_of_who_may_have_forgotten_what_it_accepted_do_not_decide() {
