@@ -28,9 +28,9 @@ impl Incarnation {
     pub(crate) const FIRST_HISTORY: Self = Self(HISTORY_EPOCH << 96);
     /// The lowest name of a history's retirements; those of runs are below.
     pub(crate) const FIRST_RETIREMENTS: Self = Self(RETIREMENTS_EPOCH << 96);
-    /// The highest name of all.
-    /// The lowest number, which no run draws.
+    /// The lowest name of all: a run draws it only if all of its 96 bits but the last are zero.
     pub(crate) const FIRST: Self = Self(1);
+    /// The highest name of all.
     pub(crate) const LAST: Self = Self(u128::MAX);
     /// The length of the byte form.
     pub const LEN: usize = 16;
