@@ -244,7 +244,7 @@ impl Core {
         let mut ends = now.plus(stretched(lease, self.config.clock_rate_ppm));
         let (mut covered, mut handed) = (None, Handed::No);
         if let Some(held) = self.intents.take_held(id) {
-            // None of the two lies before the writer's lease is over. Who tells of it may have counted all of it anew.
+            // Neither lies before the end of the writer's lease. Who tells of it may have counted all of it anew.
             ends = ends.min(held.ends);
             (covered, handed) = (held.covered, held.handed);
         }
