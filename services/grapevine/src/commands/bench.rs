@@ -42,7 +42,8 @@ The benches, and whom each is held against:
                           and no sidecar
 
 A peer whose server is not installed is named as skipped. The figures are
-medians of the rounds, and the ratio is that of grapevine's to the peer's.
+medians of the rounds. The ratio is the median of the rounds' ratios, of grapevine's
+figure to the peer's, for both had the same machine in a round.
 docs/benchmarks.md says what is measured, and what was.";
 
 /// Measure what Grapevine costs, beside its peers in the same run
