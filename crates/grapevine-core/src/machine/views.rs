@@ -430,8 +430,9 @@ impl Core {
             // What was wanted was to be sure. The next wish has its own turns.
             (self.views.wanted, self.views.attempts) = (None, 0);
         } else if std::mem::replace(&mut self.views.trying, trying) && !trying {
-            // Outbid, most likely by a member that recovers: it asks once and is in nobody's way any more. Who recovers itself leaves the
-            // field to others for a shorter while, for their recovering is in the way of none that comes later.
+            // Outbid, most likely by a member that recovers: it asks once or twice and is in nobody's way any more. Who recovers itself is
+            // refused by members before 0.5 only. It leaves the field to others for a shorter while, for their recovering is in the way of
+            // none that comes later.
             let recovers = !sure && self.views.view().number > 0;
             let turn = if recovers {
                 (OUTBID * self.turn()).min(RECOVERS_LATER_MAX)
