@@ -130,6 +130,19 @@ fn a_lease_longer_than_any_is_told_with_its_field_and_the_limit() {
         };
         assert_eq!(told, [of(2, 65), of(3, 1_000_000)]);
     }
+    // Also where no lease is given, or too long a one.
+    let fill = |bytes: usize, lease: usize| v1::Fill {
+        lease: vec![7; lease].into(),
+        fill: vec![7; bytes].into(),
+        ..fill(&0)
+    };
+    let fills = v1::CommitFillRequest {
+        fills: vec![fill(64, 0), fill(65, 0), fill(66, 65)],
+    };
+    let status = app::fills(fills, expiry).err().unwrap();
+    let bad = status.get_details_bad_request().unwrap().field_violations;
+    let fields: Vec<_> = bad.iter().map(|v| &*v.field).collect();
+    assert_eq!(fields, ["fills[1].fill", "fills[2].lease", "fills[2].fill"]);
 }
 
 #[test]

@@ -155,14 +155,13 @@ pub(crate) fn fills(
             Strategy::Versioned | Strategy::Bucketed(_) => core::Purpose::Verdict,
             Strategy::Ttl => core::Purpose::Lapses,
         };
-        let claim = match lease(&mut violations, field, &fill.lease) {
+        let lease = lease(&mut violations, field, &fill.lease);
+        let turn = turn(&mut violations, field, &fill.fill);
+        let claim = match (lease, turn) {
             // A fill without a lease has no stamp, so nothing can be said for it.
-            core::LeaseClaim::Absent => core::LeaseClaim::Malformed,
-            core::LeaseClaim::Lease(lease) => match turn(&mut violations, field, &fill.fill) {
-                Some(turn) => core::LeaseClaim::Elected(lease, turn),
-                None => core::LeaseClaim::Lease(lease),
-            },
-            claim => claim,
+            (core::LeaseClaim::Absent, _) => core::LeaseClaim::Malformed,
+            (core::LeaseClaim::Lease(lease), Some(turn)) => core::LeaseClaim::Elected(lease, turn),
+            (claim, _) => claim,
         };
         let classes = sorted_classes(&named);
         items.push(core::RegisterItem {
