@@ -124,7 +124,7 @@ pub trait Store: Send + Sync + 'static {
     /// Whether the last [`Write::Expire`] stopped at a limit with more due: one more removes more.
     fn expiry_backlog(&self) -> bool;
 
-    /// Bytes on disk; of a store in memory, 0.
+    /// Bytes on disk; of a store in memory, 0. Waits for no commit, which a stalled disk may hold up.
     fn disk_bytes(&self) -> u64;
 }
 

@@ -5,6 +5,7 @@
 //! They stay here until the tree has them for certain. After a failure in between the next attempt puts all of them there once more, as the
 //! next start does from the journal; so nobody takes a part of them for all.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use sled::Tree;
@@ -25,6 +26,8 @@ pub(crate) struct Shared {
     /// take back; for reading while a page is read. A waiting writer goes before new readers (the standard library's lock on Linux
     /// does that), so a commit waits for the pages being read, and no longer.
     pending: RwLock<Pending>,
+    /// Bytes of the journal, for those who must not wait for a commit that a stalled disk holds up.
+    journal_bytes: AtomicU64,
 }
 
 /// What is pending.
@@ -51,6 +54,7 @@ impl Shared {
         Self {
             tree,
             guard,
+            journal_bytes: AtomicU64::new(journal.bytes()),
             pending: RwLock::new(Pending {
                 journal,
                 changes: Changes::new(),
@@ -73,13 +77,20 @@ impl Shared {
         self.pending.write().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Bytes of the journal. Waits for nobody.
+    pub(crate) fn journal_bytes(&self) -> u64 {
+        self.journal_bytes.load(Ordering::Relaxed)
+    }
+
     /// Takes a commit up: from now on it survives the end of the process.
     pub(crate) fn add(&self, commit: u64, changes: Changes) -> Result<(), StoreError> {
         let mut pending = self.write();
         // The guard notes a failure before others go on, who then see nothing at all.
-        self.guard.run(Phase::Running, || {
+        let added = self.guard.run(Phase::Running, || {
             pending.add(&self.tree, &self.guard, commit, changes)
-        })
+        });
+        self.note_bytes(&pending);
+        added
     }
 
     /// Puts everything into the tree.
@@ -106,8 +117,16 @@ impl Shared {
     /// Removes what a flush handed over.
     pub(crate) fn remove(&self, ended: Ended) -> Result<(), StoreError> {
         let bytes = ended.remove().map_err(StoreError::of_disk)?;
-        self.write().journal.removed(bytes);
+        let mut pending = self.write();
+        pending.journal.removed(bytes);
+        self.note_bytes(&pending);
         Ok(())
+    }
+
+    /// What the journal has become, told while it cannot change.
+    fn note_bytes(&self, pending: &Pending) {
+        self.journal_bytes
+            .store(pending.journal.bytes(), Ordering::Relaxed);
     }
 }
 
@@ -115,11 +134,6 @@ impl Pending {
     /// What the tree does not have, or may not.
     pub(crate) fn changes(&self) -> &Changes {
         &self.changes
-    }
-
-    /// Bytes of the journal.
-    pub(crate) fn journal_bytes(&self) -> u64 {
-        self.journal.bytes()
     }
 
     fn add(

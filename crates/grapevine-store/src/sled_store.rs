@@ -446,7 +446,7 @@ impl Store for SledStore {
     fn disk_bytes(&self) -> u64 {
         self.db.size_on_disk().unwrap_or(0)
             + self.log_written.bytes()
-            + self.pending.read().journal_bytes()
+            + self.pending.journal_bytes()
     }
 }
 

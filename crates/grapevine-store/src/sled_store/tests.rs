@@ -11,6 +11,8 @@ pub(super) type Flush = Box<dyn FnOnce() -> Result<(), StoreError> + Send>;
 
 /// Long enough for a reader that is not held up to have read.
 const LONG_FOR_A_READ: Duration = Duration::from_millis(200);
+/// By then what waits for nothing has ended.
+const SOON: Duration = Duration::from_secs(30);
 
 fn bumped(sequence: u64) -> Write {
     let origin = Incarnation::new(1).unwrap();
@@ -107,6 +109,32 @@ fn g1_what_panicked_before_it_was_flushed_is_never_shown() {
     let failed = store.commit(&[bumped(2)]);
     assert!(matches!(failed, Err(StoreError::Panicked(_))));
     assert!(matches!(shown(&store), Err(StoreError::Failed { .. })));
+}
+
+#[test]
+fn what_it_takes_of_the_disk_is_told_while_a_commit_waits_for_that() {
+    let (_directory, store) = open();
+    let (begun, has_begun) = sync_channel(1);
+    let (go_on, may_go_on) = sync_channel::<()>(1);
+    let stalled: Flush = Box::new(move || {
+        begun.send(()).unwrap();
+        // An error means that the test is over.
+        let _ = may_go_on.recv();
+        Ok(())
+    });
+    *store.pending.read().instead_of_journal.lock().unwrap() = Some(stalled);
+    let committing = {
+        let store = store.clone();
+        std::thread::spawn(move || store.commit(&[bumped(2)]))
+    };
+    has_begun.recv_timeout(SOON).unwrap();
+    let (told, tells) = sync_channel(1);
+    let asked = store.clone();
+    std::thread::spawn(move || told.send(asked.disk_bytes()));
+    let bytes = tells.recv_timeout(SOON);
+    drop(go_on);
+    committing.join().unwrap().unwrap();
+    assert!(bytes.expect("it waits for the commit") > 0);
 }
 
 #[test]
