@@ -24,11 +24,21 @@ fn addresses(config: &Config, conflict: &mut impl FnMut(&str, String)) {
         let reason = "both empty: applications could not call this sidecar".to_owned();
         conflict("app.unix, app.tcp", reason);
     }
-    if let Some(app) = config.app.tcp
-        && collide(app, config.peer.listen)
-    {
-        let reason = format!("both listen on TCP port {}", app.port());
-        conflict("app.tcp, peer.listen", reason);
+    let listeners = [
+        ("app.tcp", config.app.tcp),
+        ("peer.listen", Some(config.peer.listen)),
+        ("health.listen", config.health.listen),
+        ("metrics.listen", config.metrics.listen),
+    ];
+    for (number, (knob, address)) in listeners.into_iter().enumerate() {
+        for (other_knob, other) in listeners.into_iter().skip(number + 1) {
+            if let (Some(address), Some(other)) = (address, other)
+                && collide(address, other)
+            {
+                let reason = format!("both listen on TCP port {}", address.port());
+                conflict(&format!("{knob}, {other_knob}"), reason);
+            }
+        }
     }
     let unreachable =
         |address: SocketAddr| address.ip().is_unspecified() || address.ip().is_multicast();

@@ -339,6 +339,14 @@ fn values_that_do_not_go_together_are_told() {
             "together: purge.retry_interval_max: 10s is below purge.retry_interval_min, which is 30s",
         ]
     );
+    let file = "[health]\nlisten = \"0.0.0.0:7409\"\n[metrics]\nlisten = \"127.0.0.1:7401\"\n";
+    assert_eq!(
+        wrong(file, &[], &["--app-tcp", "127.0.0.1:7409"]),
+        [
+            "together: app.tcp, health.listen: both listen on TCP port 7409",
+            "together: peer.listen, metrics.listen: both listen on TCP port 7401",
+        ]
+    );
     let file = "[cluster]\nexpected_members = 12\n[gossip]\nmax_peers = 10\n";
     assert_eq!(
         wrong(file, &[], &[]),
