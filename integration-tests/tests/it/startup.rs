@@ -233,6 +233,36 @@ async fn a_directory_that_another_sidecar_has_or_that_is_none_is_named() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_does_not_open_is_named_and_a_signal_ends_its_sidecar() {
+    let mut cluster = Setup::of(1).prepare().await.unwrap();
+    let store = cluster[0].data_dir.clone();
+    fs::create_dir_all(&store).unwrap();
+    // Who opens it for reading waits for a writer.
+    let pipe = store.join("acknowledged").display().to_string();
+    let made = run_to_end(Path::new("/usr/bin/mkfifo"), [&pipe], AT_ONCE).await;
+    check(&made.unwrap(), 0, &[]);
+    cluster[0].start().unwrap();
+    let shown = store.display().to_string();
+    eventually("it opens the store", AT_ONCE, async || {
+        let log = cluster[0].log();
+        ensure!(log.contains("opening the store") && log.contains(&shown));
+        Ok(())
+    })
+    .await
+    .unwrap();
+    eventually("it says that this takes long", AT_ONCE, async || {
+        ensure!(cluster[0].log().contains("still being opened"));
+        Ok(())
+    })
+    .await
+    .unwrap();
+    cluster[0].terminate().await.unwrap();
+    let ended = cluster[0].end(AT_ONCE).await.unwrap();
+    check(&ended, 0, &["SIGTERM", "before it had started"]);
+    assert!(!cluster[0].app_unix.exists(), "its socket is left");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn json_log_lines_are_json_and_tell_warnings_and_ports() {
     let test = "json_log_lines_are_json";
     let setup = Setup::of(1)

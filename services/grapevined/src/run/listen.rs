@@ -92,6 +92,12 @@ impl Listeners {
 
     /// Tells where it listens, which nobody knows of a port 0.
     pub(super) fn tell(&self) {
+        let unix = self.unix.as_ref().map(UnixListener::local_addr);
+        if let Some(Ok(address)) = &unix
+            && let Some(path) = address.as_pathname()
+        {
+            info!(app_unix = %path.display(), "listening");
+        }
         let bound = |listener: &Option<TcpListener>| listener.as_ref()?.local_addr().ok();
         if let Some(address) = bound(&self.tcp) {
             info!(app_tcp = %address, "listening");

@@ -47,22 +47,34 @@ const CLOCK_RATE_PPM: u32 = 500;
 /// How often, and after how long each time, it is looked whether gossip is nobody else's any more.
 const GOSSIP_LOOKS: u32 = 50;
 const GOSSIP_LOOK: Duration = Duration::from_millis(20);
+/// How often it is told that opening the store takes long. A store of ten million registrations takes a second.
+const OPENING_TOLD_EVERY: Duration = Duration::from_secs(5);
 /// How long leaving may take once calls have ended: a flush, the last deletes, and the links' last messages.
 const LEAVE_MAX: Duration = Duration::from_secs(5);
 
 /// Runs a sidecar until SIGTERM, SIGHUP, Ctrl-C or a `Drain`, then drains within the configured bound. A second signal ends it
-/// at once, which is an error.
+/// at once, which is an error; one that comes while the store is being opened does, too, which is none.
 pub async fn run(config: Config) -> anyhow::Result<()> {
     for warning in config.warnings() {
         warn!("{warning}");
     }
     descriptors::raise(config.limits.connections_max);
     let mut signals = Signals::listen()?;
-    let mut listeners = outlast(async || Listeners::bind(&config).await).await?;
+    let opened = async {
+        let listeners = outlast(async || Listeners::bind(&config).await).await?;
+        let store = outlast(async || open_store(&config).await).await?;
+        anyhow::Ok((listeners, store))
+    };
+    let (mut listeners, (store, recovered)) = tokio::select! {
+        opened = opened => opened?,
+        reason = signals.next() => {
+            info!(reason, "ended before it had started");
+            return Ok(());
+        }
+    };
     // Given up behind all that follows, however that ends.
     let _unix_held = listeners.unix_held.take();
     let peer_address = config.peer_advertise(listeners.peer.local_addr()?);
-    let (store, recovered) = outlast(async || open_store(&config).await).await?;
     let mut sidecar = Sidecar::start(&config, store, &recovered, peer_address).await?;
     drop(recovered);
     listeners.tell();
@@ -302,8 +314,17 @@ async fn open_store(config: &Config) -> anyhow::Result<(Arc<dyn Store>, Recovere
         log_bytes_max: config.store.log_bytes_max.as_usize() as u64 / 2,
         ..grapevine_store::StoreConfig::new(&config.store.path)
     };
-    let opened = tokio::task::spawn_blocking(move || grapevine_store::open(&store_config)).await?;
     let path = config.store.path.display();
+    info!(%path, "opening the store");
+    let mut opening = tokio::task::spawn_blocking(move || grapevine_store::open(&store_config));
+    let opened = loop {
+        match tokio::time::timeout(OPENING_TOLD_EVERY, &mut opening).await {
+            Ok(opened) => break opened?,
+            Err(_) => {
+                warn!(%path, "the store is still being opened: its disk, or what stands there in the place of a file, does not answer");
+            }
+        }
+    };
     let (store, recovered, report) = opened.with_context(|| format!("store.path {path}"))?;
     if let Some(aside) = report.set_aside {
         let reason = report.reason.as_deref().unwrap_or("it cannot be read");
