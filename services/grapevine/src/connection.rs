@@ -22,7 +22,7 @@ pub(crate) struct Connection {
         help_heading = "Sidecar"
     )]
     pub(crate) endpoint: String,
-    /// How long to wait for it, 1ms to 1m
+    /// How long to wait for it, 1ms to 1m; invalidations and writes say 1.5s later at most that nothing came
     #[arg(
         long,
         value_name = "DURATION",

@@ -10,17 +10,18 @@
 //!
 //! With sidecars in a dozen regions ([`super::wan`]) none of them is held, but the same is measured.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
 use async_trait::async_trait;
 use futures::StreamExt;
-use futures::stream::SelectAll;
+use futures::stream::{BoxStream, SelectAll};
 use grapevine_proto::v1::application_service_client::ApplicationServiceClient;
 use grapevine_proto::v1::watch_response::Kind;
 use grapevine_proto::v1::{self, ReceiptLevel};
-use tonic::Streaming;
 use tonic::transport::Channel;
+use tonic::{Status, Streaming};
 
 use super::clients::{alone, application};
 use super::contest::{Contest, Side, blocking, on_own_thread};
@@ -28,7 +29,7 @@ use super::echo::Echoes;
 use super::figure::{Figure, median};
 use super::gossip::{self, Chitchat, Serf};
 use super::peers::Peer;
-use super::plot::{Line, Plot};
+use super::plot::{Line, Plot, Scale};
 use super::sidecars;
 use super::stage::Stage;
 use crate::cluster::Cluster;
@@ -62,14 +63,7 @@ macro_rules! size {
 
 const SIZES: [Size; 2] = [size!(10), size!(50)];
 /// For a picture.
-const MORE_SIZES: [Size; 6] = [
-    size!(2),
-    size!(5),
-    size!(10),
-    size!(20),
-    size!(35),
-    size!(50),
-];
+const MORE_SIZES: [Size; 4] = [size!(5), size!(10), size!(25), size!(50)];
 
 /// Holds the bench.
 pub(super) async fn hold(stage: &mut Stage<'_>) -> anyhow::Result<()> {
@@ -210,22 +204,28 @@ fn gossips<K: gossip::Kind>(
 /// Both figures of every side, by the number of processes.
 fn plot(stage: &Stage<'_>, sizes: &[Size]) -> Plot {
     let mut lines: Vec<Line> = Vec::new();
-    let mut add = |name: String, point| match lines.iter_mut().find(|line| line.name == name) {
-        Some(line) => line.points.push(point),
-        None => lines.push(Line {
-            name,
-            points: vec![point],
-        }),
+    let mut add = |side: &str, what: &'static str, dashed, point| {
+        let mut same = lines.iter_mut();
+        match same.find(|line| line.side == side && line.what == what) {
+            Some(line) => line.points.push(point),
+            None => lines.push(Line {
+                side: side.to_owned(),
+                what,
+                dashed,
+                points: vec![point],
+            }),
+        }
     };
     for (at, quantile) in ["p50", "p99"].into_iter().enumerate() {
+        let dashed = at > 0;
         for size in sizes {
             let nodes = f64::from(size.nodes);
             let ms = |values: &[f64]| median(values) / 1e3;
             for row in stage.found(size.names[at]) {
-                add(format!("grapevine, {quantile}"), (nodes, ms(&row.values)));
+                add("grapevine", quantile, dashed, (nodes, ms(&row.values)));
                 if let Some(theirs) = &row.peer {
-                    let name = format!("{}, {quantile}", theirs.peer);
-                    add(name, (nodes, ms(&theirs.values)));
+                    let peer = theirs.peer.to_string();
+                    add(&peer, quantile, dashed, (nodes, ms(&theirs.values)));
                 }
             }
         }
@@ -235,6 +235,7 @@ fn plot(stage: &Stage<'_>, sizes: &[Size]) -> Plot {
         title: "A bump until all have it",
         across: "processes",
         up: "ms",
+        scale: Scale::Logarithmic,
         lines,
     }
 }
@@ -254,8 +255,9 @@ pub(super) async fn converge(
     count: usize,
 ) -> anyhow::Result<Vec<Duration>> {
     let mut watches = SelectAll::new();
-    for client in &mut clients {
-        watches.push(watch(client).await?);
+    for (at, client) in clients.iter_mut().enumerate() {
+        let told = watch(client).await?.map(move |told| (at, told));
+        watches.push(told.boxed());
     }
     let nodes = clients.len();
     let mut times = Vec::with_capacity(count);
@@ -284,22 +286,22 @@ pub(super) async fn converge(
     Ok(times)
 }
 
-/// Waits until as many watchers as there are nodes have told of one event, and no other; tells which and when.
-async fn all_see(
-    watches: &mut SelectAll<Streaming<v1::WatchResponse>>,
-    nodes: usize,
-) -> anyhow::Result<(v1::EventId, Instant)> {
-    let mut event = None;
-    for _ in 0..nodes {
-        let told = watches.next().await.context("converge: a watch ended")??;
-        let bump = match told.kind {
+/// What watchers tell, and which of them.
+type Watches = SelectAll<BoxStream<'static, (usize, Result<v1::WatchResponse, Status>)>>;
+
+/// Waits until each of so many watchers has told of one event, once, and none of another; tells which and when.
+async fn all_see(watches: &mut Watches, nodes: usize) -> anyhow::Result<(v1::EventId, Instant)> {
+    let (mut event, mut have) = (None, BTreeSet::new());
+    while have.len() < nodes {
+        let (at, told) = watches.next().await.context("converge: a watch ended")?;
+        let bump = match told?.kind {
             Some(Kind::Bump(bump)) => bump.event.unwrap_or_default(),
-            other => bail!("converge: a watcher was told {other:?}"),
+            other => bail!("converge: watcher {at} was told {other:?}"),
         };
         let first = event.get_or_insert_with(|| bump.clone());
         ensure!(
-            *first == bump,
-            "converge: {bump:?} came before {first:?} was everywhere"
+            *first == bump && have.insert(at),
+            "converge: watcher {at} told of {bump:?} before {first:?} was everywhere"
         );
     }
     Ok((event.unwrap_or_default(), Instant::now()))
@@ -315,5 +317,45 @@ async fn watch(
     match watch.message().await?.and_then(|told| told.kind) {
         Some(Kind::Started(_)) => Ok(watch),
         other => bail!("converge: a watch began with {other:?}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+
+    use super::*;
+
+    fn bump(at: usize, sequence: u64) -> (usize, Result<v1::WatchResponse, Status>) {
+        let event = v1::EventId {
+            sequence,
+            ..v1::EventId::default()
+        };
+        let bump = v1::WatchBump {
+            event: Some(event),
+            ..v1::WatchBump::default()
+        };
+        let told = v1::WatchResponse {
+            kind: Some(Kind::Bump(bump)),
+        };
+        (at, Ok(told))
+    }
+
+    #[tokio::test]
+    async fn a_bump_is_everywhere_once_each_watcher_has_told_of_it() {
+        let seen = async |told: Vec<_>| {
+            let mut watches = Watches::from_iter([futures::stream::iter(told).boxed()]);
+            all_see(&mut watches, 2)
+                .await
+                .map(|(event, _)| event.sequence)
+                .map_err(|error| error.to_string())
+        };
+        assert_eq!(seen(vec![bump(0, 7), bump(1, 7)]).await, Ok(7));
+        let twice = seen(vec![bump(0, 7), bump(0, 7), bump(1, 7)]).await;
+        assert!(twice.unwrap_err().contains("watcher 0 told of"));
+        let other = seen(vec![bump(0, 7), bump(1, 8)]).await;
+        assert!(other.unwrap_err().contains("watcher 1 told of"));
+        let missing = seen(vec![bump(0, 7)]).await;
+        assert_eq!(missing.unwrap_err(), "converge: a watch ended");
     }
 }

@@ -25,7 +25,7 @@ use super::contest::{Contest, Side};
 use super::figure::{Figure, number};
 use super::peers::Peer;
 use super::peers::redis_disk::{RedisOnDisk, add, connect, members, packed};
-use super::plot::{Line, Plot};
+use super::plot::{Line, Plot, Scale};
 use super::registrations::{Pair, Registrations, scatter};
 use super::sidecars;
 use super::stage::Stage;
@@ -131,14 +131,19 @@ fn plot(
             .iter()
             .map(|(count, usage)| (millions(*count), millions(of(usage))));
         let points: Vec<_> = points.collect();
-        let name = name.to_owned();
-        (!points.is_empty()).then_some(Line { name, points })
+        (!points.is_empty()).then(|| Line {
+            side: name.to_owned(),
+            what: "",
+            dashed: false,
+            points,
+        })
     });
     Plot {
         name,
         title,
         across: "million registrations",
         up: "MB",
+        scale: Scale::Linear,
         lines: lines.collect(),
     }
 }

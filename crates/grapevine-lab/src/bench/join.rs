@@ -50,6 +50,7 @@ pub(super) async fn hold(stage: &mut Stage<'_>) -> anyhow::Result<()> {
     };
     let quiet = stage.amount(QUIET, QUIET / 20);
     let cluster = sidecars::start_some(stage, 4, 3, &sidecars::expecting(3), Vec::new()).await?;
+    stage.started(["a fourth one of the same kind joins them in each round".to_owned()]);
     stage.say("registering");
     register(&cluster.nodes()[0].app_unix, set).await?;
     for node in 0..3 {
@@ -65,7 +66,8 @@ pub(super) async fn hold(stage: &mut Stage<'_>) -> anyhow::Result<()> {
     let master = RedisOnDisk::start(&place, ports[0], None);
     let mut peers: Vec<(Peer, Box<dyn Side>)> = Vec::new();
     if let Some(master) = stage.peer(Peer::Redis, master).await? {
-        stage.started([master.command()]);
+        let replica = "a replica in each round: the same with --replicaof".to_owned();
+        stage.started([master.command(), replica]);
         let url = master.url();
         let filled = tokio::task::spawn_blocking(move || {
             let mut connection = connect(&url)?;

@@ -73,7 +73,12 @@ impl<'a> Stage<'a> {
         }
         self.say(&format!("starting {peer}"));
         match start.await {
-            Ok(server) => Ok(Some(server)),
+            Ok(server) => {
+                let version = peer.version().await;
+                let known = |version: &String| self.settings.contains(version);
+                self.started(version.filter(|version| !known(version)));
+                Ok(Some(server))
+            }
             Err(CacheServerError::NotInstalled(program)) => {
                 self.skip(peer, program);
                 Ok(None)

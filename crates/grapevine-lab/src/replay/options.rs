@@ -172,7 +172,6 @@ impl ReplayOptions {
             "[cluster]\nexpected_members = {nodes}\n\
              [freshness]\nmax_staleness = \"2s\"\nmember_timeout = \"30s\"\n\
              [limits]\nqueue_watch_max = {WATCH_QUEUE}\n\
-             [log]\nfilter = \"warn\"\n\
              [policy_default]\nstrategy = \"{strategy}\"\nttl = \"{ttl}\"\npaging = {paging}\non_unknown = \"bypass\"\n",
             nodes = self.nodes,
         )

@@ -174,14 +174,15 @@ mod tests {
 
     use super::*;
 
+    /// So many members, each of which has only what is made at it.
     #[derive(Clone)]
-    struct Sample;
+    struct Sample(usize);
 
     impl Kind for Sample {
         const NAME: &'static str = "sample";
 
         fn members(&self) -> usize {
-            2
+            self.0
         }
 
         fn program(&self) -> &Path {
@@ -190,9 +191,9 @@ mod tests {
 
         fn arguments(&self, _: usize) -> Vec<String> {
             // Each has met both, and has what it is told.
-            let script =
-                "echo met a; echo met b; echo whatever; while read n; do echo has $n; done";
-            vec!["-c".to_owned(), script.to_owned()]
+            let meet = ["echo met a", "echo met b"][..self.0].join("; ");
+            let script = format!("{meet}; echo whatever; while read n; do echo has $n; done");
+            vec!["-c".to_owned(), script]
         }
 
         fn told(line: &str) -> Option<Told> {
@@ -207,8 +208,14 @@ mod tests {
     #[tokio::test]
     async fn what_not_all_have_is_not_taken_for_spread() {
         // Each change reaches the member where it is made and no other.
-        let spread = tokio::time::timeout(Duration::from_millis(500), spread(Sample, 1)).await;
+        let spread = tokio::time::timeout(Duration::from_millis(500), spread(Sample(2), 1)).await;
         assert!(spread.is_err(), "{spread:?}");
+    }
+
+    #[tokio::test]
+    async fn what_all_have_is_spread() {
+        let times = spread(Sample(1), 3).await.unwrap();
+        assert_eq!(times.len(), 3);
     }
 
     #[tokio::test]

@@ -8,6 +8,8 @@ use std::fmt;
 
 use serde::Serialize;
 
+use crate::process::find_program;
+
 /// A peer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -46,6 +48,25 @@ impl Peer {
             Self::Delay => "delay",
             Self::HashMap => "hash-map",
         }
+    }
+
+    /// How its program tells its version. The others are in this one.
+    fn tells_version(self) -> Option<[&'static str; 2]> {
+        match self {
+            Self::Redis => Some(["redis-server", "--version"]),
+            Self::Memcached => Some(["memcached", "--version"]),
+            Self::Serf => Some(["serf", "version"]),
+            _ => None,
+        }
+    }
+
+    /// What its program says of its version: the first line.
+    pub(in crate::bench) async fn version(self) -> Option<String> {
+        let [program, ask] = self.tells_version()?;
+        let mut command = tokio::process::Command::new(find_program(program)?);
+        let told = command.arg(ask).kill_on_drop(true).output().await.ok()?;
+        let told = String::from_utf8_lossy(&told.stdout);
+        Some(format!("{self}: {}", told.lines().next()?))
     }
 }
 
