@@ -7,21 +7,23 @@
 //! (docs/decisions/0015). Otherwise one that was silent for `member_timeout` loses its seat together with a bump of
 //! everything, for nobody can tell what it and others that are gone have acknowledged among themselves.
 
+mod histories;
+mod standing;
+
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 use std::time::Duration;
 
+pub(super) use histories::everything;
+
 use super::Core;
-use super::app::bump_writes;
 use super::derived::Derived;
-use super::effects::{Action, CommitId, Effects, PeerMessage};
+use super::effects::{CommitId, Effects, PeerMessage};
 use super::flushed::Pending;
 use super::freshness::stretched;
 use super::members::Member;
 use super::wishes::TURN;
-use crate::event::{Bump, BumpEvent, Match, PurgeMode};
-use crate::id::{EventId, Incarnation, Lane, Time};
-use crate::names::{ClassPath, NodeId};
+use crate::id::{Incarnation, Time};
+use crate::names::NodeId;
 use crate::progress::OriginHead;
 use crate::roster::{Mark, Memory, Outcome, Record, Roster, Say, View};
 use crate::store::Write;
@@ -32,14 +34,6 @@ const OUTBID: Duration = Duration::from_millis(50);
 const OUTBID_MAX: Duration = Duration::from_secs(20);
 /// The most by which one that recovers waits for those with earlier names.
 const RECOVERS_LATER_MAX: Duration = Duration::from_millis(500);
-/// Histories that are followed by their own names, for each look-up reads all of them. Beyond, the bump of a further one is
-/// taken over under an event of this sidecar: everything is invalidated as it should be, but by each member that has no
-/// room, and the name is unknown to snapshots and grants from here. A history begins with a cluster and with each
-/// operator's word to go on alone, so an honest cluster does not get there.
-const HISTORIES_MAX: usize = 1_024;
-/// Such further histories that are remembered, with the last number that was heard; beyond, all of them are forgotten,
-/// and bump everything once more when they are told of again.
-const REFUSED_MAX: usize = 1_024;
 /// For how long after a view was taken over it is left to who decided it to tell those that are still at the one before it. Nobody is left
 /// out by that: who has not heard of it asks again within a second.
 const TELLS_LATER: Duration = Duration::from_millis(250);
@@ -307,21 +301,6 @@ impl Core {
         self.roster_outcome(outcome, now, effects);
     }
 
-    /// Whether this sidecar waits to go on by a view whose only member is its node: how many of those that are expected have
-    /// named that view or an earlier one, itself among them. Its disk was lost, so it has the view from others, and whom it let in since
-    /// may be cut off and know a later one.
-    pub(super) fn waits_for_expected(&self) -> Option<usize> {
-        let view = self.views.view();
-        if !self.views.roster.is_lent() || !view.is_lone(&self.config.node_id) {
-            return None;
-        }
-        let no_later = |mark: &Mark| mark.history != view.history || mark.number <= view.number;
-        let members = self.members.iter().filter(|member| member.has_link());
-        let met = members.filter(|member| member.mark.as_ref().is_some_and(no_later));
-        let met = met.count() + 1;
-        (met < self.config.expected_members).then_some(met)
-    }
-
     /// Whether this member has waited long enough for a majority of its own history, and should follow another one. It is
     /// as if it had gone for good: its history goes on without it, or never. Two that wait for each other follow the one
     /// with the lower name.
@@ -332,93 +311,6 @@ impl Core {
         own.number > 0
             && view.history != own.history
             && stuck.is_some_and(|since| now.since(since) >= patience)
-    }
-
-    /// How long a member waits for a majority of its own history before it follows another one.
-    fn patience_for(&self, history: Option<Incarnation>) -> Duration {
-        let times = if history < self.views.view().history {
-            1
-        } else {
-            3
-        };
-        self.config.member_timeout * times
-    }
-
-    /// Whether too few of this sidecar's history are there to have it go on.
-    pub(super) fn is_stuck(&self) -> bool {
-        let view = self.views.view();
-        if view.number == 0 {
-            // There is no history yet that could go on.
-            return true;
-        }
-        let others = self.seats().with_us;
-        if !view.seats.contains_key(&self.config.node_id) {
-            others == 0
-        } else if self.views.roster.memory() == Memory::Sure {
-            others + 1 < view.majority()
-        } else {
-            others < view.recovery()
-        }
-    }
-
-    /// Why this run is no member; `None` if it is one, or if there are none yet.
-    pub(super) fn why_no_seat(&self) -> Option<String> {
-        let view = self.views.view();
-        if view.number == 0 || self.seated() {
-            return None;
-        }
-        let number = view.number;
-        if !view.seats.contains_key(&self.config.node_id) {
-            return Some(format!(
-                "this run has no seat in the roster yet (view {number})"
-            ));
-        }
-        if let Some(reason) = self.why_left_behind() {
-            return Some(reason);
-        }
-        if let Some(met) = self.waits_for_expected() {
-            let expected = self.config.expected_members;
-            return Some(format!(
-                "this node was the only member, and its disk does not know of it: it was lost, or put back from an older copy, or this node was \
-                 down when the others left. {met} of {expected} expected members know of no later view than {number}; \
-                 forget one that is gone for good, with --alone, to go on without it"
-            ));
-        }
-        let (linked, needed) = (self.linked_seats(), view.recovery());
-        if self.views.roster.memory() == Memory::Sure || linked >= needed {
-            return Some(format!(
-                "this run is being given its node's seat in the roster (view {number})"
-            ));
-        }
-        let own = &self.config.node_id;
-        let missing = view
-            .seats
-            .keys()
-            .filter(|node| *node != own && !self.is_linked(node));
-        let missing: Vec<_> = missing.map(NodeId::as_str).take(5).collect();
-        Some(format!(
-            "after a start {needed} other members of the roster's view {number} must be asked, and {linked} are connected; missing: {}",
-            missing.join(", ")
-        ))
-    }
-
-    /// Where others of this roster have gone on without this run, by an operator's word or after a split: whom it follows.
-    fn why_left_behind(&self) -> Option<String> {
-        let view = self.views.view();
-        if !self.is_stuck() {
-            return None;
-        }
-        let mut linked = self.members.iter().filter(|member| member.linked());
-        let (node, mark) = linked.find_map(|member| {
-            let mark = member.mark.filter(|mark| mark.number > 0)?;
-            let elsewhere = mark.history != view.history;
-            elsewhere.then_some((&member.hello.node_id, mark))
-        })?;
-        let patience = self.patience_for(mark.history);
-        Some(format!(
-            "{node} has gone on in another history of the roster; this run joins it after {patience:?} without a majority of its own (view {})",
-            view.number
-        ))
     }
 
     /// Keeps what is to be kept, and says the rest behind it.
@@ -556,81 +448,6 @@ impl Core {
         writes.extend(self.everything_bumped(history, view.everything, effects));
         writes
     }
-
-    /// Nobody can tell a member without others that its disk is an older copy, so each of its runs bumps everything before it
-    /// vouches. It does so by an event of its own: if others were members since, and are met again, this view is none of
-    /// their history, and its number says nothing to them.
-    pub(super) fn bump_all(&mut self, effects: &mut Effects) {
-        let id = self.issue(everything(), None, effects);
-        self.views.debts.push(OriginHead {
-            incarnation: id.origin,
-            bump: id.sequence,
-            directory: 0,
-        });
-    }
-
-    /// A peer knows of a view that bumped everything, of a history that was given up. Its number says all that there is to
-    /// say of it. Those of this sidecar's own history come with their views, and not by hearsay: a number from nowhere
-    /// would make it take no later one.
-    pub(super) fn history_told(&mut self, head: OriginHead, effects: &mut Effects) {
-        let own = self.views.view().history == Some(head.incarnation);
-        if own || !self.may_be(&head) {
-            return;
-        }
-        let known = self.progress.knows(head.incarnation);
-        if !known && self.progress.histories() >= HISTORIES_MAX {
-            return self.history_refused(head, effects);
-        }
-        let writes = self.everything_bumped(head.incarnation, head.bump, effects);
-        if !writes.is_empty() {
-            self.write(effects, writes, Pending::Nothing);
-        }
-    }
-
-    /// There is no room for a history: what it bumped is bumped by an event of this sidecar.
-    fn history_refused(&mut self, head: OriginHead, effects: &mut Effects) {
-        let refused = &mut self.views.refused;
-        let known = refused.get(&head.incarnation).copied();
-        if head.bump == 0 || known.is_some_and(|known| known >= head.bump) {
-            return;
-        }
-        if known.is_none() && refused.len() >= REFUSED_MAX {
-            refused.clear();
-        }
-        refused.insert(head.incarnation, head.bump);
-        self.counters.histories_refused += 1;
-        self.issue(everything(), None, effects);
-    }
-
-    /// Applies a view's bump of everything, unless it is known.
-    fn everything_bumped(
-        &mut self,
-        history: Incarnation,
-        number: u64,
-        effects: &mut Effects,
-    ) -> Vec<Write> {
-        let lane = self.progress.lane_mut(history, Lane::Bump);
-        if lane.watermark() >= number {
-            return Vec::new();
-        }
-        lane.adopt(number);
-        let id = EventId {
-            origin: history,
-            sequence: number,
-        };
-        let bump = everything();
-        let event = Arc::new(BumpEvent::Bump(bump.clone()));
-        self.apply_event(id, &event);
-        let mut writes = bump_writes(id, &bump, true);
-        writes.extend(self.renewed(history, number, std::slice::from_ref(&event)));
-        writes.push(Write::Progress {
-            origin: history,
-            lane: Lane::Bump,
-            watermark: number,
-        });
-        effects.actions.push(Action::Applied(id, event));
-        writes
-    }
 }
 
 /// How long a member whose ballot was refused leaves the field to others, if it leaves them `turn` in any case: longer each time, up to
@@ -639,14 +456,6 @@ impl Core {
 fn outbid_for(turn: Duration, attempts: u32) -> Duration {
     let growing = 1 << attempts.saturating_sub(1).min(4);
     OUTBID * growing + (turn * growing).min(OUTBID_MAX.max(turn))
-}
-
-pub(super) fn everything() -> Bump {
-    Bump {
-        classes: vec![ClassPath::everything()],
-        matching: Match::Any,
-        purge: PurgeMode::Hard,
-    }
 }
 
 #[cfg(test)]
