@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
+import types
 
 import pytest
 
@@ -19,13 +21,15 @@ from grapevine_client import (
     Session,
     SessionError,
     Settings,
+    _link,
+    _trouble,
     connect_async_cache,
     connect_cache,
 )
 from grapevine_client._flights import Flights
 from grapevine_client._io import AsyncioIo, BlockingIo, run
-from grapevine_client._link import Link, parse_endpoint
-from grapevine_client.errors import NoAnswer
+from grapevine_client._link import Gated, Link, parse_endpoint
+from grapevine_client.errors import NoAnswer, Unreachable
 from grapevine_client.gate import Gate
 from pykit import eventually
 
@@ -294,3 +298,47 @@ def test_what_becomes_of_streams_closes_and_opens_the_gate() -> None:
     assert not link.gate.is_open
     assert run(link.read(Stream("message"), None)) == "message"
     assert link.gate.is_open
+
+
+def test_a_gate_that_opens_and_closes_is_told_at_most_once_a_minute(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caplog.set_level(logging.DEBUG, "grapevine_client")
+    now = 1_000.0
+    clock = types.SimpleNamespace(monotonic=lambda: now)
+    for module in (_link, _trouble):
+        monkeypatch.setattr(module, "time", clock)
+    link = Link("127.0.0.1:1", BlockingIo(), Settings())
+    gone = Unreachable(link.name, "is unreachable")
+
+    def told(level: int) -> list[str]:
+        found = [each.getMessage() for each in caplog.records if each.levelno == level]
+        caplog.clear()
+        return found
+
+    warning = "sidecar 127.0.0.1:1 is unreachable: leaving it alone for a while"
+    # Every second it goes and comes back, for a minute.
+    link.note(gone)
+    assert told(logging.WARNING) == [warning]
+    link.answered()
+    assert told(logging.INFO) == ["sidecar 127.0.0.1:1 answers again"]
+    for _ in range(59):
+        now += 1
+        link.note(gone)
+        assert not link.gate.is_open
+        link.answered()
+        assert [each.levelno for each in caplog.records] == [logging.DEBUG]
+        assert told(logging.DEBUG) == [warning]
+    # Of one that stays away the log hears when the minute is over, from the probe that fails then.
+    link.note(gone)
+    assert told(logging.WARNING) == []
+    now += 1
+    link.admit(1.0, Gated.YES)
+    link.note(gone)
+    assert told(logging.WARNING) == [warning]
+    now += 3_600
+    link.admit(1.0, Gated.YES)
+    link.note(gone)
+    assert told(logging.WARNING) == []
+    link.answered()
+    assert told(logging.INFO) == ["sidecar 127.0.0.1:1 answers again"]

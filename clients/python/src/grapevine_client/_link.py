@@ -7,7 +7,6 @@ violations and retry delays come from the `google.rpc` details.
 
 from __future__ import annotations
 
-import logging
 import time
 from enum import Enum
 from typing import Any
@@ -20,6 +19,7 @@ from grapevine_client._forks import Locked
 from grapevine_client._io import Channels, Io, Metadata, Stream
 from grapevine_client._stubs.grapevine.v1.admin_pb2_grpc import AdminServiceStub
 from grapevine_client._stubs.grapevine.v1.application_pb2_grpc import ApplicationServiceStub
+from grapevine_client._trouble import Series
 from grapevine_client.errors import (
     Broken,
     CallError,
@@ -37,8 +37,6 @@ from grapevine_client.errors import (
 from grapevine_client.gate import Gate
 from grapevine_client.names import shorten
 from grapevine_client.settings import Settings
-
-_log = logging.getLogger("grapevine_client")
 
 _ANSWER_BYTES_MAX = 32 << 20
 _METADATA_BYTES_MAX = 16 << 10
@@ -87,6 +85,7 @@ class Link(Locked):
         self._target = parse_endpoint(endpoint)
         self.name = str(endpoint)
         self.gate = Gate(settings.backoff_min_s, settings.backoff_max_s)
+        self._absence = Series()
         self._io = io
         self._owner: object = None
         self._channels: Channels | None = None
@@ -186,21 +185,21 @@ class Link(Locked):
         """Tells the gate what a failed call found out."""
         now = time.monotonic()
         if isinstance(error, Unreachable):
-            closed = self.gate.failure(now)
+            self.gate.failure(now)
         elif isinstance(error, NoAnswer):
-            closed = self.gate.slow(now)
+            self.gate.slow(now)
         elif isinstance(error, Broken):
             # The connection is made anew by the next call; that one finds out whether the sidecar is there.
-            closed = False
+            return
         else:
             self.answered()
-            closed = False
-        if closed:
-            _log.warning("%s: leaving it alone for a while", error)
+            return
+        if not self.gate.is_open:
+            self._absence.failed("%s: leaving it alone for a while", error)
 
     def answered(self) -> None:
         if self.gate.success():
-            _log.info("sidecar %s answers again", self.name)
+            self._absence.went_well("sidecar %s answers again", self.name)
 
 
 def parse_endpoint(value: object) -> str:
