@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
+import traceback
 import types
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -17,6 +20,7 @@ from grapevine_client import (
     InlineCache,
     InvalidRequest,
     MemoryCache,
+    PymemcacheCache,
     RedisCache,
     Session,
     SessionError,
@@ -194,6 +198,101 @@ def test_what_is_no_cache_is_refused_by_name() -> None:
         RedisCache(redis.Redis(decode_responses=True))
     with pytest.raises(ConfigError, match="decode_responses"):
         AsyncRedisCache(redis.asyncio.Redis(decode_responses=True))
+
+
+@pytest.mark.parametrize("connect", [connect_cache, connect_async_cache])
+@pytest.mark.parametrize(
+    ("url", "says"),
+    [
+        ("http://host:1", "the scheme is not known; write memcached://host:port, redis://host:port/db"),
+        ("memcached://[::1", "the host or the port is malformed"),
+        ("memcached://host:port", "the host or the port is malformed"),
+        ("memcached://a:1,b:1", "the host or the port is malformed"),
+        ("memcached://host", "there must be one host and its port"),
+        ("memcached://host:1/0", "there must be one host and its port"),
+        ("memcached://host:1?placement=all", "option 'placement' is not known here; known: timeout"),
+        ("memcached://host:1?timeout=5", "timeout is '5'; it must be 1ms to 1h with its unit, 250ms or 2s say"),
+        ("memcached://host:1?timeout=0s", "timeout is '0s'; it must be 1ms to 1h"),
+        ("memcached://host:1?timeout=2h", "timeout is '2h'; it must be 1ms to 1h"),
+        ("memcached://host:1?timeout", "option 'timeout' has no value"),
+        ("memcached://host:1?timeout=1s&timeout=2s", "option 'timeout' is given twice"),
+        ("memory://?max_entries=5", "it takes no options; MemoryCache(entries_max=...) does"),
+        ("redis://[::1", "the host or the port is malformed"),
+        ("redis://host:port/0", "the host or the port is malformed"),
+        ("redis://host:70000/0", "the host or the port is malformed"),
+        ("redis://host:1/first", "the database 'first' is no number"),
+        ("redis://host:1/0#1", "what stands behind # has no meaning"),
+        ("redis://host:1/0?timeout=5", "timeout is '5'; it must be 1ms to 1h"),
+        ("redis://host:1/0?db=first", "redis-py refuses an option: Invalid value for "),
+        ("redis://host:1/0?max_value=1MiB", "unexpected keyword argument 'max_value'"),
+        ("redis://host:1/0?protocol=", "option 'protocol' has no value"),
+        ("rediss://host:1/0?colour=red", "known: timeout, and those of redis-py's connections"),
+        ("unix://relative.sock", "the path of a Unix socket must be absolute"),
+        ("unix:///run/redis.sock?colour=red", "unexpected keyword argument 'colour'"),
+        (b"redis://:secret@host", "cache is a bytes; it must be a URL"),
+    ],
+)
+def test_a_wrong_cache_url_is_named_with_what_is_wrong_and_what_is_allowed(
+    connect: Callable[[Any], object], url: Any, says: str
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        connect(url)
+    assert says in str(caught.value)
+    if isinstance(url, str):
+        assert str(caught.value).startswith(f"cache {url!r}: ")
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("redis://user:secret@host:port/0", "redis://***@host:port/0"),
+        # What should be percent-encoded and is not.
+        ("redis://:secret/secret@host:1/0", "redis://***@host:1/0"),
+        ("redis://:1/secret@host:1/0", "redis://***@host:1/0"),
+        ("redis://:1?secret@host:1/0", "redis://***@host:1/0"),
+        ("redis://:1#secret@host:1/0", "redis://***@host:1/0"),
+        ("redis://:secret@secret:@host:1/zero", "redis://***@host:1/zero"),
+        ("redis://user:secret\N{DOUBLE QUESTION MARK}@host:1", "redis://***@host:1"),
+        ("redis://host:1/0?password=secret&colour=red", "redis://host:1/0?password=***&colour=red"),
+        ("unix:///run/redis.sock?Pass=secret@secret", "unix://***"),
+        ("memcached://user:secret@host:1", "memcached://***@host:1"),
+        ("user:secret@host:1", "***@host:1"),
+    ],
+)
+def test_what_is_said_of_a_wrong_cache_url_holds_no_password(url: str, shown: str) -> None:
+    for connect in (connect_cache, connect_async_cache):
+        with pytest.raises(ConfigError) as caught:
+            connect(url)
+        assert str(caught.value).startswith(f"cache {shown!r}: ")
+        assert "secret" not in "".join(traceback.format_exception(caught.value))
+    with pytest.raises(ConfigError) as caught:
+        connect_cache("x" * 1_000)
+    assert len(str(caught.value)) < 300
+
+
+def test_cache_urls_carry_a_timeout_and_what_redis_py_knows() -> None:
+    for text, seconds in (("", 1.0), ("?timeout=250ms", 0.25), ("?timeout=2s", 2.0), ("?timeout=1h", 3_600.0)):
+        memcached = connect_cache(f"memcached://host:1{text}")
+        assert isinstance(memcached, PymemcacheCache)
+        assert (memcached._held.timeout, memcached._held.connect_timeout) == (seconds, seconds)
+        for connect in (connect_cache, connect_async_cache):
+            for place in (
+                "redis://host",
+                "redis://user:p%40ss@[::1]:1/0",
+                "rediss://host:1/",
+                "unix:///run/redis.sock",
+            ):
+                options = connect(f"{place}{text}")._client.connection_pool.connection_kwargs
+                assert (options["socket_timeout"], options["socket_connect_timeout"]) == (seconds, seconds)
+    options = connect_cache(
+        "redis://u:p%40ss@host:1/3?client_name=a%26b&timeout=2s&health_check_interval=30&socket_timeout=4"
+    )._client.connection_pool.connection_kwargs
+    assert (options["password"], options["db"], options["client_name"]) == ("p@ss", 3, "a&b")
+    assert (options["health_check_interval"], options["socket_timeout"], options["socket_connect_timeout"]) == (
+        30,
+        4,
+        2,
+    )
 
 
 def test_a_cache_in_memory_keeps_what_was_used_last() -> None:

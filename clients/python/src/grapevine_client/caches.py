@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import threading
 import time
 from collections import OrderedDict
 from collections.abc import Sequence
 from concurrent.futures import Executor
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from grapevine_client.errors import ConfigError
 from grapevine_client.names import shorten
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
 # memcached takes what is above for a date.
 _MEMCACHED_TTL_S_MAX = 30 * 24 * 3_600
 _TIMEOUT_S = 1.0
+_UNITS_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3_600.0}
+_FORMS = "memcached://host:port, redis://host:port/db (rediss://, unix:///path?db=0) or memory://"
+_PASSWORD = re.compile(r"([^?&=]*pass[^&=]*=)[^&]*", re.IGNORECASE)
 
 
 @runtime_checkable
@@ -128,7 +132,9 @@ class PymemcacheCache:
         return self._held
 
     @classmethod
-    def connect(cls, host: str, port: int, *, connections_max: int = 64) -> PymemcacheCache:
+    def connect(
+        cls, host: str, port: int, *, connections_max: int = 64, timeout_s: float = _TIMEOUT_S
+    ) -> PymemcacheCache:
         try:
             from pymemcache.client.base import PooledClient
         except ImportError as error:
@@ -138,8 +144,8 @@ class PymemcacheCache:
             PooledClient(
                 (host, port),
                 max_pool_size=connections_max,
-                connect_timeout=_TIMEOUT_S,
-                timeout=_TIMEOUT_S,
+                connect_timeout=timeout_s,
+                timeout=timeout_s,
                 no_delay=True,
             )
         )
@@ -270,20 +276,27 @@ class InlineCache:
 
 
 def connect_cache(url: str) -> Cache:
-    """A cache by its URL: `memcached://host:port`, `redis://host:port/db` or `memory://`."""
+    """A cache by its URL: `memcached://host:port`, `redis://host:port/db` (`rediss://`, `unix:///path?db=0`) or `memory://`.
+
+    memcached's and Redis' take `?timeout=250ms` (without it a second), Redis' also what redis-py's connections know."""
     if not isinstance(url, str):
-        raise ConfigError(f"cache {shorten(url)}: it is not a str")
-    if url == "memory://":
-        return MemoryCache()
-    if url.startswith("memcached://"):
-        return PymemcacheCache.connect(*_host_and_port(url))
+        raise ConfigError(f"cache is a {type(url).__name__}; it must be a URL: {_FORMS}")
     if _is_redis(url):
         try:
             import redis
         except ImportError as error:
             raise _not_installed(url, "redis", "redis") from error
-        return RedisCache(redis.Redis.from_url(url, socket_timeout=_TIMEOUT_S, socket_connect_timeout=_TIMEOUT_S))
-    raise _bad_url(url)
+        return RedisCache(_redis_client(url, redis.Redis))
+    parts, options = _split(url)
+    if parts.scheme == "memcached":
+        return _connect_memcached(url, parts, options)
+    if parts.scheme == "memory":
+        if options:
+            raise _bad_url(url, "it takes no options; MemoryCache(entries_max=...) does")
+        if parts.netloc or parts.path:
+            raise _bad_url(url, "it is in this process, and names no server")
+        return MemoryCache()
+    raise _bad_url(url, "the scheme is not known")
 
 
 def connect_async_cache(url: str) -> AsyncCache:
@@ -293,35 +306,104 @@ def connect_async_cache(url: str) -> AsyncCache:
             import redis.asyncio
         except ImportError as error:
             raise _not_installed(url, "redis", "redis") from error
-        client = redis.asyncio.Redis.from_url(url, socket_timeout=_TIMEOUT_S, socket_connect_timeout=_TIMEOUT_S)
-        return AsyncRedisCache(client)
+        return AsyncRedisCache(_redis_client(url, redis.asyncio.Redis))
     cache = connect_cache(url)
     return InlineCache(cache) if isinstance(cache, MemoryCache) else ExecutorCache(cache)
+
+
+def _connect_memcached(url: str, parts: SplitResult, options: dict[str, str]) -> Cache:
+    if not parts.hostname or parts.port is None or "@" in parts.netloc or parts.path not in ("", "/"):
+        raise _bad_url(url, "there must be one host and its port, and nothing else")
+    timeout_s = _timeout_s(url, options)
+    for option in options:
+        raise _bad_url(url, f"option {shorten(option)} is not known here; known: timeout")
+    return PymemcacheCache.connect(parts.hostname, parts.port, timeout_s=timeout_s)
+
+
+def _redis_client(url: str, kind: Any) -> Any:
+    parts, options = _split(url)
+    database = parts.path.strip("/")
+    if parts.scheme == "unix":
+        if not parts.path:
+            raise _bad_url(url, "the path of a Unix socket must be absolute")
+    elif database and not (database.isascii() and database.isdecimal()):
+        # redis-py would take 0.
+        raise _bad_url(url, f"the database {shorten(database)} is no number")
+    timeout_s = _timeout_s(url, options)
+    theirs = url.partition("?")[0] + "?" + "&".join(f"{option}={value}" for option, value in options.items())
+    try:
+        client = kind.from_url(theirs, socket_timeout=timeout_s, socket_connect_timeout=timeout_s)
+        # Most options redis-py looks at when it connects: every read would take its error for a cache that is away.
+        client.connection_pool.connection_class(**client.connection_pool.connection_kwargs)
+    except Exception as error:  # whatever it raises for an option; the message names it
+        raise _bad_url(
+            url, f"redis-py refuses an option: {error}; known: timeout, and those of redis-py's connections"
+        ) from error
+    return client
 
 
 def _is_redis(url: object) -> bool:
     return isinstance(url, str) and url.startswith(("redis://", "rediss://", "unix://"))
 
 
-def _bad_url(url: str) -> ConfigError:
-    return ConfigError(f"cache {shorten(url)}: write memcached://host:port, redis://host:port/db or memory://")
+def _split(url: str) -> tuple[SplitResult, dict[str, str]]:
+    """A URL and its options, as they are written."""
+    try:
+        parts = urlsplit(url)
+        # Looked at for its error.
+        _ = parts.port
+    except ValueError:
+        # Python's words may hold a part of a password.
+        raise _bad_url(url, "the host or the port is malformed") from None
+    if "://" not in url:
+        raise _bad_url(url, "the scheme is missing")
+    if parts.scheme != "unix" and "@" in parts.path + parts.query + parts.fragment:
+        raise _bad_url(url, "what separates nothing must be percent-encoded: @ as %40, / as %2F, ? as %3F, # as %23")
+    if parts.fragment:
+        raise _bad_url(url, "what stands behind # has no meaning; as a letter # is %23")
+    options: dict[str, str] = {}
+    for part in filter(None, parts.query.split("&")):
+        option, _, value = part.partition("=")
+        if not value:
+            raise _bad_url(url, f"option {shorten(option)} has no value")
+        if option in options:
+            raise _bad_url(url, f"option {shorten(option)} is given twice")
+        options[option] = value
+    return parts, options
+
+
+def _timeout_s(url: str, options: dict[str, str]) -> float:
+    """Takes the timeout out of the options."""
+    text = options.pop("timeout", None)
+    if text is None:
+        return _TIMEOUT_S
+    found = re.fullmatch(r"([0-9]{1,9})(ms|s|m|h)", text)
+    timeout_s = int(found[1]) * _UNITS_S[found[2]] if found else 0.0
+    if not 0.001 <= timeout_s <= 3_600:
+        raise _bad_url(url, f"option timeout is {shorten(text)}; it must be 1ms to 1h with its unit, 250ms or 2s say")
+    return timeout_s
+
+
+def _bad_url(url: str, problem: str) -> ConfigError:
+    return ConfigError(f"cache {_shown(url)}: {problem}; write {_FORMS}")
 
 
 def _not_installed(url: str, library: str, extra: str) -> ConfigError:
     return ConfigError(
-        f"cache {shorten(url)} is read by {library}, which cannot be imported: install grapevine-client[{extra}]"
+        f"cache {_shown(url)} is read by {library}, which cannot be imported: install grapevine-client[{extra}]"
     )
 
 
-def _host_and_port(url: str) -> tuple[str, int]:
-    parts = urlsplit(url)
-    try:
-        host, port = parts.hostname, parts.port
-    except ValueError:
-        raise _bad_url(url) from None
-    if not host or port is None:
-        raise _bad_url(url)
-    return host, port
+def _shown(url: str) -> str:
+    """A URL for a message: without who logs in, and without options that are passwords. A password that should be percent-encoded
+    and is not may hold any letter: what stands before the last @ is hidden."""
+    scheme, separator, rest = url.partition("://") if "://" in url else ("", "", url)
+    login, at, place = rest.rpartition("@")
+    if at and _PASSWORD.search(login):
+        rest = "***"
+    elif at:
+        rest = "***@" + place
+    return shorten(scheme + separator + _PASSWORD.sub(r"\1***", rest))
 
 
 def _memcached_ttl(ttl_ms: int) -> int:
