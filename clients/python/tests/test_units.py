@@ -441,3 +441,25 @@ def test_a_gate_that_opens_and_closes_is_told_at_most_once_a_minute(
     assert told(logging.WARNING) == []
     link.answered()
     assert told(logging.INFO) == ["sidecar 127.0.0.1:1 answers again"]
+
+
+def test_all_classes_that_are_wrong_are_told_at_once_and_at_most_twenty() -> None:
+    client = Client("127.0.0.1:1")
+    classes = ["cart/1", "a b", "cart/2", "", "a//b", 7, "c" * 201]
+    for call in (client.invalidate, client.begin_write, client.watch, lambda each: client.resolve("a", each)):
+        with pytest.raises(InvalidRequest) as caught:
+            call(classes)
+        assert [each.field for each in caught.value.violations] == [f"classes[{index}]" for index in (1, 3, 4, 5, 6)]
+        for says in (
+            "'a b' has the byte 0x20",
+            "classes[3]: it is empty",
+            "'a//b' has an empty segment",
+            "7 is an int",
+        ):
+            assert says in str(caught.value)
+    with pytest.raises(InvalidRequest) as caught:
+        client.invalidate(["fine", *["a b"] * 21])
+    assert [each.field for each in caught.value.violations] == [f"classes[{index}]" for index in range(1, 21)]
+    assert "21 classes are wrong, of which the first 20 are told: classes[1]: 'a b' has" in str(caught.value)
+    with pytest.raises(InvalidRequest, match=r"^invalid request: classes\[0\]: 'a b' has the byte 0x20 at position 1;"):
+        client.invalidate(["a b"])

@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterable
 from datetime import timedelta
 
-from grapevine_client.errors import InvalidRequest
+from grapevine_client.errors import InvalidRequest, Violation
 
 ADDRESS_BYTES_MAX = 250
 CLASS_BYTES_MAX = 200
@@ -21,6 +21,8 @@ BATCH_MAX = 1_000
 INVALIDATE_CLASSES_MAX = 1_000
 MATCH_ALL_CLASSES_MAX = 8
 WATCH_CLASSES_MAX = 100
+VIOLATIONS_MAX = 20
+"""Of one request that are told, as by the sidecar."""
 OFFSET_MAX = 1 << 40
 SLICE_LIMIT_MAX = 10_000
 TTL_S_MAX = 315_576_000
@@ -59,8 +61,17 @@ def check_classes(field: str, classes: Iterable[str], most: int) -> tuple[str, .
     listed = tuple(classes)
     if not 1 <= len(listed) <= most:
         raise InvalidRequest.one(field, f"{len(listed)} classes are outside 1 to {most}")
+    wrong: list[Violation] = []
     for index, class_path in enumerate(listed):
-        check_class(f"{field}[{index}]", class_path)
+        try:
+            check_class(f"{field}[{index}]", class_path)
+        except InvalidRequest as invalid:
+            wrong += invalid.violations
+    if len(wrong) > VIOLATIONS_MAX:
+        message = f"{len(wrong)} classes are wrong, of which the first {VIOLATIONS_MAX} are told"
+        raise InvalidRequest(wrong[:VIOLATIONS_MAX], message)
+    if wrong:
+        raise InvalidRequest(wrong)
     return listed
 
 
