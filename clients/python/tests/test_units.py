@@ -463,3 +463,23 @@ def test_all_classes_that_are_wrong_are_told_at_once_and_at_most_twenty() -> Non
     assert "21 classes are wrong, of which the first 20 are told: classes[1]: 'a b' has" in str(caught.value)
     with pytest.raises(InvalidRequest, match=r"^invalid request: classes\[0\]: 'a b' has the byte 0x20 at position 1;"):
         client.invalidate(["a b"])
+
+
+@pytest.mark.parametrize(
+    ("classes", "why"),
+    [
+        ("no_such_module.classes_of", "No module named 'no_such_module'"),
+        ("json.no_such_function", 'Module "json" does not define a "no_such_function" attribute'),
+        ("classes_of", "classes_of doesn't look like a module path"),
+        (".caching.classes_of", "the 'package' argument is required"),
+        ("", "doesn't look like a module path"),
+    ],
+)
+def test_djangos_setting_of_classes_is_named_when_it_cannot_be_imported(classes: str, why: str) -> None:
+    from grapevine_client.contrib.django import GrapevineCache
+
+    with pytest.raises(ConfigError) as caught:
+        GrapevineCache("127.0.0.1:7400", {"OPTIONS": {"cache": "memory://", "classes": classes}})
+    assert str(caught.value).startswith(f"OPTIONS['classes'] is {classes!r}, which cannot be imported: ")
+    assert why in str(caught.value)
+    assert "it must be a function or its dotted path, 'shop.caching.classes_of' say" in str(caught.value)

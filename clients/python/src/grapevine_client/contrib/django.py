@@ -52,6 +52,7 @@ from grapevine_client.settings import Settings
 # So many look-ups of misses a thread remembers for the `set` that follows.
 _REMEMBERED_MAX = 1_024
 _OPTIONS = {"cache", "classes", "class_prefix", "pickle_protocol", "settings"}
+_CLASSES = "it must be a function or its dotted path, 'shop.caching.classes_of' say"
 _MISSING = object()
 # Without types in Django's stubs.
 _key_warnings: Any = memcache_key_warnings
@@ -82,12 +83,10 @@ class GrapevineCache(BaseCache):
             raise ConfigError("LOCATION is empty; it must be the sidecar, '127.0.0.1:7400' or 'unix:/path' say")
         self._prefix = names.check_class("OPTIONS['class_prefix']", options.get("class_prefix", "django"))
         classes = options.get("classes")
-        more = import_string(classes) if isinstance(classes, str) else classes
+        more = _imported(classes) if isinstance(classes, str) else classes
         self._more: Callable[[str], Iterable[str]] | None = more
         if more is not None and not callable(more):
-            raise ConfigError(
-                f"OPTIONS['classes'] is {names.shorten(classes)}; it must be a function or its dotted path"
-            )
+            raise ConfigError(f"OPTIONS['classes'] is {names.shorten(classes)}; {_CLASSES}")
         self._codec = PickleCodec(options.get("pickle_protocol", pickle.HIGHEST_PROTOCOL))
         self._servers, self._cache_url, self._settings = servers, str(options["cache"]), options.get("settings")
         # Looked-up misses, for the `set` that follows: a backend is used by one thread at a time.
@@ -269,6 +268,15 @@ class GrapevineCache(BaseCache):
         if timeout is None:
             return None
         return 0 if timeout <= 0 else names.milliseconds(min(timeout, names.TTL_S_MAX))
+
+
+def _imported(classes: str) -> Any:
+    try:
+        return import_string(classes)
+    except (ImportError, TypeError, ValueError) as error:  # the latter two for paths that begin with a dot
+        raise ConfigError(
+            f"OPTIONS['classes'] is {names.shorten(classes)}, which cannot be imported: {error}; {_CLASSES}"
+        ) from error
 
 
 def _client(servers: list[str], cache: str, settings: Settings | None) -> Client:
