@@ -53,7 +53,7 @@ const OPENING_TOLD_EVERY: Duration = Duration::from_secs(5);
 const LEAVE_MAX: Duration = Duration::from_secs(5);
 
 /// Runs a sidecar until SIGTERM, SIGHUP, Ctrl-C or a `Drain`, then drains within the configured bound. A second signal ends it
-/// at once, which is an error; one that comes while the store is being opened does, too, which is none.
+/// at once, which is an error; one that comes before the listeners and the store are there does, too, which is none.
 pub async fn run(config: Config) -> anyhow::Result<()> {
     for warning in config.warnings() {
         warn!("{warning}");
@@ -62,6 +62,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let mut signals = Signals::listen()?;
     let opened = async {
         let listeners = outlast(async || Listeners::bind(&config).await).await?;
+        info!(path = %config.store.path.display(), "opening the store");
         let store = outlast(async || open_store(&config).await).await?;
         anyhow::Ok((listeners, store))
     };
@@ -315,7 +316,6 @@ async fn open_store(config: &Config) -> anyhow::Result<(Arc<dyn Store>, Recovere
         ..grapevine_store::StoreConfig::new(&config.store.path)
     };
     let path = config.store.path.display();
-    info!(%path, "opening the store");
     let mut opening = tokio::task::spawn_blocking(move || grapevine_store::open(&store_config));
     let opened = loop {
         match tokio::time::timeout(OPENING_TOLD_EVERY, &mut opening).await {

@@ -2,6 +2,9 @@
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -17,7 +20,8 @@ use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tracing::{debug, warn};
 
-/// Scrapers at a time; the oldest connection is closed for a further one, so that those that only stand there keep nobody out.
+/// Scrapers at a time; for a further one the oldest connection that has asked for nothing is closed, so that those that only stand there keep
+/// nobody out.
 const CONNECTIONS_MAX: usize = 64;
 /// The pause after the system refused a connection.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -40,9 +44,35 @@ pub(crate) async fn serve(listener: TcpListener, registry: Registry) {
     accept(listener, registry, PATIENCE).await;
 }
 
+/// A connection.
+struct Open {
+    /// Whether its request has come.
+    asked: Arc<AtomicBool>,
+    serving: JoinHandle<()>,
+}
+
+/// The connections of scrapers, in the order in which they came.
+#[derive(Default)]
+struct Line(VecDeque<Open>);
+
+impl Line {
+    /// Takes a further one, in the place of another if there are too many.
+    fn join(&mut self, open: Open) {
+        if self.0.len() >= CONNECTIONS_MAX {
+            self.0.retain(|open| !open.serving.is_finished());
+        }
+        if self.0.len() >= CONNECTIONS_MAX {
+            let silent = self.0.iter().position(|open| !open.asked.load(Relaxed));
+            if let Some(oldest) = self.0.remove(silent.unwrap_or_default()) {
+                oldest.serving.abort();
+            }
+        }
+        self.0.push_back(open);
+    }
+}
+
 async fn accept(listener: TcpListener, registry: Registry, patience: Patience) {
-    // In the order in which they came.
-    let mut open: VecDeque<JoinHandle<()>> = VecDeque::new();
+    let mut line = Line::default();
     loop {
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
@@ -52,17 +82,12 @@ async fn accept(listener: TcpListener, registry: Registry, patience: Patience) {
                 continue;
             }
         };
-        if open.len() >= CONNECTIONS_MAX {
-            open.retain(|connection| !connection.is_finished());
-        }
-        if open.len() >= CONNECTIONS_MAX
-            && let Some(oldest) = open.pop_front()
-        {
-            oldest.abort();
-        }
         let registry = registry.clone();
-        open.push_back(tokio::spawn(async move {
+        let asked = Arc::new(AtomicBool::new(false));
+        let has_asked = Arc::clone(&asked);
+        let serving = tokio::spawn(async move {
             let answer = service_fn(|request| {
+                has_asked.store(true, Relaxed);
                 let registry = registry.clone();
                 async move { Ok::<_, Infallible>(answer(registry, &request).await) }
             });
@@ -76,7 +101,8 @@ async fn accept(listener: TcpListener, registry: Registry, patience: Patience) {
             if let Ok(Err(error)) = ended {
                 debug!(%error, "a scraper's connection broke");
             }
-        }));
+        });
+        line.join(Open { asked, serving });
     }
 }
 
@@ -142,23 +168,42 @@ mod tests {
         for _ in 0..CONNECTIONS_MAX * 2 {
             silent.push(TcpStream::connect(address).await.unwrap());
         }
-        let scrape = async {
-            let mut stream = TcpStream::connect(address).await.unwrap();
+        let scrape = async |stream: &mut TcpStream| {
             let request = b"GET /metrics HTTP/1.1\r\nHost: h\r\n\r\n";
-            stream.write_all(request).await.unwrap();
             let mut answer = String::new();
-            stream.read_to_string(&mut answer).await.unwrap();
-            answer
+            let asked = async {
+                stream.write_all(request).await?;
+                stream.read_to_string(&mut answer).await
+            };
+            let asked = tokio::time::timeout(Duration::from_secs(30), asked).await;
+            asked.unwrap().map(|_| answer)
         };
-        let answer = tokio::time::timeout(Duration::from_secs(30), scrape).await;
-        assert!(answer.unwrap().starts_with("HTTP/1.1 200"));
-        // The oldest gave way, and only those.
-        let mut buffer = [0];
-        let oldest = silent[CONNECTIONS_MAX].read(&mut buffer);
-        let oldest = tokio::time::timeout(Duration::from_secs(30), oldest).await;
-        assert!(!matches!(oldest.unwrap(), Ok(1..)), "it said something");
-        let left = silent[CONNECTIONS_MAX + 1].try_read(&mut [0]);
-        assert_eq!(left.unwrap_err().kind(), std::io::ErrorKind::WouldBlock);
+        let mut scraper = TcpStream::connect(address).await.unwrap();
+        let answer = scrape(&mut scraper).await.unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+        // The oldest have given way, and only those.
+        let closed = scrape(&mut silent[CONNECTIONS_MAX]).await;
+        assert!(closed.is_err() || closed.is_ok_and(|answer| answer.is_empty()));
+        let answer = scrape(&mut silent[CONNECTIONS_MAX + 1]).await.unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
         serving.abort();
+    }
+
+    #[tokio::test]
+    async fn g10_who_is_being_answered_gives_way_to_nobody_while_others_only_stand_there() {
+        let mut line = Line::default();
+        let mut join = |asked| {
+            let serving = tokio::spawn(std::future::pending());
+            let ended = serving.abort_handle();
+            let asked = Arc::new(AtomicBool::new(asked));
+            line.join(Open { asked, serving });
+            ended
+        };
+        let scraper = join(true);
+        let silent: Vec<_> = (0..CONNECTIONS_MAX).map(|_| join(false)).collect();
+        // An aborted task has ended once it was given a turn.
+        tokio::task::yield_now().await;
+        assert!(!scraper.is_finished() && silent[0].is_finished());
+        assert!(silent[1..].iter().all(|open| !open.is_finished()));
     }
 }
