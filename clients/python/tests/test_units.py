@@ -441,6 +441,22 @@ def test_a_gate_that_opens_and_closes_is_told_at_most_once_a_minute(
     assert told(logging.WARNING) == []
     link.answered()
     assert told(logging.INFO) == ["sidecar 127.0.0.1:1 answers again"]
+    # One call's word of the trouble may come behind another one's answer; the next trouble is told all the same.
+    now += 60
+    failed = link._absence.failed
+
+    def late(message: str, *arguments: object) -> None:
+        link.answered()
+        failed(message, *arguments)
+
+    monkeypatch.setattr(link._absence, "failed", late)
+    link.note(gone)
+    monkeypatch.setattr(link._absence, "failed", failed)
+    assert told(logging.WARNING) == [warning] and link.gate.is_open
+    link.answered()
+    now += 60
+    link.note(gone)
+    assert told(logging.WARNING) == [warning]
 
 
 def test_all_classes_that_are_wrong_are_told_at_once_and_at_most_twenty() -> None:

@@ -198,8 +198,9 @@ class Link(Locked):
             self._absence.failed("%s: leaving it alone for a while", error)
 
     def answered(self) -> None:
-        if self.gate.success():
-            self._absence.went_well("sidecar %s answers again", self.name)
+        self.gate.success()
+        # Not only where that opened the gate: a call that failed may tell of it after another one has opened it.
+        self._absence.went_well("sidecar %s answers again", self.name)
 
 
 def parse_endpoint(value: object) -> str:
