@@ -198,6 +198,13 @@ impl Cluster {
             text => format!("grapevine.toml: {}", text.replace('\n', "; ")),
         };
         commands.push(file);
+        // What whoever runs this has set is theirs, too.
+        let variables = std::env::vars_os().filter_map(|(name, value)| {
+            let name = name.into_string().ok()?;
+            let theirs = name.starts_with("GRAPEVINE_") || name.starts_with("OTEL_");
+            theirs.then(|| format!("{name}={}", value.to_string_lossy()))
+        });
+        commands.extend(variables);
         commands
     }
 

@@ -54,7 +54,10 @@ pub(super) async fn hold(stage: &mut Stage<'_>) -> anyhow::Result<()> {
     let redis = CacheProcess::redis(dir.path(), REDIS_MIB);
     let redis = stage.peer(Peer::Redis, redis).await?;
     let memcached = match CacheProcess::memcached(dir.path(), MEMORY_MIB_DEFAULT).await {
-        Ok(server) => Some(server),
+        Ok(server) => {
+            stage.tell_version(Peer::Memcached).await;
+            Some(server)
+        }
         Err(CacheServerError::NotInstalled(program)) => {
             stage.skip(Peer::Memcached, program);
             None
@@ -63,14 +66,16 @@ pub(super) async fn hold(stage: &mut Stage<'_>) -> anyhow::Result<()> {
     };
     let commands = [&redis, &memcached].map(|server| server.as_ref().map(CacheProcess::command));
     stage.started(commands.into_iter().flatten());
-    let urls = memcached.iter().map(|server| server.url().to_owned());
-    let cluster = sidecars::start(stage, 1, POLICIES, urls.collect()).await?;
+    // A busy machine is no wrong answer: of the cache both sides wait for longer than services would.
+    let cache = memcached
+        .as_ref()
+        .map(|server| format!("{}?timeout=30s", server.url()));
+    let urls = cache.iter().cloned().collect();
+    let cluster = sidecars::start(stage, 1, POLICIES, urls).await?;
     let socket = cluster.nodes()[0].app_unix.clone();
 
-    if let Some(memcached) = &memcached {
+    if let Some(cache) = cache {
         let rounds = stage.amount(20, 2);
-        // What the bench itself asks of it, it waits for: a busy machine is no wrong answer.
-        let cache = format!("{}?timeout=30s", memcached.url());
         let mut peers = Vec::new();
         if let Some(redis) = &redis {
             peers.push((Peer::Redis, set_of_addresses(redis, cache.clone(), rounds)));

@@ -58,7 +58,7 @@ const LOADS: [(f64, Names, Names); 2] = [
 pub(super) async fn hold(stage: &mut Stage<'_>) -> anyhow::Result<()> {
     let dir = tempfile::Builder::new().prefix("grapevine-").tempdir()?;
     match CacheProcess::memcached(dir.path(), MEMORY_MIB_DEFAULT).await {
-        Ok(_) => {}
+        Ok(_) => stage.tell_version(Peer::Memcached).await,
         Err(CacheServerError::NotInstalled(program)) => {
             // Neither side is anything without it.
             stage.skip(Peer::Memcached, program);

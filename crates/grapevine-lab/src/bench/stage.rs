@@ -74,9 +74,7 @@ impl<'a> Stage<'a> {
         self.say(&format!("starting {peer}"));
         match start.await {
             Ok(server) => {
-                let version = peer.version().await;
-                let known = |version: &String| self.settings.contains(version);
-                self.started(version.filter(|version| !known(version)));
+                self.tell_version(peer).await;
                 Ok(Some(server))
             }
             Err(CacheServerError::NotInstalled(program)) => {
@@ -85,6 +83,13 @@ impl<'a> Stage<'a> {
             }
             Err(error) => Err(error.into()),
         }
+    }
+
+    /// Notes which version of a peer's program this is, once.
+    pub(super) async fn tell_version(&mut self, peer: Peer) {
+        let version = peer.version().await;
+        let version = version.filter(|version| !self.settings.contains(version));
+        self.started(version);
     }
 
     /// Notes what is not measured, for want of a program.
