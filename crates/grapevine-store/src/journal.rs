@@ -42,6 +42,8 @@ const UNUSED_KEPT: usize = 4;
 const COMMIT_BYTES_MAX: usize = 1 << 20;
 /// So many bytes the journal may have until the keeper has synced; then commits are flushed.
 const BYTES_MAX: u64 = 64 << 20;
+/// Larger files are none of a journal's: the last record of a full one is at most a commit with what frames it.
+const FILE_BYTES_MAX: u64 = 2 * BYTES_MAX;
 /// So much is applied as one batch at a start.
 const REPLAY_BYTES: usize = 1 << 20;
 /// Length and checksum.
@@ -322,11 +324,19 @@ pub(crate) fn replay(tree: &Tree, engine: &Path, acknowledged: u64) -> Result<us
     Ok(usable.len())
 }
 
-/// What a file has; of something else nobody knows when its end comes.
+/// What a file has; of something else nobody knows when its end comes, and what is larger than any journal has no room in memory.
 fn contents_of(path: &Path) -> io::Result<Vec<u8>> {
     let read = || {
-        if !fs::metadata(path)?.is_file() {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no file"));
+        let metadata = fs::metadata(path)?;
+        let refused = |why: String| Err(io::Error::new(io::ErrorKind::InvalidInput, why));
+        if !metadata.is_file() {
+            return refused("it is no file".to_owned());
+        }
+        let bytes = metadata.len();
+        if bytes > FILE_BYTES_MAX {
+            return refused(format!(
+                "it has {bytes} bytes, and no journal has more than {FILE_BYTES_MAX}"
+            ));
         }
         fs::read(path)
     };
@@ -500,6 +510,14 @@ mod tests {
             let error = contents_of(&path).unwrap_err().to_string();
             assert_eq!(error, format!("{}: it is no file", path.display()));
         }
+        let huge = directory.path().join("journal-5");
+        let file = File::create(&huge).unwrap();
+        file.set_len(FILE_BYTES_MAX).unwrap();
+        assert_eq!(contents_of(&huge).unwrap().len() as u64, FILE_BYTES_MAX);
+        file.set_len(FILE_BYTES_MAX + 1).unwrap();
+        let error = contents_of(&huge).unwrap_err().to_string();
+        let what = "it has 134217729 bytes, and no journal has more than 134217728";
+        assert_eq!(error, format!("{}: {what}", huge.display()));
         let missing = directory.path().join("journal-4");
         let error = contents_of(&missing).unwrap_err().to_string();
         assert!(error.starts_with(&missing.display().to_string()), "{error}");
