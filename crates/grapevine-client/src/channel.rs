@@ -201,8 +201,15 @@ fn parse(value: &str) -> Result<Endpoint, ConfigError> {
     if uri.scheme_str() != Some("http") {
         return Err(bad("the scheme is not known"));
     }
-    if uri.host().is_none_or(str::is_empty) || uri.port_u16().is_none() {
+    let authority = uri.authority().map_or("", |authority| authority.as_str());
+    let port = authority.rsplit_once(':').map_or("", |(_, port)| port);
+    // Behind the last colon of a bare IPv6 address there is no port.
+    let port_is_there = !port.is_empty() && !port.ends_with(']');
+    if uri.host().is_none_or(str::is_empty) || !port_is_there {
         return Err(bad("the host or the port is missing"));
+    }
+    if uri.port_u16().is_none() {
+        return Err(bad("the port is no number up to 65535"));
     }
     if uri
         .path_and_query()
@@ -277,6 +284,16 @@ mod tests {
                 matches!(&error, ConfigError::BadEndpoint { value: named, .. } if named == value),
                 "{error}"
             );
+        }
+        let problem = |value| match parse(value) {
+            Err(ConfigError::BadEndpoint { problem, .. }) => problem,
+            other => panic!("{value}: {other:?}"),
+        };
+        for value in ["127.0.0.1:99999", "[::1]:65536", "http://h:99999"] {
+            assert_eq!(problem(value), "the port is no number up to 65535");
+        }
+        for value in ["127.0.0.1", "[::1]", "http://h:"] {
+            assert_eq!(problem(value), "the host or the port is missing");
         }
     }
 }
