@@ -109,6 +109,8 @@ impl Plot {
             .configure_mesh()
             .x_desc(self.across)
             .y_desc(self.up)
+            .x_label_formatter(&label)
+            .y_label_formatter(&label)
             .light_line_style(TRANSPARENT)
             .draw()?;
         for line in &self.lines {
@@ -135,6 +137,11 @@ impl Plot {
         let place = sides.iter().position(|side| *side == line.side);
         COLOURS[place.unwrap_or_default() % COLOURS.len()]
     }
+}
+
+/// A number at an axis: a whole one as such, and none with more digits than are seen.
+fn label(value: &f64) -> String {
+    ((value * 1e3).round() / 1e3).to_string()
 }
 
 /// The chart of a picture.
@@ -203,6 +210,7 @@ mod tests {
             assert!(svg.contains(text), "{text}");
         }
         assert_eq!(svg.matches("<circle").count(), 5);
+        assert!(svg.contains("\n50\n") && !svg.contains("50.0"), "{svg}");
         assert!(svg.trim_end().ends_with("</svg>"));
         let error = plot.write(&dir.path().join("missing")).unwrap_err();
         assert!(error.to_string().contains("growth.svg"), "{error}");
