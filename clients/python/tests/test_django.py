@@ -188,6 +188,44 @@ def test_a_sidecar_that_is_gone_makes_misses_and_stores_nothing(own_cluster: Clu
     eventually(lambda: cache.get("k") == 1, what="it is back")
 
 
+@pytest.mark.parametrize(
+    ("answer", "says"),
+    [
+        ("carts/13", "for the key 'k' it answered 'carts/13', a str; it must be a list of classes, ['carts/13'] say"),
+        # Without a slash each letter was a good class.
+        ("carts", "for the key 'k' it answered 'carts', a str; it must be a list of classes"),
+        (None, "for the key 'k' it answered None, a NoneType; it must be a list of classes"),
+        (7, "it answered 7, an int; it must be a list of classes"),
+        (b"ab", "it answered b'ab', a bytes; it must be a list of classes"),
+        ({"carts/13"}, "it answered {'carts/13'}, a set; it must be a list of classes"),
+        (["carts/13", 7], "it answered ['carts/13', 7], a list that holds an int; it must be a list of classes"),
+    ],
+)
+def test_classes_that_are_no_list_are_refused(make: Make, answer: Any, says: str) -> None:
+    cache = make(OPTIONS={"classes": lambda key: answer})
+    for call in (
+        lambda: cache.get("k"),
+        lambda: cache.set("k", 1),
+        lambda: cache.add("k", 1),
+        lambda: cache.get_or_set("k", lambda: 1),
+        lambda: cache.delete("k"),
+    ):
+        with pytest.raises(InvalidRequest) as caught:
+            call()
+        (violation,) = caught.value.violations
+        assert violation.field == "OPTIONS['classes']"
+        assert says in violation.description
+
+
+def test_classes_may_be_a_tuple(make: Make, n: int) -> None:
+    cache = make(OPTIONS={"classes": lambda key: (f"django-tuple/{n}",)})
+    assert isinstance(cache, GrapevineCache)
+    cache.set("k", 1)
+    assert cache.get("k") == 1
+    cache.grapevine.invalidate([f"django-tuple/{n}"])
+    assert cache.get("k") is None
+
+
 def test_wrong_configurations_and_keys_are_named(make: Make) -> None:
     options = {"cache": "memory://"}
     for location, given, says in (

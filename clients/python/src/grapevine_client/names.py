@@ -56,7 +56,7 @@ def check_classes(field: str, classes: Iterable[str], most: int) -> tuple[str, .
     if isinstance(classes, (str, bytes)) or not isinstance(classes, Iterable):
         # A string is a sequence of strings: without this, every letter would become a class.
         raise InvalidRequest.one(
-            field, f"{shorten(classes)} is {_type(classes)}; it must be a list of classes, ['cart/13'] say"
+            field, f"{shorten(classes)} is {kind(classes)}; it must be a list of classes, ['cart/13'] say"
         )
     listed = tuple(classes)
     if not 1 <= len(listed) <= most:
@@ -81,7 +81,7 @@ def check_slice(offset: object, limit: object) -> tuple[int, int]:
 
 def check_callable(field: str, function: object) -> None:
     if not callable(function):
-        raise InvalidRequest.one(field, f"{shorten(function)} is {_type(function)}; it must be a function")
+        raise InvalidRequest.one(field, f"{shorten(function)} is {kind(function)}; it must be a function")
 
 
 def check_ttl(field: str, ttl_s: object) -> int | None:
@@ -96,7 +96,7 @@ def check_seconds(field: str, value: object, least: float, most: float, hint: st
         value = value.total_seconds()
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise InvalidRequest.one(
-            field, f"{shorten(value)} is {_type(value)}; it must be seconds, as a number or a timedelta{hint}"
+            field, f"{shorten(value)} is {kind(value)}; it must be seconds, as a number or a timedelta{hint}"
         )
     if math.isnan(value) or not least <= value <= most:
         raise InvalidRequest.one(field, f"{value} s is outside {least:g} s to {most:g} s{hint}")
@@ -112,9 +112,14 @@ def shorten(value: object) -> str:
     return text if len(text) <= _SHOWN_CHARS else text[:_SHOWN_CHARS] + "..."
 
 
+def kind(value: object) -> str:
+    name = type(value).__name__
+    return f"{'an' if name[:1] in 'aeiou' else 'a'} {name}"
+
+
 def _whole(field: str, value: object, least: int, most: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int):
-        raise InvalidRequest.one(field, f"{shorten(value)} is {_type(value)}; it must be a whole number")
+        raise InvalidRequest.one(field, f"{shorten(value)} is {kind(value)}; it must be a whole number")
     if not least <= value <= most:
         raise InvalidRequest.one(field, f"{value} is outside {least} to {most}")
     return value
@@ -122,7 +127,7 @@ def _whole(field: str, value: object, least: int, most: int) -> int:
 
 def _text(field: str, value: object, bytes_max: int) -> str:
     if not isinstance(value, str):
-        raise InvalidRequest.one(field, f"{shorten(value)} is {_type(value)}; it must be a str")
+        raise InvalidRequest.one(field, f"{shorten(value)} is {kind(value)}; it must be a str")
     if not value:
         raise InvalidRequest.one(field, "it is empty")
     try:
@@ -142,8 +147,3 @@ def _text(field: str, value: object, bytes_max: int) -> str:
                 " whitespace and control bytes are not allowed",
             )
     return value
-
-
-def _type(value: object) -> str:
-    name = type(value).__name__
-    return f"{'an' if name[:1] in 'aeiou' else 'a'} {name}"

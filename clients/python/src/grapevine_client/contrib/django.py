@@ -46,7 +46,7 @@ from grapevine_client._fence import Past, Unit
 from grapevine_client._io import run
 from grapevine_client.client import Client
 from grapevine_client.codecs import PickleCodec
-from grapevine_client.errors import CallError, CodecError, ConfigError
+from grapevine_client.errors import CallError, CodecError, ConfigError, InvalidRequest
 from grapevine_client.settings import Settings
 
 # So many look-ups of misses a thread remembers for the `set` that follows.
@@ -84,7 +84,7 @@ class GrapevineCache(BaseCache):
         self._prefix = names.check_class("OPTIONS['class_prefix']", options.get("class_prefix", "django"))
         classes = options.get("classes")
         more = _imported(classes) if isinstance(classes, str) else classes
-        self._more: Callable[[str], Iterable[str]] | None = more
+        self._more: Callable[[str], Sequence[str]] | None = more
         if more is not None and not callable(more):
             raise ConfigError(f"OPTIONS['classes'] is {names.shorten(classes)}; {_CLASSES}")
         self._codec = PickleCodec(options.get("pickle_protocol", pickle.HIGHEST_PROTOCOL))
@@ -109,7 +109,7 @@ class GrapevineCache(BaseCache):
         own = f"{self._prefix}/{segment}"
         if len(own.encode()) > names.CLASS_BYTES_MAX:
             own = f"{self._prefix}/{hashlib.sha256(made.encode()).hexdigest()}"
-        more = tuple(self._more(key)) if self._more is not None else ()
+        more = _classes_of(key, self._more(key)) if self._more is not None else ()
         return made, (own, *(each for each in more if each != own))
 
     def _look(self, keys: Iterable[str], version: int | None) -> dict[str, Unit]:
@@ -277,6 +277,21 @@ def _imported(classes: str) -> Any:
         raise ConfigError(
             f"OPTIONS['classes'] is {names.shorten(classes)}, which cannot be imported: {error}; {_CLASSES}"
         ) from error
+
+
+def _classes_of(key: str, answer: object) -> Sequence[str]:
+    """What `classes` answered for a key. A str is a sequence of strings: taken as one, each of its letters would be a class."""
+    kind = names.kind(answer)
+    if isinstance(answer, (list, tuple)):
+        wrong = [each for each in answer if not isinstance(each, str)]
+        if not wrong:
+            return answer
+        kind += f" that holds {names.kind(wrong[0])}"
+    raise InvalidRequest.one(
+        "OPTIONS['classes']",
+        f"for the key {names.shorten(key)} it answered {names.shorten(answer)}, {kind}; it must be a list of classes,"
+        " ['carts/13'] say",
+    )
 
 
 def _client(servers: list[str], cache: str, settings: Settings | None) -> Client:
