@@ -400,6 +400,25 @@ def test_many_are_resolved_in_one_call(clients: Clients, n: int) -> None:
         ("a", "cart/13", "classes", "'cart/13' is a str; it must be a list of classes"),
         ("a", None, "classes", "None is a NoneType; it must be a list of classes"),
         ("a", 7, "classes", "7 is an int; it must be a list of classes"),
+        (
+            "a",
+            {"cart/13"},
+            "classes",
+            "{'cart/13'} is a set, which has no order; the first class chooses the policy: pass a",
+        ),
+        (
+            "a",
+            frozenset(["cart/13"]),
+            "classes",
+            "is a frozenset, which has no order; the first class chooses the policy",
+        ),
+        (
+            "a",
+            {"cart/13": 1}.keys(),
+            "classes",
+            "is a dict_keys, which has no order; the first class chooses the policy",
+        ),
+        ("a", {1: "cart/13"}.values(), "classes", "is a dict_values, which has no order; the first class chooses"),
         ("a", ["fine", "not fine"], "classes[1]", "has the byte 0x20 at position 3"),
         ("a", ["fine", 13], "classes[1]", "13 is an int; it must be a str"),
         ("a", ["a//b"], "classes[0]", "has an empty segment"),
@@ -412,7 +431,11 @@ def test_wrong_names_are_errors_that_name_the_field_and_run_nothing(
     clients: Clients, address: Any, classes: Any, field: str, says: str
 ) -> None:
     client = clients()
-    for call in (lambda: client.get_or_fill(address, classes, never), lambda: client.resolve(address, classes)):
+    for call in (
+        lambda: client.get_or_fill(address, classes, never),
+        lambda: client.get_or_fill_page(address, classes, 0, 5, never),
+        lambda: client.resolve(address, classes),
+    ):
         with pytest.raises(InvalidRequest) as caught:
             call()
         assert caught.value.violations[0].field == field
@@ -467,6 +490,19 @@ def test_other_wrong_arguments_name_their_fields(clients: Clients) -> None:
         with pytest.raises(InvalidRequest) as caught:
             call()
         assert (caught.value.violations[0].field, says in str(caught.value)) == (field, True), str(caught.value)
+
+
+def test_what_is_invalidated_or_watched_may_be_a_set(clients: Clients, n: int) -> None:
+    # No class of these is first.
+    client = clients()
+    classes = [f"cart/{n}", f"prices/{n}"]
+    for call in (
+        lambda: client.invalidate(set(classes)),
+        lambda: client.invalidate(dict.fromkeys(classes).keys(), match_all=True),
+        lambda: client.begin_write(frozenset(classes)),
+        lambda: client.watch(set(classes)).close(),
+    ):
+        call()
 
 
 def test_what_only_the_sidecar_can_refuse_names_the_field_too(clients: Clients) -> None:

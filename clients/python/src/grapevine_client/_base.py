@@ -206,7 +206,7 @@ class Base:
         session: Session | None,
     ) -> tuple[Bump, Receipt, float, Session | None]:
         """The arguments of an invalidation, checked."""
-        listed = names.check_classes("classes", classes, names.INVALIDATE_CLASSES_MAX)
+        listed = names.check_classes("classes", classes, names.INVALIDATE_CLASSES_MAX, ordered=False)
         if not isinstance(receipt, Receipt):
             raise InvalidRequest.one("receipt", f"{names.shorten(receipt)} is no Receipt; write Receipt.ALL say")
         return Bump.of(listed, match_all, soft), receipt, self._timeout_s(timeout_s), _session(session)
@@ -259,7 +259,9 @@ class WatchCore:
     def __init__(self, base: Base, classes: Iterable[str]) -> None:
         listed = classes if isinstance(classes, str) or not isinstance(classes, Iterable) else tuple(classes)
         # None of them means all.
-        self._classes = () if listed == () else names.check_classes("classes", listed, names.WATCH_CLASSES_MAX)
+        if listed != ():
+            listed = names.check_classes("classes", listed, names.WATCH_CLASSES_MAX, ordered=False)
+        self._classes = listed
         self._calls, self._settings = base._calls, base._settings
         self._stream: Stream | None = None
         self._began = self._live = False

@@ -7,7 +7,7 @@ because a malformed one is then told at once, with the contract's names of field
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, MappingView, Set
 from datetime import timedelta
 
 from grapevine_client.errors import InvalidRequest, Violation
@@ -52,11 +52,18 @@ def check_class(field: str, class_path: object) -> str:
     return path
 
 
-def check_classes(field: str, classes: Iterable[str], most: int) -> tuple[str, ...]:
+def check_classes(field: str, classes: Iterable[str], most: int, *, ordered: bool = True) -> tuple[str, ...]:
+    """The classes, as a tuple. `ordered` where the first one governs: of a value, but not of an invalidation or a watch."""
     if isinstance(classes, (str, bytes)) or not isinstance(classes, Iterable):
         # A string is a sequence of strings: without this, every letter would become a class.
         raise InvalidRequest.one(
             field, f"{shorten(classes)} is {kind(classes)}; it must be a list of classes, ['cart/13'] say"
+        )
+    if ordered and isinstance(classes, (Set, MappingView)):
+        # Another process, or this one tomorrow, would take another class for the first.
+        raise InvalidRequest.one(
+            field,
+            f"{shorten(classes)} is {kind(classes)}, which has no order; the first class chooses the policy: pass a list",
         )
     listed = tuple(classes)
     if not 1 <= len(listed) <= most:
