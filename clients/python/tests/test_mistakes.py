@@ -279,6 +279,41 @@ def test_a_loader_that_is_a_coroutine_function_is_named(clients: Clients, n: int
     assert client.stats().stored == 0
 
 
+@pytest.mark.parametrize(
+    ("gives", "says"),
+    [
+        ("text", "loader: it answered 'text', a str; it must be a list of the page's items"),
+        (b"text", "loader: it answered b'text', a bytes; it must be a list of the page's items"),
+        ({"a": 1}, "loader: it answered {'a': 1}, a dict; it must be a list of the page's items"),
+        (None, "loader: it answered None, a NoneType; it must be a list of the page's items"),
+        (5, "loader: it answered 5, an int; it must be a list of the page's items"),
+    ],
+)
+def test_a_pages_loader_that_gives_no_list_is_named(
+    clients: Clients, cluster: Cluster, n: int, gives: Any, says: str
+) -> None:
+    client = clients()
+
+    async def load(*_: int) -> Any:
+        return gives
+
+    async def asynchronous() -> None:
+        async with AsyncClient(cluster[0].tcp, cache="memory://", settings=PATIENT) as client:
+            await client.get_or_fill_page(f"paged::{n}", [f"paged/{n}"], 0, 5, load)
+
+    for call in (
+        lambda: client.get_or_fill_page(f"paged::{n}", [f"paged/{n}"], 0, 5, lambda *_: gives),
+        lambda: asyncio.run(asynchronous()),
+    ):
+        with pytest.raises(InvalidRequest) as caught:
+            call()
+        assert says in str(caught.value)
+    assert client.stats().stored == 0
+    # Whatever can be gone through in order will do.
+    read = client.get_or_fill_page(f"paged::{n}", [f"paged/{n}"], 0, 5, lambda *_: (each for each in (1, 2)))
+    assert (read.items, read.stored) == ([1, 2], 1)
+
+
 def test_depends_on_where_nothing_is_filled_says_so(
     clients: Clients, n: int, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

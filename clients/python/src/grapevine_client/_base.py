@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -171,7 +171,7 @@ class Base:
         page, ttl_ms = names.check_slice(offset, limit), names.check_ttl("ttl_s", ttl_s)
 
         async def loader(skip: int, most: int) -> list[bytes]:
-            return [_encode(codec, address, each) for each in await load(skip, most)]
+            return [_encode(codec, address, each) for each in _items(await load(skip, most))]
 
         past = Past(_session(session), snapshot)
         try:
@@ -418,6 +418,15 @@ def _session(given: Session | None) -> Session | None:
     if session is not None and not isinstance(session, Session):
         raise InvalidRequest.one("session", f"{names.shorten(session)} is no Session; read a header by Session.parse")
     return session
+
+
+def _items(page: object) -> Iterable[Any]:
+    """What a page's loader answered. A text's letters and a dict's keys can be gone through, and are no items."""
+    if isinstance(page, (str, bytes, Mapping)) or not isinstance(page, Iterable):
+        raise InvalidRequest.one(
+            "loader", f"it answered {names.shorten(page)}, {names.kind(page)}; it must be a list of the page's items"
+        )
+    return page
 
 
 def _encode(codec: Codec, address: str, value: Any) -> bytes:
