@@ -165,7 +165,11 @@ def test_a_cache_is_told_again_once_it_had_worked(
     read(5, False, False)
     read(6, True, False)
     read(7, False, True)
-    assert [each.rpartition(": ")[2] for each in warnings(caplog)] == [
+    told = warnings(caplog)
+    # Which value, and how large it was as it lay.
+    assert f"does not store the value at 'a::{n}::3' (" in told[1]
+    assert " bytes), which the next reader computes again: " in told[1]
+    assert [each.rpartition(": ")[2] for each in told] == [
         "no reads today",
         "no writes today",
         "no reads today",
@@ -176,6 +180,23 @@ def test_a_cache_is_told_again_once_it_had_worked(
         "the cache stores values again",
         "the cache can be read again",
     ]
+
+
+class Silent(MemoryCache):
+    """Fails without a word, as sockets do that take too long."""
+
+    def get(self, key: str) -> bytes | None:
+        raise TimeoutError
+
+    set = get  # type: ignore[assignment]
+
+
+def test_a_cache_that_fails_without_a_word_is_told_by_its_errors_name(
+    clients: Clients, n: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert clients(0, Silent()).get_or_fill(f"a::{n}", [f"cart/{n}"], lambda: 7) == 7
+    (warning,) = warnings(caplog)
+    assert warning == "the cache cannot be read, and the value counts as missing: TimeoutError()"
 
 
 def test_django_at_the_peers_port_misses_and_the_log_says_so_once(

@@ -519,9 +519,9 @@ class Fence:
             # A cache that counts in seconds would round what is left of one up.
             self._count("too_short_to_store")
             return False
+        data = value.data
         try:
             wrapped = unit.resolution.envelope or value.depends is not None or value.data[:1] == bytes([MAGIC])
-            data = value.data
             if wrapped:
                 data = Envelope(unit.key.token, unit.key.address, value.data, value.depends).encode()
             if not only_if_absent:
@@ -533,7 +533,7 @@ class Fence:
             _log.warning("a value at %r cannot be wrapped: %s", unit.key.address, error)
             return False
         except Exception as error:  # whatever a cache's library raises: the reader has its value
-            self.trouble.cache_write_failed(error)
+            self.trouble.cache_write_failed(unit.key.address, len(data), error)
             return False
         self.trouble.cache_stored()
         self._count("stored")

@@ -11,6 +11,7 @@ import time
 
 from grapevine_client._forks import Locked
 from grapevine_client.errors import CallError
+from grapevine_client.names import shorten
 from grapevine_client.outcome import BypassReason
 from grapevine_client.stats import Counters
 
@@ -84,19 +85,25 @@ class Trouble:
 
     def cache_read_failed(self, error: Exception) -> None:
         self._counters.add("cache_get_errors")
-        self._lost_reads.failed("the cache cannot be read, and the value counts as missing: %s", error)
+        self._lost_reads.failed("the cache cannot be read, and the value counts as missing: %s", _words(error))
 
     def cache_was_read(self) -> None:
         self._lost_reads.went_well("the cache can be read again")
 
-    def cache_write_failed(self, error: Exception) -> None:
+    def cache_write_failed(self, address: str, size_bytes: int, error: Exception) -> None:
         self._counters.add("cache_set_errors")
-        message = "the cache does not store a value, which the next reader computes again: %s"
+        message = "the cache does not store the value at %s (%d bytes), which the next reader computes again: %s"
+        arguments = shorten(address), size_bytes, _words(error)
         if self._lost_reads.is_told:
             # A cache that gives nothing takes nothing: that was said.
-            _log.debug(message, error)
+            _log.debug(message, *arguments)
         else:
-            self._lost_stores.failed(message, error)
+            self._lost_stores.failed(message, *arguments)
 
     def cache_stored(self) -> None:
         self._lost_stores.went_well("the cache stores values again")
+
+
+def _words(error: Exception) -> str:
+    """A timeout of a socket has no text of its own."""
+    return str(error) or repr(error)
