@@ -467,6 +467,10 @@ def test_other_wrong_arguments_name_their_fields(clients: Clients) -> None:
     client = clients()
     for call, field, says in (
         (lambda: client.get_or_fill("a", ["c"], 7), "loader", "7 is an int; it must be a function"),  # type: ignore[arg-type]
+        (lambda: client.get_or_fill("a", ["c"], never, snapshot=5), "snapshot", "5 is no Snapshot"),  # type: ignore[arg-type]
+        (lambda: client.get_or_fill_page("a", ["c"], 0, 5, never, snapshot=b""), "snapshot", "b'' is no Snapshot"),  # type: ignore[arg-type]
+        (lambda: client.resolve("a", ["c"], snapshot="s"), "snapshot", "'s' is no Snapshot"),  # type: ignore[arg-type]
+        (lambda: client.get_or_fill("a", ["c"], never, codec=5), "codec", "5 is no codec"),  # type: ignore[arg-type]
         (lambda: client.watch(None), "classes", "None is a NoneType"),  # type: ignore[arg-type]
         (lambda: client.invalidate([]), "classes", "0 classes are outside 1 to 1000"),
         (lambda: client.invalidate(["c"] * 1_001), "classes", "1001 classes are outside 1 to 1000"),

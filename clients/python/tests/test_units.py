@@ -181,9 +181,12 @@ def test_wrong_settings_are_named_with_their_range(changes: dict[str, object], s
     assert str(caught.value) == says
 
 
-def test_what_is_no_cache_is_refused_by_name() -> None:
+def test_what_is_no_cache_or_no_codec_is_refused_by_name() -> None:
     import redis
 
+    for kind in (Client, AsyncClient):
+        with pytest.raises(ConfigError, match="codec is 'json'; it must be JsonCodec"):
+            kind("127.0.0.1:7400", codec="json")  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="cache is a dict"):
         Client("127.0.0.1:7400", cache={})  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="cache is a MemoryCache; it must be an AsyncCache"):

@@ -39,6 +39,7 @@ _log = logging.getLogger("grapevine_client")
 _DEFAULT_SETTINGS = Settings()
 _JSON = JsonCodec()
 _READY_PAUSE_S = 0.02
+_CODECS = "JsonCodec(), PickleCodec(), BytesCodec() or an object with dumps, loads and name"
 
 
 class Base:
@@ -56,6 +57,8 @@ class Base:
     ) -> None:
         self._counters = Counters()
         self._settings = settings if settings is not None else _DEFAULT_SETTINGS
+        if codec is not None and not _is_codec(codec):
+            raise ConfigError(f"codec is {names.shorten(codec)}; it must be {_CODECS}")
         self._codec = codec if codec is not None else _JSON
         self._calls = Calls(endpoint, fail_over_to, io, self._settings, self._counters)
         self._reports = Reports(self._calls)
@@ -94,7 +97,7 @@ class Base:
     ) -> Resolution:
         names.check_address("address", address)
         checked = names.check_classes("classes", classes, names.CLASSES_MAX)
-        wire, around = await self._calls.resolve_one(address, checked, None, _session(session), snapshot)
+        wire, around = await self._calls.resolve_one(address, checked, None, _session(session), _snapshot(snapshot))
         return Resolution.of(wire, around)
 
     async def _resolve_many(
@@ -121,11 +124,15 @@ class Base:
         serve_stale: bool,
         codec: Codec | None,
     ) -> Outcome[Any]:
-        fence, codec = self._need_cache(), codec if codec is not None else self._codec
+        fence = self._need_cache()
+        if codec is None:
+            codec = self._codec
+        elif not _is_codec(codec):
+            raise InvalidRequest.one("codec", f"{names.shorten(codec)} is no codec; it must be {_CODECS}")
         names.check_address("address", address)
         checked = names.check_classes("classes", classes, names.CLASSES_MAX)
         ttl_ms = names.check_ttl("ttl_s", ttl_s)
-        past = Past(_session(session), snapshot)
+        past = Past(_session(session), _snapshot(snapshot))
 
         async def loader() -> bytes:
             return _encode(codec, address, await load())
@@ -173,7 +180,7 @@ class Base:
         async def loader(skip: int, most: int) -> list[bytes]:
             return [_encode(codec, address, each) for each in _items(await load(skip, most))]
 
-        past = Past(_session(session), snapshot)
+        past = Past(_session(session), _snapshot(snapshot))
         try:
             items, gots = await fence.get_page(address, checked, page, ttl_ms, loader, past)
         finally:
@@ -418,6 +425,16 @@ def _session(given: Session | None) -> Session | None:
     if session is not None and not isinstance(session, Session):
         raise InvalidRequest.one("session", f"{names.shorten(session)} is no Session; read a header by Session.parse")
     return session
+
+
+def _snapshot(given: Snapshot | None) -> Snapshot | None:
+    if given is not None and not isinstance(given, Snapshot):
+        raise InvalidRequest.one("snapshot", f"{names.shorten(given)} is no Snapshot; open_snapshot() answers one")
+    return given
+
+
+def _is_codec(given: object) -> bool:
+    return hasattr(given, "dumps") and hasattr(given, "loads")
 
 
 def _items(page: object) -> Iterable[Any]:
