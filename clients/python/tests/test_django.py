@@ -232,12 +232,12 @@ def test_wrong_configurations_and_keys_are_named(make: Make) -> None:
         ("", options, "LOCATION is empty"),
         ("127.0.0.1:7400", {}, "'cache' is missing"),
         ("127.0.0.1:7400", {**options, "servers": 1}, "'servers' is not known; known: cache, class_prefix, classes"),
+        ("127.0.0.1:7400", {**options, "class_prefix": "a b"}, r"OPTIONS\['class_prefix'\]: 'a b' has the byte 0x20"),
+        ("127.0.0.1:7400", {**options, "class_prefix": 7}, r"OPTIONS\['class_prefix'\]: 7 is an int; it must be a str"),
         ("127.0.0.1:7400", {**options, "classes": 7}, r"OPTIONS\['classes'\] is 7"),
     ):
         with pytest.raises(ConfigError, match=says):
             GrapevineCache(location, {"OPTIONS": given})
-    with pytest.raises(InvalidRequest, match=r"class_prefix"):
-        GrapevineCache("127.0.0.1:7400", {"OPTIONS": {**options, "class_prefix": "a b"}})
     cache = make()
     for key in ("a b", "x" * 251, "a\x7f"):
         with pytest.raises(InvalidCacheKey):

@@ -328,7 +328,7 @@ def _redis_client(url: str, kind: Any) -> Any:
             raise _bad_url(url, "the path of a Unix socket must be absolute")
     elif database and not (database.isascii() and database.isdecimal()):
         # redis-py would take 0.
-        raise _bad_url(url, f"the database {shorten(database)} is no number")
+        raise _bad_url(url, f"the database {shorten(database)} must be a number, 0 or more")
     timeout_s = _timeout_s(url, options)
     theirs = url.partition("?")[0] + "?" + "&".join(f"{option}={value}" for option, value in options.items())
     try:
@@ -336,9 +336,9 @@ def _redis_client(url: str, kind: Any) -> Any:
         # Most options redis-py looks at when it connects: every read would take its error for a cache that is away.
         client.connection_pool.connection_class(**client.connection_pool.connection_kwargs)
     except Exception as error:  # whatever it raises for an option; the message names it
-        raise _bad_url(
-            url, f"redis-py refuses an option: {error}; known: timeout, and those of redis-py's connections"
-        ) from error
+        unknown = re.search(r"unexpected keyword argument ('.*')", str(error))
+        what = f"option {unknown[1]} is not known to redis-py" if unknown else f"redis-py refuses an option: {error}"
+        raise _bad_url(url, f"{what}; known: timeout, and those of its connections") from error
     return client
 
 
@@ -354,7 +354,7 @@ def _split(url: str) -> tuple[SplitResult, dict[str, str]]:
         _ = parts.port
     except ValueError:
         # Python's words may hold a part of a password.
-        raise _bad_url(url, "the host or the port is malformed") from None
+        raise _bad_url(url, "the host or the port is malformed; a port is a number up to 65535") from None
     if "://" not in url:
         raise _bad_url(url, "the scheme is missing")
     if parts.scheme != "unix" and "@" in parts.path + parts.query + parts.fragment:

@@ -81,7 +81,11 @@ class GrapevineCache(BaseCache):
         servers = [server] if isinstance(server, str) else list(server)
         if not servers or not servers[0]:
             raise ConfigError("LOCATION is empty; it must be the sidecar, '127.0.0.1:7400' or 'unix:/path' say")
-        self._prefix = names.check_class("OPTIONS['class_prefix']", options.get("class_prefix", "django"))
+        try:
+            self._prefix = names.check_class("OPTIONS['class_prefix']", options.get("class_prefix", "django"))
+        except InvalidRequest as invalid:
+            (wrong,) = invalid.violations
+            raise ConfigError(f"{wrong.field}: {wrong.description}") from None
         classes = options.get("classes")
         more = _imported(classes) if isinstance(classes, str) else classes
         self._more: Callable[[str], Sequence[str]] | None = more
