@@ -2,6 +2,7 @@
 //! rest.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::path::Path;
 use std::time::Duration;
 
@@ -11,6 +12,7 @@ use grapevine_integration_tests::{
     Ended, Setup, eventually, free_ports, grapevine, run_to_end, skip,
 };
 use tempfile::TempDir;
+use tokio::net::TcpStream;
 
 const AT_ONCE: Duration = Duration::from_secs(30);
 
@@ -233,7 +235,7 @@ async fn a_directory_that_another_sidecar_has_or_that_is_none_is_named() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_store_that_does_not_open_is_named_and_a_signal_ends_its_sidecar() {
+async fn a_sidecar_whose_store_does_not_open_says_so_answers_nobody_and_ends_by_a_signal() {
     let mut cluster = Setup::of(1).prepare().await.unwrap();
     let store = cluster[0].data_dir.clone();
     fs::create_dir_all(&store).unwrap();
@@ -256,6 +258,11 @@ async fn a_store_that_does_not_open_is_named_and_a_signal_ends_its_sidecar() {
     })
     .await
     .unwrap();
+    // Nobody can answer, so nobody is left waiting.
+    for address in [cluster[0].app_tcp, cluster[0].peer] {
+        let refused = TcpStream::connect(address).await.unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::ConnectionRefused, "{address}");
+    }
     cluster[0].terminate().await.unwrap();
     let ended = cluster[0].end(AT_ONCE).await.unwrap();
     check(&ended, 0, &["SIGTERM", "before it had started"]);

@@ -51,7 +51,7 @@ const HEALTH_WATCHES_MAX: usize = 256;
 /// the largest that Grapevine knows of, some 200 bytes; what services add to that is theirs.
 const METADATA_BYTES_MAX: u32 = 16 << 10;
 
-/// The sockets of a sidecar, bound before anything else so that a port in use is told at once.
+/// The sockets of a sidecar. Who calls from now on waits until it is served, which takes no more than a moment.
 pub(super) struct Listeners {
     unix: Option<UnixListener>,
     /// The right to its path, for as long as this process runs.

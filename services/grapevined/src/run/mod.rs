@@ -61,12 +61,13 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     descriptors::raise(config.limits.connections_max);
     let mut signals = Signals::listen()?;
     let opened = async {
-        let listeners = outlast(async || Listeners::bind(&config).await).await?;
+        // Before the listeners: until there is somebody to answer, callers are refused and go elsewhere, where they would wait.
         info!(path = %config.store.path.display(), "opening the store");
         let store = outlast(async || open_store(&config).await).await?;
-        anyhow::Ok((listeners, store))
+        let listeners = outlast(async || Listeners::bind(&config).await).await?;
+        anyhow::Ok((store, listeners))
     };
-    let (mut listeners, (store, recovered)) = tokio::select! {
+    let ((store, recovered), mut listeners) = tokio::select! {
         opened = opened => opened?,
         reason = signals.next() => {
             info!(reason, "ended before it had started");
