@@ -38,6 +38,9 @@ use crate::ports::free_ports;
 
 /// Between two bumps: what the last one left to do is done by then.
 const PAUSE: Duration = Duration::from_millis(50);
+/// How long sidecars have run before they are measured: they ask each other less often once they have answered for a while, which is how services
+/// find them.
+const WARM_UP: Duration = Duration::from_secs(15);
 /// What takes longer has not come.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -85,6 +88,7 @@ pub(super) async fn hold(stage: &mut Stage<'_>) -> anyhow::Result<()> {
         let grapevine = Box::new(Ours {
             cluster,
             runs: true,
+            warm_up: stage.amount(WARM_UP, Duration::ZERO),
             count,
             names,
         });
@@ -130,12 +134,13 @@ pub(super) async fn hold(stage: &mut Stage<'_>) -> anyhow::Result<()> {
 struct Ours {
     cluster: Cluster,
     runs: bool,
+    warm_up: Duration,
     count: usize,
     names: [&'static str; 2],
 }
 
 impl Ours {
-    /// Has all run, fresh and with all others.
+    /// Has all run, fresh and with all others, for as long as is wanted.
     async fn start(&mut self) -> anyhow::Result<()> {
         let nodes = self.cluster.nodes().len();
         if !std::mem::replace(&mut self.runs, true) {
@@ -147,6 +152,7 @@ impl Ours {
             let all = |status: &v1::StatusResponse| status.seats as usize == nodes;
             sidecars::wait(&self.cluster, node, all).await?;
         }
+        tokio::time::sleep(self.warm_up).await;
         Ok(())
     }
 

@@ -21,6 +21,9 @@ const COLOURS: [RGBColor; 5] = [
 /// Above the highest value.
 const HEADROOM: f64 = 1.1;
 
+/// The share of the width that leaves room for names beside all points.
+const NAMES_BESIDE: f64 = 1.3;
+
 /// One line: points by their place on the horizontal axis.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Line {
@@ -99,6 +102,11 @@ impl Plot {
         area.fill(&WHITE)?;
         let points = self.lines.iter().flat_map(|line| &line.points);
         let right = points.map(|point| point.0).fold(0.0, f64::max);
+        // What grows from nothing leaves the upper left to the names; other lines may be anywhere.
+        let (right, names) = match self.scale {
+            Scale::Linear => (right, SeriesLabelPosition::UpperLeft),
+            Scale::Logarithmic => (right * NAMES_BESIDE, SeriesLabelPosition::MiddleRight),
+        };
         let mut chart = ChartBuilder::on(&area)
             .caption(self.title, (FONT, 18))
             .margin(12)
@@ -118,7 +126,7 @@ impl Plot {
         }
         chart
             .configure_series_labels()
-            .position(SeriesLabelPosition::UpperLeft)
+            .position(names)
             .background_style(WHITE.mix(0.8))
             .border_style(BLACK)
             .draw()?;
