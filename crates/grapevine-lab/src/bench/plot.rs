@@ -117,8 +117,8 @@ impl Plot {
             .configure_mesh()
             .x_desc(self.across)
             .y_desc(self.up)
-            .x_label_formatter(&label)
-            .y_label_formatter(&label)
+            .x_label_formatter(&|value| label(*value))
+            .y_label_formatter(&|value| label(*value))
             .light_line_style(TRANSPARENT)
             .draw()?;
         for line in &self.lines {
@@ -148,7 +148,7 @@ impl Plot {
 }
 
 /// A number at an axis: a whole one as such, and none with more digits than are seen.
-fn label(value: &f64) -> String {
+fn label(value: f64) -> String {
     ((value * 1e3).round() / 1e3).to_string()
 }
 
