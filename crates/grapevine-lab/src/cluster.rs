@@ -4,6 +4,7 @@
 //! directory, which goes with them. Every sidecar is given every gossip address as seed. The policies are one TOML file
 //! for all. A sidecar counts as ready when it says that it is fresh.
 
+use std::ffi::OsString;
 use std::fs;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -198,13 +199,7 @@ impl Cluster {
             text => format!("grapevine.toml: {}", text.replace('\n', "; ")),
         };
         commands.push(file);
-        // What whoever runs this has set is theirs, too.
-        let variables = std::env::vars_os().filter_map(|(name, value)| {
-            let name = name.into_string().ok()?;
-            let theirs = name.starts_with("GRAPEVINE_") || name.starts_with("OTEL_");
-            theirs.then(|| format!("{name}={}", value.to_string_lossy()))
-        });
-        commands.extend(variables);
+        commands.extend(inherited(std::env::vars_os()));
         commands
     }
 
@@ -333,6 +328,25 @@ async fn status_of(node: &Node) -> Result<StatusResponse, ClusterError> {
         .into_inner())
 }
 
+/// What of an environment counts for sidecars that inherit it, sorted. Where there may be a password or a token the value is hidden.
+fn inherited(environment: impl Iterator<Item = (OsString, OsString)>) -> Vec<String> {
+    const SECRET: [&str; 4] = ["HEADERS", "URL", "ENDPOINT", "KEY"];
+    let variables = environment.filter_map(|(name, value)| {
+        let name = name.into_string().ok()?;
+        let theirs = name.starts_with("GRAPEVINE_") || name.starts_with("OTEL_");
+        let secret = SECRET.iter().any(|word| name.contains(word));
+        let value = if secret {
+            "***".into()
+        } else {
+            value.to_string_lossy()
+        };
+        theirs.then(|| format!("{name}={value}"))
+    });
+    let mut variables: Vec<_> = variables.collect();
+    variables.sort_unstable();
+    variables
+}
+
 fn prepare(config: &ClusterConfig, places: &[Place]) -> Result<(TempDir, Vec<Node>), ClusterError> {
     let failed = |what| move |source| ClusterError::Prepare { what, source };
     let dir = tempfile::Builder::new()
@@ -411,6 +425,27 @@ mod tests {
             .position(|argument| argument == flag)
             .unwrap();
         &node.arguments[at + 1]
+    }
+
+    #[test]
+    fn what_sidecars_inherit_is_told_without_what_may_be_secret() {
+        let environment = [
+            ("PATH", "/bin"),
+            ("OTEL_EXPORTER_OTLP_HEADERS", "authorization=secret"),
+            ("OTEL_TRACES_EXPORTER", "none"),
+            ("GRAPEVINE_CACHE_URL", "redis://u:secret@h"),
+            ("GRAPEVINE_LIMITS_DIRECT_PUSHES_MAX", "8"),
+        ];
+        let environment = environment.map(|(name, value)| (name.into(), value.into()));
+        assert_eq!(
+            inherited(environment.into_iter()),
+            [
+                "GRAPEVINE_CACHE_URL=***",
+                "GRAPEVINE_LIMITS_DIRECT_PUSHES_MAX=8",
+                "OTEL_EXPORTER_OTLP_HEADERS=***",
+                "OTEL_TRACES_EXPORTER=none",
+            ]
+        );
     }
 
     #[test]

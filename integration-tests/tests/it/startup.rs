@@ -241,7 +241,7 @@ async fn a_sidecar_whose_store_does_not_open_says_so_answers_nobody_and_ends_by_
     fs::create_dir_all(&store).unwrap();
     // Who opens it for reading waits for a writer.
     let pipe = store.join("acknowledged").display().to_string();
-    let made = run_to_end(Path::new("/usr/bin/mkfifo"), [&pipe], AT_ONCE).await;
+    let made = run_to_end(Path::new("mkfifo"), [&pipe], AT_ONCE).await;
     check(&made.unwrap(), 0, &[]);
     cluster[0].start().unwrap();
     let shown = store.display().to_string();

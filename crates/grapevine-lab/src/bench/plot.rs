@@ -163,15 +163,18 @@ fn draw_line<'b, Y: Ranged<ValueType = f64>>(
     const DASH: (u32, u32) = (6, 4);
     let style = colour.stroke_width(2);
     let points = line.points.iter().copied();
-    let (dash, gap) = if line.dashed { DASH } else { (1, 0) };
-    let drawn = if line.dashed {
-        chart.draw_series(DashedLineSeries::new(points.clone(), dash, gap, style))?
+    if line.dashed {
+        let (dash, gap) = DASH;
+        chart
+            .draw_series(DashedLineSeries::new(points.clone(), dash, gap, style))?
+            .label(line.name())
+            .legend(move |(x, y)| DashedPathElement::new([(x, y), (x + 18, y)], dash, gap, style));
     } else {
-        chart.draw_series(LineSeries::new(points.clone(), style))?
-    };
-    drawn
-        .label(line.name())
-        .legend(move |(x, y)| DashedPathElement::new([(x, y), (x + 18, y)], dash, gap, style));
+        chart
+            .draw_series(LineSeries::new(points.clone(), style))?
+            .label(line.name())
+            .legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], style));
+    }
     chart.draw_series(points.map(|point| Circle::new(point, 3, colour.filled())))?;
     Ok(())
 }
