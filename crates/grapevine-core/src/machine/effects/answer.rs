@@ -34,7 +34,7 @@ pub enum CondemnReason {
 /// An answer.
 #[derive(Clone, Debug)]
 pub enum Reply {
-    /// To [`Input::Invalidate`] and [`Input::CommitWrite`].
+    /// To [`Input::Invalidate`](super::Input::Invalidate) and [`Input::CommitWrite`](super::Input::CommitWrite).
     Invalidated {
         /// The event.
         event: EventId,
@@ -45,31 +45,31 @@ pub enum Reply {
     },
     /// To any call: nothing was done.
     Refused(Refusal),
-    /// To [`Input::BeginWrite`]: it is durable here and, where there are peers, at one of them.
+    /// To [`Input::BeginWrite`](super::Input::BeginWrite): it is durable here and, where there are peers, at one of them.
     Begun {
         /// Its name.
         intent: IntentId,
         /// The lease, counted from when the application made the call.
         lease: Duration,
     },
-    /// To [`Input::AbortWrite`].
+    /// To [`Input::AbortWrite`](super::Input::AbortWrite).
     Aborted(AbortOutcome),
-    /// To [`Input::Register`]: one verdict per item, in order.
+    /// To [`Input::Register`](super::Input::Register): one verdict per item, in order.
     Registered(Vec<Verdict>),
-    /// To [`Input::AcquireFill`].
+    /// To [`Input::AcquireFill`](super::Input::AcquireFill).
     Fill(FillTurn),
-    /// To [`Input::LoadLeaf`].
+    /// To [`Input::LoadLeaf`](super::Input::LoadLeaf).
     LeafTurn(LeafTurn),
-    /// To [`Input::FillLeaf`].
+    /// To [`Input::FillLeaf`](super::Input::FillLeaf).
     LeafFilled(FillOutcome),
-    /// To [`Input::PruneLeaf`]: how many members were removed here.
+    /// To [`Input::PruneLeaf`](super::Input::PruneLeaf): how many members were removed here.
     Pruned(usize),
-    /// To [`Input::OpenTable`]: it is told of whatever is applied from now on.
+    /// To [`Input::OpenTable`](super::Input::OpenTable): it is told of whatever is applied from now on.
     TableOpened {
         /// The position of the last notice before.
         position: u64,
     },
-    /// To [`Input::Forget`]: it is being agreed on, or, without a majority, this sidecar goes on alone.
+    /// To [`Input::Forget`](super::Input::Forget): it is being agreed on, or, without a majority, this sidecar goes on alone.
     Forgotten {
         /// Whether it goes on alone.
         alone: bool,
@@ -81,7 +81,7 @@ pub enum Reply {
 pub enum FillTurn {
     /// Fill it. Without a number nobody was asked, for want of room: others may fill it too.
     Won {
-        /// The turn's number at this run, to be ended by [`Input::EndFill`].
+        /// The turn's number at this run, to be ended by [`Input::EndFill`](super::Input::EndFill).
         fill: Option<u64>,
     },
     /// Another caller has stored it.
@@ -167,7 +167,7 @@ pub struct Resolution {
     pub ttl: Duration,
     /// Read the source and store nothing.
     pub bypass: bool,
-    /// That is so, if for nothing else, because a class is of a shape that is not known here: [`Input::MeetShapes`] is called for.
+    /// That is so, if for nothing else, because a class is of a shape that is not known here: [`Input::MeetShapes`](super::Input::MeetShapes) is called for.
     pub new_shape: bool,
     /// Ask for a turn before filling.
     pub elect: bool,
