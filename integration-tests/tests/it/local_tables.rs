@@ -230,7 +230,9 @@ async fn g10_tables_are_bounded_and_one_whose_stream_broke_counts_until_its_leas
 #[tokio::test(flavor = "multi_thread")]
 async fn g10_a_client_that_floods_and_does_not_read_harms_nobody_and_misses_nothing() {
     // So that its silence is not what its stream ends by.
-    let setup = Setup::of(1).flag("freshness-max-staleness", "30s");
+    let setup = Setup::of(1)
+        .flag("freshness-max-staleness", "10m")
+        .flag("freshness-member-timeout", "10m");
     let cluster = setup.start().await.unwrap();
     let api = &cluster[0].api;
     let mut table = Raw::open(api).await.unwrap();
