@@ -1,8 +1,8 @@
 //! The `grapevine` binary.
 //!
 //! `GRAPEVINE_BIN` names one; otherwise cargo builds it into the directory and with the profile of the running test, both told by
-//! the test's own path (`.../target/PROFILE/deps/TEST`). Cargo does nothing when it is up to date. In a debug build the
-//! binary's own tests are built along, for with them it has the features that it has in `cargo test --workspace`.
+//! the test's own path (`.../target/PROFILE/deps/TEST`). Cargo does nothing when it is up to date. It is asked for a test that needs
+//! the binary, of the whole workspace: so all is made of the same parts, with the same features, as by `cargo test --workspace`.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -37,20 +37,26 @@ fn find() -> Result<PathBuf> {
         .context("a test lies in target/PROFILE/deps")?;
     let target = built.parent().context("target/PROFILE lies in target")?;
     let profile = match built.file_name().and_then(|name| name.to_str()) {
-        Some("debug") | None => "dev",
+        Some("debug") | None => "test",
         Some(name) => name,
     };
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let status = Command::new(cargo)
         .current_dir(env!("CARGO_MANIFEST_DIR"))
-        .args(["build", "--quiet", "--package", "grapevine", "--bins"])
-        .args((profile == "dev").then_some("--tests"))
+        .args([
+            "test",
+            "--quiet",
+            "--no-run",
+            "--workspace",
+            "--test",
+            "cli",
+        ])
         .args(["--profile", profile])
         .arg("--target-dir")
         .arg(target)
         .status()
-        .context("cargo build -p grapevine")?;
-    ensure!(status.success(), "cargo build -p grapevine: {status}");
+        .context("cargo test --no-run --test cli")?;
+    ensure!(status.success(), "cargo test --no-run --test cli: {status}");
     let binary = built.join("grapevine");
     ensure!(binary.is_file(), "{} was not built", binary.display());
     Ok(binary)
