@@ -4,13 +4,13 @@
 # with stale reads, and one that never hits must fail on hits. The full replays and their figures are in docs/benchmarks.md.
 #
 # GRAPEVINE_TRACE   the trace          (default: ../shared/data/orm-busy.trace.xz)
-# GRAPEVINE_LIMIT   its first records  (default: 100000)
+# GRAPEVINE_LIMIT   its first records  (default: 200000)
 # GRAPEVINE_BIN     the program        (default: target/release/grapevine)
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 trace=${GRAPEVINE_TRACE:-../shared/data/orm-busy.trace.xz}
-limit=${GRAPEVINE_LIMIT:-100000}
+limit=${GRAPEVINE_LIMIT:-200000}
 grapevine=${GRAPEVINE_BIN:-target/release/grapevine}
 [ -r "$trace" ] || {
     echo "no trace at $trace: set GRAPEVINE_TRACE" >&2
