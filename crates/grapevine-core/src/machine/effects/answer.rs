@@ -167,7 +167,8 @@ pub struct Resolution {
     pub ttl: Duration,
     /// Read the source and store nothing.
     pub bypass: bool,
-    /// That is so, if for nothing else, because a class is of a shape that is not known here: [`Input::MeetShapes`](super::Input::MeetShapes) is called for.
+    /// That is so, if for nothing else, because a class is of a shape that is not known here:
+    /// [`Input::MeetShapes`](super::Input::MeetShapes) is called for.
     pub new_shape: bool,
     /// Ask for a turn before filling.
     pub elect: bool,
